@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# Inside the checkout, so that a second run starts with compiled kernels.
+export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.cache/inductor
+
+.PHONY: demo test check bench
+
+demo: $(INSTALLED)
+	$(BIN)/rfc-compile demo --output demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest -q
+
+# mypy does not see a package that lives in another folder (passes/), so it is given
+# the package laid out as it is installed.
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .mypy_build
+	mkdir .mypy_build
+	cp -Rp rfc_compile .mypy_build/rfc_compile
+	cp -Rp passes .mypy_build/rfc_compile/passes
+	cd .mypy_build && ../$(BIN)/mypy --config-file ../pyproject.toml \
+		--cache-dir ../.mypy_cache -p rfc_compile
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
