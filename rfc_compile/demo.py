@@ -1,0 +1,221 @@
+"""`rfc-compile demo`: the bundled model drawn without caching and at some thresholds.
+
+Prints what caching saves and costs, and writes two pictures. Each setting compiles its
+own model and draws the images several times: the first run compiles, the fastest of
+the others is the time shown.
+"""
+
+import math
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Final
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from torch import Tensor
+
+import rfc_compile
+from rfc_compile import glyph
+from rfc_compile.errors import OptionError
+from rfc_compile.figures import ErrorCurve, save_comparison, save_error_curves
+from rfc_compile.metrics import psnr
+
+INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
+
+_TIMED_RUNS: Final = 3
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """The images of one setting and what they cost."""
+
+    label: str
+    images: Tensor
+    """(B, C, H, W) in [-1, 1], on the CPU."""
+    first_seconds: float
+    """The first run, which compiles."""
+    seconds: float
+    """The fastest of the runs after it."""
+    nfc: int
+    curve: ErrorCurve | None
+    """None for the setting without caching."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the options of the demo to `parser`."""
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("demo"), help="folder for the pictures")
+    add("--steps", type=partial(_whole_number, least=2, most=1000), default=50)
+    add("--images", type=partial(_whole_number, least=1, most=1000), default=8)
+    add("--guidance", type=_number, default=2.0, help="scale; 1 for no guidance")
+    add("--scheduler", choices=glyph.SCHEDULERS, default="ddim")
+    add(
+        "--thresholds",
+        type=_thresholds,
+        default=(0.1, 0.2, 0.4),
+        metavar="T,T,...",
+        help="thresholds on the accumulated input prediction error",
+    )
+    add("--inner", choices=INNER_BACKENDS, default="inductor", help="inner backend")
+    seed = partial(_whole_number, least=0, most=2**32)
+    add("--seed", type=seed, default=0, help="seed of the first image")
+
+
+def run(args: Namespace) -> int:
+    """Draws, prints and saves; returns the exit code.
+
+    Raises:
+        OptionError: the output folder cannot be made.
+    """
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"argument --output: {error}") from error
+    console = Console()
+    with _progress_bar(console) as progress:
+        uncached = _draw(args, None, progress)
+        cached = [_draw(args, threshold, progress) for threshold in args.thresholds]
+    console.print(_table(args, uncached, cached))
+    compiling = ", ".join(f"{d.first_seconds:.1f}" for d in (uncached, *cached))
+    console.print(
+        f"Times are the fastest of {_TIMED_RUNS} runs. "
+        f"A first run, which compiles, took {compiling} s."
+    )
+    _save_figures(args, uncached, cached)
+    console.print(f"Pictures are in {args.output}.", soft_wrap=True)
+    return 0
+
+
+def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Drawing:
+    """Draws the images at `threshold`, or without caching when it is None."""
+    torch._dynamo.reset()
+    if threshold is None:
+        label, backend, options = "uncached", args.inner, None
+    else:
+        label, backend = f"threshold {threshold:g}", "rfc"
+        options = {"threshold": threshold, "inner": args.inner}
+    model = glyph.load_glyph_dit().to(glyph.default_device())
+    model = torch.compile(model, backend=backend, options=options)
+    task = progress.add_task(f"{label}: compile")
+    _, first_seconds = _sample(args, model, progress, task)
+    progress.reset(task, description=f"{label}: draw")
+    runs = [_sample(args, model, progress, task) for _ in range(_TIMED_RUNS)]
+    images, seconds = min(runs, key=itemgetter(1))
+    progress.update(task, description=label)
+    if threshold is None:
+        nfc = len(glyph.make_scheduler(args.scheduler, args.steps).timesteps)
+        return _Drawing(label, images, first_seconds, seconds, nfc, None)
+    curve = _error_curve(label, model)
+    return _Drawing(label, images, first_seconds, seconds, sum(curve.full), curve)
+
+
+def _sample(
+    args: Namespace, model: glyph.Denoiser, progress: Progress, task: TaskID
+) -> tuple[Tensor, float]:
+    """Draws the images once; returns them on the CPU, and the seconds it took."""
+    labels = torch.arange(args.images, device=glyph.default_device())
+    labels %= glyph.NUM_CLASSES
+    start = time.perf_counter()
+    images = glyph.sample(
+        model,
+        labels=labels,
+        seed=args.seed,
+        scheduler=args.scheduler,
+        steps=args.steps,
+        guidance=args.guidance,
+        progress=lambda done, total: progress.update(task, completed=done, total=total),
+    ).cpu()
+    return images, time.perf_counter() - start
+
+
+def _error_curve(label: str, model: Callable[..., object]) -> ErrorCurve:
+    decisions = rfc_compile.stats(model).decisions
+    full = [decision.full for decision in decisions]
+    return ErrorCurve(
+        title=f"{label}: {sum(full)} full steps of {len(full)}",
+        errors=[decision.statistic for decision in decisions],
+        full=full,
+    )
+
+
+def _table(args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]) -> Table:
+    table = Table(title=_title(args))
+    table.add_column("setting")
+    for column in ("NFC", "time", "speed-up", "PSNR mean", "PSNR min"):
+        table.add_column(column, justify="right")
+    for drawing in (uncached, *cached):
+        quality = psnr(drawing.images, uncached.images)
+        table.add_row(
+            drawing.label,
+            str(drawing.nfc),
+            f"{drawing.seconds:.2f} s",
+            f"{uncached.seconds / drawing.seconds:.2f}x",
+            _decibels(quality.mean()),
+            _decibels(quality.min()),
+        )
+    return table
+
+
+def _title(args: Namespace) -> str:
+    return (
+        f"{args.images} images, {args.steps} steps of {args.scheduler}, "
+        f"guidance {args.guidance:g}, on {args.inner}"
+    )
+
+
+def _decibels(value: Tensor) -> str:
+    return "identical" if math.isinf(value) else f"{value:.1f} dB"
+
+
+def _save_figures(
+    args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]
+) -> None:
+    title = _title(args)
+    images = {f"{d.label}\n{d.nfc} full steps": d.images for d in cached}
+    save_comparison(args.output / "images.png", uncached.images, images, title)
+    curves = [d.curve for d in cached if d.curve is not None]
+    save_error_curves(args.output / "errors.png", curves, title)
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _whole_number(text: str, *, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise ArgumentTypeError(f"{text!r} is not a whole number in {least}..{most}")
+    return int(text)
+
+
+def _thresholds(text: str) -> tuple[float, ...]:
+    return tuple(_number(part) for part in text.split(","))
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
