@@ -135,4 +135,5 @@ def sample(
         x_BCHW = noise_scheduler.step(v, t, x_BCHW).prev_sample
         if progress is not None:
             progress(done, total)
-    return x_BCHW.clamp(-1.0, 1.0)
+    images: Tensor = x_BCHW.clamp(-1.0, 1.0)
+    return images
