@@ -1,0 +1,322 @@
+"""Each region call becomes a conditional with a relational estimation branch.
+
+    before                                after
+    region_000 = self.region_000(...)     signal = self.signal_000(I, I_0, I_1, weights)
+    getitem = region_000[0]               predicate = decide(signal, limit)
+                                          region_000 = conditional(predicate,
+                                              self.region_000, self.observe_0,
+                                              self.estimate_0, (...), (I,), state, ...)
+                                          getitem = region_000[0]
+
+The full branch runs the region and updates its state in place; the cached branch is
+the estimation node. This graph runs as it is: it is the reference that the hoisted
+and specialised forms are tested against.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from rfc_compile.estimators import Estimator
+from rfc_compile.passes.graph import sort_stably, tensor_of
+from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
+from rfc_compile.signal import signal_order, step_signal
+
+WEIGHT_ROWS = 3
+"""Taylor, linear, valid: the rows of the step weights (rfc_compile.estimators.base)."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The last ``length`` values of one input or output, or statistics (length 1).
+
+    Attributes:
+        name: ``region_007_attn.output_0``.
+        length: full steps kept.
+        example: a fake tensor with shape, dtype and device of one slot.
+
+    """
+
+    name: str
+    length: int
+    example: Tensor
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """What a conditional graph takes after the model's inputs: rings, weights, limit.
+
+    Every ring is ``length`` graph inputs, newest first. A full step writes its value
+    to the oldest slot; the runtime then passes the slots one place on.
+    """
+
+    rings: tuple[Ring, ...]
+    weights: Tensor
+    conditioning: int
+
+    @property
+    def slots(self) -> int:
+        """Number of state tensors."""
+        return sum(ring.length for ring in self.rings)
+
+
+def decide(signal: Tensor, conditioning: int, limit: Tensor) -> bool:
+    """Full step iff a group's error is not within the limit (so NaN is full)."""
+    groups = (signal.shape[0] - conditioning) // 2
+    return not bool((signal[:groups] <= limit).all())
+
+
+def conditional(
+    predicate: bool,
+    region: fx.GraphModule,
+    observe: fx.GraphModule,
+    estimate: fx.GraphModule,
+    operands: Sequence[Any],
+    inputs: Sequence[Tensor],
+    state: Sequence[Tensor],
+    written: Sequence[int],
+    weights: Tensor,
+) -> Sequence[Tensor]:
+    """Run a region and keep its values, or estimate its outputs from kept ones."""
+    if not predicate:
+        return estimate(*inputs, *state, weights)  # type: ignore[no-any-return]
+    outputs = region(*operands)
+    values = observe(*inputs, *outputs, *state)
+    for index, value in zip(written, values, strict=True):
+        state[index].copy_(value)
+    return outputs  # type: ignore[no-any-return]
+
+
+def make_conditional(
+    gm: fx.GraphModule,
+    estimator: Estimator,
+    watched: fx.Node,
+    conditioning: Sequence[fx.Node],
+    fake_mode: Any,
+) -> fx.GraphModule:
+    """Give every outlined region its cached branch; values of full steps unchanged.
+
+    ``watched`` is the input whose prediction error the decision looks at. The layout
+    of the added graph inputs is in ``gm.meta["rfc_state"]``.
+    """
+    calls = outlined_calls(gm)
+    if not calls:
+        return gm
+    tracer = _Tracer(gm, fake_mode)
+    order = signal_order(estimator.order)
+    rings = _rings(calls, estimator, watched, order + 1, fake_mode)
+    width = max(estimator.order, order)
+    device = watched.meta["val"].device
+    with fake_mode:
+        weights_example = torch.empty(WEIGHT_ROWS, width, device=device)
+        limit_example = torch.empty((), device=device)
+    slots = {ring.name: _placeholders(gm, ring) for ring in rings}
+    weights = _placeholder(gm, "weights", weights_example)
+    limit = _placeholder(gm, "limit", limit_example)
+    history = slots[_input_ring(watched)][: order + 1]
+    first = calls[0][0]
+    predicates = [
+        _predicate(gm, tracer, first, watched, history, conditioning, weights, limit)
+        for _ in calls
+    ]
+    for (call, region), predicate in zip(calls, predicates, strict=True):
+        _replace(gm, tracer, call, region, estimator, slots, weights, predicate)
+    layout = StateLayout(rings, weights_example, len(conditioning))
+    gm.meta["rfc_state"] = layout
+    sort_stably(gm)
+    gm.recompile()
+    return gm
+
+
+def _input_ring(node: fx.Node) -> str:
+    return f"input.{node.name}"
+
+
+def _rings(
+    calls: Sequence[tuple[fx.Node, OutlinedRegion]],
+    estimator: Estimator,
+    watched: fx.Node,
+    watched_length: int,
+    fake_mode: Any,
+) -> tuple[Ring, ...]:
+    rings: dict[str, Ring] = {}
+
+    def add(name: str, length: int, node: fx.Node) -> None:
+        value = tensor_of(node)
+        assert value is not None
+        if length:
+            with fake_mode:
+                example = torch.empty(
+                    value.shape, dtype=value.dtype, device=value.device
+                )
+            rings[name] = Ring(name, length, example)
+
+    add(_input_ring(watched), max(estimator.inputs_kept, watched_length), watched)
+    for _, region in calls:
+        for node in region.inputs:
+            if _input_ring(node) not in rings:
+                add(_input_ring(node), estimator.inputs_kept, node)
+        for position, node in enumerate(region.outputs):
+            name = f"{region.name}.output_{position}"
+            add(name, estimator.outputs_kept, node)
+            if estimator.statistics:
+                groups = node.meta["val"].shape[0]
+                with fake_mode:
+                    example = torch.empty(
+                        groups, estimator.statistics, device=node.meta["val"].device
+                    )
+                name = f"{region.name}.statistics_{position}"
+                rings[name] = Ring(name, 1, example)
+    return tuple(rings.values())
+
+
+def _placeholder(gm: fx.GraphModule, name: str, example: Tensor) -> fx.Node:
+    last = gm.graph.find_nodes(op="placeholder")[-1]
+    with gm.graph.inserting_after(last):
+        node = gm.graph.placeholder(name)
+    node.meta["val"] = example
+    return node
+
+
+def _placeholders(gm: fx.GraphModule, ring: Ring) -> list[fx.Node]:
+    name = ring.name.replace(".", "_")
+    return [_placeholder(gm, f"{name}_{i}", ring.example) for i in range(ring.length)]
+
+
+class _Tracer:
+    """Traces tensor code into submodules of ``gm``, once per kind of arguments."""
+
+    def __init__(self, gm: fx.GraphModule, fake_mode: Any) -> None:
+        self.gm = gm
+        self.fake_mode = fake_mode
+        self.known: dict[object, str] = {}
+
+    def trace(
+        self, name: str, function: Callable[..., Any], nodes: Sequence[fx.Node]
+    ) -> fx.Node:
+        """A ``get_attr`` node of the traced function, at the graph's insert point."""
+        examples = [node.meta["val"] for node in nodes]
+        kind = (name, *(str((e.shape, e.dtype, e.stride(), e.device)) for e in examples))
+        if kind not in self.known:
+            with self.fake_mode, torch.no_grad():
+                module = make_fx(function, tracing_mode="real")(*examples)
+            self.known[kind] = f"{name}_{len(self.known)}"
+            self.gm.add_submodule(self.known[kind], module)
+        return self.gm.graph.get_attr(self.known[kind])
+
+
+def _predicate(
+    gm: fx.GraphModule,
+    tracer: _Tracer,
+    call: fx.Node,
+    watched: fx.Node,
+    history: Sequence[fx.Node],
+    conditioning: Sequence[fx.Node],
+    weights: fx.Node,
+    limit: fx.Node,
+) -> fx.Node:
+    kept = len(history)
+
+    def signal(current: Tensor, *rest: Tensor) -> tuple[Tensor]:
+        return (step_signal(current, rest[:kept], rest[kept:-1], rest[-1]),)
+
+    operands = (watched, *history, *conditioning, weights)
+    with gm.graph.inserting_before(call):
+        module = tracer.trace("signal", signal, operands)
+        result = gm.graph.create_node("call_module", module.target, operands)
+        value = gm.graph.call_function(operator.getitem, (result, 0))
+        predicate = gm.graph.call_function(decide, (value, len(conditioning), limit))
+    gm.graph.erase_node(module)
+    example = _output_example(gm, str(result.target))
+    result.meta["val"], value.meta["val"], predicate.meta["val"] = (
+        (example,),
+        example,
+        True,
+    )
+    return predicate
+
+
+def _output_example(gm: fx.GraphModule, name: str) -> Tensor:
+    module = gm.get_submodule(name)
+    assert isinstance(module, fx.GraphModule)
+    (result,) = module.graph.output_node().args[0]  # type: ignore[misc]
+    example = tensor_of(result)  # type: ignore[arg-type]
+    assert example is not None
+    return example
+
+
+def _replace(
+    gm: fx.GraphModule,
+    tracer: _Tracer,
+    call: fx.Node,
+    region: OutlinedRegion,
+    estimator: Estimator,
+    slots: dict[str, list[fx.Node]],
+    weights: fx.Node,
+    predicate: fx.Node,
+) -> None:
+    used = [slots.get(_input_ring(node), []) for node in region.inputs]
+    outputs = range(len(region.outputs))
+    used += [slots[f"{region.name}.output_{i}"] for i in outputs]
+    if estimator.statistics:
+        used += [slots[f"{region.name}.statistics_{i}"] for i in outputs]
+    lengths = [len(ring) for ring in used]
+    state = [slot for ring in used for slot in ring]
+    count, of = len(region.inputs), region.input_of
+
+    def split(values: Sequence[Tensor]) -> list[list[Tensor]]:
+        remaining = iter(values)
+        return [[next(remaining) for _ in range(length)] for length in lengths]
+
+    def observe(*values: Tensor) -> tuple[Tensor, ...]:
+        fresh, rings = values[: count + len(of)], split(values[count + len(of) :])
+        now = [[value, *ring] for value, ring in zip(fresh, rings, strict=False)]
+        written = [value for value, ring in zip(fresh, rings, strict=False) if ring]
+        if estimator.statistics:
+            written += [
+                estimator.observe(now[i], now[count + position])
+                for position, i in enumerate(of)
+            ]
+        return tuple(written)
+
+    def estimate(*values: Tensor) -> tuple[Tensor, ...]:
+        current, rings = values[:count], split(values[count:-1])
+        return tuple(
+            estimator.predict(
+                current[i],
+                rings[i],
+                rings[count + position],
+                rings[count + len(of) + position][0] if estimator.statistics else None,
+                values[-1],
+            )
+            for position, i in enumerate(of)
+        )
+
+    ends = [sum(lengths[: i + 1]) - 1 for i in range(len(lengths)) if lengths[i]]
+    with gm.graph.inserting_before(call):
+        node = gm.graph.call_function(
+            conditional,
+            (
+                predicate,
+                gm.graph.get_attr(str(call.target)),
+                tracer.trace("observe", observe, [*region.inputs, *region.outputs, *state]),
+                tracer.trace("estimate", estimate, [*region.inputs, *state, weights]),
+                tuple(call.args),
+                tuple(region.inputs),
+                tuple(state),
+                tuple(ends),
+                weights,
+            ),
+        )
+    node.meta.update(call.meta)
+    call.replace_all_uses_with(node)
+    name = call.name
+    gm.graph.erase_node(call)
+    node.name = name

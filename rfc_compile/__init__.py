@@ -1,0 +1,26 @@
+"""rfc_compile: a torch.compile backend that makes diffusion transformers faster.
+
+    model = torch.compile(model, backend="rfc")
+
+``Options`` lists what can be set, ``explain`` and ``stats`` show what was done, ``reset``
+drops the cached state and ``trajectory`` names a denoising run where that is needed.
+"""
+
+from rfc_compile.config import Options
+from rfc_compile.errors import OptionError, UncachedWarning
+from rfc_compile.observe import Explanation, Statistics, explain, reset, stats
+from rfc_compile.trajectory import trajectory
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Explanation",
+    "OptionError",
+    "Options",
+    "Statistics",
+    "UncachedWarning",
+    "explain",
+    "reset",
+    "stats",
+    "trajectory",
+]

@@ -1,0 +1,33 @@
+"""Everything rfc_compile raises or warns with. Few types; each tells what to do."""
+
+from __future__ import annotations
+
+from rfc_compile.torch_internals import PassedThroughByDynamo
+
+
+class OptionError(PassedThroughByDynamo, ValueError):
+    """An unknown option or a value that is not allowed.
+
+    Raised when ``Options`` is built, that is at compile time for options given to
+    ``torch.compile``. The message names the option and lists what is allowed.
+    """
+
+
+class CannotCache(Exception):
+    """A graph, or a part of it, that rfc leaves to the inner backend.
+
+    Never reaches the user as an exception: the reason becomes one
+    ``UncachedWarning`` and a line of ``explain()``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class InvariantError(AssertionError):
+    """A pass left a graph that breaks the invariants of passes/README.md (our bug)."""
+
+
+class UncachedWarning(UserWarning):
+    """A forward, or one step of it, runs without caching; the text says why."""

@@ -1,0 +1,81 @@
+"""Graphs handed to the inner backend, compiled on first use."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from rfc_compile import torch_internals
+from rfc_compile.config import Options
+from rfc_compile.torch_internals import CompiledGraph
+
+
+def compile_inner(
+    gm: fx.GraphModule, inputs: Sequence[Any], options: Options, mode: str | None
+) -> CompiledGraph:
+    """Compile a graph with the backend that ``options.inner`` names.
+
+    ``mode`` is torch.compile's own and goes to inductor.
+    """
+    settings: Mapping[str, Any] = options.inner_options
+    if options.inner == "inductor":
+        modes = torch_internals.inductor_mode_options(mode)
+        return torch_internals.compile_with_inductor(gm, inputs, {**modes, **settings})
+    backend = torch_internals.find_backend(options.inner)
+    assert backend is not None
+    keywords = {"options": dict(settings)} if settings else {}
+    return backend(gm, list(inputs), **keywords)
+
+
+class LazyGraph:
+    """One graph of a step: compiles when first called, counts and times its calls.
+
+    Attributes:
+        calls: how often it ran.
+        seconds: time in it, in seconds, without compilation (on an accelerator the
+            time to launch it).
+
+    """
+
+    def __init__(
+        self, gm: fx.GraphModule, fake_mode: Any, options: Options, mode: str | None
+    ) -> None:
+        self.gm = gm
+        self.calls = 0
+        self.seconds = 0.0
+        self.compile_seconds = 0.0
+        self._fake_mode = fake_mode
+        self._options = options
+        self._mode = mode
+        self._compiled: CompiledGraph | None = None
+        self._lock = threading.Lock()
+
+    def compile(self) -> CompiledGraph:
+        """The compiled graph; compiles it if that has not been done."""
+        with self._lock:
+            if self._compiled is None:
+                start = time.perf_counter()
+                inputs = [
+                    node.meta["val"]
+                    for node in self.gm.graph.find_nodes(op="placeholder")
+                ]
+                with torch_internals.compile_context(self._fake_mode), torch.no_grad():
+                    self._compiled = compile_inner(
+                        self.gm, inputs, self._options, self._mode
+                    )
+                self.compile_seconds = time.perf_counter() - start
+            return self._compiled
+
+    def __call__(self, *arguments: Any) -> Sequence[Any]:
+        """Run the graph."""
+        compiled = self._compiled or self.compile()
+        start = time.perf_counter()
+        results = compiled(*arguments)
+        self.seconds += time.perf_counter() - start
+        self.calls += 1
+        return results

@@ -1,0 +1,287 @@
+"""What users see: ``explain``, ``stats``, logs, warnings, graph dumps.
+
+Every graph that the backend was given has a ``GraphReport``; a report belongs to a
+model if the two have a parameter or buffer in common.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, fx, nn
+
+from rfc_compile.errors import UncachedWarning
+from rfc_compile.torch_internals import dump_graph
+
+if TYPE_CHECKING:
+    from rfc_compile.dispatch import Dispatcher
+    from rfc_compile.trajectory import Decision, Trajectory
+
+log = logging.getLogger("rfc_compile")
+
+
+@dataclass(frozen=True)
+class RegionInfo:
+    """A region as ``explain`` shows it.
+
+    Attributes:
+        name: ``region_007_attn``.
+        kind: ``attention``, ``mlp``, ``attention+mlp`` or ``conv``.
+        module: path of the module that holds it.
+        inputs: number of inputs I.
+        outputs: number of outputs O.
+        flops: floating point operations of one execution.
+        cache_bytes: state it keeps for one CFG branch, in bytes.
+
+    """
+
+    name: str
+    kind: str
+    module: str
+    inputs: int
+    outputs: int
+    flops: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True)
+class RefusedRegion:
+    """A candidate that is always computed, with the reason."""
+
+    candidate: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the backend did with a model; ``str()`` gives a table.
+
+    Attributes:
+        graphs: graphs that the model was compiled into.
+        regions: the regions that are cached.
+        coverage: share of all FLOPs inside regions, 0 to 1.
+        refused: candidates that are not cached.
+        fallbacks: why a forward, or steps of it, run uncached.
+        timestep: name of the timestep input of each cached graph.
+
+    """
+
+    graphs: int
+    regions: tuple[RegionInfo, ...]
+    coverage: float
+    refused: tuple[RefusedRegion, ...]
+    fallbacks: tuple[str, ...]
+    timestep: tuple[str, ...]
+
+    @property
+    def cache_bytes(self) -> int:
+        """State kept for one CFG branch of one trajectory, in bytes."""
+        return sum(region.cache_bytes for region in self.regions)
+
+    def __str__(self) -> str:
+        """A table of the regions, then refusals and fallbacks."""
+        header = ("region", "kind", "module", "in", "out", "MFLOP", "cache KiB")
+        rows = [
+            (
+                region.name,
+                region.kind,
+                region.module,
+                str(region.inputs),
+                str(region.outputs),
+                f"{region.flops / 1e6:.1f}",
+                f"{region.cache_bytes / 1024:.0f}",
+            )
+            for region in self.regions
+        ]
+        lines = [
+            f"{self.graphs} graph(s), {len(self.regions)} regions, "
+            f"{self.coverage:.1%} of FLOPs inside regions, "
+            f"{self.cache_bytes / 2**20:.2f} MiB of state per CFG branch",
+            *_table([header, *rows] if rows else []),
+            *(f"timestep input: {name}" for name in self.timestep),
+            *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
+            *(f"uncached: {reason}" for reason in self.fallbacks),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A trajectory in numbers.
+
+    Attributes:
+        name: the owner: a thread, a task or the name given to ``trajectory``.
+        nfc: full computations, over all CFG branches.
+        steps: denoising steps so far.
+        decisions: one record per call of the model.
+        cache_bytes: bytes of state held now, over all branches; 0 when finished.
+        graph_seconds: time in each graph since it was compiled, in seconds.
+        last: the trajectory before this one, None if there was none.
+
+    """
+
+    name: str = ""
+    nfc: int = 0
+    steps: int = 0
+    decisions: tuple[Decision, ...] = ()
+    cache_bytes: int = 0
+    graph_seconds: dict[str, float] = field(default_factory=dict)
+    last: Statistics | None = None
+
+    def __str__(self) -> str:
+        """One line of totals, then how often each reason decided."""
+        reasons: dict[str, int] = {}
+        for decision in self.decisions:
+            kind = "full" if decision.full else "cached"
+            label = f"{kind} ({decision.reason})"
+            reasons[label] = reasons.get(label, 0) + 1
+        counts = ", ".join(f"{count} {label}" for label, count in reasons.items())
+        return (
+            f"{self.steps} steps, {self.nfc} full of {len(self.decisions)} calls: "
+            f"{counts or 'none yet'}; {self.cache_bytes / 2**20:.2f} MiB of state"
+        )
+
+
+@dataclass(eq=False)
+class GraphReport:
+    """What became of one graph; lives as long as its compiled form."""
+
+    regions: tuple[RegionInfo, ...] = ()
+    refused: tuple[RefusedRegion, ...] = ()
+    fallbacks: list[str] = field(default_factory=list)
+    flops: int = 0
+    timestep: str | None = None
+    dispatcher: weakref.ref[Dispatcher] | None = None
+    tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
+
+    def fall_back(self, reason: str) -> None:
+        """Record why something runs uncached, and warn the first time."""
+        if reason not in self.fallbacks:
+            self.fallbacks.append(reason)
+            warnings.warn(f"rfc_compile: {reason}", UncachedWarning, stacklevel=2)
+
+    def belongs_to(self, model: nn.Module | None) -> bool:
+        """Whether the graph reads a parameter or buffer of the model (None: any)."""
+        if model is None:
+            return True
+        for tensor in (*model.parameters(), *model.buffers()):
+            known = self.tensors.get(id(tensor))
+            if known is not None and known() is tensor:
+                return True
+        return False
+
+
+_reports: weakref.WeakSet[GraphReport] = weakref.WeakSet()
+
+
+def new_report(inputs: Iterable[Any]) -> GraphReport:
+    """A registered report of a graph that reads these inputs."""
+    tensors = {id(x): weakref.ref(x) for x in inputs if isinstance(x, Tensor)}
+    report = GraphReport(tensors=tensors)
+    _reports.add(report)
+    return report
+
+
+def reports_of(model: nn.Module | None) -> list[GraphReport]:
+    """The reports of a model's graphs, of all graphs for None."""
+    return [report for report in list(_reports) if report.belongs_to(model)]
+
+
+def dispatchers_of(model: nn.Module | None) -> list[Dispatcher]:
+    """The dispatchers of a model's graphs, of all graphs for None."""
+    references = [report.dispatcher for report in reports_of(model)]
+    alive = [reference() for reference in references if reference is not None]
+    return [dispatcher for dispatcher in alive if dispatcher is not None]
+
+
+def explain(model: nn.Module | None = None) -> Explanation:
+    """What the backend found in a compiled model and what it left alone.
+
+    Call it after the model's first forward; before it, there is nothing to explain.
+    None explains every graph of the process.
+    """
+    reports = reports_of(model)
+    regions = tuple(region for report in reports for region in report.regions)
+    total = sum(report.flops for report in reports)
+    return Explanation(
+        graphs=len(reports),
+        regions=regions,
+        coverage=sum(region.flops for region in regions) / total if total else 0.0,
+        refused=tuple(item for report in reports for item in report.refused),
+        fallbacks=tuple(reason for report in reports for reason in report.fallbacks),
+        timestep=tuple(r.timestep for r in reports if r.timestep is not None),
+    )
+
+
+def stats(model: nn.Module | None = None) -> Statistics:
+    """The current trajectory of a compiled model, the one before it in ``.last``.
+
+    With several graphs, shapes or owners: the one that ran most recently.
+    """
+    dispatchers = [d for d in dispatchers_of(model) if d.scopes()]
+    if not dispatchers:
+        return Statistics()
+    dispatcher = max(dispatchers, key=lambda d: d.last_used)
+    scope = dispatcher.scopes()[-1]
+    seconds = {name: graph.seconds for name, graph in dispatcher.graphs.items()}
+    last = None if scope.last is None else _statistics(scope.last, seconds)
+    if scope.current is None:
+        return Statistics(last=last)
+    return replace(_statistics(scope.current, seconds), last=last)
+
+
+def reset(model: nn.Module | None = None) -> None:
+    """Drop the cached state of a model (None: of all); compiled graphs stay."""
+    for dispatcher in dispatchers_of(model):
+        dispatcher.reset()
+
+
+def log_decision(owner: str, decision: Decision) -> None:
+    """One DEBUG line per decision (``TORCH_LOGS="+rfc_compile"``)."""
+    log.debug(
+        "%s step %d branch %d t=%g: %s (%s, e=%s)",
+        owner,
+        decision.step,
+        decision.branch,
+        decision.timestep,
+        "full" if decision.full else "cached",
+        decision.reason,
+        decision.statistic,
+    )
+
+
+class PassObserver:
+    """Dumps the graph after every pass and logs how its size changed."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, name: str, gm: fx.GraphModule) -> None:
+        """Take note of the graph that the pass ``name`` left."""
+        dump_graph(f"rfc_{self._count:02d}_{name}", gm)
+        log.debug("after %s: %d nodes", name, len(gm.graph.nodes))
+        self._count += 1
+
+
+def _statistics(trajectory: Trajectory, seconds: dict[str, float]) -> Statistics:
+    return Statistics(
+        name=trajectory.name,
+        nfc=trajectory.nfc,
+        steps=len(trajectory.timesteps),
+        decisions=tuple(trajectory.decisions),
+        cache_bytes=sum(branch.state.bytes for branch in trajectory.branches),
+        graph_seconds=seconds,
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]

@@ -1,0 +1,20 @@
+"""The schedules. A new one is one file and one line in ``SCHEDULES``."""
+
+from __future__ import annotations
+
+from rfc_compile.schedules.base import (
+    CACHED,
+    FULL,
+    Position,
+    Schedule,
+    guarded_limit,
+)
+from rfc_compile.schedules.interval import Interval
+from rfc_compile.schedules.mask import Mask
+from rfc_compile.schedules.rcs import RelationalCacheScheduling
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    schedule.name: schedule for schedule in (RelationalCacheScheduling, Interval, Mask)
+}
+
+__all__ = ["CACHED", "FULL", "SCHEDULES", "Position", "Schedule", "guarded_limit"]

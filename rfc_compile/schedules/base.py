@@ -1,0 +1,75 @@
+"""When to compute in full: every schedule answers with a limit on the step's error.
+
+A step is full iff the error that its signal reports exceeds the limit, so ``-inf``
+means full and ``inf`` means cached whatever the input does. A static schedule gives
+only those two and needs to look at nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rfc_compile.config import Options
+
+FULL, CACHED = -math.inf, math.inf
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a trajectory stands before a step.
+
+    Attributes:
+        step: steps done so far, so the index of this one.
+        recorded: full steps whose values are kept and may be used.
+        since_full: cached steps since the last full one.
+        error: sum of the errors of those cached steps.
+        total: steps of the whole trajectory, None while not known.
+
+    """
+
+    step: int
+    recorded: int
+    since_full: int
+    error: float
+    total: int | None
+
+
+class Schedule(ABC):
+    """Decides between full and cached.
+
+    Attributes:
+        name: the value of the option ``schedule`` and the reason it gives.
+        static: whether every limit is ``FULL`` or ``CACHED``.
+        reason: what ``stats`` calls a full step that this schedule asked for.
+
+    """
+
+    name: str
+    static: bool
+    reason: str
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @abstractmethod
+    def limit(self, position: Position) -> float:
+        """Largest error of this step with which it may be cached."""
+
+
+def guarded_limit(
+    schedule: Schedule, options: Options, position: Position
+) -> tuple[float, str]:
+    """The schedule's limit behind the guards that hold for all, and the reason."""
+    if position.recorded == 0 or position.step < options.warmup:
+        return FULL, "warmup"
+    if position.total is not None:
+        if position.step >= position.total - options.final_full:
+            return FULL, "final"
+    if options.max_cached_run is not None:
+        if position.since_full >= options.max_cached_run:
+            return FULL, "cap"
+    return schedule.limit(position), schedule.reason

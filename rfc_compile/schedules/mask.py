@@ -1,0 +1,17 @@
+"""An explicit list of full steps."""
+
+from __future__ import annotations
+
+from rfc_compile.schedules.base import CACHED, FULL, Position, Schedule
+
+
+class Mask(Schedule):
+    """Full iff the step's index is in ``full_steps``."""
+
+    name = "mask"
+    static = True
+    reason = "mask"
+
+    def limit(self, position: Position) -> float:
+        """Looks the step up."""
+        return FULL if position.step in self.options.full_steps else CACHED

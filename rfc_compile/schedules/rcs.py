@@ -1,0 +1,20 @@
+"""Relational cache scheduling: full when the input's prediction errors add up.
+
+    full step  <=>  sum of e since the last full step > threshold      (PAPER.md, RCS)
+"""
+
+from __future__ import annotations
+
+from rfc_compile.schedules.base import Position, Schedule
+
+
+class RelationalCacheScheduling(Schedule):
+    """The threshold less what has accumulated since the last full step."""
+
+    name = "rcs"
+    static = False
+    reason = "threshold"
+
+    def limit(self, position: Position) -> float:
+        """What is left of the threshold."""
+        return self.options.threshold - position.error

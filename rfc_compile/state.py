@@ -1,0 +1,76 @@
+"""What one CFG branch of one trajectory keeps, and the weights of its next step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rfc_compile.passes import StateLayout
+
+SizeOf = Callable[[object], int]
+
+
+def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[float]]:
+    """Taylor, linear and validity weights of the last changes, three rows of ``width``.
+
+    ``full_steps`` are the indices of the kept full steps, newest first. The weights are
+    those of ``k^i / i! * D_i`` with the derivatives D_i from divided differences over
+    the true gaps; a change that has no history yet gets 0.
+    """
+    taylor, linear = [0.0] * width, [0.0] * width
+    valid = [1.0 if j + 1 < len(full_steps) else 0.0 for j in range(width)]
+    if len(full_steps) > 1:
+        k, gap = step - full_steps[0], full_steps[0] - full_steps[1]
+        taylor[0] = linear[0] = k / gap
+        if width > 1 and len(full_steps) > 2:
+            before = full_steps[1] - full_steps[2]
+            curvature = k * k / (gap + before)
+            taylor[0] += curvature / gap
+            taylor[1] = -curvature / before
+    return [taylor, linear, valid]
+
+
+class KeptState:
+    """The rings of state tensors of one branch, passed to the graphs newest first."""
+
+    def __init__(self, layout: StateLayout, size_of: SizeOf) -> None:
+        self._width = layout.weights.shape[1]
+        self._device = layout.weights.device
+        self.full_steps: list[int] = []
+        with torch.inference_mode(mode=False):  # writable in and out of inference mode
+            self._rings = [
+                [
+                    torch.zeros(
+                        tuple(map(size_of, ring.example.shape)),
+                        dtype=ring.example.dtype,
+                        device=ring.example.device,
+                    )
+                    for _ in range(ring.length)
+                ]
+                for ring in layout.rings
+            ]
+        self._longest = max(ring.length for ring in layout.rings)
+        self.bytes = sum(slot.nbytes for ring in self._rings for slot in ring)
+        self.slots = self._flat()
+
+    def weights(self, step: int) -> Tensor:
+        """The (3, M) weights of a step, on the device of the state."""
+        rows = step_weights(step, self.full_steps, self._width)
+        return torch.tensor(rows, dtype=torch.float32, device=self._device)
+
+    def forget(self) -> list[int]:
+        """Take the history away while a full step overwrites it; returns it."""
+        kept, self.full_steps = self.full_steps, []
+        return kept
+
+    def record(self, step: int, history: Sequence[int]) -> None:
+        """The slots written last are now the newest, from this step."""
+        for ring in self._rings:
+            ring.insert(0, ring.pop())
+        self.slots = self._flat()
+        self.full_steps = [step, *history][: self._longest]
+
+    def _flat(self) -> list[Tensor]:
+        return [slot for ring in self._rings for slot in ring]

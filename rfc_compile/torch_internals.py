@@ -1,0 +1,132 @@
+"""Every private name of torch that rfc_compile uses, in one file.
+
+The rest of the package sees the small functions below. When a torch release moves
+something, this is the file to mend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo import lookup_backend as _lookup_backend
+from torch._dynamo.exc import InvalidBackend
+from torch._guards import TracingContext, tracing
+from torch._logging import trace_structured
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+try:  # torch >= 2.7
+    from torch._dynamo.exc import ShortenTraceback as _ShortenTraceback
+except ImportError:
+    _ShortenTraceback = None  # type: ignore[assignment,misc]
+
+CompiledGraph = Callable[..., Sequence[Any]]
+
+if _ShortenTraceback is None:
+
+    class PassedThroughByDynamo(Exception):
+        """Base of errors for users; this torch wraps it in BackendCompilerFailed."""
+
+else:
+
+    class PassedThroughByDynamo(_ShortenTraceback):  # type: ignore[no-redef]
+        """Base of errors that Dynamo hands to the user as they are."""
+
+        def __init__(self, message: str) -> None:
+            super().__init__(message, first_useful_frame=None)
+
+
+def dynamo_fake_mode() -> FakeTensorMode:
+    """The fake mode of the graph that Dynamo is compiling now."""
+    mode = TracingContext.get().fake_mode
+    assert mode is not None
+    return mode
+
+
+def fake_inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
+    """Dynamo's inputs as fake tensors with Dynamo's own symbolic sizes."""
+    context = TracingContext.get()
+    mode = dynamo_fake_mode()
+    fakes: list[Any] = []
+    for node, value in zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True):
+        if not isinstance(value, torch.Tensor):
+            fakes.append(node.meta["example_value"])
+            continue
+        symbols = context.tensor_to_context.get(value)
+        fakes.append(
+            mode.from_tensor(
+                value,
+                symbolic_context=symbols,
+                source=symbols.tensor_source if symbols else None,
+                trace=symbols is None,
+            )
+        )
+    return fakes
+
+
+def is_static_input(node: fx.Node) -> bool:
+    """Whether Dynamo marked this graph input as a parameter or buffer."""
+    return bool(node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type"))
+
+
+def input_source(node: fx.Node) -> str:
+    """Where the input comes from in the user's program, as ``L['timestep']``."""
+    source = node.meta["grapharg"].source
+    name = source.name
+    return str(name() if callable(name) else name)
+
+
+@contextlib.contextmanager
+def compile_context(mode: FakeTensorMode) -> Iterator[None]:
+    """What Dynamo would have set up, for compiling a graph after Dynamo has left."""
+    if TracingContext.try_get() is not None:
+        yield
+        return
+    with tracing(TracingContext(mode)):
+        yield
+
+
+def find_backend(name: str) -> Callable[..., CompiledGraph] | None:
+    """The Dynamo backend of this name, or None."""
+    try:
+        return _lookup_backend(name)  # type: ignore[return-value]
+    except InvalidBackend:
+        return None
+
+
+def inductor_mode_options(mode: str | None) -> dict[str, Any]:
+    """The inductor settings that ``torch.compile(mode=...)`` stands for."""
+    from torch._inductor import list_mode_options
+
+    return dict(list_mode_options(mode)) if mode else {}
+
+
+def compile_with_inductor(
+    gm: fx.GraphModule, inputs: Sequence[Any], settings: dict[str, Any]
+) -> CompiledGraph:
+    """Inductor with scoped settings; global configuration is left alone."""
+    from torch._inductor.compile_fx import compile_fx
+
+    compiled: CompiledGraph = compile_fx(
+        gm, list(inputs), config_patches=settings or None
+    )
+    return compiled
+
+
+def dump_graph(name: str, gm: fx.GraphModule) -> None:
+    """One graph into torch's structured trace (TORCH_TRACE, tlparse)."""
+    trace_structured(
+        "artifact",
+        metadata_fn=lambda: {"name": name, "encoding": "string"},
+        payload_fn=lambda: gm.print_readable(
+            print_output=False, include_stride=True, include_device=True
+        ),
+    )
+
+
+def size_expression(size: torch.SymInt) -> Any:
+    """The sympy expression of a symbolic size."""
+    return size.node.expr
