@@ -8,7 +8,7 @@ the others is the time shown.
 import math
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -26,7 +26,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile import glyph
@@ -110,9 +110,9 @@ def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Draw
         options = {"threshold": threshold, "inner": args.inner}
     model = glyph.load_glyph_dit().to(glyph.default_device())
     model = torch.compile(model, backend=backend, options=options)
-    task = progress.add_task(f"{label}: compile")
+    task = progress.add_task(f"{label}: compile", total=None)
     _, first_seconds = _sample(args, model, progress, task)
-    progress.reset(task, description=f"{label}: draw")
+    progress.update(task, description=f"{label}: draw")
     runs = [_sample(args, model, progress, task) for _ in range(_TIMED_RUNS)]
     images, seconds = min(runs, key=itemgetter(1))
     progress.update(task, description=label)
@@ -142,7 +142,7 @@ def _sample(
     return images, time.perf_counter() - start
 
 
-def _error_curve(label: str, model: Callable[..., object]) -> ErrorCurve:
+def _error_curve(label: str, model: nn.Module) -> ErrorCurve:
     decisions = rfc_compile.stats(model).decisions
     full = [decision.full for decision in decisions]
     return ErrorCurve(
