@@ -78,14 +78,16 @@ def make_step_graph(
     captured: Captured, estimator: Estimator, fake_mode: Any, observe: Observer
 ) -> fx.GraphModule:
     """The hoisted conditional graph; its ``StateLayout`` is in ``meta["rfc_state"]``."""
-    watched = _watched(captured.regions, captured.inputs, Ancestry(captured.gm.graph))
-    conditioning = captured.inputs.conditioning
+    ancestry = Ancestry(captured.gm.graph)
+    watched = _watched(captured.regions, captured.inputs, ancestry).name
+    latents = [node.name for node in captured.inputs.latents]
+    conditioning = [node.name for node in captured.inputs.conditioning]
     passes: list[tuple[str, Callable[[fx.GraphModule], fx.GraphModule]]] = [
         ("outline", lambda gm: outline(gm, captured.regions.found)),
         (
             "conditional",
             lambda gm: make_conditional(
-                gm, estimator, watched, conditioning, fake_mode
+                gm, estimator, watched, latents, conditioning, fake_mode
             ),
         ),
         ("hoist_predicate", hoist_predicate),

@@ -55,9 +55,18 @@ class StateLayout:
 
     Every ring is ``length`` graph inputs, newest first. A full step writes its value
     to the oldest slot; the runtime then passes the slots one place on.
+
+    Attributes:
+        rings: first one ring of length 1 per latent input, which the runtime fills
+            after every call; then those that the graphs fill.
+        latents: positions of the latent inputs among the model's inputs.
+        weights: a fake tensor like the step weights.
+        conditioning: number of conditioning inputs in the signal.
+
     """
 
     rings: tuple[Ring, ...]
+    latents: tuple[int, ...]
     weights: Tensor
     conditioning: int
 
@@ -69,7 +78,7 @@ class StateLayout:
 
 def decide(signal: Tensor, conditioning: int, limit: Tensor) -> bool:
     """Full step iff a group's error is not within the limit (so NaN is full)."""
-    groups = (signal.shape[0] - conditioning) // 2
+    groups = signal.shape[0] - conditioning - 1
     return not bool((signal[:groups] <= limit).all())
 
 
@@ -97,39 +106,55 @@ def conditional(
 def make_conditional(
     gm: fx.GraphModule,
     estimator: Estimator,
-    watched: fx.Node,
-    conditioning: Sequence[fx.Node],
+    watched: str,
+    latents: Sequence[str],
+    conditioning: Sequence[str],
     fake_mode: Any,
 ) -> fx.GraphModule:
     """Give every outlined region its cached branch; values of full steps unchanged.
 
-    ``watched`` is the input whose prediction error the decision looks at. The layout
-    of the added graph inputs is in ``gm.meta["rfc_state"]``.
+    ``watched`` names the input whose prediction error the decision looks at,
+    ``latents`` and ``conditioning`` the inputs that tell trajectories apart. The layout of the added graph
+    inputs is in ``gm.meta["rfc_state"]``.
     """
     calls = outlined_calls(gm)
     if not calls:
         return gm
+    nodes = {node.name: node for node in gm.graph.nodes}
+    seen = nodes[watched]
     tracer = _Tracer(gm, fake_mode)
     order = signal_order(estimator.order)
-    rings = _rings(calls, estimator, watched, order + 1, fake_mode)
+    images = [nodes[name] for name in latents]
+    places = gm.graph.find_nodes(op="placeholder")
+    rings = (
+        *(Ring(f"latent.{node.name}", 1, node.meta["val"]) for node in images),
+        *_rings(calls, estimator, seen, order + 1, fake_mode),
+    )
     width = max(estimator.order, order)
-    device = watched.meta["val"].device
+    device = seen.meta["val"].device
     with fake_mode:
         weights_example = torch.empty(WEIGHT_ROWS, width, device=device)
         limit_example = torch.empty((), device=device)
     slots = {ring.name: _placeholders(gm, ring) for ring in rings}
     weights = _placeholder(gm, "weights", weights_example)
     limit = _placeholder(gm, "limit", limit_example)
-    history = slots[_input_ring(watched)][: order + 1]
-    first = calls[0][0]
-    predicates = [
-        _predicate(gm, tracer, first, watched, history, conditioning, weights, limit)
-        for _ in calls
-    ]
+    watch = Watch(
+        current=seen,
+        history=tuple(slots[_input_ring(seen)][: order + 1]),
+        latents=tuple(images),
+        before=tuple(slots[f"latent.{node.name}"][0] for node in images),
+        conditioning=tuple(nodes[name] for name in conditioning),
+        weights=weights,
+    )
+    predicates = [_predicate(gm, tracer, calls[0][0], watch, limit) for _ in calls]
     for (call, region), predicate in zip(calls, predicates, strict=True):
         _replace(gm, tracer, call, region, estimator, slots, weights, predicate)
-    layout = StateLayout(rings, weights_example, len(conditioning))
-    gm.meta["rfc_state"] = layout
+    gm.meta["rfc_state"] = StateLayout(
+        rings=rings,
+        latents=tuple(places.index(node) for node in images),
+        weights=weights_example,
+        conditioning=len(conditioning),
+    )
     sort_stably(gm)
     gm.recompile()
     return gm
@@ -206,33 +231,49 @@ class _Tracer:
         kind = (name, *(str((e.shape, e.dtype, e.stride(), e.device)) for e in examples))
         if kind not in self.known:
             with self.fake_mode, torch.no_grad():
-                module = make_fx(function, tracing_mode="real")(*examples)
+                # tracing tells arguments apart by identity, and slots share an example
+                module = make_fx(function, tracing_mode="real")(*map(_twin, examples))
             self.known[kind] = f"{name}_{len(self.known)}"
             self.gm.add_submodule(self.known[kind], module)
         return self.gm.graph.get_attr(self.known[kind])
 
 
+def _twin(example: Tensor) -> Tensor:
+    return torch.empty_strided(
+        example.shape, example.stride(), dtype=example.dtype, device=example.device
+    )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The nodes that the signal reads (``rfc_compile.signal.step_signal``)."""
+
+    current: fx.Node
+    history: tuple[fx.Node, ...]
+    latents: tuple[fx.Node, ...]
+    before: tuple[fx.Node, ...]
+    conditioning: tuple[fx.Node, ...]
+    weights: fx.Node
+
+
 def _predicate(
-    gm: fx.GraphModule,
-    tracer: _Tracer,
-    call: fx.Node,
-    watched: fx.Node,
-    history: Sequence[fx.Node],
-    conditioning: Sequence[fx.Node],
-    weights: fx.Node,
-    limit: fx.Node,
+    gm: fx.GraphModule, tracer: _Tracer, before: fx.Node, watch: Watch, limit: fx.Node
 ) -> fx.Node:
-    kept = len(history)
+    parts = (watch.history, watch.latents, watch.before, watch.conditioning)
 
     def signal(current: Tensor, *rest: Tensor) -> tuple[Tensor]:
-        return (step_signal(current, rest[:kept], rest[kept:-1], rest[-1]),)
+        values = iter(rest)
+        grouped = [[next(values) for _ in part] for part in parts]
+        return (step_signal(current, *grouped, weights=next(values)),)
 
-    operands = (watched, *history, *conditioning, weights)
-    with gm.graph.inserting_before(call):
+    operands = (watch.current, *(node for part in parts for node in part))
+    operands += (watch.weights,)
+    with gm.graph.inserting_before(before):
         module = tracer.trace("signal", signal, operands)
         result = gm.graph.create_node("call_module", module.target, operands)
         value = gm.graph.call_function(operator.getitem, (result, 0))
-        predicate = gm.graph.call_function(decide, (value, len(conditioning), limit))
+        count = len(watch.conditioning)
+        predicate = gm.graph.call_function(decide, (value, count, limit))
     gm.graph.erase_node(module)
     example = _output_example(gm, str(result.target))
     result.meta["val"], value.meta["val"], predicate.meta["val"] = (
@@ -317,6 +358,4 @@ def _replace(
         )
     node.meta.update(call.meta)
     call.replace_all_uses_with(node)
-    name = call.name
     gm.graph.erase_node(call)
-    node.name = name

@@ -40,7 +40,7 @@ class ForwardInputs:
     static: frozenset[fx.Node]
     timestep: fx.Node
     sources: frozenset[fx.Node]
-    latents: frozenset[fx.Node]
+    latents: tuple[fx.Node, ...]
     conditioning: tuple[fx.Node, ...]
     timestep_index: int
     static_indices: tuple[int, ...]
@@ -84,7 +84,7 @@ def classify_inputs(
         static=static,
         timestep=step,
         sources=frozenset(sources),
-        latents=frozenset(latents),
+        latents=tuple(latents),
         conditioning=tuple(
             node
             for node in given

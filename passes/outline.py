@@ -53,8 +53,9 @@ def outline(gm: fx.GraphModule, regions: tuple[Region, ...]) -> fx.GraphModule:
     gm = fuse_by_partitions(
         gm, partitions, prefix="rfc_outline_", always_return_tuple=True
     )
+    nodes = {node.name: node for node in gm.graph.nodes}  # the fuser made new ones
     for number, region in enumerate(regions):
-        _rename(gm, f"rfc_outline_{number}", region)
+        _rename(gm, f"rfc_outline_{number}", region, nodes)
     gm.recompile()
     return gm
 
@@ -68,14 +69,16 @@ def outlined_calls(gm: fx.GraphModule) -> list[tuple[fx.Node, OutlinedRegion]]:
     ]
 
 
-def _rename(gm: fx.GraphModule, old: str, region: Region) -> None:
+def _rename(
+    gm: fx.GraphModule, old: str, region: Region, nodes: dict[str, fx.Node]
+) -> None:
     (call,) = gm.graph.find_nodes(op="call_module", target=old)
     module = gm.get_submodule(old)
     assert isinstance(module, fx.GraphModule)
     gm.delete_submodule(old)
     gm.add_submodule(region.name, module)
     call.target = region.name
-    call.name = region.name
+    call._rename(region.name)
     returned = module.graph.output_node().args[0]
     assert isinstance(returned, tuple)
     calls = {user.args[1]: user for user in call.users}
@@ -87,7 +90,7 @@ def _rename(gm: fx.GraphModule, old: str, region: Region) -> None:
     call.meta["val"] = tuple(value.meta["val"] for value in returned)
     call.meta[OUTLINED] = OutlinedRegion(
         name=region.name,
-        inputs=region.inputs,
+        inputs=tuple(nodes[node.name] for node in region.inputs),
         outputs=tuple(outputs),
         input_of=region.input_of,
     )

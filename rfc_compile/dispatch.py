@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import weakref
@@ -192,7 +191,7 @@ class Dispatcher:
         pool = [*call.arguments, *state.slots, state.weights(call.step)]
         live = self._run("probe", pool)
         signal = Signal.read(live[0], self._layout.conditioning)
-        refused = call.branch.mismatch(signal, call.step, state.full_steps)
+        refused = call.branch.mismatch(signal, state.full_steps)
         if refused is not None:
             return Mismatch(refused)
         limit, reason = self._limit(scope, call)
@@ -216,7 +215,7 @@ class Dispatcher:
             state.forget()
         *outputs, value = self._run("full" if limit == FULL else "cached", pool)
         signal = Signal.read(value, self._layout.conditioning)
-        refused = call.branch.mismatch(signal, call.step, history)
+        refused = call.branch.mismatch(signal, history)
         if limit != FULL:
             if refused is not None:
                 return Mismatch(refused)
@@ -236,7 +235,7 @@ class Dispatcher:
 
     def _keep(self, call: Call, signal: Signal, history: Sequence[int]) -> None:
         """Make a full step the newest of the history, unless its input is broken."""
-        if math.isfinite(signal.change):
+        if signal.finite:
             call.branch.state.record(call.step, history)
             return
         call.branch.state = self._fresh(0, call.arguments).state
@@ -251,14 +250,14 @@ class Dispatcher:
             trajectory.timesteps.append(call.timestep)
         if branch not in trajectory.branches:
             trajectory.branches.append(branch)
-        finite = math.isfinite(signal.change)
+        branch.state.remember([call.arguments[i] for i in self._layout.latents])
         decision = Decision(
             step=call.step,
             branch=branch.index,
             timestep=call.timestep,
             full=full,
-            reason=reason if finite else "non_finite",
-            statistic=signal.error if finite and branch.step >= 0 else None,
+            reason=reason if signal.finite else "non_finite",
+            statistic=signal.error if signal.finite and branch.step >= 0 else None,
         )
         branch.advance(call.step, signal, full=full)
         trajectory.decisions.append(decision)

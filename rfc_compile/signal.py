@@ -1,13 +1,12 @@
 """What a step tells the host before the decision: one small tensor.
 
-The signal watches the input I of the first region that depends on the latent, which is
-as good as watching all of them (PAPER.md, RCS):
+    error[g] = ||I - I_taylor||_1 / ||I||_1        the paper's e(s), per group
+    change   = max over samples of ||x - x_before||_1 / ||x||_1
 
-    error[g]  = ||I - I_taylor||_1 / ||I||_1       the paper's e(s), per group
-    change[g] = ||I - I_0||_1 / ||I||_1            how far the input moved since I_0
-
-and carries one number per conditioning input, so that a call with another prompt is
-never taken for the next step of this one.
+I is the input of the first region that depends on the latent, which is as good as
+watching all of them (PAPER: relational cache scheduling); x is the latent itself, whose
+change from call to call tells a step from another image. One number per conditioning
+input follows, so that a call with another prompt is never taken for the next step.
 """
 
 from __future__ import annotations
@@ -32,19 +31,33 @@ def signal_order(order: int) -> int:
 
 def step_signal(
     current: Tensor,
-    inputs: Sequence[Tensor],
+    history: Sequence[Tensor],
+    latents: Sequence[Tensor],
+    before: Sequence[Tensor],
     conditioning: Sequence[Tensor],
     weights: Tensor,
 ) -> Tensor:
-    """The signal of a step, float32 of shape (2 G + number of conditioning inputs,)."""
-    now = current.float()
-    predicted = inputs[0].float()
-    for j, change in enumerate(changes(inputs, len(inputs) - 1)):
+    """The signal of a step, float32 of shape (G + 1 + number of conditioning inputs,).
+
+    ``history`` holds the kept I, newest first; ``before`` the latents of the branch's
+    last call.
+    """
+    predicted = history[0].float()
+    for j, change in enumerate(changes(history, len(history) - 1)):
         predicted = predicted + weights[TAYLOR, j] * change
-    size = now.abs().flatten(1).sum(1)
-    error = (now - predicted).abs().flatten(1).sum(1) / size
-    change = (now - inputs[0].float()).abs().flatten(1).sum(1) / size
+    error = relative_distance(current, predicted)
+    moved = [
+        relative_distance(now, then) for now, then in zip(latents, before, strict=True)
+    ]
+    change = torch.cat(moved).amax().reshape(1)
     return torch.cat([error, change, *(fingerprint(c) for c in conditioning)])
+
+
+def relative_distance(value: Tensor, other: Tensor) -> Tensor:
+    """``||value - other||_1 / ||value||_1`` per entry of the leading dimension."""
+    now = value.float()
+    distance = (now - other.float()).abs().flatten(1).sum(1)
+    return distance / now.abs().flatten(1).sum(1)
 
 
 def fingerprint(value: Tensor) -> Tensor:
@@ -62,37 +75,33 @@ class Signal:
     """A step's signal on the host.
 
     Attributes:
-        errors: input prediction error per group.
-        changes: relative change of the input since the last full step per group.
+        errors: prediction error of the watched input, per group.
+        change: relative change of the latent since the branch's last call.
         conditioning: fingerprints of the conditioning inputs.
 
     """
 
     errors: tuple[float, ...]
-    changes: tuple[float, ...]
+    change: float
     conditioning: tuple[float, ...]
 
     @classmethod
     def read(cls, signal: Tensor, conditioning: int) -> Signal:
         """Copy a signal to the host; the only wait of a step."""
         values = signal.tolist()
-        groups = (len(values) - conditioning) // 2
+        groups = len(values) - conditioning - 1
         return cls(
-            tuple(values[:groups]),
-            tuple(values[groups : 2 * groups]),
-            tuple(values[2 * groups :]),
+            errors=tuple(values[:groups]),
+            change=values[groups],
+            conditioning=tuple(values[groups + 1 :]),
         )
+
+    @property
+    def finite(self) -> bool:
+        """Whether the latent and the watched input hold ordinary numbers only."""
+        return math.isfinite(self.change) and all(map(math.isfinite, self.errors))
 
     @property
     def error(self) -> float:
         """The worst group's prediction error; NaN if any is not finite."""
-        return _worst(self.errors)
-
-    @property
-    def change(self) -> float:
-        """The worst group's change; NaN if any is not finite."""
-        return _worst(self.changes)
-
-
-def _worst(values: Sequence[float]) -> float:
-    return max(values) if all(map(math.isfinite, values)) else math.nan
+        return max(self.errors) if self.finite else math.nan

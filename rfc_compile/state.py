@@ -60,6 +60,11 @@ class KeptState:
         rows = step_weights(step, self.full_steps, self._width)
         return torch.tensor(rows, dtype=torch.float32, device=self._device)
 
+    def remember(self, latents: Sequence[Tensor]) -> None:
+        """Keep the latents of a call, to tell the next step from another image."""
+        for ring, latent in zip(self._rings, latents, strict=False):
+            ring[0].copy_(latent)
+
     def forget(self) -> list[int]:
         """Take the history away while a full step overwrites it; returns it."""
         kept, self.full_steps = self.full_steps, []

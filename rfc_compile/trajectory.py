@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -24,15 +23,12 @@ from dataclasses import dataclass, field
 from rfc_compile.signal import Signal
 from rfc_compile.state import KeptState
 
-LARGEST_CHANGE = 0.9
-"""Relative change of the input between two calls that no step makes: unrelated inputs
-differ by about 1.1 to 1.4 in this measure, steps of 20-step runs by less than 0.5."""
+UNRELATED = 0.6
+"""Relative change of the latent above which two calls count as unrelated: other images
+differ by 0.6 to 1.4 in this measure, the steps of 20-step runs by less than 0.45."""
 
-LARGEST_GROWTH = 6.0
-"""A step's change of the input, relative to what the last change predicts for it."""
-
-SMALL_CHANGE = 0.1
-"""A change of the input that is never taken for a discontinuity."""
+NOTICEABLE, LARGEST_GROWTH = 0.25, 4.0
+"""A change above the first is also refused when it is this many times the last one."""
 
 
 @dataclass(frozen=True)
@@ -68,40 +64,33 @@ class Branch:
     since_full: int = 0
     error: float = 0.0
     change: float | None = None
-    measured_from: int = 0
     conditioning: tuple[float, ...] = ()
 
-    def mismatch(
-        self, signal: Signal, step: int, full_steps: Sequence[int]
-    ) -> str | None:
+    def mismatch(self, signal: Signal, full_steps: Sequence[int]) -> str | None:
         """Why a call is not this branch's next step; None if it may be.
 
         ``full_steps`` are the kept full steps that the signal was measured against.
         """
         if not full_steps:
             return None
-        if not math.isfinite(signal.change):
+        if not signal.finite:
             return "non_finite"
         if signal.conditioning != self.conditioning:
             return "conditioning"
-        gap = step - full_steps[0]
-        usual = math.inf if self.change is None else self.change * gap
-        jumps = signal.change > max(LARGEST_GROWTH * usual, SMALL_CHANGE)
-        if jumps or signal.change > LARGEST_CHANGE:
+        grown = self.change is not None and signal.change > (
+            LARGEST_GROWTH * self.change
+        )
+        if signal.change > UNRELATED or (grown and signal.change > NOTICEABLE):
             return "discontinuity"
         return None
 
     def advance(self, step: int, signal: Signal, *, full: bool) -> None:
         """Move on by one accepted step."""
-        if self.step >= 0 and self.state.full_steps:
-            gap = max(step - self.measured_from, 1)
-            self.change = signal.change / gap
+        self.change = signal.change if self.step >= 0 else None
         self.since_full = 0 if full else self.since_full + 1
         self.error = 0.0 if full else self.error + signal.error
         self.conditioning = signal.conditioning
         self.step = step
-        if full:
-            self.measured_from = step
 
 
 @dataclass
