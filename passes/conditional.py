@@ -228,7 +228,10 @@ class _Tracer:
     ) -> fx.Node:
         """A ``get_attr`` node of the traced function, at the graph's insert point."""
         examples = [node.meta["val"] for node in nodes]
-        kind = (name, *(str((e.shape, e.dtype, e.stride(), e.device)) for e in examples))
+        kind = (
+            name,
+            *(str((e.shape, e.dtype, e.stride(), e.device)) for e in examples),
+        )
         if kind not in self.known:
             with self.fake_mode, torch.no_grad():
                 # tracing tells arguments apart by identity, and slots share an example
@@ -347,7 +350,9 @@ def _replace(
             (
                 predicate,
                 gm.graph.get_attr(str(call.target)),
-                tracer.trace("observe", observe, [*region.inputs, *region.outputs, *state]),
+                tracer.trace(
+                    "observe", observe, [*region.inputs, *region.outputs, *state]
+                ),
                 tracer.trace("estimate", estimate, [*region.inputs, *state, weights]),
                 tuple(call.args),
                 tuple(region.inputs),

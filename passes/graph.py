@@ -43,7 +43,9 @@ COPY_OPS = frozenset({aten._to_copy, aten.clone, aten.contiguous, aten._unsafe_v
 def packet(node: fx.Node) -> Any:
     """The op without its overload (``aten.add`` for ``aten.add.Tensor``)."""
     target = node.target
-    return target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
+    return (
+        target.overloadpacket if isinstance(target, torch._ops.OpOverload) else target
+    )
 
 
 def is_layout(node: fx.Node) -> bool:
@@ -149,8 +151,9 @@ def sort_stably(gm: fx.GraphModule) -> None:
 def remove_dead_code(gm: fx.GraphModule) -> None:
     """Drop unused nodes; in-place writes and placeholders stay."""
     gm.graph.eliminate_dead_code(
-        lambda node: node.op in ("placeholder", "output")
-        or node.target is aten.copy_.default
+        lambda node: (
+            node.op in ("placeholder", "output") or node.target is aten.copy_.default
+        )
     )
     gm.recompile()
 

@@ -17,7 +17,12 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from rfc_compile.errors import CannotCache
 from rfc_compile.passes.graph import Ancestry, aten, packet, tensor_of
 
-_TIMESTEP_NAMES = (r"time_?steps?", r"t", r".*time_?steps?.*", r".*(sigma|noise|time).*")
+_TIMESTEP_NAMES = (
+    r"time_?steps?",
+    r"t",
+    r".*time_?steps?.*",
+    r".*(sigma|noise|time).*",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class ForwardInputs:
         sources: floating point tensors of 3 or more dimensions: latent and text.
         latents: the sources shaped like an output of the model.
         conditioning: every other tensor that a call passes.
+        conditioning_names: their names, in the user's words.
         timestep_index: position of the timestep among the placeholders.
         static_indices: positions of the parameters and buffers.
 
@@ -42,6 +48,7 @@ class ForwardInputs:
     sources: frozenset[fx.Node]
     latents: tuple[fx.Node, ...]
     conditioning: tuple[fx.Node, ...]
+    conditioning_names: tuple[str, ...]
     timestep_index: int
     static_indices: tuple[int, ...]
 
@@ -79,17 +86,19 @@ def classify_inputs(
         for node in sources
         if any(_alike(node.meta["val"], result) for result in results)
     ] or sources
+    conditioning = tuple(
+        node
+        for node in given
+        if node is not step and node not in latents and _is_data(node)
+    )
     return ForwardInputs(
         names=tuple(names.values()),
         static=static,
         timestep=step,
         sources=frozenset(sources),
         latents=tuple(latents),
-        conditioning=tuple(
-            node
-            for node in given
-            if node is not step and node not in latents and _is_data(node)
-        ),
+        conditioning=conditioning,
+        conditioning_names=tuple(names[node] for node in conditioning),
         timestep_index=placeholders.index(step),
         static_indices=tuple(
             i for i, node in enumerate(placeholders) if node in static

@@ -292,5 +292,3 @@ def _numbered(found: Sequence[Region]) -> Iterable[Region]:
         name = f"region_{number:03d}_{short.get(region.kind, region.kind)}"
         fields = {**vars(region), "name": name}
         yield Region(**fields)
-
-

@@ -95,13 +95,7 @@ def _cached(
             graph.compile()
     _report_state(report, captured, layout)
     dispatcher = Dispatcher(
-        specialized,
-        graphs,
-        layout,
-        options,
-        report,
-        timestep=captured.inputs.timestep_index,
-        static=captured.inputs.static_indices,
+        specialized, graphs, layout, options, report, captured.inputs
     )
     report.dispatcher = weakref.ref(dispatcher)
     return dispatcher
@@ -137,9 +131,7 @@ def _report_regions(report: GraphReport, captured: Captured) -> None:
     )
 
 
-def _report_state(
-    report: GraphReport, captured: Captured, layout: StateLayout
-) -> None:
+def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:
     report.timestep = captured.inputs.names[captured.inputs.timestep_index]
     sizes = {
         ring.name: ring.length * ring.example.numel() * ring.example.element_size()

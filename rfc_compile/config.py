@@ -97,7 +97,9 @@ class Options:
             _integer("full_steps", step, low=0)
         object.__setattr__(self, "full_steps", tuple(steps))
         if self.schedule == "mask" and not self.full_steps:
-            raise OptionError("schedule='mask' needs full_steps, the indices to compute")
+            raise OptionError(
+                "schedule='mask' needs full_steps, the indices to compute"
+            )
 
     def _check_inner(self) -> None:
         if not isinstance(self.inner, str) or self.inner == "rfc":

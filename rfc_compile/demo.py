@@ -8,7 +8,7 @@ the others is the time shown.
 import math
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -21,7 +21,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -66,7 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--thresholds",
         type=_thresholds,
-        default=(0.1, 0.2, 0.4),
+        default=(0.2, 0.4, 0.8),
         metavar="T,T,...",
         help="thresholds on the accumulated input prediction error",
     )
@@ -92,9 +91,9 @@ def run(args: Namespace) -> int:
     console.print(_table(args, uncached, cached))
     compiling = ", ".join(f"{d.first_seconds:.1f}" for d in (uncached, *cached))
     console.print(
-        f"Times are the fastest of {_TIMED_RUNS} runs. "
-        f"A first run, which compiles, took {compiling} s."
+        f"Times are the fastest of {_TIMED_RUNS} runs; compiling is not in them."
     )
+    console.print(f"The first runs, which compile, took {compiling} s.", soft_wrap=True)
     _save_figures(args, uncached, cached)
     console.print(f"Pictures are in {args.output}.", soft_wrap=True)
     return 0
@@ -110,21 +109,25 @@ def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Draw
         options = {"threshold": threshold, "inner": args.inner}
     model = glyph.load_glyph_dit().to(glyph.default_device())
     model = torch.compile(model, backend=backend, options=options)
-    task = progress.add_task(f"{label}: compile", total=None)
-    _, first_seconds = _sample(args, model, progress, task)
+    calls = len(glyph.make_scheduler(args.scheduler, args.steps).timesteps)
+    task = progress.add_task(f"{label}: compile", total=(1 + _TIMED_RUNS) * calls)
+
+    def advance(done: int, total: int) -> None:
+        progress.advance(task)
+
+    _, first_seconds = _sample(args, model, advance)
     progress.update(task, description=f"{label}: draw")
-    runs = [_sample(args, model, progress, task) for _ in range(_TIMED_RUNS)]
+    runs = [_sample(args, model, advance) for _ in range(_TIMED_RUNS)]
     images, seconds = min(runs, key=itemgetter(1))
     progress.update(task, description=label)
     if threshold is None:
-        nfc = len(glyph.make_scheduler(args.scheduler, args.steps).timesteps)
-        return _Drawing(label, images, first_seconds, seconds, nfc, None)
+        return _Drawing(label, images, first_seconds, seconds, calls, None)
     curve = _error_curve(label, model)
     return _Drawing(label, images, first_seconds, seconds, sum(curve.full), curve)
 
 
 def _sample(
-    args: Namespace, model: glyph.Denoiser, progress: Progress, task: TaskID
+    args: Namespace, model: glyph.Denoiser, progress: Callable[[int, int], None]
 ) -> tuple[Tensor, float]:
     """Draws the images once; returns them on the CPU, and the seconds it took."""
     labels = torch.arange(args.images, device=glyph.default_device())
@@ -137,7 +140,7 @@ def _sample(
         scheduler=args.scheduler,
         steps=args.steps,
         guidance=args.guidance,
-        progress=lambda done, total: progress.update(task, completed=done, total=total),
+        progress=progress,
     ).cpu()
     return images, time.perf_counter() - start
 

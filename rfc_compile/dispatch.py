@@ -1,10 +1,10 @@
 """One step of a denoising run: find its trajectory, decide, run one compiled graph.
 
-    call -> scope (who calls, which layer, which shapes)
-         -> branch (timestep: next step, next CFG branch, or a new trajectory)
-         -> probe -> signal -> full or cached        dynamic schedules
-         -> full or cached -> signal                 static schedules
-         -> record the decision
+call -> scope (who calls, which layer, which shapes)
+     -> branch (timestep: next step, next CFG branch, or a new trajectory)
+     -> probe -> signal -> full or cached        dynamic schedules
+     -> full or cached -> signal                 static schedules
+     -> record the decision
 """
 
 from __future__ import annotations
@@ -22,15 +22,27 @@ from torch import Tensor
 from rfc_compile.config import Options
 from rfc_compile.inner import LazyGraph
 from rfc_compile.observe import GraphReport, log_decision
-from rfc_compile.passes import Specialized, StateLayout
+from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.schedules import FULL, Position, guarded_limit
 from rfc_compile.signal import Signal
 from rfc_compile.sizes import SizeBinding
 from rfc_compile.state import KeptState
-from rfc_compile.trajectory import Branch, Decision, Trajectory, current_owner
+from rfc_compile.torch_internals import without_autocast
+from rfc_compile.trajectory import (
+    Branch,
+    Decision,
+    Mismatch,
+    Trajectory,
+    current_owner,
+)
 
 MAX_SCOPES = 8
 """Owners (threads, tasks, names, shapes) whose state one graph keeps; oldest goes."""
+
+CHANGES_IN_A_ROW = 3
+"""Steps in a row at which a conditioning input must change to count as varying."""
+
+ScopeKey = tuple[str, tuple[int, ...], tuple[Any, ...]]
 
 
 @dataclass
@@ -79,13 +91,6 @@ class Call:
     refused: str | None = None
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """A call that does not continue the branch it was tried on."""
-
-    reason: str
-
-
 class Dispatcher:
     """Runs one captured forward; called in place of Dynamo's graph."""
 
@@ -96,27 +101,35 @@ class Dispatcher:
         layout: StateLayout,
         options: Options,
         report: GraphReport,
-        timestep: int,
-        static: Sequence[int],
+        inputs: ForwardInputs,
     ) -> None:
         self.graphs = graphs
         self.report = report
         self._layout = layout
         self._options = options
         self._schedule = options.make_schedule()
-        self._timestep = timestep
-        self._static = tuple(static)
+        self._timestep = inputs.timestep_index
+        self._static = inputs.static_indices
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
-        self._others = [i for i in range(count) if i not in {*static, timestep}]
+        known = {*self._static, self._timestep}
+        self._others = [i for i in range(count) if i not in known]
         self._sizes = SizeBinding(layout, specialized.examples[:count])
         self._routes = _routes(specialized)
         self._step = self._step_with_probe if "probe" in graphs else self._step_whole
-        self._scopes: OrderedDict[object, Scope] = OrderedDict()
+        self._conditioning_names = inputs.conditioning_names
+        self._changes: dict[int, int] = {}
+        self._varying: set[int] = set()
+        self._scopes: OrderedDict[ScopeKey, Scope] = OrderedDict()
+        self._layers: set[tuple[int, ...]] = set()
         self._lock = threading.Lock()
         self.last_used = 0.0
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""
+        with without_autocast():  # the graphs hold the casts already
+            return self._forward(arguments)
+
+    def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         self.last_used = time.monotonic()
         name, num_steps = current_owner()
         scope = self._scope(name, arguments)
@@ -130,14 +143,32 @@ class Dispatcher:
             result = self._step(scope, call)
             if not isinstance(result, Mismatch):
                 return result
-            refused = result.reason
+            refused = result
         if refused is not None and trajectory.place(timestep) == "next":
+            self._learn_varying(refused)
             trajectory, step = scope.begin(name, num_steps), 0
-        fresh = self._fresh(len(trajectory.branches), arguments)
-        call = Call(arguments, trajectory, fresh, step, timestep, refused)
-        result = self._step(scope, call)
+        state = self._new_state(arguments)
+        fresh = Branch(len(trajectory.branches), state, first_step=step)
+        reason = None if refused is None else refused.reason
+        result = self._step(
+            scope, Call(arguments, trajectory, fresh, step, timestep, reason)
+        )
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
         return result
+
+    def _learn_varying(self, refused: Mismatch) -> None:
+        """Stop comparing a conditioning input that changes at every step."""
+        for i in list(self._changes):
+            if i not in refused.changed:
+                del self._changes[i]
+        for i in refused.changed:
+            self._changes[i] = self._changes.get(i, 0) + 1
+            if self._changes[i] == CHANGES_IN_A_ROW:
+                self._varying.add(i)
+                self.report.note(
+                    f"the input {self._conditioning_names[i]} changes at every step: "
+                    "it is not used to tell one prompt from another"
+                )
 
     def reset(self) -> None:
         """Drop all trajectories and their state; compiled graphs stay."""
@@ -158,29 +189,34 @@ class Dispatcher:
         )
         key = (name, layer, shapes)
         with self._lock:
+            if layer not in self._layers:
+                self._layers.add(layer)
+                for i in self._static:  # an id is only good while its owner lives
+                    owner = weakref.finalize(arguments[i], self._drop_layer, layer)
+                    owner.atexit = False
             if key not in self._scopes:
                 self._scopes[key] = Scope()
-                for i in self._static:  # an id is only good while its owner lives
-                    finalizer = weakref.finalize(
-                        arguments[i], self._scopes.pop, key, None
-                    )
-                    finalizer.atexit = False
                 while len(self._scopes) > MAX_SCOPES:
                     self._scopes.popitem(last=False)
             self._scopes.move_to_end(key)
             return self._scopes[key]
 
-    def _fresh(self, index: int, arguments: Sequence[Any]) -> Branch:
-        return Branch(index, KeptState(self._layout, self._sizes.bind(arguments)))
+    def _drop_layer(self, layer: tuple[int, ...]) -> None:
+        self._layers.discard(layer)
+        for key in [key for key in self._scopes if key[1] == layer]:
+            self._scopes.pop(key, None)
+
+    def _new_state(self, arguments: Sequence[Any]) -> KeptState:
+        return KeptState(self._layout, self._sizes.bind(arguments))
 
     def _limit(self, scope: Scope, call: Call) -> tuple[float, str]:
-        branch = call.branch
+        branch, total = call.branch, scope.total(call.trajectory)
         position = Position(
-            step=call.step,
+            step=call.step - branch.first_step,
             recorded=len(branch.state.full_steps),
             since_full=branch.since_full,
             error=branch.error,
-            total=scope.total(call.trajectory),
+            total=None if total is None else total - branch.first_step,
         )
         limit, reason = guarded_limit(self._schedule, self._options, position)
         return limit, call.refused or reason
@@ -191,9 +227,9 @@ class Dispatcher:
         pool = [*call.arguments, *state.slots, state.weights(call.step)]
         live = self._run("probe", pool)
         signal = Signal.read(live[0], self._layout.conditioning)
-        refused = call.branch.mismatch(signal, state.full_steps)
+        refused = call.branch.mismatch(signal, state.full_steps, self._varying)
         if refused is not None:
-            return Mismatch(refused)
+            return refused
         limit, reason = self._limit(scope, call)
         pool += live
         if signal.error <= limit:
@@ -215,30 +251,31 @@ class Dispatcher:
             state.forget()
         *outputs, value = self._run("full" if limit == FULL else "cached", pool)
         signal = Signal.read(value, self._layout.conditioning)
-        refused = call.branch.mismatch(signal, history)
+        refused = call.branch.mismatch(signal, history, self._varying)
         if limit != FULL:
             if refused is not None:
-                return Mismatch(refused)
+                return refused
             self._accept(call, signal, full=False, reason="scheduled")
             return outputs
         if refused is not None:  # the outputs are right, but the history is not theirs
-            call, history = self._restarted(scope, call, refused), []
+            self._learn_varying(refused)
+            call, history, reason = self._restarted(scope, call), [], refused.reason
         self._keep(call, signal, history)
-        self._accept(call, signal, full=True, reason=refused or reason)
+        self._accept(call, signal, full=True, reason=reason)
         return outputs
 
-    def _restarted(self, scope: Scope, call: Call, refused: str) -> Call:
+    def _restarted(self, scope: Scope, call: Call) -> Call:
         """The same call as the first of a new trajectory, with the state it wrote."""
         trajectory = scope.begin(call.trajectory.name, call.trajectory.num_steps)
-        branch = Branch(0, call.branch.state)
-        return Call(call.arguments, trajectory, branch, 0, call.timestep, refused)
+        branch = Branch(0, call.branch.state, first_step=0)
+        return Call(call.arguments, trajectory, branch, 0, call.timestep)
 
     def _keep(self, call: Call, signal: Signal, history: Sequence[int]) -> None:
         """Make a full step the newest of the history, unless its input is broken."""
         if signal.finite:
             call.branch.state.record(call.step, history)
             return
-        call.branch.state = self._fresh(0, call.arguments).state
+        call.branch.state = self._new_state(call.arguments)
         self.report.fall_back(
             "the input holds NaN or Inf (or is all zero): such steps run uncached"
         )

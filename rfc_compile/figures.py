@@ -70,7 +70,8 @@ def save_error_curves(path: Path, curves: Sequence[ErrorCurve], title: str) -> N
     axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for ax, curve in zip(axes, curves, strict=True):
         _draw_curve(ax, curve)
-    axes[0].legend(loc="upper right", fontsize=8, framealpha=0.9)
+    above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False}
+    axes[0].legend(ncols=2, fontsize=8, **above)
     axes[-1].set_xlabel("step")
     figure.supylabel("input prediction error", fontsize=10)
     figure.savefig(path, dpi=160)
@@ -87,7 +88,7 @@ def _draw_curve(ax: Axes, curve: ErrorCurve) -> None:
         *_columns(at_full), "o", color="tab:orange", markersize=4, label="full step"
     )
     ax.set_title(curve.title, fontsize=9, loc="left")
-    ax.set_ylim(bottom=0)
+    ax.set_yscale("log")
     ax.margins(x=0.01)
     ax.grid(axis="y", alpha=0.3)
 

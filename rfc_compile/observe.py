@@ -68,6 +68,7 @@ class Explanation:
         refused: candidates that are not cached.
         fallbacks: why a forward, or steps of it, run uncached.
         timestep: name of the timestep input of each cached graph.
+        notes: what the runtime learnt about the calls.
 
     """
 
@@ -77,6 +78,7 @@ class Explanation:
     refused: tuple[RefusedRegion, ...]
     fallbacks: tuple[str, ...]
     timestep: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def cache_bytes(self) -> int:
@@ -106,6 +108,7 @@ class Explanation:
             *(f"timestep input: {name}" for name in self.timestep),
             *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
             *(f"uncached: {reason}" for reason in self.fallbacks),
+            *(f"note: {text}" for text in self.notes),
         ]
         return "\n".join(lines)
 
@@ -154,6 +157,7 @@ class GraphReport:
     regions: tuple[RegionInfo, ...] = ()
     refused: tuple[RefusedRegion, ...] = ()
     fallbacks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     flops: int = 0
     timestep: str | None = None
     dispatcher: weakref.ref[Dispatcher] | None = None
@@ -164,6 +168,12 @@ class GraphReport:
         if reason not in self.fallbacks:
             self.fallbacks.append(reason)
             warnings.warn(f"rfc_compile: {reason}", UncachedWarning, stacklevel=2)
+
+    def note(self, text: str) -> None:
+        """Record something worth knowing about the runtime, and log it."""
+        if text not in self.notes:
+            self.notes.append(text)
+            log.info(text)
 
     def belongs_to(self, model: nn.Module | None) -> bool:
         """Whether the graph reads a parameter or buffer of the model (None: any)."""
@@ -215,6 +225,7 @@ def explain(model: nn.Module | None = None) -> Explanation:
         refused=tuple(item for report in reports for item in report.refused),
         fallbacks=tuple(reason for report in reports for reason in report.fallbacks),
         timestep=tuple(r.timestep for r in reports if r.timestep is not None),
+        notes=tuple(text for report in reports for text in report.notes),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dynamo import lookup_backend as _lookup_backend
+from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.exc import InvalidBackend
 from torch._guards import TracingContext, tracing
 from torch._logging import trace_structured
@@ -85,8 +86,16 @@ def compile_context(mode: FakeTensorMode) -> Iterator[None]:
     if TracingContext.try_get() is not None:
         yield
         return
-    with tracing(TracingContext(mode)):
+    with compile_lock, tracing(TracingContext(mode)), without_autocast():
         yield
+
+
+def without_autocast() -> contextlib.AbstractContextManager[Any]:
+    """No autocasting inside; costs nothing where none is on."""
+    if torch._C._is_any_autocast_enabled():
+        disabled: contextlib.AbstractContextManager[Any] = torch._C._DisableAutocast()
+        return disabled
+    return contextlib.nullcontext()
 
 
 def find_backend(name: str) -> Callable[..., CompiledGraph] | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -54,34 +54,51 @@ class Decision:
     statistic: float | None
 
 
+@dataclass(frozen=True)
+class Mismatch:
+    """Why a call does not continue a branch.
+
+    Attributes:
+        reason: ``discontinuity``, ``conditioning`` or ``non_finite``.
+        changed: indices of the conditioning inputs that differ.
+
+    """
+
+    reason: str
+    changed: frozenset[int] = frozenset()
+
+
 @dataclass
 class Branch:
     """One CFG branch: the state it keeps and where it stands."""
 
     index: int
     state: KeptState
+    first_step: int
     step: int = -1
     since_full: int = 0
     error: float = 0.0
     change: float | None = None
     conditioning: tuple[float, ...] = ()
 
-    def mismatch(self, signal: Signal, full_steps: Sequence[int]) -> str | None:
+    def mismatch(
+        self, signal: Signal, full_steps: Sequence[int], varying: Set[int]
+    ) -> Mismatch | None:
         """Why a call is not this branch's next step; None if it may be.
 
-        ``full_steps`` are the kept full steps that the signal was measured against.
+        ``full_steps`` are the kept full steps that the signal was measured against,
+        ``varying`` the conditioning inputs that are known to change at every step.
         """
         if not full_steps:
             return None
         if not signal.finite:
-            return "non_finite"
-        if signal.conditioning != self.conditioning:
-            return "conditioning"
-        grown = self.change is not None and signal.change > (
-            LARGEST_GROWTH * self.change
-        )
-        if signal.change > UNRELATED or (grown and signal.change > NOTICEABLE):
-            return "discontinuity"
+            return Mismatch("non_finite")
+        if self._jumps(signal.change):
+            return Mismatch("discontinuity")
+        pairs = zip(self.conditioning, signal.conditioning, strict=True)
+        differing = {i for i, (old, new) in enumerate(pairs) if old != new}
+        if differing - varying:
+            return Mismatch("conditioning", frozenset(differing))
         return None
 
     def advance(self, step: int, signal: Signal, *, full: bool) -> None:
@@ -91,6 +108,13 @@ class Branch:
         self.error = 0.0 if full else self.error + signal.error
         self.conditioning = signal.conditioning
         self.step = step
+
+    def _jumps(self, change: float) -> bool:
+        """Whether no denoising step changes the latent so much, or not at all."""
+        if change == 0 or change > UNRELATED:
+            return True
+        usual = change if self.change is None else self.change
+        return change > NOTICEABLE and change > LARGEST_GROWTH * usual
 
 
 @dataclass

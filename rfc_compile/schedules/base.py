@@ -66,10 +66,10 @@ def guarded_limit(
     """The schedule's limit behind the guards that hold for all, and the reason."""
     if position.recorded == 0 or position.step < options.warmup:
         return FULL, "warmup"
-    if position.total is not None:
-        if position.step >= position.total - options.final_full:
-            return FULL, "final"
-    if options.max_cached_run is not None:
-        if position.since_full >= options.max_cached_run:
-            return FULL, "cap"
+    total = position.total
+    if total is not None and total - options.final_full <= position.step < total:
+        return FULL, "final"
+    cap = options.max_cached_run
+    if cap is not None and position.since_full >= cap:
+        return FULL, "cap"
     return schedule.limit(position), schedule.reason

@@ -1,6 +1,6 @@
 """Relational cache scheduling: full when the input's prediction errors add up.
 
-    full step  <=>  sum of e since the last full step > threshold      (PAPER.md, RCS)
+full step  <=>  sum of e since the last full step > threshold      (PAPER.md, RCS)
 """
 
 from __future__ import annotations
