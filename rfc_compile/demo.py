@@ -65,7 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--thresholds",
         type=_thresholds,
-        default=(0.2, 0.4, 0.8),
+        default=(0.2, 0.4, 1.2),
         metavar="T,T,...",
         help="thresholds on the accumulated input prediction error",
     )
