@@ -108,16 +108,16 @@ def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Draw
         label, backend = f"threshold {threshold:g}", "rfc"
         options = {"threshold": threshold, "inner": args.inner}
     model = glyph.load_glyph_dit().to(glyph.default_device())
-    model = torch.compile(model, backend=backend, options=options)
+    compiled = torch.compile(model, backend=backend, options=options)
     calls = len(glyph.make_scheduler(args.scheduler, args.steps).timesteps)
     task = progress.add_task(f"{label}: compile", total=(1 + _TIMED_RUNS) * calls)
 
     def advance(done: int, total: int) -> None:
         progress.advance(task)
 
-    _, first_seconds = _sample(args, model, advance)
+    _, first_seconds = _sample(args, compiled, advance)
     progress.update(task, description=f"{label}: draw")
-    runs = [_sample(args, model, advance) for _ in range(_TIMED_RUNS)]
+    runs = [_sample(args, compiled, advance) for _ in range(_TIMED_RUNS)]
     images, seconds = min(runs, key=itemgetter(1))
     progress.update(task, description=label)
     if threshold is None:
