@@ -1,0 +1,269 @@
+"""Blocks and models with one peculiarity each, on top of tests/models.py."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tests.models import (
+    SIDE,
+    TOKENS,
+    WIDTH,
+    Attention,
+    Block,
+    ConvMLP,
+    CrossAttention,
+    MatmulAttention,
+    RotatedAttention,
+    RoutedMLP,
+    Stack,
+    attend,
+    text_tokens,
+    tokens,
+)
+
+
+class MatmulBlock(Block):
+    """Attention by two matmuls."""
+
+    def build(self) -> None:
+        super().build()
+        self.attn = MatmulAttention()
+
+
+class RotatedBlock(Block):
+    """Attention with in-place rotary positions."""
+
+    def build(self) -> None:
+        super().build()
+        self.attn = RotatedAttention()
+
+
+class ConvBlock(Block):
+    """Convolutional MLP."""
+
+    def build(self) -> None:
+        super().build()
+        self.mlp = ConvMLP()
+
+
+class RoutedBlock(Block):
+    """MLP of two experts."""
+
+    def build(self) -> None:
+        super().build()
+        self.mlp = RoutedMLP()
+
+
+class CrossBlock(Block):
+    """Self-attention, cross-attention to the text, MLP."""
+
+    def build(self) -> None:
+        super().build()
+        self.norm3 = nn.LayerNorm(WIDTH)
+        self.cross = CrossAttention()
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(c)
+        x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
+        x = x + self.cross(self.norm3(x), text)
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+
+class ParallelBlock(Block):
+    """Attention and MLP side by side, one linear out of both."""
+
+    parts = 3
+
+    def build(self) -> None:
+        self.norm = nn.LayerNorm(WIDTH, elementwise_affine=False)
+        self.up = nn.Linear(WIDTH, 5 * WIDTH)
+        self.out = nn.Linear(3 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift, scale, gate = self.modulate(c)
+        h = self.up(self.norm(x) * (1 + scale) + shift)
+        q, k, v, hidden = h.split([WIDTH, WIDTH, WIDTH, 2 * WIDTH], dim=-1)
+        both = torch.cat([attend(q, k, v), nn.functional.gelu(hidden)], dim=-1)
+        return x + gate * self.out(both)
+
+
+class SummedBlock(Block):
+    """``x + attn(x) + mlp(x)``: both branches start from the block's input."""
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(c)
+        attended = gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
+        mixed = gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return x + attended + mixed
+
+
+class PostNormBlock(Block):
+    """``x + gate * norm(branch(norm(x)))``."""
+
+    def build(self) -> None:
+        super().build()
+        self.post1, self.post2 = nn.LayerNorm(WIDTH), nn.RMSNorm(WIDTH)
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        _, scale1, gate1, _, scale2, gate2 = self.modulate(c)
+        x = x + gate1 * self.post1(self.attn(self.norm1(x) * (1 + scale1)))
+        return x + gate2 * self.post2(self.mlp(self.norm2(x) * (1 + scale2)))
+
+
+class AddcmulBlock(Block):
+    """The gate and the add in one op."""
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(c)
+        x = torch.addcmul(x, gate1, self.attn(self.norm1(x) * (1 + scale1) + shift1))
+        h = self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return torch.addcmul(x, h, gate2)
+
+
+class WholeBlock(Block):
+    """Both adds use the block's input, so only the whole block is a region."""
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(c)
+        attended = gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
+        h = self.norm2(x + attended) * (1 + scale2) + shift2
+        return x + gate2 * self.mlp(h)
+
+
+class NestedBlock(Block):
+    """A residual add inside the MLP branch."""
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(c)
+        x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
+        up, act, down = self.mlp
+        h = up(self.norm2(x) * (1 + scale2) + shift2)
+        h = h + act(h)
+        h = down(h)
+        h = h + self.attn.out(h)
+        return x + gate2 * h
+
+
+class LeakingBlock(Block):
+    """The attention's projection is read again after the block's first add."""
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(c)
+        q, k, v = self.attn.qkv(self.norm1(x) * (1 + scale1) + shift1).chunk(3, -1)
+        x = x + gate1 * self.attn.out(attend(q, k, v))
+        h = self.norm2(x) * (1 + scale2) + shift2 + v.mean(1, keepdim=True)
+        return x + gate2 * self.mlp(h)
+
+
+class JointBlock(Block):
+    """Two streams, one attention over both; returns both streams joined."""
+
+    parts = 12
+
+    def build(self) -> None:
+        self.norm = nn.LayerNorm(WIDTH, elementwise_affine=False)
+        self.image, self.text = Block(), Block()
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        values = self.modulate(c)
+        sides = [(x, self.image, values[:6]), (text, self.text, values[6:])]
+        read = [
+            side.attn.qkv(self.norm(stream) * (1 + m[1]) + m[0])
+            for stream, side, m in sides
+        ]
+        q, k, v = torch.cat(read, dim=1).chunk(3, dim=-1)
+        parts = attend(q, k, v).split([stream.shape[1] for stream, _, _ in sides], 1)
+        streams = []
+        for (stream, side, m), part in zip(sides, parts, strict=True):
+            stream = stream + m[2] * side.attn.out(part)
+            h = self.norm(stream) * (1 + m[4]) + m[3]
+            streams.append(stream + m[5] * side.mlp(h))
+        return streams[0], streams[1]
+
+
+class Joint(Stack):
+    """Joint attention between image and text streams."""
+
+    block = JointBlock
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        for block in self.blocks:
+            x, text = block(x, c, text)
+        return x
+
+
+class Refined(Joint):
+    """A text refiner, which the latent does not reach, before the joint blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refiner = Block()
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        return super().run_blocks(x, c, self.refiner(text, c, text))
+
+
+class LongSkip(Stack):
+    """A skip around all blocks."""
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        return x + super().run_blocks(x, c, text)
+
+
+class TimeOnly(Stack):
+    """A residual add in the timestep's own MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Linear(WIDTH, WIDTH)
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        return super().run_blocks(x, c + self.extra(c), text)
+
+
+class Half(Stack):
+    """Branches in bfloat16 on a float32 stream; the head reads a second cast."""
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block.norm1(x.float()).bfloat16()
+            weight = [
+                z.bfloat16() for z in (block.attn.out.weight, block.attn.out.bias)
+            ]
+            x = (x.float() + nn.functional.linear(h, *weight)).bfloat16().float()
+        return x
+
+
+class Images(nn.Module):
+    """Patches of an image (B, 2, H, W) through the plain blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(2, WIDTH, 2, stride=2)
+        self.stack = Stack()
+        self.unpatch = nn.ConvTranspose2d(WIDTH, 2, 2, stride=2)
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        grid = self.patch(x)
+        h = self.stack(grid.flatten(2).transpose(1, 2), timestep)
+        return self.unpatch(h.transpose(1, 2).unflatten(2, grid.shape[2:]))
+
+
+def stack_of(block_type: type[Block]) -> type[Stack]:
+    """A stack of two such blocks."""
+    return type(f"{block_type.__name__}Stack", (Stack,), {"block": block_type})
+
+
+def inputs_of(model: nn.Module, seed: int = 0, batch: int = 2) -> tuple[Tensor, ...]:
+    """The latent, and the text where the model reads one."""
+    if isinstance(model, Images):
+        generator = torch.Generator().manual_seed(seed)
+        return (torch.randn(batch, 2, 2 * SIDE, 2 * SIDE, generator=generator),)
+    wants_text = isinstance(model, Joint) or getattr(model, "block", None) is CrossBlock
+    latent = tokens(seed, batch)
+    assert latent.shape[1] == TOKENS
+    return (latent, text_tokens(batch=batch)) if wants_text else (latent,)
+
+
+assert issubclass(MatmulAttention, Attention)
