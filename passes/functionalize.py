@@ -39,12 +39,13 @@ def functionalize(
             cannot be retraced.
 
     """
-    run = fx.Interpreter(gm).run
     try:
         with fake_mode, preserve_node_meta(), torch.no_grad():
-            traced = make_fx(
-                functionalize_function(run, remove="mutations"), tracing_mode="real"
-            )(*fakes)
+            traced = _retrace(gm, fakes)
+            if any(map(_is_write, traced.graph.nodes)):
+                # some ops (rms_norm) turn into others below functionalization,
+                # in-place ones among them; a second pass sees those
+                traced = _retrace(traced, fakes)
     except Exception as error:
         raise CannotCache(
             f"the graph cannot be retraced to functional ATen ({type(error).__name__}: "
@@ -54,6 +55,16 @@ def functionalize(
     _copy_placeholder_metadata(gm, traced)
     remove_dead_code(traced)
     return traced
+
+
+def _retrace(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
+    run = functionalize_function(fx.Interpreter(gm).run, remove="mutations")
+    return make_fx(run, tracing_mode="real")(*fakes)
+
+
+def _is_write(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _refuse_side_effects(gm: fx.GraphModule) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -108,14 +108,19 @@ def find_regions(
     ``static`` are the placeholders of parameters and buffers.
     """
     refused: list[Refusal] = []
-    kept = _without_long_skips(adds, ancestry, refused)
+    kept, streams = _without_long_skips(adds, ancestry, refused)
+    own = [_without_other_branches(add, streams) for add in kept]
     found: list[Region] = []
-    for group in _sharing_expensive_nodes(kept):
-        candidate = _candidate(group, ancestry, static)
+    taken: set[fx.Node] = set()
+    for group in _sharing_expensive_nodes([add for add in own if add.expensive]):
+        candidate = _candidate(group, ancestry, static, streams)
+        if isinstance(candidate, Region) and not taken.isdisjoint(candidate.nodes):
+            candidate = Refusal(candidate.module, "it overlaps with another region")
         if isinstance(candidate, Refusal):
             refused.append(candidate)
         else:
             found.append(candidate)
+            taken.update(candidate.nodes)
     found.sort(key=lambda region: ancestry.index[region.inputs[0]])
     return Regions(
         found=tuple(_numbered(found)),
@@ -126,8 +131,11 @@ def find_regions(
 
 def _without_long_skips(
     adds: Sequence[ResidualAdd], ancestry: Ancestry, refused: list[Refusal]
-) -> list[ResidualAdd]:
-    """Refuse adds around a chain of residual adds; drop adds nested inside a branch."""
+) -> tuple[list[ResidualAdd], frozenset[fx.Node]]:
+    """Refuse adds around a chain of residual adds; drop adds nested inside a branch.
+
+    The second result holds every value of a residual stream, refused adds included.
+    """
     streams = {add.stream for add in adds}
     nested: set[fx.Node] = set()
     kept = []
@@ -156,7 +164,32 @@ def _without_long_skips(
             continue
         nested |= inner_nodes
         kept.append(outer)
-    return [add for add in reversed(kept) if add.node not in nested]
+    kept = [add for add in reversed(kept) if add.node not in nested]
+    return kept, frozenset(add.node for add in adds) - nested
+
+
+def _without_other_branches(
+    add: ResidualAdd, streams: frozenset[fx.Node]
+) -> ResidualAdd:
+    """The add with the expensive ops of its own branch, not those of branches before.
+
+    They differ where a branch reads another stream that has read this one.
+    """
+    reached = _reached([add.branch], streams)
+    own = tuple(node for node in add.expensive if node in reached)
+    return replace(add, expensive=own)
+
+
+def _reached(outputs: Iterable[fx.Node], streams: frozenset[fx.Node]) -> set[fx.Node]:
+    """What the outputs are computed from, back to the values of the streams."""
+    pending = list(outputs)
+    reached = set(pending)
+    while pending:
+        for operand in pending.pop().all_input_nodes:
+            if operand not in reached and operand not in streams:
+                reached.add(operand)
+                pending.append(operand)
+    return reached
 
 
 def _sharing_expensive_nodes(adds: Sequence[ResidualAdd]) -> list[list[ResidualAdd]]:
@@ -175,7 +208,10 @@ def _sharing_expensive_nodes(adds: Sequence[ResidualAdd]) -> list[list[ResidualA
 
 
 def _candidate(
-    adds: Sequence[ResidualAdd], ancestry: Ancestry, static: frozenset[fx.Node]
+    adds: Sequence[ResidualAdd],
+    ancestry: Ancestry,
+    static: frozenset[fx.Node],
+    streams: frozenset[fx.Node],
 ) -> Region | Refusal:
     expensive = {node for add in adds for node in add.expensive}
     label = _module_path(sorted(expensive, key=ancestry.index.__getitem__))
@@ -188,7 +224,7 @@ def _candidate(
     if None in per_output:
         return Refusal(label, "the input of its first expensive op is not one tensor")
     inputs = [node for node in per_output if node is not None]
-    dead = _dying(supplied, ancestry)
+    dead = _dying(supplied, ancestry) & _reached(supplied, streams)
     escaping = [node for node in expensive if node not in dead]
     if escaping:
         return Refusal(label, f"{escaping[0]} is read outside the region")
@@ -197,6 +233,13 @@ def _candidate(
         front |= ancestry.masks[node]
     nodes = [node for node in dead if not front >> ancestry.index[node] & 1]
     nodes.sort(key=ancestry.index.__getitem__)
+    inside = ancestry.bits(nodes)
+    for operand in {operand for node in nodes for operand in node.all_input_nodes}:
+        if (
+            ancestry.masks[operand] & inside
+            and not inside >> ancestry.index[operand] & 1
+        ):
+            return Refusal(label, f"it reads {operand}, which depends on its outputs")
     unique = tuple(dict.fromkeys(inputs))
     return Region(
         name="",
