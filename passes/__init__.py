@@ -23,12 +23,13 @@ from torch import fx
 
 from rfc_compile.errors import CannotCache
 from rfc_compile.estimators import Estimator
-from rfc_compile.passes.conditional import StateLayout, make_conditional
+from rfc_compile.passes.conditional import make_conditional
 from rfc_compile.passes.functionalize import functionalize
 from rfc_compile.passes.graph import Ancestry
 from rfc_compile.passes.hoist_predicate import hoist_predicate
 from rfc_compile.passes.inputs import ForwardInputs, classify_inputs
 from rfc_compile.passes.invariants import check_invariants
+from rfc_compile.passes.layout import StateLayout
 from rfc_compile.passes.outline import outline
 from rfc_compile.passes.regions import Refusal, Region, Regions, find_regions
 from rfc_compile.passes.residual_stream import residual_stream
@@ -77,7 +78,7 @@ def analyse(
 def make_step_graph(
     captured: Captured, estimator: Estimator, fake_mode: Any, observe: Observer
 ) -> fx.GraphModule:
-    """The hoisted conditional graph; its ``StateLayout`` is in ``meta["rfc_state"]``."""
+    """The hoisted conditional graph; ``meta["rfc_state"]`` is its ``StateLayout``."""
     ancestry = Ancestry(captured.gm.graph)
     watched = _watched(captured.regions, captured.inputs, ancestry).name
     latents = [node.name for node in captured.inputs.latents]

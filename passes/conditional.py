@@ -26,54 +26,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.estimators import Estimator
 from rfc_compile.passes.graph import sort_stably, tensor_of
+from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
 from rfc_compile.signal import signal_order, step_signal
 
 WEIGHT_ROWS = 3
 """Taylor, linear, valid: the rows of the step weights (rfc_compile.estimators.base)."""
-
-
-@dataclass(frozen=True)
-class Ring:
-    """The last ``length`` values of one input or output, or statistics (length 1).
-
-    Attributes:
-        name: ``region_007_attn.output_0``.
-        length: full steps kept.
-        example: a fake tensor with shape, dtype and device of one slot.
-
-    """
-
-    name: str
-    length: int
-    example: Tensor
-
-
-@dataclass(frozen=True)
-class StateLayout:
-    """What a conditional graph takes after the model's inputs: rings, weights, limit.
-
-    Every ring is ``length`` graph inputs, newest first. A full step writes its value
-    to the oldest slot; the runtime then passes the slots one place on.
-
-    Attributes:
-        rings: first one ring of length 1 per latent input, which the runtime fills
-            after every call; then those that the graphs fill.
-        latents: positions of the latent inputs among the model's inputs.
-        weights: a fake tensor like the step weights.
-        conditioning: number of conditioning inputs in the signal.
-
-    """
-
-    rings: tuple[Ring, ...]
-    latents: tuple[int, ...]
-    weights: Tensor
-    conditioning: int
-
-    @property
-    def slots(self) -> int:
-        """Number of state tensors."""
-        return sum(ring.length for ring in self.rings)
 
 
 def decide(signal: Tensor, conditioning: int, limit: Tensor) -> bool:
@@ -114,8 +72,8 @@ def make_conditional(
     """Give every outlined region its cached branch; values of full steps unchanged.
 
     ``watched`` names the input whose prediction error the decision looks at,
-    ``latents`` and ``conditioning`` the inputs that tell trajectories apart. The layout of the added graph
-    inputs is in ``gm.meta["rfc_state"]``.
+    ``latents`` and ``conditioning`` the inputs that tell trajectories apart. The
+    layout of the added graph inputs is in ``gm.meta["rfc_state"]``.
     """
     calls = outlined_calls(gm)
     if not calls:

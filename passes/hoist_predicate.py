@@ -21,7 +21,7 @@ from rfc_compile.passes.conditional import decide
 
 
 def hoist_predicate(gm: fx.GraphModule) -> fx.GraphModule:
-    """Merge equal predicates into the first; the same ``gm`` if there is one or none."""
+    """Merge equal predicates into the first; unchanged if there is one or none."""
     predicates = gm.graph.find_nodes(op="call_function", target=decide)
     for predicate in predicates[1:]:
         signal = predicate.args[0]

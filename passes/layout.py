@@ -1,0 +1,50 @@
+"""The state of a conditional graph, as the runtime has to allocate and pass it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The last ``length`` values of one input or output, or statistics (length 1).
+
+    Attributes:
+        name: ``region_007_attn.output_0``.
+        length: full steps kept.
+        example: a fake tensor with shape, dtype and device of one slot.
+
+    """
+
+    name: str
+    length: int
+    example: Tensor
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """What a conditional graph takes after the model's inputs: rings, weights, limit.
+
+    Every ring is ``length`` graph inputs, newest first. A full step writes its value
+    to the oldest slot; the runtime then passes the slots one place on.
+
+    Attributes:
+        rings: first one ring of length 1 per latent input, which the runtime fills
+            after every call; then those that the graphs fill.
+        latents: positions of the latent inputs among the model's inputs.
+        weights: a fake tensor like the step weights.
+        conditioning: number of conditioning inputs in the signal.
+
+    """
+
+    rings: tuple[Ring, ...]
+    latents: tuple[int, ...]
+    weights: Tensor
+    conditioning: int
+
+    @property
+    def slots(self) -> int:
+        """Number of state tensors."""
+        return sum(ring.length for ring in self.rings)
