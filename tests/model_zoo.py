@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-
-from tests.models import (
+from models import (
     SIDE,
     TOKENS,
     WIDTH,
@@ -21,6 +19,7 @@ from tests.models import (
     text_tokens,
     tokens,
 )
+from torch import Tensor, nn
 
 
 class MatmulBlock(Block):

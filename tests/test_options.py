@@ -1,0 +1,128 @@
+"""Bad options: which error, naming the option, saying what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from models import Stack, build, timesteps, tokens
+
+from rfc_compile import OptionError, Options
+from rfc_compile.estimators import ESTIMATORS
+from rfc_compile.schedules import SCHEDULES
+
+NOT_NUMBERS = (-0.1, float("nan"), float("inf") * -1, "0.1", True, None)
+NOT_POSITIVE = (0, -1, 1.5, "3", True, None)
+BAD: dict[str, tuple[tuple[Any, ...], str]] = {
+    "estimator": (("spline", "RFE", 3, None), "subspace, rfe, taylor, reuse"),
+    "schedule": (("always", 3, None), "rcs, interval, mask"),
+    "granularity": (("layer", None), "module"),
+    "order": ((0, 4, "2", 1.5), "1, 2, 3"),
+    "threshold": (NOT_NUMBERS, "a number >= 0"),
+    "ridge": (NOT_NUMBERS, "a number >= 0"),
+    "min_coverage": ((-0.1, 1.1, "half", True, None), "a number from 0 to 1"),
+    "interval": (NOT_POSITIVE, "a whole number >= 1"),
+    "warmup": (NOT_POSITIVE, "a whole number >= 1"),
+    "final_full": ((-1, 1.5, "3", True, None), "a whole number >= 0"),
+    "max_cached_run": ((-1, 1.5, "3", True), "a whole number >= 0"),
+    "full_steps": (((-1,), (1.5,), "0,1", 3, ("a",), None), ""),
+    "inner": (("rfc", "inductr", None, 3), "backend"),
+    "inner_options": (((), "max", 3, None), "a dict"),
+    "timestep": ((3, ("t",)), "name"),
+}
+CASES = [(name, value) for name, (values, _) in BAD.items() for value in values]
+
+
+def test_every_option_has_bad_values_here() -> None:
+    assert set(BAD) == {item.name for item in dataclasses.fields(Options)}
+
+
+@pytest.mark.parametrize(("name", "value"), CASES)
+def test_bad_value_names_the_option_and_what_is_allowed(name: str, value: Any) -> None:
+    with pytest.raises(OptionError) as raised:
+        Options(**{name: value})
+    message = str(raised.value)
+    assert name in message
+    assert BAD[name][1] in message
+    if name != "full_steps":
+        assert repr(value) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [(name, o) for name, kind in ESTIMATORS.items() for o in range(5)],
+)
+def test_orders_depend_on_the_estimator(name: str, order: int) -> None:
+    if order in ESTIMATORS[name].orders:
+        assert Options(estimator=name, order=order).order == order
+        return
+    with pytest.raises(OptionError, match=f"order={order}.*estimator='{name}'"):
+        Options(estimator=name, order=order)
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("reuse", 0), ("taylor", 2), ("rfe", 2), ("subspace", 2)]
+)
+def test_default_order(name: str, order: int) -> None:
+    assert Options(estimator=name).order == order
+
+
+def test_mask_needs_its_steps() -> None:
+    with pytest.raises(OptionError, match="schedule='mask' needs full_steps"):
+        Options(schedule="mask")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("treshold", "threshold"), ("max_cached", "max_cached_run"), ("steps", None)],
+)
+def test_unknown_option(wrong: str, near: str | None) -> None:
+    with pytest.raises(OptionError) as raised:
+        Options.from_mapping({wrong: 1})
+    message = str(raised.value)
+    assert f"unknown option '{wrong}'" in message
+    if near is not None:
+        assert f"did you mean '{near}'?" in message
+    for item in dataclasses.fields(Options):
+        assert item.name in message
+
+
+def test_nearest_value() -> None:
+    with pytest.raises(OptionError, match="did you mean 'taylor'"):
+        Options(estimator="tailor")
+    with pytest.raises(OptionError, match="did you mean 'interval'"):
+        Options(schedule="intervals")
+
+
+def test_options_are_frozen_and_comparable() -> None:
+    options = Options(full_steps=[0, 3], schedule="mask")  # type: ignore[arg-type]
+    assert options.full_steps == (0, 3)
+    assert options == Options(full_steps=(0, 3), schedule="mask")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.threshold = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_estimator_is_the_one_named(name: str) -> None:
+    estimator = Options(estimator=name, ridge=0.7).make_estimator()
+    assert (estimator.name, estimator.ridge) == (name, 0.7)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_schedule_is_the_one_named(name: str) -> None:
+    assert Options(schedule=name, full_steps=(0,)).make_schedule().name == name
+
+
+@pytest.mark.parametrize(
+    "options", [{"treshold": 0.1}, {"warmup": 0}, {"estimator": "spline"}]
+)
+def test_torch_compile_shows_the_error_itself(options: dict[str, Any]) -> None:
+    compiled = torch.compile(
+        build(Stack), backend="rfc", options={"inner": "eager", **options}
+    )
+    with torch.no_grad(), pytest.raises(OptionError, match=next(iter(options))) as info:
+        compiled(tokens(), timesteps(9))
+    assert type(info.value) is OptionError
+    assert isinstance(info.value, ValueError)

@@ -1,0 +1,194 @@
+"""Which steps are full: exact lists, guards, and what must hold for any errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rfc_compile.config import Options
+from rfc_compile.schedules import CACHED, FULL, Position, guarded_limit
+
+STEPS = 50
+ERRORS = st.lists(st.floats(0, 0.5), min_size=1, max_size=40)
+
+
+def simulate(
+    errors: Sequence[float], total: int | None = None, **options: Any
+) -> list[tuple[int, str]]:
+    """The full steps of a run and why each was full."""
+    settings = Options(inner="eager", **options)
+    schedule = settings.make_schedule()
+    full: list[tuple[int, str]] = []
+    since, accumulated = 0, 0.0
+    for step, error in enumerate(errors):
+        position = Position(step, len(full), since, accumulated, total)
+        limit, reason = guarded_limit(schedule, settings, position)
+        if schedule.static:
+            assert limit in (FULL, CACHED)
+        if error <= limit:
+            since, accumulated = since + 1, accumulated + error
+        else:
+            full.append((step, reason))
+            since, accumulated = 0, 0.0
+    return full
+
+
+def full_steps(errors: Sequence[float], **options: Any) -> list[int]:
+    return [step for step, _ in simulate(errors, **options)]
+
+
+@pytest.mark.parametrize(
+    ("interval", "nfc"), [(3, 18), (4, 14), (5, 11), (6, 10), (7, 8), (8, 8), (9, 7)]
+)
+def test_taylorseers_interval(interval: int, nfc: int) -> None:
+    steps = full_steps(
+        [0.1] * STEPS,
+        schedule="interval",
+        interval=interval,
+        warmup=2,
+        max_cached_run=None,
+    )
+    assert steps == [0, *range(1, STEPS, interval)]
+    assert len(steps) == nfc
+
+
+@pytest.mark.parametrize("interval", [1, 2, 4, 7])
+def test_foras_interval(interval: int) -> None:
+    steps = full_steps(
+        [0.1] * STEPS,
+        schedule="interval",
+        interval=interval,
+        warmup=1,
+        max_cached_run=None,
+    )
+    assert steps == list(range(0, STEPS, interval))
+
+
+def test_interval_ignores_the_errors() -> None:
+    options = {"schedule": "interval", "interval": 4}
+    assert full_steps([9.0] * 20, **options) == full_steps([0.0] * 20, **options)
+
+
+def test_mask() -> None:
+    mask = [0, 1, 5, 13]
+    options = {"schedule": "mask", "full_steps": mask, "max_cached_run": None}
+    assert full_steps([0.1] * 20, warmup=1, **options) == mask
+    assert full_steps([0.1] * 20, warmup=3, **options) == [0, 1, 2, 5, 13]
+
+
+def test_rcs_accumulates_and_starts_again_after_a_full_step() -> None:
+    errors = [9.0, 9.0, 0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 0.0]
+    options = {"schedule": "rcs", "threshold": 0.5, "warmup": 2}
+    found = simulate(errors, max_cached_run=None, **options)
+    assert found == [(0, "warmup"), (1, "warmup"), (4, "threshold"), (7, "threshold")]
+
+
+def test_rcs_threshold_itself_is_still_cached() -> None:
+    options = {"schedule": "rcs", "threshold": 0.5, "warmup": 1}
+    assert full_steps([0.0, 0.5, 0.0, 1e-6], **options) == [0, 3]
+
+
+def test_rcs_is_full_at_nan() -> None:
+    options = {"schedule": "rcs", "threshold": 1e9, "warmup": 1}
+    assert full_steps([0.0, 0.1, math.nan, 0.1], **options) == [0, 2]
+
+
+@pytest.mark.parametrize("schedule", ["rcs", "interval", "mask"])
+def test_warmup_and_cap_and_final(schedule: str) -> None:
+    found = simulate(
+        [0.0] * 12,
+        total=12,
+        schedule=schedule,
+        threshold=1e9,
+        interval=1000,
+        full_steps=[0],
+        warmup=3,
+        max_cached_run=4,
+        final_full=2,
+    )
+    assert found == [
+        *((step, "warmup") for step in (0, 1, 2)),
+        (7, "cap"),
+        (10, "final"),
+        (11, "final"),
+    ]
+
+
+def test_final_full_needs_the_number_of_steps() -> None:
+    options = {"schedule": "interval", "interval": 100, "max_cached_run": None}
+    assert full_steps([0.0] * 10, final_full=2, warmup=1, **options) == [0]
+    assert full_steps([0.0] * 10, total=10, final_full=0, warmup=1, **options) == [0]
+
+
+def test_steps_past_the_learnt_end_are_ordinary() -> None:
+    """A run that goes on for longer than the one before it is not all full."""
+    options = {"schedule": "interval", "interval": 100, "max_cached_run": None}
+    steps = full_steps([0.0] * 15, total=10, final_full=2, warmup=1, **options)
+    assert steps == [0, 8, 9]
+
+
+def test_without_kept_history_a_step_is_full() -> None:
+    settings = Options(schedule="interval", warmup=1, inner="eager")
+    position = Position(step=20, recorded=0, since_full=0, error=0.0, total=None)
+    assert guarded_limit(settings.make_schedule(), settings, position) == (
+        FULL,
+        "warmup",
+    )
+
+
+def test_a_cap_of_zero_caches_nothing() -> None:
+    steps = full_steps([0.0] * 9, schedule="rcs", threshold=9.0, max_cached_run=0)
+    assert steps == list(range(9))
+
+
+@given(ERRORS, st.floats(0, 1), st.integers(1, 5), st.integers(0, 6))
+@settings(max_examples=100, deadline=None)
+def test_rcs_never_accumulates_more_than_the_threshold(
+    errors: list[float], threshold: float, warmup: int, cap: int
+) -> None:
+    steps = full_steps(
+        errors,
+        schedule="rcs",
+        threshold=threshold,
+        warmup=warmup,
+        max_cached_run=cap,
+    )
+    assert steps[:warmup] == list(range(min(warmup, len(errors))))
+    for start, end in zip(steps, [*steps[1:], len(errors)], strict=True):
+        run = errors[start + 1 : end]
+        assert len(run) <= cap
+        assert sum(run) <= threshold + 1e-9
+
+
+@given(st.floats(0, 0.5), st.floats(0, 2), st.floats(0, 2), st.integers(1, 40))
+@settings(max_examples=100, deadline=None)
+def test_nfc_falls_with_the_threshold(
+    error: float, threshold: float, other: float, steps: int
+) -> None:
+    low, high = sorted((threshold, other))
+    counts = [
+        len(full_steps([error] * steps, schedule="rcs", threshold=t, warmup=1))
+        for t in (low, high)
+    ]
+    assert counts[0] >= counts[1]
+
+
+@given(ERRORS, st.integers(1, 9), st.integers(1, 4))
+@settings(max_examples=50, deadline=None)
+def test_interval_leaves_no_longer_gap(
+    errors: list[float], interval: int, warmup: int
+) -> None:
+    steps = full_steps(
+        errors,
+        schedule="interval",
+        interval=interval,
+        warmup=warmup,
+        max_cached_run=None,
+    )
+    ends = [*steps[1:], len(errors)]
+    assert all(e - s <= interval for s, e in zip(steps, ends, strict=True))
