@@ -182,12 +182,21 @@ class _Tracer:
         self.known: dict[object, str] = {}
 
     def trace(
-        self, name: str, function: Callable[..., Any], nodes: Sequence[fx.Node]
+        self,
+        name: str,
+        function: Callable[..., Any],
+        nodes: Sequence[fx.Node],
+        structure: object = None,
     ) -> fx.Node:
-        """A ``get_attr`` node of the traced function, at the graph's insert point."""
+        """A ``get_attr`` node of the traced function, at the graph's insert point.
+
+        ``structure`` tells functions of one name apart that group equal nodes
+        differently.
+        """
         examples = [node.meta["val"] for node in nodes]
         kind = (
             name,
+            structure,
             *(str((e.shape, e.dtype, e.stride(), e.device)) for e in examples),
         )
         if kind not in self.known:
@@ -301,6 +310,7 @@ def _replace(
             for position, i in enumerate(of)
         )
 
+    structure = (count, of, tuple(lengths))
     ends = [sum(lengths[: i + 1]) - 1 for i in range(len(lengths)) if lengths[i]]
     with gm.graph.inserting_before(call):
         node = gm.graph.call_function(
@@ -309,9 +319,14 @@ def _replace(
                 predicate,
                 gm.graph.get_attr(str(call.target)),
                 tracer.trace(
-                    "observe", observe, [*region.inputs, *region.outputs, *state]
+                    "observe",
+                    observe,
+                    [*region.inputs, *region.outputs, *state],
+                    structure,
                 ),
-                tracer.trace("estimate", estimate, [*region.inputs, *state, weights]),
+                tracer.trace(
+                    "estimate", estimate, [*region.inputs, *state, weights], structure
+                ),
                 tuple(call.args),
                 tuple(region.inputs),
                 tuple(state),

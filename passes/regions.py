@@ -162,7 +162,8 @@ def _without_long_skips(
                 Refusal(_module_path([outer.node]), "a long skip around residual adds")
             )
             continue
-        nested |= inner_nodes
+        if inner_nodes:  # one that is read elsewhere is a stream of its own
+            nested |= inner_nodes & _dying([outer.branch], ancestry)
         kept.append(outer)
     kept = [add for add in reversed(kept) if add.node not in nested]
     return kept, frozenset(add.node for add in adds) - nested
