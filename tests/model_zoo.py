@@ -7,7 +7,6 @@ from models import (
     SIDE,
     TOKENS,
     WIDTH,
-    Attention,
     Block,
     ConvMLP,
     CrossAttention,
@@ -85,6 +84,23 @@ class ParallelBlock(Block):
         q, k, v, hidden = h.split([WIDTH, WIDTH, WIDTH, 2 * WIDTH], dim=-1)
         both = torch.cat([attend(q, k, v), nn.functional.gelu(hidden)], dim=-1)
         return x + gate * self.out(both)
+
+
+class TwoGateBlock(ParallelBlock):
+    """One linear in, two linears out, each with its own gate and add."""
+
+    parts = 4
+
+    def build(self) -> None:
+        super().build()
+        self.out1, self.out2 = nn.Linear(WIDTH, WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift, scale, gate1, gate2 = self.modulate(c)
+        h = self.up(self.norm(x) * (1 + scale) + shift)
+        q, k, v, hidden = h.split([WIDTH, WIDTH, WIDTH, 2 * WIDTH], dim=-1)
+        attended = gate1 * self.out1(attend(q, k, v))
+        return x + attended + gate2 * self.out2(nn.functional.gelu(hidden))
 
 
 class SummedBlock(Block):
@@ -181,6 +197,20 @@ class JointBlock(Block):
         return streams[0], streams[1]
 
 
+class TwoWayBlock(Block):
+    """The text reads the image, then the image reads the new text."""
+
+    def build(self) -> None:
+        super().build()
+        self.read, self.write = CrossAttention(), CrossAttention()
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(c)
+        text = text + gate1 * self.read(self.norm1(text) * (1 + scale1) + shift1, x)
+        x = x + self.write(self.norm2(x) * (1 + scale2) + shift2, text)
+        return x + gate2 * self.mlp(self.norm2(x)), text
+
+
 class Joint(Stack):
     """Joint attention between image and text streams."""
 
@@ -221,6 +251,14 @@ class TimeOnly(Stack):
         return super().run_blocks(x, c + self.extra(c), text)
 
 
+class Mixed(Stack):
+    """Regions whose state looks alike and is put together differently."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([ParallelBlock(), TwoGateBlock()])
+
+
 class Half(Stack):
     """Branches in bfloat16 on a float32 stream; the head reads a second cast."""
 
@@ -251,7 +289,8 @@ class Images(nn.Module):
 
 def stack_of(block_type: type[Block]) -> type[Stack]:
     """A stack of two such blocks."""
-    return type(f"{block_type.__name__}Stack", (Stack,), {"block": block_type})
+    base = Joint if block_type is TwoWayBlock else Stack
+    return type(f"{block_type.__name__}Stack", (base,), {"block": block_type})
 
 
 def inputs_of(model: nn.Module, seed: int = 0, batch: int = 2) -> tuple[Tensor, ...]:
@@ -259,10 +298,50 @@ def inputs_of(model: nn.Module, seed: int = 0, batch: int = 2) -> tuple[Tensor, 
     if isinstance(model, Images):
         generator = torch.Generator().manual_seed(seed)
         return (torch.randn(batch, 2, 2 * SIDE, 2 * SIDE, generator=generator),)
-    wants_text = isinstance(model, Joint) or getattr(model, "block", None) is CrossBlock
+    if isinstance(model, Small):
+        return (tokens(seed, batch)[..., :4].contiguous(),)
+    block = getattr(model, "block", None)
+    wants_text = isinstance(model, Joint) or block in (CrossBlock, TwoWayBlock)
     latent = tokens(seed, batch)
     assert latent.shape[1] == TOKENS
     return (latent, text_tokens(batch=batch)) if wants_text else (latent,)
 
 
-assert issubclass(MatmulAttention, Attention)
+class Small(nn.Module):
+    """Two regions of one linear each: small enough for golden graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        gate = t.sin()[:, None, None]
+        x = x + gate * self.first(x * gate)
+        return x + gate * self.second(x * gate)
+
+
+BLOCKS = (
+    Block,
+    MatmulBlock,
+    RotatedBlock,
+    ConvBlock,
+    RoutedBlock,
+    CrossBlock,
+    ParallelBlock,
+    TwoGateBlock,
+    SummedBlock,
+    PostNormBlock,
+    AddcmulBlock,
+    WholeBlock,
+    NestedBlock,
+    LeakingBlock,
+    TwoWayBlock,
+)
+ZOO: dict[str, type[nn.Module]] = {
+    **{block.__name__: stack_of(block) for block in BLOCKS},
+    **{
+        model.__name__: model
+        for model in (Joint, Refined, LongSkip, TimeOnly, Mixed, Half, Images, Small)
+    },
+}

@@ -6,13 +6,17 @@ every graph. A ``Walk`` then drives one of the forms step by step on real tensor
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from model_zoo import ZOO, inputs_of
+from models import build, timesteps
 from torch import Tensor, fx, nn
 
 from rfc_compile import torch_internals
@@ -118,6 +122,21 @@ def capture(
     if refusals:
         raise refusals[0]
     return result
+
+
+@functools.cache
+def zoo_capture(name: str, **options: Any) -> Capture:
+    """The capture of a model of ``model_zoo.ZOO``; shared, so do not change it."""
+    model = build(ZOO[name])
+    latent, *rest = inputs_of(model)
+    return capture(model, latent, timesteps(9), *rest, **options)
+
+
+def walk_inputs(name: str, step: int) -> tuple[Tensor, ...]:
+    """The call of a model of ``ZOO`` at a step of a trajectory."""
+    latent, *rest = zoo_capture(name).call
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(step))
+    return (latent + 0.1 * step * noise, timesteps(9 - step), *rest[1:])
 
 
 def _run_passes(
@@ -250,3 +269,12 @@ def same_bits(a: Any, b: Any) -> bool:
             a.nan_to_num(), b.nan_to_num()
         )
     return len(a) == len(b) and all(same_bits(*pair) for pair in zip(a, b, strict=True))
+
+
+def readable(gm: fx.GraphModule) -> str:
+    """A graph's code with its submodules, without comments and blank lines."""
+    text = gm.print_readable(print_output=False, include_stride=False)
+    text = re.sub(r"#.*|;.*", "", text)
+    text = re.sub(r"fx_pytree[^\n]*|<lambda>", "", text)
+    lines = [line.rstrip() for line in text.splitlines()]
+    return "\n".join(line for line in lines if line) + "\n"
