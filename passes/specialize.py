@@ -118,7 +118,8 @@ def _branch(gm: fx.GraphModule, *, taken: bool) -> fx.GraphModule:
             mapping[node] = inlined[source][node.args[1]]
         elif node.op == "output":
             for slot, value in writes:
-                graph.call_function(aten.copy_.default, (slot, value))
+                write = graph.call_function(aten.copy_.default, (slot, value))
+                write.meta["val"] = slot.meta["val"]
             outputs = fx.map_arg(node.args[0], mapping.__getitem__)
             graph.output((*outputs, signal))
         else:
