@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,8 +47,13 @@ ScopeKey = tuple[str, tuple[int, ...], tuple[Any, ...]]
 
 @dataclass
 class Scope:
-    """The trajectories of one owner: the running one and the last finished."""
+    """The trajectories of one owner: the running one and the last finished.
 
+    ``layer`` holds the ids of the parameters that the owner's calls pass.
+    """
+
+    layer: frozenset[int] = frozenset()
+    last_used: float = 0.0
     current: Trajectory | None = None
     last: Trajectory | None = None
     lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
@@ -122,7 +127,6 @@ class Dispatcher:
         self._scopes: OrderedDict[ScopeKey, Scope] = OrderedDict()
         self._layers: set[tuple[int, ...]] = set()
         self._lock = threading.Lock()
-        self.last_used = 0.0
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""
@@ -130,7 +134,6 @@ class Dispatcher:
             return self._forward(arguments)
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
-        self.last_used = time.monotonic()
         name, num_steps = current_owner()
         scope = self._scope(name, arguments)
         timestep = _read_timestep(arguments[self._timestep])
@@ -170,15 +173,21 @@ class Dispatcher:
                     "it is not used to tell one prompt from another"
                 )
 
-    def reset(self) -> None:
-        """Drop all trajectories and their state; compiled graphs stay."""
-        with self._lock:
-            self._scopes.clear()
+    def reset(self, of: Set[int] | None = None) -> None:
+        """Drop trajectories and their state; compiled graphs stay.
 
-    def scopes(self) -> list[Scope]:
-        """The scopes, most recently used last."""
+        ``of`` keeps to the layers that hold one of these parameter ids.
+        """
         with self._lock:
-            return list(self._scopes.values())
+            for key, scope in list(self._scopes.items()):
+                if of is None or of & scope.layer:
+                    del self._scopes[key]
+
+    def scopes(self, of: Set[int] | None = None) -> list[Scope]:
+        """The scopes, of layers that hold one of these parameter ids if given."""
+        with self._lock:
+            scopes = list(self._scopes.values())
+        return [scope for scope in scopes if of is None or of & scope.layer]
 
     def _scope(self, name: str, arguments: Sequence[Any]) -> Scope:
         """The scope of an owner, a layer (its parameters) and a set of shapes."""
@@ -194,11 +203,13 @@ class Dispatcher:
                 for i in self._static:  # an id is only good while its owner lives
                     owner = weakref.finalize(arguments[i], self._drop_layer, layer)
                     owner.atexit = False
+                    self.report.reads(arguments[i])
             if key not in self._scopes:
-                self._scopes[key] = Scope()
+                self._scopes[key] = Scope(frozenset(layer))
                 while len(self._scopes) > MAX_SCOPES:
                     self._scopes.popitem(last=False)
             self._scopes.move_to_end(key)
+            self._scopes[key].last_used = time.monotonic()
             return self._scopes[key]
 
     def _drop_layer(self, layer: tuple[int, ...]) -> None:
@@ -257,18 +268,12 @@ class Dispatcher:
                 return refused
             self._accept(call, signal, full=False, reason="scheduled")
             return outputs
-        if refused is not None:  # the outputs are right, but the history is not theirs
-            self._learn_varying(refused)
-            call, history, reason = self._restarted(scope, call), [], refused.reason
+        if refused is not None:  # this branch's history is overwritten: drop it
+            call.trajectory.branches.remove(call.branch)
+            return refused
         self._keep(call, signal, history)
         self._accept(call, signal, full=True, reason=reason)
         return outputs
-
-    def _restarted(self, scope: Scope, call: Call) -> Call:
-        """The same call as the first of a new trajectory, with the state it wrote."""
-        trajectory = scope.begin(call.trajectory.name, call.trajectory.num_steps)
-        branch = Branch(0, call.branch.state, first_step=0)
-        return Call(call.arguments, trajectory, branch, 0, call.timestep)
 
     def _keep(self, call: Call, signal: Signal, history: Sequence[int]) -> None:
         """Make a full step the newest of the history, unless its input is broken."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -175,15 +175,15 @@ class GraphReport:
             self.notes.append(text)
             log.info(text)
 
-    def belongs_to(self, model: nn.Module | None) -> bool:
-        """Whether the graph reads a parameter or buffer of the model (None: any)."""
-        if model is None:
-            return True
-        for tensor in (*model.parameters(), *model.buffers()):
-            known = self.tensors.get(id(tensor))
-            if known is not None and known() is tensor:
-                return True
-        return False
+    def reads(self, tensor: Tensor) -> None:
+        """Record that the graph is called with this parameter or buffer."""
+        self.tensors[id(tensor)] = weakref.ref(tensor)
+
+    def belongs_to(self, ids: Set[int] | None) -> bool:
+        """Whether the graph reads a tensor with one of these ids (None: any)."""
+        return ids is None or any(
+            i in self.tensors and self.tensors[i]() is not None for i in ids
+        )
 
 
 _reports: weakref.WeakSet[GraphReport] = weakref.WeakSet()
@@ -191,22 +191,32 @@ _reports: weakref.WeakSet[GraphReport] = weakref.WeakSet()
 
 def new_report(inputs: Iterable[Any]) -> GraphReport:
     """A registered report of a graph that reads these inputs."""
-    tensors = {id(x): weakref.ref(x) for x in inputs if isinstance(x, Tensor)}
-    report = GraphReport(tensors=tensors)
+    report = GraphReport()
+    for value in inputs:
+        if isinstance(value, Tensor):
+            report.reads(value)
     _reports.add(report)
     return report
 
 
-def reports_of(model: nn.Module | None) -> list[GraphReport]:
-    """The reports of a model's graphs, of all graphs for None."""
-    return [report for report in list(_reports) if report.belongs_to(model)]
+def tensor_ids(model: nn.Module | None) -> frozenset[int] | None:
+    """The ids of a model's parameters and buffers; None for None: any model."""
+    if model is None:
+        return None
+    return frozenset(map(id, (*model.parameters(), *model.buffers())))
 
 
 def dispatchers_of(model: nn.Module | None) -> list[Dispatcher]:
     """The dispatchers of a model's graphs, of all graphs for None."""
-    references = [report.dispatcher for report in reports_of(model)]
+    reports = _reports_of(model)
+    references = [report.dispatcher for report in reports]
     alive = [reference() for reference in references if reference is not None]
     return [dispatcher for dispatcher in alive if dispatcher is not None]
+
+
+def _reports_of(model: nn.Module | None) -> list[GraphReport]:
+    ids = tensor_ids(model)
+    return [report for report in list(_reports) if report.belongs_to(ids)]
 
 
 def explain(model: nn.Module | None = None) -> Explanation:
@@ -215,7 +225,7 @@ def explain(model: nn.Module | None = None) -> Explanation:
     Call it after the model's first forward; before it, there is nothing to explain.
     None explains every graph of the process.
     """
-    reports = reports_of(model)
+    reports = _reports_of(model)
     regions = tuple(region for report in reports for region in report.regions)
     total = sum(report.flops for report in reports)
     return Explanation(
@@ -234,11 +244,15 @@ def stats(model: nn.Module | None = None) -> Statistics:
 
     With several graphs, shapes or owners: the one that ran most recently.
     """
-    dispatchers = [d for d in dispatchers_of(model) if d.scopes()]
-    if not dispatchers:
+    ids = tensor_ids(model)
+    running = [
+        (scope.last_used, position, scope, dispatcher)
+        for position, dispatcher in enumerate(dispatchers_of(model))
+        for scope in dispatcher.scopes(ids)
+    ]
+    if not running:
         return Statistics()
-    dispatcher = max(dispatchers, key=lambda d: d.last_used)
-    scope = dispatcher.scopes()[-1]
+    _, _, scope, dispatcher = max(running, key=lambda entry: entry[:2])
     seconds = {name: graph.seconds for name, graph in dispatcher.graphs.items()}
     last = None if scope.last is None else _statistics(scope.last, seconds)
     if scope.current is None:
@@ -249,7 +263,7 @@ def stats(model: nn.Module | None = None) -> Statistics:
 def reset(model: nn.Module | None = None) -> None:
     """Drop the cached state of a model (None: of all); compiled graphs stay."""
     for dispatcher in dispatchers_of(model):
-        dispatcher.reset()
+        dispatcher.reset(tensor_ids(model))
 
 
 def log_decision(owner: str, decision: Decision) -> None:
