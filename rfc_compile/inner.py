@@ -60,10 +60,7 @@ class LazyGraph:
         with self._lock:
             if self._compiled is None:
                 start = time.perf_counter()
-                inputs = [
-                    node.meta["val"]
-                    for node in self.gm.graph.find_nodes(op="placeholder")
-                ]
+                inputs = _distinct_examples(self.gm, self._fake_mode)
                 with torch_internals.compile_context(self._fake_mode), torch.no_grad():
                     self._compiled = compile_inner(
                         self.gm, inputs, self._options, self._mode
@@ -79,3 +76,23 @@ class LazyGraph:
         self.seconds += time.perf_counter() - start
         self.calls += 1
         return results
+
+
+def _distinct_examples(gm: fx.GraphModule, fake_mode: Any) -> list[Any]:
+    """A fake value per input, no two the same object.
+
+    Compilers take one object given twice for one argument given twice, and slots of a
+    ring share an example.
+    """
+    examples: list[Any] = []
+    seen: set[int] = set()
+    for node in gm.graph.find_nodes(op="placeholder"):
+        value = node.meta["val"]
+        if isinstance(value, torch.Tensor) and id(value) in seen:
+            with fake_mode:
+                value = torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device=value.device
+                )
+        seen.add(id(value))
+        examples.append(value)
+    return examples
