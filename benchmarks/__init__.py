@@ -1,0 +1,1 @@
+"""Benchmarks of the backend: `python -m benchmarks`. Not part of the wheel."""

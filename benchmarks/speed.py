@@ -1,0 +1,326 @@
+"""What a cached and a full step cost, as ratios over the uncached compiled forward.
+
+Steps: a DiT of width 768 (12 blocks, 256 tokens, batch 2, random weights, float32) on
+inputs that change smoothly. Each variant runs full and cached steps in turn, between
+them the uncached model, all in one process; whether a call was full comes from `stats`.
+End to end: whole 50-step runs of the bundled model.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import torch
+from diffusers import DiTTransformer2DModel
+from torch import Tensor, nn
+
+import rfc_compile
+from benchmarks.report import Grid, console, save
+from rfc_compile import glyph
+
+CACHED_TARGET: Final = 0.10
+FULL_TARGET: Final = 1.05
+
+_CHANGE: Final = 0.02
+"""Change of the input from call to call, relative to its size."""
+_WARMUP: Final = 8
+"""Untimed calls: full and cached steps until everything is compiled and has history."""
+_SCHEDULES: Final[dict[str, dict[str, Any]]] = {
+    "interval": {"schedule": "interval", "interval": 2, "max_cached_run": None},
+    "rcs": {"schedule": "rcs", "threshold": 1e9, "max_cached_run": 1},
+}
+"""Both alternate full and cached steps; `rcs` by its cap, so that the probe decides."""
+_ESTIMATORS: Final = (("subspace", 2), ("rfe", 1), ("taylor", 1), ("reuse", 0))
+_STEPS, _NFC = 50, 14
+
+
+@dataclass
+class Times:
+    """Seconds of each timed call of one kind."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """In seconds."""
+        return statistics.median(self.seconds)
+
+    def __str__(self) -> str:
+        """Median and quartiles in milliseconds."""
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return f"{self.median * 1e3:.1f} [{low * 1e3:.1f}, {high * 1e3:.1f}]"
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The times of one variant, and of the uncached model next to it.
+
+    Attributes:
+        estimator: with its order.
+        schedule: `interval` (static) or `rcs` (with a probe).
+        uncached: calls of the model compiled by the inner backend alone.
+        full: full steps.
+        cached: cached steps.
+        probe: the probe inside both; empty for a static schedule.
+        host: what a cached step spends outside its graphs.
+
+    """
+
+    estimator: str
+    schedule: str
+    uncached: Times = field(default_factory=Times)
+    full: Times = field(default_factory=Times)
+    cached: Times = field(default_factory=Times)
+    probe: Times = field(default_factory=Times)
+    host: Times = field(default_factory=Times)
+
+    def share(self, times: Times) -> float:
+        """A median over that of the uncached model."""
+        return times.median / self.uncached.median
+
+    def fastest(self, times: Times) -> float:
+        """The same of the fastest calls, which other processes disturb least."""
+        return min(times.seconds) / min(self.uncached.seconds)
+
+    def row(self) -> list[str]:
+        """One line of the table."""
+        probe = f"{self.share(self.probe):.2%}" if self.probe.seconds else "-"
+        return [
+            self.estimator,
+            self.schedule,
+            str(self.uncached),
+            str(self.full),
+            str(self.cached),
+            f"{self.share(self.full):.3f} ({self.fastest(self.full):.3f})",
+            f"{self.share(self.cached):.1%} ({self.fastest(self.cached):.1%})",
+            probe,
+            f"{self.host.median * 1e6:.0f}",
+        ]
+
+
+def random_dit() -> nn.Module:
+    """A DiT of width 768 with random weights."""
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=12,
+        attention_head_dim=64,
+        num_layers=12,
+        sample_size=32,
+        patch_size=2,
+        in_channels=4,
+        norm_type="ada_norm_zero",
+        num_embeds_ada_norm=1000,
+    )
+    return model.eval().requires_grad_(False).to(glyph.default_device())
+
+
+def inputs(device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Arguments of the calls of one trajectory: a latent that moves on a line."""
+    generator = torch.Generator().manual_seed(0)
+    start, direction = (
+        torch.randn(2, 4, 32, 32, generator=generator).to(device) for _ in range(2)
+    )
+    labels = torch.arange(2, device=device)
+    for k in range(999):
+        yield {
+            "hidden_states": start + k * _CHANGE * direction,
+            "timestep": torch.full((2,), 999 - k, device=device),
+            "class_labels": labels,
+        }
+
+
+def synchronize() -> None:
+    """Wait for the accelerator, where there is one."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    synchronize()
+    start = time.perf_counter()
+    call()
+    synchronize()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def fresh_compiler() -> Iterator[None]:
+    """Forget every compiled model, before and after."""
+    torch._dynamo.reset()
+    try:
+        yield
+    finally:
+        torch._dynamo.reset()
+
+
+@torch.no_grad()
+def measure_steps(
+    model: nn.Module, estimator: str, order: int, schedule: str, rounds: int
+) -> StepCost:
+    """Time one variant against the uncached model; two steps of it per round.
+
+    Raises:
+        RuntimeError: a step was not full or cached for the intended reason.
+    """
+    options = {"estimator": estimator, "order": order, **_SCHEDULES[schedule]}
+    cost = StepCost(f"{estimator} {order}" if order else estimator, schedule)
+    with fresh_compiler():
+        plain = torch.compile(model, backend="inductor")
+        ours = torch.compile(model, backend="rfc", options=options)
+        calls = inputs(next(model.parameters()).device)
+        for _ in range(_WARMUP):
+            ours(**next(calls))
+        plain(**next(calls))
+        for _ in range(rounds):
+            arguments = next(calls)
+            cost.uncached.seconds.append(timed(lambda a=arguments: plain(**a)))
+            for _ in range(2):
+                _measure_step(ours, next(calls), cost)
+    if len(cost.full.seconds) != len(cost.cached.seconds):
+        raise RuntimeError(f"full and cached steps did not alternate: {cost}")
+    return cost
+
+
+def _measure_step(
+    ours: nn.Module, arguments: dict[str, Tensor], cost: StepCost
+) -> None:
+    before = rfc_compile.stats(ours).graph_seconds
+    seconds = timed(lambda: ours(**arguments))
+    statistics_ = rfc_compile.stats(ours)
+    decision = statistics_.decisions[-1]
+    if decision.reason not in ("interval", "cap", "scheduled", "within_limit"):
+        raise RuntimeError(f"a step was not as planned: {decision}")
+    graphs = {
+        name: statistics_.graph_seconds[name] - before[name]
+        for name in statistics_.graph_seconds
+    }
+    if decision.full:
+        cost.full.seconds.append(seconds)
+        return
+    cost.cached.seconds.append(seconds)
+    cost.host.seconds.append(seconds - sum(graphs.values()))
+    if "probe" in graphs:
+        cost.probe.seconds.append(graphs["probe"])
+
+
+@torch.no_grad()
+def measure_runs(count: int, repeats: int) -> list[dict[str, Any]]:
+    """Whole runs of the bundled model: uncached and with 14 full steps of 50."""
+    settings: dict[str, dict[str, Any] | None] = {
+        "uncached": None,
+        "subspace 2, interval 4": {
+            "schedule": "interval",
+            "interval": 4,
+            "warmup": 2,
+            "max_cached_run": None,
+        },
+        "subspace 2, rcs, at most 3 cached": {
+            "threshold": 1e9,
+            "warmup": 2,
+            "max_cached_run": 3,
+        },
+    }
+    device = glyph.default_device()
+    labels = torch.arange(count, device=device) % glyph.NUM_CLASSES
+    with fresh_compiler():
+        models = {}
+        for name, options in settings.items():
+            model = glyph.load_glyph_dit().to(device)
+            models[name] = (
+                torch.compile(model, backend="inductor")
+                if options is None
+                else torch.compile(model, backend="rfc", options=options)
+            )
+            glyph.sample(models[name], labels=labels, seed=0, steps=_STEPS)
+        times = {name: Times() for name in settings}
+        for repeat in range(repeats):
+            for name, model in models.items():
+                seconds = timed(
+                    lambda m=model, r=repeat: glyph.sample(
+                        m, labels=labels, seed=16 * r, steps=_STEPS
+                    )
+                )
+                times[name].seconds.append(seconds)
+        return [
+            _run_record(name, times, rfc_compile.stats(models[name]).nfc or _STEPS)
+            for name in settings
+        ]
+
+
+def _run_record(name: str, times: dict[str, Times], nfc: int) -> dict[str, Any]:
+    speedup = times["uncached"].median / times[name].median
+    return {
+        "setting": name,
+        "nfc": nfc,
+        "seconds": times[name].seconds,
+        "speedup": speedup,
+        "share_of_ideal": speedup / (_STEPS / nfc),
+    }
+
+
+def _step_grid(costs: Sequence[StepCost]) -> Grid:
+    header = ["estimator", "schedule", "uncached ms", "full ms", "cached ms"]
+    header += ["full", "cached", "probe", "host us"]
+    title = (
+        "A step of a DiT of width 768: median [quartiles]; "
+        "ratios of medians (of fastest calls)"
+    )
+    return Grid(title, header, [cost.row() for cost in costs])
+
+
+def _run_grid(runs: Sequence[dict[str, Any]], count: int) -> Grid:
+    header = ["setting", "NFC", "seconds", "speed-up", "of steps / NFC"]
+    rows = [
+        [
+            run["setting"],
+            str(run["nfc"]),
+            f"{statistics.median(run['seconds']):.2f}",
+            f"{run['speedup']:.2f}",
+            f"{run['share_of_ideal']:.0%}",
+        ]
+        for run in runs
+    ]
+    title = f"{_STEPS} DDIM steps of glyph-dit, {count} images, guidance 2"
+    return Grid(title, header, rows)
+
+
+def _verdicts(costs: Sequence[StepCost]) -> list[str]:
+    cached = {f"{c.estimator}, {c.schedule}": c.share(c.cached) for c in costs}
+    full = {f"{c.estimator}, {c.schedule}": c.share(c.full) for c in costs}
+    return [
+        f"cached steps, {name}: {value:.1%} of uncached (target {CACHED_TARGET:.0%}): "
+        f"{'met' if value <= CACHED_TARGET else 'missed'}"
+        for name, value in cached.items()
+    ] + [
+        f"full steps, {name}: {value:.3f} of uncached (target {FULL_TARGET:.2f}): "
+        f"{'met' if value <= FULL_TARGET else 'missed'}"
+        for name, value in full.items()
+    ]
+
+
+def run(*, quick: bool) -> None:
+    """Measure, print and write `results/speed.json` and `speed.md`."""
+    rounds, repeats, count = (5, 3, 4) if quick else (15, 5, 8)
+    model = random_dit()
+    costs = []
+    for estimator, order in _ESTIMATORS[: 1 if quick else None]:
+        for schedule in _SCHEDULES:
+            console.print(f"measuring {estimator} {order}, {schedule}")
+            costs.append(measure_steps(model, estimator, order, schedule, rounds))
+            console.print(" | ".join(costs[-1].row()), highlight=False)
+    runs = measure_runs(count, repeats)
+    grids = [_step_grid(costs), _run_grid(runs, count)]
+    for grid in grids:
+        grid.show()
+    verdicts = _verdicts(costs)
+    console.print("\n".join(verdicts), highlight=False)
+    save(
+        "speed",
+        "Cost of a step",
+        {"steps": [asdict(cost) for cost in costs], "runs": runs},
+        [*(grid.markdown() for grid in grids), *(f"- {line}" for line in verdicts)],
+    )
