@@ -48,16 +48,20 @@ def conditional(
     operands: Sequence[Any],
     inputs: Sequence[Tensor],
     state: Sequence[Tensor],
-    written: Sequence[int],
+    written: Sequence[int | None],
     weights: Tensor,
 ) -> Sequence[Tensor]:
-    """Run a region and keep its values, or estimate its outputs from kept ones."""
+    """Run a region and keep its values, or estimate its outputs from kept ones.
+
+    ``written`` says where values go, None where a later reader of the input writes it.
+    """
     if not predicate:
         return estimate(*inputs, *state, weights)  # type: ignore[no-any-return]
     outputs = region(*operands)
     values = observe(*inputs, *outputs, *state)
     for index, value in zip(written, values, strict=True):
-        state[index].copy_(value)
+        if index is not None:
+            state[index].copy_(value)
     return outputs  # type: ignore[no-any-return]
 
 
@@ -105,8 +109,10 @@ def make_conditional(
         weights=weights,
     )
     predicates = [_predicate(gm, tracer, calls[0][0], watch, limit) for _ in calls]
+    last = {node: call for call, region in calls for node in region.inputs}
     for (call, region), predicate in zip(calls, predicates, strict=True):
-        _replace(gm, tracer, call, region, estimator, slots, weights, predicate)
+        writes = [last[node] is call for node in region.inputs]
+        _replace(gm, tracer, call, region, estimator, slots, weights, predicate, writes)
     gm.meta["rfc_state"] = StateLayout(
         rings=rings,
         latents=tuple(places.index(node) for node in images),
@@ -272,6 +278,7 @@ def _replace(
     slots: dict[str, list[fx.Node]],
     weights: fx.Node,
     predicate: fx.Node,
+    writes: Sequence[bool],
 ) -> None:
     used = [slots.get(_input_ring(node), []) for node in region.inputs]
     outputs = range(len(region.outputs))
@@ -311,7 +318,11 @@ def _replace(
         )
 
     structure = (count, of, tuple(lengths))
-    ends = [sum(lengths[: i + 1]) - 1 for i in range(len(lengths)) if lengths[i]]
+    ends = [
+        None if i < count and not writes[i] else sum(lengths[: i + 1]) - 1
+        for i in range(len(lengths))
+        if lengths[i]
+    ]
     with gm.graph.inserting_before(call):
         node = gm.graph.call_function(
             conditional,

@@ -148,11 +148,10 @@ def _taken(
         return inline(graph, _module(gm, estimate), (*inputs, *state, weights))
     outputs = inline(graph, _module(gm, region), operands)
     values = inline(graph, _module(gm, observe), (*inputs, *outputs, *state))
-    done = {slot for slot, _ in writes}  # regions may share an input's history
     writes += [
         (state[index], value)
         for index, value in zip(written, values, strict=True)
-        if state[index] not in done
+        if index is not None
     ]
     return outputs
 
