@@ -21,6 +21,7 @@ KINDS: dict[str, list[tuple[str, int, int]]] = {
     "ParallelBlock": [BOTH] * 2,
     "TwoGateBlock": [("attention+mlp", 1, 2)] * 2,
     "SummedBlock": ATTN_MLP,
+    "SharedNormBlock": ATTN_MLP,
     "PostNormBlock": ATTN_MLP,
     "AddcmulBlock": ATTN_MLP,
     "WholeBlock": [BOTH] * 2,

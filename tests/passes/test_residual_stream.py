@@ -21,6 +21,7 @@ ADDS = {
     "ParallelBlock": 2,
     "TwoGateBlock": 4,
     "SummedBlock": 4,
+    "SharedNormBlock": 4,
     "PostNormBlock": 4,
     "AddcmulBlock": 4,
     "WholeBlock": 4,  # each inner sum counts; find_regions folds it in

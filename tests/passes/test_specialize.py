@@ -165,6 +165,19 @@ def test_every_estimator_in_every_form(estimator: str, order: int) -> None:
     assert len(cached) == PLAN.count(False)
 
 
+@pytest.mark.parametrize("estimator", ["rfe", "subspace"])
+def test_regions_may_share_an_input(estimator: str) -> None:
+    """The input's history stays as it was until the last of them has seen it."""
+    captured = zoo_capture("SharedNormBlock", estimator=estimator)
+    inputs = [ring for ring in captured.layout.rings if ring.name.startswith("input")]
+    assert len(inputs) == 2  # for four regions
+    walks = [Walk(captured, form) for form in FORMS]
+    for step, full in enumerate(PLAN):
+        call = walk_inputs("SharedNormBlock", step)
+        outputs = [walk(*call, full=full) for walk in walks]
+        assert all(same_bits(one, outputs[0]) for one in outputs)
+
+
 def test_counting_ops_sees_a_difference() -> None:
     whole, _ = both(zoo_capture("Block"))
     assert count_ops(whole.full.gm)[1] != count_ops(whole.cached.gm)[1]
