@@ -41,7 +41,8 @@ class Decision:
         timestep: value of the timestep input (mean over the batch).
         full: whether every region was computed.
         reason: ``warmup``, ``threshold``, ``interval``, ``mask``, ``cap``, ``final``,
-            ``discontinuity``, ``conditioning`` or ``non_finite``.
+            ``discontinuity``, ``conditioning``, ``non_finite`` or ``no_history`` for
+            a full step; ``within_limit`` or ``scheduled`` for a cached one.
         statistic: the step's input prediction error e(s); None where it has no history.
 
     """
@@ -59,7 +60,7 @@ class Mismatch:
     """Why a call does not continue a branch.
 
     Attributes:
-        reason: ``discontinuity``, ``conditioning`` or ``non_finite``.
+        reason: ``discontinuity``, ``conditioning``, ``non_finite`` or ``no_history``.
         changed: indices of the conditioning inputs that differ.
 
     """
@@ -89,8 +90,10 @@ class Branch:
         ``full_steps`` are the kept full steps that the signal was measured against,
         ``varying`` the conditioning inputs that are known to change at every step.
         """
-        if not full_steps:
+        if self.step < 0:
             return None
+        if not full_steps:  # its last full step broke off or was not finite
+            return Mismatch("no_history")
         if not signal.finite:
             return Mismatch("non_finite")
         if self._jumps(signal.change):

@@ -1,0 +1,104 @@
+"""End to end through inductor, on the bundled model cut to two blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from denoising import compiled, run, small_glyph
+from torch import Tensor
+
+import rfc_compile
+
+pytestmark = pytest.mark.slow
+
+
+class Recorder:
+    """Casts the latent, keeps every output and checks that inputs stay untouched."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.outputs: list[Tensor] = []
+
+    def __call__(self, x: Tensor, **inputs: Tensor) -> Any:
+        """One forward."""
+        given = [x.to(self.dtype), *inputs.values()]
+        kept = [value.clone() for value in given]
+        result = self.model(given[0], **inputs)
+        for value, before in zip(given, kept, strict=True):
+            assert torch.equal(value, before)
+        self.outputs.append(result.sample.clone())
+        return result
+
+
+def outputs_of(
+    model: Any, dtype: torch.dtype = torch.float32, **run_settings: Any
+) -> Any:
+    recorder = Recorder(model, dtype)
+    run(recorder, **run_settings)
+    return recorder.outputs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("inner", ["inductor", "eager"])
+def test_all_full_is_bit_identical_to_the_inner_backend(
+    inner: str, dtype: torch.dtype
+) -> None:
+    """A static schedule that makes every step full, state kept at every step."""
+    model = small_glyph(dtype=dtype)
+    expected = outputs_of(torch.compile(model, backend=inner), dtype)
+    torch._dynamo.reset()
+    rfc = compiled(model, inner=inner, schedule="interval", interval=1)
+    found = outputs_of(rfc, dtype)
+    assert rfc_compile.stats(rfc).nfc == len(expected) == 20
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)],
+    ids=["float32", "bfloat16"],
+)
+def test_all_full_behind_the_probe_is_within_rounding(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    """With rcs the probe's boundary may change what is fused, not more."""
+    model = small_glyph(dtype=dtype)
+    expected = outputs_of(torch.compile(model), dtype)
+    torch._dynamo.reset()
+    rfc = compiled(model, inner="inductor", threshold=0.0)
+    found = outputs_of(rfc, dtype)
+    assert rfc_compile.stats(rfc).nfc == 20
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": 0.6},
+        {"schedule": "interval", "interval": 3, "estimator": "rfe", "order": 1},
+    ],
+    ids=["subspace-rcs", "rfe-interval"],
+)
+def test_cached_steps_equal_the_eager_inner_backend(options: dict[str, Any]) -> None:
+    """Same graphs, other compiler: the same run within float32 rounding."""
+    eager = compiled(inner="eager", **options)
+    expected = run(eager, seed=2)
+    plan = [d.full for d in rfc_compile.stats(eager).decisions]
+    torch._dynamo.reset()
+    fast = compiled(inner="inductor", **options)
+    result = run(fast, seed=2)
+    assert [d.full for d in rfc_compile.stats(fast).decisions] == plan
+    assert 0 < sum(plan) < len(plan)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-3)
+
+
+def test_mode_reaches_inductor() -> None:
+    """torch.compile checks nothing for other backends: a wrong mode must not pass."""
+    model = torch.compile(small_glyph(), backend="rfc", mode="no-such-mode")
+    with pytest.raises(Exception, match="no-such-mode"):
+        run(model, steps=2)
