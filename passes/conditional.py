@@ -25,7 +25,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.estimators import Estimator
-from rfc_compile.passes.graph import sort_stably, tensor_of
+from rfc_compile.passes.graph import results_of, sort_stably, tensor_of
 from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
 from rfc_compile.signal import signal_order, step_signal
@@ -239,8 +239,11 @@ def _predicate(
 
     def signal(current: Tensor, *rest: Tensor) -> tuple[Tensor]:
         values = iter(rest)
-        grouped = [[next(values) for _ in part] for part in parts]
-        return (step_signal(current, *grouped, weights=next(values)),)
+        history, latents, before, conditioning = (
+            [next(values) for _ in part] for part in parts
+        )
+        weights = next(values)
+        return (step_signal(current, history, latents, before, conditioning, weights),)
 
     operands = (watch.current, *(node for part in parts for node in part))
     operands += (watch.weights,)
@@ -252,19 +255,17 @@ def _predicate(
         predicate = gm.graph.call_function(decide, (value, count, limit))
     gm.graph.erase_node(module)
     example = _output_example(gm, str(result.target))
-    result.meta["val"], value.meta["val"], predicate.meta["val"] = (
-        (example,),
-        example,
-        True,
-    )
+    result.meta["val"] = (example,)
+    value.meta["val"] = example
+    predicate.meta["val"] = True
     return predicate
 
 
 def _output_example(gm: fx.GraphModule, name: str) -> Tensor:
     module = gm.get_submodule(name)
     assert isinstance(module, fx.GraphModule)
-    (result,) = module.graph.output_node().args[0]  # type: ignore[misc]
-    example = tensor_of(result)  # type: ignore[arg-type]
+    (result,) = results_of(module.graph)
+    example = tensor_of(result)
     assert example is not None
     return example
 

@@ -77,6 +77,12 @@ def tensor_of(node: fx.Node) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
+def results_of(graph: fx.Graph) -> tuple[Any, ...]:
+    """What a graph returns: nodes and constants."""
+    results: Any = graph.output_node().args[0]
+    return tuple(results)
+
+
 def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two shapes are equal for certain, without a guard on symbolic sizes."""
     return a.ndim == b.ndim and all(
@@ -165,8 +171,6 @@ def inline(
     placeholders = module.graph.find_nodes(op="placeholder")
     mapping = dict(zip(placeholders, arguments, strict=True))
     for node in module.graph.nodes:
-        if node.op == "output":
-            return tuple(mapping[result] for result in node.args[0])
-        if node.op != "placeholder":
+        if node.op not in ("placeholder", "output"):
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    raise InvariantError("a graph without an output")
+    return tuple(mapping[result] for result in results_of(module.graph))

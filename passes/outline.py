@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from torch import fx
 from torch.fx.passes.utils.fuser_utils import fuse_by_partitions
 
+from rfc_compile.passes.graph import results_of
 from rfc_compile.passes.regions import Region
 
 OUTLINED = "rfc_region"
@@ -79,8 +80,7 @@ def _rename(
     gm.add_submodule(region.name, module)
     call.target = region.name
     call._rename(region.name)
-    returned = module.graph.output_node().args[0]
-    assert isinstance(returned, tuple)
+    returned = results_of(module.graph)
     calls = {user.args[1]: user for user in call.users}
     outputs: list[fx.Node] = [call] * len(region.outputs)
     for index, value in enumerate(returned):

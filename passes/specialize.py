@@ -27,6 +27,7 @@ from rfc_compile.passes.graph import (
     inline,
     is_layout,
     remove_dead_code,
+    results_of,
     tensor_of,
 )
 
@@ -88,10 +89,10 @@ def specialize(gm: fx.GraphModule, *, probe: bool) -> Specialized:
     examples = tuple(node.meta["val"] for node in placeholders)
     if not probe:
         return Specialized(None, _whole(full), _whole(cached), inputs, examples)
-    tails = [_tail(full), _tail(cached)]
-    live = dict.fromkeys(name for tail in tails for name in tail.takes)
-    wanted = [name for name in live if name not in inputs]
-    return Specialized(_head(cached, wanted), *tails, inputs, examples)
+    full_tail, cached_tail = _tail(full), _tail(cached)
+    live = dict.fromkeys((*full_tail.takes, *cached_tail.takes))
+    head = _head(cached, [name for name in live if name not in inputs])
+    return Specialized(head, full_tail, cached_tail, inputs, examples)
 
 
 def _branch(gm: fx.GraphModule, *, taken: bool) -> fx.GraphModule:
@@ -140,7 +141,8 @@ def _taken(
     taken: bool,
 ) -> tuple[fx.Node, ...]:
     """Inline the branch of one conditional; its writes are collected."""
-    _, region, observe, estimate, *rest = node.args
+    given: Any = node.args
+    _, region, observe, estimate, *rest = given
     operands, inputs, state, written, weights = fx.map_arg(
         tuple(rest), mapping.__getitem__
     )
@@ -172,9 +174,7 @@ def _module(gm: fx.GraphModule, reference: object) -> fx.GraphModule:
 def _prefix(gm: fx.GraphModule) -> set[fx.Node]:
     """What the signal needs, less the placeholders."""
     ancestry = Ancestry(gm.graph)
-    outputs = gm.graph.output_node().args[0]
-    signal = outputs[-1]  # type: ignore[index]
-    assert isinstance(signal, fx.Node)
+    signal = results_of(gm.graph)[-1]
     needed = {
         node
         for node in ancestry.nodes
@@ -191,13 +191,13 @@ def _prefix(gm: fx.GraphModule) -> set[fx.Node]:
 
 def _whole(gm: fx.GraphModule) -> Subgraph:
     used = [node for node in gm.graph.find_nodes(op="placeholder") if node.users]
-    return _extract(gm, used, _kept(gm, set()), list(gm.graph.output_node().args[0]))
+    return _extract(gm, used, _kept(gm, set()), results_of(gm.graph))
 
 
 def _tail(gm: fx.GraphModule) -> Subgraph:
     """What remains after the probe; views of live values are made again."""
     prefix = _prefix(gm)
-    outputs = list(gm.graph.output_node().args[0])[:-1]
+    outputs = results_of(gm.graph)[:-1]
     kept = _kept(gm, prefix)
     pending = list(kept)
     pending += [node for node in outputs if isinstance(node, fx.Node)]
@@ -205,7 +205,8 @@ def _tail(gm: fx.GraphModule) -> Subgraph:
     nodes = set(kept)
     while pending:
         node = pending.pop()
-        operands = [node] if node in prefix else node.all_input_nodes
+        outside = node in prefix or node.op == "placeholder"
+        operands = [node] if outside else node.all_input_nodes
         for operand in operands:
             if operand in nodes or operand in takes:
                 continue
@@ -222,8 +223,7 @@ def _head(gm: fx.GraphModule, live: Sequence[str]) -> Subgraph:
     """The probe: the signal, then the live values of these names."""
     prefix = _prefix(gm)
     by_name = {node.meta.get(_ORIGIN): node for node in prefix}
-    signal = gm.graph.output_node().args[0][-1]  # type: ignore[index]
-    outputs = [signal, *(by_name[name] for name in live)]
+    outputs = [results_of(gm.graph)[-1], *(by_name[name] for name in live)]
     takes = [
         node
         for node in gm.graph.find_nodes(op="placeholder")
@@ -244,7 +244,7 @@ def _extract(
     gm: fx.GraphModule,
     takes: Sequence[fx.Node],
     nodes: set[fx.Node],
-    outputs: Sequence[object],
+    outputs: Sequence[Any],
 ) -> Subgraph:
     """A graph of these nodes with ``takes`` as its inputs."""
     graph = fx.Graph()

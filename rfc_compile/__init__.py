@@ -2,8 +2,9 @@
 
     model = torch.compile(model, backend="rfc")
 
-``Options`` lists what can be set, ``explain`` and ``stats`` show what was done, ``reset``
-drops the cached state and ``trajectory`` names a denoising run where that is needed.
+``Options`` lists what can be set, ``explain`` and ``stats`` show what was done,
+``reset`` drops the cached state and ``trajectory`` names a denoising run where that is
+needed.
 """
 
 from rfc_compile.config import Options

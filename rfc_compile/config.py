@@ -90,7 +90,7 @@ class Options:
         self._check_inner()
 
     def _check_mask(self) -> None:
-        steps = self.full_steps
+        steps: Any = self.full_steps
         if isinstance(steps, str) or not isinstance(steps, Iterable):
             raise OptionError(f"full_steps={steps!r}: give a list of step indices")
         for step in steps:

@@ -15,16 +15,17 @@ class SizeBinding:
     """Binds the size symbols of a graph to the sizes of its arguments."""
 
     def __init__(self, layout: StateLayout, examples: Sequence[Any]) -> None:
-        shapes = [ring.example.shape for ring in layout.rings]
+        shapes: list[Sequence[Any]] = [ring.example.shape for ring in layout.rings]
         self._static = all(isinstance(size, int) for shape in shapes for size in shape)
         self._where: list[tuple[Any, int, int | None]] = []
         for position, example in enumerate(examples):
             if isinstance(example, torch.SymInt):
                 self._where.append((size_expression(example), position, None))
             elif isinstance(example, torch.Tensor):
+                sizes: Sequence[Any] = example.shape
                 self._where += [
                     (size_expression(size), position, dim)
-                    for dim, size in enumerate(example.shape)
+                    for dim, size in enumerate(sizes)
                     if isinstance(size, torch.SymInt)
                 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -16,7 +16,7 @@ from torch._dynamo import lookup_backend as _lookup_backend
 from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.exc import InvalidBackend
 from torch._guards import TracingContext, tracing
-from torch._logging import trace_structured
+from torch._logging._internal import trace_structured
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 try:  # torch >= 2.7
@@ -40,16 +40,22 @@ else:
             super().__init__(message, first_useful_frame=None)
 
 
+def _tracing_context() -> TracingContext:
+    context: TracingContext | None = TracingContext.try_get()
+    assert context is not None, "only while Dynamo compiles"
+    return context
+
+
 def dynamo_fake_mode() -> FakeTensorMode:
     """The fake mode of the graph that Dynamo is compiling now."""
-    mode = TracingContext.get().fake_mode
+    mode = _tracing_context().fake_mode
     assert mode is not None
     return mode
 
 
 def fake_inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
     """Dynamo's inputs as fake tensors with Dynamo's own symbolic sizes."""
-    context = TracingContext.get()
+    context = _tracing_context()
     mode = dynamo_fake_mode()
     fakes: list[Any] = []
     for node, value in zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True):
@@ -101,7 +107,7 @@ def without_autocast() -> contextlib.AbstractContextManager[Any]:
 def find_backend(name: str) -> Callable[..., CompiledGraph] | None:
     """The Dynamo backend of this name, or None."""
     try:
-        return _lookup_backend(name)  # type: ignore[return-value]
+        return _lookup_backend(name)
     except InvalidBackend:
         return None
 
@@ -119,10 +125,8 @@ def compile_with_inductor(
     """Inductor with scoped settings; global configuration is left alone."""
     from torch._inductor.compile_fx import compile_fx
 
-    compiled: CompiledGraph = compile_fx(
-        gm, list(inputs), config_patches=settings or None
-    )
-    return compiled
+    compiled: Any = compile_fx(gm, list(inputs), config_patches=settings or None)
+    return cast(CompiledGraph, compiled)
 
 
 def dump_graph(name: str, gm: fx.GraphModule) -> None:

@@ -73,10 +73,14 @@ def test_an_abandoned_run_leaves_no_trace(
 @BOTH
 def test_an_exception_in_the_loop_leaves_no_trace(options: dict[str, Any]) -> None:
     model = compiled(**options)
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupted() -> None:
         for step, _ in enumerate(latents(model, seed=1)):
             if step == 6:
                 raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert torch.equal(run(model, seed=2), fresh(options, seed=2))
 
 

@@ -11,6 +11,7 @@ Shapes: G groups, M the order, J the number of kept steps; I and O are (G, ...).
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -30,7 +31,7 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
 def changes(history: Sequence[Tensor], order: int) -> list[Tensor]:
     """The last ``order`` changes between full steps, newest first, in float32."""
     values = [value.float() for value in history[: order + 1]]
-    return [new - old for new, old in zip(values, values[1:], strict=False)]
+    return [new - old for new, old in itertools.pairwise(values)]
 
 
 def extrapolate(history: Sequence[Tensor], coefficients: Sequence[Tensor]) -> Tensor:
