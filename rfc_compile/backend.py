@@ -8,6 +8,7 @@ Anything that cannot be cached goes to the inner backend as it is, with one warn
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ from rfc_compile.passes import (
     specialize,
 )
 
+log = logging.getLogger(__name__)
+
 
 def rfc(
     gm: fx.GraphModule,
@@ -49,6 +52,12 @@ def rfc(
         return _cached(gm, example_inputs, settings, mode, report)
     except CannotCache as refusal:
         report.fall_back(f"this forward runs uncached: {refusal.reason}")
+    except Exception as error:  # our own bug must not cost a user's run
+        log.exception("the passes failed")
+        report.fall_back(
+            f"this forward runs uncached: the passes failed ({type(error).__name__}: "
+            f"{error}); please report it"
+        )
     compiled = compile_inner(gm, example_inputs, settings, mode)
 
     def uncached(*arguments: Any) -> Any:

@@ -51,11 +51,11 @@ class Options:
     estimator: str = "subspace"
     order: int | None = None
     schedule: str = "rcs"
-    threshold: float = 0.1
+    threshold: float = 0.5
     interval: int = 4
     full_steps: tuple[int, ...] = ()
     warmup: int = 3
-    max_cached_run: int | None = 6
+    max_cached_run: int | None = 4
     final_full: int = 0
     ridge: float = 0.2
     granularity: str = "module"

@@ -41,7 +41,7 @@ else:
 
 
 def _tracing_context() -> TracingContext:
-    context: TracingContext | None = TracingContext.try_get()
+    context = TracingContext.try_get()
     assert context is not None, "only while Dynamo compiles"
     return context
 
@@ -55,14 +55,14 @@ def dynamo_fake_mode() -> FakeTensorMode:
 
 def fake_inputs(gm: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
     """Dynamo's inputs as fake tensors with Dynamo's own symbolic sizes."""
-    context = _tracing_context()
+    contexts: Any = _tracing_context().tensor_to_context
     mode = dynamo_fake_mode()
     fakes: list[Any] = []
     for node, value in zip(gm.graph.find_nodes(op="placeholder"), inputs, strict=True):
         if not isinstance(value, torch.Tensor):
             fakes.append(node.meta["example_value"])
             continue
-        symbols = context.tensor_to_context.get(value)
+        symbols = contexts.get(value)
         fakes.append(
             mode.from_tensor(
                 value,
