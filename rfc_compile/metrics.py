@@ -39,7 +39,9 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity of each image (Gaussian window, 11x11, sigma 1.5).
+    """Structural similarity of each image.
+
+    The window is Gaussian, 11x11 with sigma 1.5; edges are reflected.
 
     Args:
         images: (B, C, H, W) in [-1, 1], at least 11x11.
