@@ -25,13 +25,14 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 import rfc_compile
 from rfc_compile import glyph
 from rfc_compile.errors import OptionError
 from rfc_compile.figures import ErrorCurve, save_comparison, save_error_curves
 from rfc_compile.metrics import psnr
+from rfc_compile.trajectory import Decision
 
 INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
 
@@ -101,7 +102,7 @@ def run(args: Namespace) -> int:
 
 def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Drawing:
     """Draws the images at `threshold`, or without caching when it is None."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     if threshold is None:
         label, backend, options = "uncached", args.inner, None
     else:
@@ -112,8 +113,14 @@ def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Draw
     calls = len(glyph.make_scheduler(args.scheduler, args.steps).timesteps)
     task = progress.add_task(f"{label}: compile", total=(1 + _TIMED_RUNS) * calls)
 
+    decisions: list[Decision] = []
+
     def advance(done: int, total: int) -> None:
         progress.advance(task)
+        if done == 1:
+            decisions.clear()
+        # To the backend a run of large steps is several trajectories; gather them all.
+        decisions.extend(rfc_compile.stats(model).decisions[-1:])
 
     _, first_seconds = _sample(args, compiled, advance)
     progress.update(task, description=f"{label}: draw")
@@ -122,7 +129,7 @@ def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Draw
     progress.update(task, description=label)
     if threshold is None:
         return _Drawing(label, images, first_seconds, seconds, calls, None)
-    curve = _error_curve(label, model)
+    curve = _error_curve(label, decisions)
     return _Drawing(label, images, first_seconds, seconds, sum(curve.full), curve)
 
 
@@ -145,8 +152,7 @@ def _sample(
     return images, time.perf_counter() - start
 
 
-def _error_curve(label: str, model: nn.Module) -> ErrorCurve:
-    decisions = rfc_compile.stats(model).decisions
+def _error_curve(label: str, decisions: Sequence[Decision]) -> ErrorCurve:
     full = [decision.full for decision in decisions]
     return ErrorCurve(
         title=f"{label}: {sum(full)} full steps of {len(full)}",
