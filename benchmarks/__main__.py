@@ -1,4 +1,4 @@
-"""`python -m benchmarks [quality|speed|all] [--quick]`."""
+"""`python -m benchmarks [quality|speed|all] [--quick] [--images N]`."""
 
 import argparse
 
@@ -12,9 +12,10 @@ def main() -> None:
         "which", nargs="?", choices=("quality", "speed", "all"), default="all"
     )
     parser.add_argument("--quick", action="store_true", help="a small part, minutes")
+    parser.add_argument("--images", type=int, help="per cell of the quality benchmark")
     args = parser.parse_args()
     if args.which in ("quality", "all"):
-        quality.run(quick=args.quick)
+        quality.run(quick=args.quick, images=args.images)
     if args.which in ("speed", "all"):
         speed.run(quick=args.quick)
 

@@ -5,12 +5,12 @@ score is the mean over the images of their PSNR against the uncached images. Eve
 runs through `torch.compile(backend="rfc")` with the graphs run eagerly, so that a
 setting starts fast; the passes and the runtime are the real ones.
 
-Schedules: TaylorSeer's fixed intervals, and `rcs` with the threshold that gives the
-same NFC in that cell, without a limit on cached runs; for the default estimator also
-with the guards as shipped.
+Schedules: TaylorSeer's fixed intervals; `rcs` with the threshold that gives the same
+NFC in that cell, without a cap; for the default estimator, `rcs` with shipped guards.
 """
 
 import gc
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,8 +73,7 @@ class Score:
         estimator: with its order.
         schedule: a name in `_SCHEDULES`.
         cell: sampler and guidance.
-        wanted: the NFC that was asked for.
-        nfc: the NFC that was reached.
+        wanted: the NFC that was asked for; `nfc` was reached.
         psnr: mean over the images, in dB.
         threshold: of `rcs`.
         full_steps: their indices.
@@ -128,9 +127,8 @@ def compiled(sampling: Sampling, options: Mapping[str, Any]) -> Iterator[nn.Modu
     It is called once for each batch size, so that `tune` reaches every graph.
     """
     model = glyph.load_glyph_dit().to(sampling.labels.device)
-    model = torch.compile(
-        model, backend="rfc", dynamic=False, options={"inner": "eager", **options}
-    )
+    settings = {"inner": "eager", **options}
+    model = torch.compile(model, backend="rfc", dynamic=False, options=settings)
     first = {cell.guidance != 1.0: cell for cell in sampling.cells}
     try:
         for guided in first:
@@ -185,24 +183,20 @@ def search(
     wanted: int,
     guess: float,
 ) -> Score:
-    """Bisect the threshold until the NFC is the wanted one, else the nearest below.
-
-    A NFC above the wanted one is returned only if the guards force it.
+    """Bisect the threshold for the wanted NFC, else the nearest below; above it only
+    if the guards force that.
     """
     low, high, threshold = _LOWEST, _HIGHEST, guess
-    best: Score | None = None
+    best = None
     for _ in range(_TRIALS):
         tune(model, threshold=threshold)
         found = score(model, sampling, cell, label, wanted)
-        if best is None or _rank(found) > _rank(best):
-            best = found
+        best = found if best is None else max(best, found, key=_rank)
         low, high = (threshold, high) if found.nfc > wanted else (low, threshold)
         if found.nfc == wanted or high < 1.02 * low:
             break
-        # leave the guess in small steps at first: it is usually close
-        near = threshold * (1.25 if found.nfc > wanted else 0.8)
-        middle = math.sqrt(low * high)
-        threshold = near if high / low > 4 and low < near < high else middle
+        near = threshold * (found.nfc / wanted) ** 1.3
+        threshold = near if low < near < high else math.sqrt(low * high)
     assert best is not None
     return best
 
@@ -212,36 +206,36 @@ def _rank(found: Score) -> tuple[bool, int]:
     return found.nfc <= found.wanted, -abs(found.nfc - found.wanted)
 
 
-def measure(sampling: Sampling, wanted: Sequence[int], *, quick: bool) -> list[Score]:
-    """All estimators under all schedules."""
-    scores: list[Score] = []
+def measure(
+    sampling: Sampling, wanted: Sequence[int], *, quick: bool
+) -> Iterator[list[Score]]:
+    """All estimators under all schedules; yields the scores of each pair."""
     guesses: dict[tuple[Cell, int], float] = {}
-    for estimator, order in ESTIMATORS[: 3 if quick else None]:
-        name = f"{estimator} {order}" if order else estimator
-        for schedule, options in _SCHEDULES.items():
+    for schedule, options in _SCHEDULES.items():
+        for estimator, order in ESTIMATORS[: 3 if quick else None]:
+            name = f"{estimator} {order}" if order else estimator
             if schedule == "rcs, guards" and name != DEFAULT:
                 continue
             settings = {"estimator": estimator, "order": order, **options}
+            label = (name, schedule)
+            scores = []
             with compiled(sampling, settings) as model:
-                for cell in sampling.cells:
-                    for nfc in wanted:
-                        label = (name, schedule)
-                        if schedule == "interval":
-                            tune(model, interval=INTERVALS[nfc])
-                            found = score(model, sampling, cell, label, nfc)
-                        else:
-                            guess = guesses.get((cell, nfc), 7.0 / nfc)
-                            found = search(model, sampling, cell, label, nfc, guess)
-                            guesses[cell, nfc] = found.threshold or guess
-                        scores.append(found)
-            _show_progress(scores, name, schedule)
-    return scores
+                for cell, nfc in itertools.product(sampling.cells, wanted):
+                    if schedule == "interval":
+                        tune(model, interval=INTERVALS[nfc])
+                        found = score(model, sampling, cell, label, nfc)
+                    else:
+                        guess = guesses.get((cell, nfc), 7.0 / nfc)
+                        found = search(model, sampling, cell, label, nfc, guess)
+                        guesses[cell, nfc] = found.threshold or guess
+                    scores.append(found)
+            yield scores
 
 
-def _show_progress(scores: Sequence[Score], name: str, schedule: str) -> None:
-    own = [s for s in scores if (s.estimator, s.schedule) == (name, schedule)]
+def _show_progress(own: Sequence[Score]) -> None:
     parts = [f"NFC {n}: {_mean(own, n):.2f} dB" for n in _wanted(own)]
-    console.print(f"{schedule}, {name}: {', '.join(parts)}", highlight=False)
+    label = f"{own[0].schedule}, {own[0].estimator}"
+    console.print(f"{label}: {', '.join(parts)}", highlight=False)
 
 
 def _wanted(scores: Sequence[Score]) -> list[int]:
@@ -269,9 +263,9 @@ def grids(scores: Sequence[Score]) -> list[Grid]:
         chosen = [s for s in scores if (s.schedule, s.wanted) == (schedule, wanted)]
         cells = list(dict.fromkeys(s.cell for s in chosen))
         by = {(s.estimator, s.cell): s for s in chosen}
+        names = _names(chosen)
         rows = [
-            [name, *(_cell_text(by[name, cell]) for cell in cells)]
-            for name in _names(chosen)
+            [name, *(_cell_text(by[name, cell]) for cell in cells)] for name in names
         ]
         title = f"PSNR in dB, {schedule}, NFC {wanted} of {STEPS}"
         result.append(Grid(title, ["estimator", *cells], rows))
@@ -288,11 +282,8 @@ def _averages(scores: Sequence[Score], columns: Sequence[tuple[str, int]]) -> Gr
     for name in _names(scores):
         row = [name]
         for schedule, wanted in columns:
-            own = [
-                s
-                for s in scores
-                if (s.estimator, s.schedule, s.wanted) == (name, schedule, wanted)
-            ]
+            key = (name, schedule, wanted)
+            own = [s for s in scores if (s.estimator, s.schedule, s.wanted) == key]
             if not own:
                 row.append("-")
                 continue
@@ -323,25 +314,37 @@ def verdicts(scores: Sequence[Score]) -> list[str]:
     return lines
 
 
-def run(*, quick: bool) -> None:
+def run(*, quick: bool, images: int | None) -> None:
     """Measure, print and write `results/quality.json` and `quality.md`."""
     samplers, guidances = ("ddim", "dpmpp_2m"), (2.0,) if quick else (1.0, 2.0, 4.0)
     cells = [Cell(s, g) for s in samplers for g in guidances]
-    count, wanted = (4, (14,)) if quick else (16, tuple(INTERVALS))
+    wanted = (14,) if quick else tuple(INTERVALS)
+    count = images or (4 if quick else 16)
     sampling = make_sampling(cells, count)
-    scores = measure(sampling, wanted, quick=quick)
-    tables, lines = grids(scores), verdicts(scores)
-    for table in tables:
+    scores: list[Score] = []
+    for own in measure(sampling, wanted, quick=quick):
+        _show_progress(own)
+        scores += own
+        _save(scores, count)
+    for table in grids(scores):
         table.show()
-    console.print("\n".join(lines), highlight=False)
+    console.print("\n".join(verdicts(scores)), highlight=False)
+
+
+def _save(scores: Sequence[Score], count: int) -> None:
+    """Write what there is, so that a run that is stopped leaves whole tables."""
     notes = (
-        f"{count} images per cell; a number in brackets is the real NFC where it is "
-        f"not the wanted one. `rcs, guards`: warmup={_SHIPPED.warmup}, "
+        f"{count} images per cell; in brackets the real NFC where it is not the wanted "
+        f"one. `rcs, guards`: warmup={_SHIPPED.warmup}, "
         f"max_cached_run={_SHIPPED.max_cached_run}.\n"
     )
     save(
         "quality",
         "Quality at equal numbers of full steps",
         {"images": count, "steps": STEPS, "scores": [asdict(s) for s in scores]},
-        [notes, *(t.markdown() for t in tables), *(f"- {line}" for line in lines)],
+        [
+            notes,
+            *(table.markdown() for table in grids(scores)),
+            *(f"- {line}" for line in verdicts(scores)),
+        ],
     )

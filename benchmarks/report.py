@@ -102,7 +102,6 @@ def save(name: str, title: str, data: Mapping[str, Any], parts: Sequence[str]) -
     text = json.dumps({"environment": asdict(record), **data}, indent=1)
     _replace(RESULTS / f"{name}.json", text + "\n")
     _replace(RESULTS / f"{name}.md", "\n".join([f"# {title}\n", f"{record}\n", *parts]))
-    console.print(f"wrote {RESULTS.name}/{name}.json and .md")
 
 
 def _command() -> str:
