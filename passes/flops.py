@@ -10,6 +10,7 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from rfc_compile.passes.graph import aten, packet, tensor_of
+from rfc_compile.torch_internals import size_hint
 
 _INTEGER_MATMULS = frozenset({"_int_mm", "_weight_int8pack_mm", "_weight_int4pack_mm"})
 
@@ -41,15 +42,25 @@ def flops(node: fx.Node) -> int:
     """
     if not is_expensive(node):
         return 0
-    arguments = fx.map_arg(node.args, lambda operand: operand.meta["val"])
+    arguments, keywords, result = fx.map_arg(
+        (node.args, node.kwargs, node), lambda operand: _sized(operand.meta["val"])
+    )
     formula: Callable[..., Any] | None = flop_registry.get(packet(node))
     if formula is not None:
-        keywords = fx.map_arg(node.kwargs, lambda operand: operand.meta["val"])
-        return int(formula(*arguments, **keywords, out_val=node.meta["val"]))
+        return int(formula(*arguments, **keywords, out_val=result))
     shapes = [a.shape for a in arguments if isinstance(a, torch.Tensor)]
     if is_attention(node):  # torch's registry lacks the CPU's flash attention
         return int(sdpa_flop_count(*shapes[:3]))  # type: ignore[no-untyped-call]
     return int(2 * shapes[0].numel() * shapes[1][-1])
+
+
+def _sized(value: Any) -> Any:
+    """A value with the sizes of the first call: counting must not guard on sizes."""
+    if isinstance(value, torch.Tensor):
+        return torch.empty([size_hint(size) for size in value.shape], device="meta")
+    if isinstance(value, tuple | list):
+        return tuple(map(_sized, value))
+    return size_hint(value) if isinstance(value, torch.SymInt) else value
 
 
 def is_conv(node: fx.Node) -> bool:

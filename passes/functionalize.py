@@ -22,6 +22,7 @@ from torch.fx.traceback import preserve_node_meta
 
 from rfc_compile.errors import CannotCache
 from rfc_compile.passes.graph import aten, remove_dead_code
+from rfc_compile.torch_internals import DynamoControl
 
 _RANDOM = torch.Tag.nondeterministic_seeded
 
@@ -46,13 +47,15 @@ def functionalize(
                 # some ops (rms_norm) turn into others below functionalization,
                 # in-place ones among them; a second pass sees those
                 traced = _retrace(traced, fakes)
+    except DynamoControl:
+        raise
     except Exception as error:
         raise CannotCache(
             f"the graph cannot be retraced to functional ATen ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'})"
         ) from error
     _refuse_side_effects(traced)
-    _copy_placeholder_metadata(gm, traced)
+    _keep_placeholder_metadata(gm, traced, fakes)
     remove_dead_code(traced)
     return traced
 
@@ -93,11 +96,15 @@ def _is_idle_dropout(node: fx.Node) -> bool:
     return False
 
 
-def _copy_placeholder_metadata(source: fx.GraphModule, target: fx.GraphModule) -> None:
-    for old, new in zip(
+def _keep_placeholder_metadata(
+    source: fx.GraphModule, target: fx.GraphModule, fakes: Sequence[Any]
+) -> None:
+    """Dynamo's metadata, and its own fake values: they know numbers given as tensors."""
+    for old, new, fake in zip(
         source.graph.find_nodes(op="placeholder"),
         target.graph.find_nodes(op="placeholder"),
+        fakes,
         strict=True,
     ):
         kept = {key: value for key, value in old.meta.items() if key != "example_value"}
-        new.meta.update(kept)
+        new.meta.update(kept, val=fake)

@@ -31,7 +31,7 @@ class ForwardInputs:
 
     Attributes:
         names: the user's name of every placeholder, in order.
-        static: parameters and buffers.
+        static: parameters, buffers and numbers that belong to modules.
         timestep: tells denoising steps apart.
         sources: floating point tensors of 3 or more dimensions: latent and text.
         latents: the sources shaped like an output of the model.
@@ -101,7 +101,7 @@ def classify_inputs(
         conditioning_names=tuple(names[node] for node in conditioning),
         timestep_index=placeholders.index(step),
         static_indices=tuple(
-            i for i, node in enumerate(placeholders) if node in static
+            i for i, node in enumerate(placeholders) if is_static(node)
         ),
     )
 

@@ -52,6 +52,8 @@ def rfc(
         return _cached(gm, example_inputs, settings, mode, report)
     except CannotCache as refusal:
         report.fall_back(f"this forward runs uncached: {refusal.reason}")
+    except torch_internals.DynamoControl:
+        raise
     except Exception as error:  # our own bug must not cost a user's run
         log.exception("the passes failed")
         report.fall_back(
@@ -143,14 +145,14 @@ def _report_regions(report: GraphReport, captured: Captured) -> None:
 def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:
     report.timestep = captured.inputs.names[captured.inputs.timestep_index]
     sizes = {
-        ring.name: ring.length * ring.example.numel() * ring.example.element_size()
+        ring.name: ring.length * torch_internals.bytes_hint(ring.example)
         for ring in layout.rings
     }
     regions = []
     for region in captured.regions.found:
         own = [name for name in sizes if name.startswith(f"{region.name}.")]
         own += [f"input.{node.name}" for node in region.inputs]
-        cache_bytes = sum(int(sizes.pop(name, 0)) for name in own)
+        cache_bytes = sum(sizes.pop(name, 0) for name in own)
         regions.append(
             RegionInfo(
                 name=region.name,

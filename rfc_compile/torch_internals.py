@@ -7,6 +7,7 @@ something, this is the file to mend.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import torch
 from torch import fx
 from torch._dynamo import lookup_backend as _lookup_backend
 from torch._dynamo.convert_frame import compile_lock
-from torch._dynamo.exc import InvalidBackend
+from torch._dynamo.exc import InvalidBackend, TorchDynamoException
 from torch._guards import TracingContext, tracing
 from torch._logging._internal import trace_structured
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,6 +26,9 @@ except ImportError:
     _ShortenTraceback = None  # type: ignore[assignment,misc]
 
 CompiledGraph = Callable[..., Sequence[Any]]
+
+DynamoControl = TorchDynamoException
+"""What Dynamo raises through a backend to steer itself; never to be swallowed."""
 
 if _ShortenTraceback is None:
 
@@ -143,3 +147,16 @@ def dump_graph(name: str, gm: fx.GraphModule) -> None:
 def size_expression(size: torch.SymInt) -> Any:
     """The sympy expression of a symbolic size."""
     return size.node.expr
+
+
+def size_hint(size: int | torch.SymInt) -> int:
+    """A size in the call that was traced, without a guard on it; 1 if unknown."""
+    if isinstance(size, int):
+        return size
+    hint = size.node.hint
+    return 1 if hint is None else int(hint)
+
+
+def bytes_hint(value: torch.Tensor) -> int:
+    """Bytes of a tensor in the call that was traced, without a guard on its sizes."""
+    return math.prod(map(size_hint, value.shape)) * value.element_size()
