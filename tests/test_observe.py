@@ -1,0 +1,262 @@
+"""What users see of the backend: explain, stats, the log and the trace."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from denoising import LABELS, compiled, run, small_glyph
+from diffusers import DiTTransformer2DModel
+from torch import nn
+
+import rfc_compile
+from rfc_compile import glyph
+
+STEPS = 20
+OPTIONS = {"threshold": 0.6, "warmup": 2}
+PASSES = ["dynamo", "functionalize", "outline", "conditional", "hoist_predicate"]
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from denoising import compiled, run
+import rfc_compile
+model = compiled(**{options})
+run(model, steps={steps})
+print(rfc_compile.stats(model).nfc)
+"""
+
+
+class Observed(NamedTuple):
+    """What a process that draws a few steps says."""
+
+    nfc: int
+    log: str
+    trace: str
+
+
+@pytest.fixture(scope="module", params=["rcs", "interval"])
+def observed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Observed]:
+    folder = tmp_path_factory.mktemp("trace")
+    options = {**OPTIONS, "schedule": request.param}
+    program = PROGRAM.format(options=options, steps=STEPS)
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "TORCH_LOGS": "+rfc_compile", "TORCH_TRACE": str(folder)},
+    )
+    assert result.returncode == 0, result.stderr
+    (trace,) = folder.iterdir()
+    return request.param, Observed(int(result.stdout), result.stderr, trace.read_text())
+
+
+def expected_names(schedule: str) -> list[str]:
+    """Passes and graphs in order; only a schedule that looks at the input probes."""
+    graphs = ["probe", "full", "cached"] if schedule == "rcs" else ["full", "cached"]
+    return PASSES + graphs
+
+
+def test_the_log_has_a_line_per_pass(observed: tuple[str, Observed]) -> None:
+    schedule, (_, log, _) = observed
+    lines = re.findall(
+        r"rfc_compile/observe\.py.*\] after (\w+): (\d+) nodes$", log, re.M
+    )
+    assert [name for name, _ in lines] == expected_names(schedule)
+    assert all(int(size) > 20 for _, size in lines)
+
+
+def test_the_log_has_a_line_per_decision(observed: tuple[str, Observed]) -> None:
+    schedule, (nfc, log, _) = observed
+    number = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+    lines = re.findall(
+        rf"\] thread \d+ step (\d+) branch 0 t=({number}): (full|cached) "
+        rf"\((\w+), e=({number}|None)\)$",
+        log,
+        re.M,
+    )
+    assert len(lines) == log.count(" branch ") == STEPS
+    assert [int(step) for step, *_ in lines] == list(range(STEPS))
+    timesteps = glyph.make_scheduler("ddim", STEPS).timesteps.tolist()
+    assert [float(t) for _, t, *_ in lines] == timesteps
+    full = [kind == "full" for *_, kind, _, _ in lines]
+    assert sum(full) == nfc
+    assert full[:2] == [True, True]
+    assert not all(full)
+    assert [reason for *_, reason, _ in lines[:2]] == ["warmup"] * 2
+    cached = {reason for *_, kind, reason, _ in lines if kind == "cached"}
+    assert cached == {"within_limit" if schedule == "rcs" else "scheduled"}
+    if schedule == "rcs":
+        assert lines[0][-1] == "None"
+        assert all(float(error) > 0 for *_, error in lines[1:])
+
+
+def test_the_trace_holds_every_graph(observed: tuple[str, Observed]) -> None:
+    schedule, (_, _, trace) = observed
+    expected = [f"rfc_{i:02d}_{n}" for i, n in enumerate(expected_names(schedule))]
+    names, sources = [], []
+    records = re.split(r"^V\d.*?\] (?=\{)", trace, flags=re.M)[1:]
+    for record in records:
+        header, _, payload = record.partition("\n")
+        name = json.loads(header).get("artifact", {}).get("name", "")
+        if name.startswith("rfc_"):
+            names.append(name)
+            sources.append(payload)
+    assert names == expected
+    for name, source in zip(names, sources, strict=True):
+        assert "def forward(" in source, name
+    by_name = dict(zip((name[7:] for name in names), sources, strict=True))
+    assert "scaled_dot_product_attention" in by_name["full"]
+    assert "scaled_dot_product_attention" not in by_name["cached"]
+
+
+def test_nothing_is_explained_before_the_first_call() -> None:
+    model = compiled()
+    explanation = rfc_compile.explain(model)
+    assert explanation == rfc_compile.Explanation(0, (), 0.0, (), (), (), ())
+    assert explanation.cache_bytes == 0
+    assert "0 graph(s), 0 regions" in str(explanation)
+    assert rfc_compile.stats(model) == rfc_compile.Statistics()
+    assert "0 steps, 0 full of 0 calls: none yet" in str(rfc_compile.stats(model))
+
+
+def matmul(rows: int, inner: int, columns: int) -> int:
+    return 2 * rows * inner * columns
+
+
+def test_region_flops_are_those_of_the_shapes() -> None:
+    """Counted by hand: two images of 64 tokens, 128 wide, 4 heads of 32."""
+    batch, tokens, width, heads, hidden = len(LABELS), (32 // 4) ** 2, 128, 4, 512
+    rows = batch * tokens
+    projections = 4 * matmul(rows, width, width)  # q, k, v and out
+    scores = batch * heads * matmul(tokens, width // heads, tokens)
+    weighted = batch * heads * matmul(tokens, tokens, width // heads)
+    attention = projections + scores + weighted
+    mlp = matmul(rows, width, hidden) + matmul(rows, hidden, width)
+
+    model = compiled(**OPTIONS)
+    run(model, steps=3)
+    explanation = rfc_compile.explain(model)
+    assert [(r.kind, r.module, r.flops) for r in explanation.regions] == [
+        ("attention", "transformer_blocks.0.attn1", attention),
+        ("mlp", "transformer_blocks.0.ff", mlp),
+        ("attention", "transformer_blocks.1.attn1", attention),
+        ("mlp", "transformer_blocks.1.ff", mlp),
+    ]
+    # outside them: embeddings, modulation and the patches at both ends
+    inside = 2 * (attention + mlp)
+    patches = matmul(rows, 3 * 4 * 4, width)
+    head = matmul(batch, width, 2 * width) + matmul(rows, width, 3 * 4 * 4)
+    embed = matmul(batch, 256, width) + matmul(batch, width, width)
+    modulation = matmul(batch, width, 6 * width)
+    total = inside + patches + head + 2 * (embed + modulation)
+    assert explanation.coverage == pytest.approx(inside / total, abs=0.005)
+    assert 0 < explanation.coverage < 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"estimator": "reuse"},
+        {"estimator": "taylor", "order": 1},
+        {"schedule": "interval"},
+    ],
+    ids=["default", "reuse", "taylor", "interval"],
+)
+def test_the_predicted_state_is_the_state_held(options: dict[str, Any]) -> None:
+    """All but the latent, which the schedules that look at the input keep as well."""
+    model = compiled(**options)
+    run(model)
+    stats = rfc_compile.stats(model)
+    assert {decision.branch for decision in stats.decisions} == {0}
+    predicted = rfc_compile.explain(model).cache_bytes
+    latent = len(LABELS) * 3 * 32 * 32 * 4
+    assert predicted > 0
+    assert (stats.cache_bytes - predicted) in (0, latent)
+    text = str(rfc_compile.explain(model))
+    assert f"{predicted / 2**20:.2f} MiB of state per CFG branch" in text
+
+
+def test_the_table_names_every_region() -> None:
+    model = compiled(**OPTIONS)
+    run(model, steps=3)
+    explanation = rfc_compile.explain(model)
+    assert len(explanation.regions) == 4
+    first, header, *rows = str(explanation).splitlines()
+    assert first.startswith("1 graph(s), 4 regions, ")
+    assert f"{explanation.coverage:.1%} of FLOPs" in first
+    assert header.split()[:5] == ["region", "kind", "module", "in", "out"]
+    for region, row in zip(explanation.regions, rows, strict=False):
+        cells = row.split()
+        assert cells[:3] == [region.name, region.kind, region.module]
+        assert cells[3:5] == [str(region.inputs), str(region.outputs)]
+        assert float(cells[5]) == pytest.approx(region.flops / 1e6, abs=0.06)
+        assert float(cells[6]) == pytest.approx(region.cache_bytes / 1024, abs=0.6)
+    assert "timestep input: timestep" in rows
+    assert sum(r.cache_bytes for r in explanation.regions) == explanation.cache_bytes
+
+
+def test_statistics_in_one_line() -> None:
+    model = compiled(**OPTIONS)
+    run(model, steps=STEPS)
+    stats = rfc_compile.stats(model)
+    reasons = [(d.full, d.reason) for d in stats.decisions]
+    text = str(stats)
+    assert text.startswith(f"{STEPS} steps, {stats.nfc} full of {STEPS} calls: ")
+    for full, reason in set(reasons):
+        count = reasons.count((full, reason))
+        assert f"{count} {'full' if full else 'cached'} ({reason})" in text
+    assert text.endswith(f"; {stats.cache_bytes / 2**20:.2f} MiB of state")
+    assert {name for name, s in stats.graph_seconds.items() if s > 0} >= {"full"}
+
+
+def narrow_dit() -> nn.Module:
+    """One block, 64 wide, with random weights and open gates."""
+    torch.manual_seed(0)
+    config = DiTTransformer2DModel.load_config(glyph.MODEL_FOLDER)
+    sizes = {"num_layers": 1, "num_attention_heads": 2}
+    model: nn.Module = DiTTransformer2DModel.from_config({**config, **sizes})
+    return model.eval().requires_grad_(False)
+
+
+def test_models_are_explained_one_by_one() -> None:
+    wide, narrow = compiled(small_glyph(), **OPTIONS), compiled(narrow_dit(), **OPTIONS)
+    run(wide)
+    assert rfc_compile.explain(narrow).graphs == 0
+    run(narrow, steps=25)
+    of_wide, of_narrow = rfc_compile.explain(wide), rfc_compile.explain(narrow)
+    assert (of_wide.graphs, len(of_wide.regions)) == (1, 4)
+    assert (of_narrow.graphs, len(of_narrow.regions)) == (1, 2)
+    assert of_narrow.regions[0].flops < of_wide.regions[0].flops
+    assert not set(of_wide.regions) & set(of_narrow.regions)
+    assert rfc_compile.stats(wide).steps == 20
+    assert rfc_compile.stats(narrow).steps == 25
+
+
+def test_none_stands_for_every_model() -> None:
+    gc.collect()  # what earlier tests compiled
+    before = rfc_compile.explain().graphs
+    wide, narrow = compiled(small_glyph(), **OPTIONS), compiled(narrow_dit(), **OPTIONS)
+    run(wide)
+    run(narrow, steps=25)
+    of_wide, of_narrow = rfc_compile.explain(wide), rfc_compile.explain(narrow)
+    everything = rfc_compile.explain(None)
+    assert everything == rfc_compile.explain()
+    assert everything.graphs == before + 2
+    assert set(everything.regions) >= {*of_wide.regions, *of_narrow.regions}
+    assert 0 < everything.coverage < 1
+    assert rfc_compile.stats(None) == rfc_compile.stats(narrow)  # it ran last
+    run(wide)
+    assert rfc_compile.stats() == rfc_compile.stats(wide)
