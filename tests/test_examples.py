@@ -29,12 +29,26 @@ def run_example(name: str, *arguments: str, cwd: Path) -> str:
     return result.stdout
 
 
-def test_every_example_is_tested() -> None:
+def test_no_example_is_forgotten() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "custom_dit.py",
         "quickstart.py",
         "train_glyph_dit.py",
     }
+
+
+def test_quickstart_imports(tmp_path: Path) -> None:
+    """It always compiles with inductor, which takes too long here to run it."""
+    program = "import runpy, sys; print(callable(runpy.run_path(sys.argv[1])['main']))"
+    result = subprocess.run(
+        [sys.executable, "-c", program, EXAMPLES / "quickstart.py"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert result.stdout == "True\n", result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_custom_dit(tmp_path: Path) -> None:
