@@ -5,6 +5,9 @@ INSTALLED := .venv/.installed
 # Inside the checkout, so that a second run starts with compiled kernels.
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.cache/inductor
 
+# Threads that wait do not burn the cores that other threads need.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test check bench
 
 demo: $(INSTALLED)

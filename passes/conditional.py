@@ -30,8 +30,8 @@ from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
 from rfc_compile.signal import signal_order, step_signal
 
-WEIGHT_ROWS = 3
-"""Taylor, linear, valid: the rows of the step weights (rfc_compile.estimators.base)."""
+WEIGHT_ROWS = 2
+"""Taylor, valid: the rows of the step weights (rfc_compile.estimators.base)."""
 
 
 def decide(signal: Tensor, conditioning: int, limit: Tensor) -> bool:

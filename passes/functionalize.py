@@ -99,7 +99,7 @@ def _is_idle_dropout(node: fx.Node) -> bool:
 def _keep_placeholder_metadata(
     source: fx.GraphModule, target: fx.GraphModule, fakes: Sequence[Any]
 ) -> None:
-    """Dynamo's metadata, and its own fake values: they know numbers given as tensors."""
+    """Dynamo's metadata and fake values (these know numbers given as tensors)."""
     for old, new, fake in zip(
         source.graph.find_nodes(op="placeholder"),
         target.graph.find_nodes(op="placeholder"),

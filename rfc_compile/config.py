@@ -38,7 +38,7 @@ class Options:
         final_full: full steps at the end of a trajectory; takes effect once the number
             of steps is known, from ``rfc_compile.trajectory(num_steps=...)`` or from an
             earlier trajectory with the same first timesteps.
-        ridge: for ``subspace``, the pull towards linear extrapolation in time.
+        ridge: for ``subspace``, the pull towards Taylor extrapolation in time.
         granularity: ``module``: every attention and MLP is a region of its own.
         inner: the Dynamo backend that compiles the resulting graphs.
         inner_options: its options.
@@ -54,10 +54,10 @@ class Options:
     threshold: float = 0.5
     interval: int = 4
     full_steps: tuple[int, ...] = ()
-    warmup: int = 3
+    warmup: int = 2
     max_cached_run: int | None = 4
     final_full: int = 0
-    ridge: float = 0.2
+    ridge: float = 0.5
     granularity: str = "module"
     inner: str = "inductor"
     inner_options: Mapping[str, Any] = field(default_factory=dict)

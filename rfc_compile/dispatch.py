@@ -62,7 +62,9 @@ class Scope:
         """Start a new trajectory; the state of the one before is freed."""
         if self.current is not None:
             finished = self.current
-            self.lengths[tuple(finished.timesteps[:2])] = len(finished.timesteps)
+            start, length = tuple(finished.timesteps[:2]), len(finished.timesteps)
+            # an abandoned run is shorter than a whole one that began the same way
+            self.lengths[start] = max(length, self.lengths.get(start, 0))
             finished.branches = []
             self.last = finished
         self.current = Trajectory(name, num_steps=num_steps)

@@ -13,23 +13,23 @@ SizeOf = Callable[[object], int]
 
 
 def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[float]]:
-    """Taylor, linear and validity weights of the last changes, three rows of ``width``.
+    """Taylor weights and validity of the last changes, two rows of ``width``.
 
     ``full_steps`` are the indices of the kept full steps, newest first. The weights are
     those of ``k^i / i! * D_i`` with the derivatives D_i from divided differences over
     the true gaps; a change that has no history yet gets 0.
     """
-    taylor, linear = [0.0] * width, [0.0] * width
+    taylor = [0.0] * width
     valid = [1.0 if j + 1 < len(full_steps) else 0.0 for j in range(width)]
     if len(full_steps) > 1:
         k, gap = step - full_steps[0], full_steps[0] - full_steps[1]
-        taylor[0] = linear[0] = k / gap
+        taylor[0] = k / gap
         if width > 1 and len(full_steps) > 2:
             before = full_steps[1] - full_steps[2]
             curvature = k * k / (gap + before)
             taylor[0] += curvature / gap
             taylor[1] = -curvature / before
-    return [taylor, linear, valid]
+    return [taylor, valid]
 
 
 class KeptState:
@@ -56,7 +56,7 @@ class KeptState:
         self.slots = self._flat()
 
     def weights(self, step: int) -> Tensor:
-        """The (3, M) weights of a step, on the device of the state."""
+        """The (2, M) weights of a step, on the device of the state."""
         rows = step_weights(step, self.full_steps, self._width)
         return torch.tensor(rows, dtype=torch.float32, device=self._device)
 

@@ -134,8 +134,13 @@ def subspace(order: int, ridge: float) -> Predict:
         count = min(order, len(full) - 1)
         if count == 0:
             return outputs[0]
+        k, gap = step - full[0], full[0] - full[1]
         prior = torch.zeros(count, dtype=torch.float64)
-        prior[0] = (step - full[0]) / (full[0] - full[1])
+        prior[0] = k / gap
+        if order >= 2 and count >= 2:  # Taylor's weights on the last two changes
+            curvature = k**2 / (full[0] - full[2])
+            prior[0] += curvature / gap
+            prior[1] = -curvature / (full[1] - full[2])
         result = outputs[0].clone()
         for b in range(len(result)):
             basis = torch.stack(

@@ -82,6 +82,10 @@ def expected(
         pull = np.diag(RIDGE * np.diag(gram))
         prior = np.zeros(order)
         prior[0] = k / (full[0] - full[1])
+        if order >= 2:  # Taylor's weights on the last two changes
+            curvature = k**2 / (full[0] - full[2])
+            prior[0] += curvature / (full[0] - full[1])
+            prior[1] = -curvature / (full[1] - full[2])
         wanted = basis @ (now - inputs[0]).ravel() + pull @ prior
         c = np.linalg.solve(gram + pull, wanted)
         moves = [outputs[j] - outputs[j + 1] for j in range(order)]
@@ -114,9 +118,8 @@ def test_taylor_is_exact_on_lines_and_right_about_curvature(
     k: int, gap: int, before: int, scale: int
 ) -> None:
     full = (20, 20 - gap, 20 - gap - before)
-    taylor, linear, valid = step_weights(20 + k, full, 2)
+    taylor, valid = step_weights(20 + k, full, 2)
     assert valid == [1.0, 1.0]
-    assert linear == [k / gap, 0.0]
 
     def estimate(f: list[float]) -> float:
         return f[0] + taylor[0] * (f[0] - f[1]) + taylor[1] * (f[1] - f[2])
@@ -136,16 +139,16 @@ def test_taylor_is_taylorseers_for_equal_gaps(gap: int, k: int) -> None:
     first = (values[0] - values[1]) / gap
     second = (first - (values[1] - values[2]) / gap) / gap  # every order by one gap
     wanted = values[0] + k * first + k**2 / 2 * second
-    weights, _, _ = step_weights(4 * gap + k, (4 * gap, 3 * gap, 2 * gap), 2)
+    weights, _ = step_weights(4 * gap + k, (4 * gap, 3 * gap, 2 * gap), 2)
     got = values[0] - weights[0] * np.diff(values)[0] - weights[1] * np.diff(values)[1]
     assert got == pytest.approx(wanted)
 
 
 def test_weights_without_history_are_zero() -> None:
-    assert step_weights(3, [2], 2) == [[0.0, 0.0]] * 3
-    assert step_weights(3, [], 1) == [[0.0]] * 3
-    taylor, linear, valid = step_weights(5, [3, 1], 3)
-    assert (taylor, linear) == ([1.0, 0.0, 0.0], [1.0, 0.0, 0.0])
+    assert step_weights(3, [2], 2) == [[0.0, 0.0]] * 2
+    assert step_weights(3, [], 1) == [[0.0]] * 2
+    taylor, valid = step_weights(5, [3, 1], 3)
+    assert taylor == [1.0, 0.0, 0.0]
     assert valid == [1.0, 0.0, 0.0]
 
 
@@ -180,12 +183,13 @@ def test_subspace_is_exact_in_the_span_of_the_history() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_subspace_with_a_huge_ridge_is_linear_extrapolation(order: int) -> None:
+def test_subspace_with_a_huge_ridge_is_taylor(order: int) -> None:
     now, inputs, outputs = random_history(5)
     estimator = make("subspace", order, ridge=1e6)
     got = predict(estimator, now, inputs, outputs, 9, (6, 4, 1, 0))
-    linear = outputs[0] + 3 / 2 * (outputs[0] - outputs[1])
-    torch.testing.assert_close(got, linear, rtol=1e-4, atol=1e-4)
+    taylor = make("taylor", min(order, 2))
+    wanted = predict(taylor, now, inputs, outputs, 9, (6, 4, 1, 0))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "order"), KINDS)

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TAYLOR, LINEAR, VALID = 0, 1, 2
-"""Rows of the step weights: Taylor, linear extrapolation, 1 where history exists."""
+TAYLOR, VALID = 0, 1
+"""Rows of the step weights: Taylor extrapolation, 1 where history exists."""
 
 
 def inner_product(a: Tensor, b: Tensor) -> Tensor:
@@ -97,8 +97,8 @@ class Estimator(ABC):
     ) -> list[Tensor]:
         """The M coefficients, each of shape (G,) or ().
 
-        ``current`` is I now, ``inputs`` the kept I, newest first; ``weights`` (3, M)
-        holds the step's Taylor weights, linear weights and validity of the history.
+        ``current`` is I now, ``inputs`` the kept I, newest first; ``weights`` (2, M)
+        holds the step's Taylor weights and the validity of the history.
         """
 
     def predict(

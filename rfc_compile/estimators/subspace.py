@@ -4,9 +4,10 @@
                + ridge * sum_j G_jj (c_j - p_j)^2
     O_hat = O_0 + sum_j c_j (O_j - O_{j+1})
 
-G is the Gram matrix of the input changes and p = (k / N, 0, ...) plain linear
-extrapolation in time. If the Gram matrix of output changes is proportional to that of
-the input changes, these are the best coefficients for the output as well; where O is
+G is the Gram matrix of the input changes and p the weights of Taylor extrapolation in
+time, which the fit is pulled towards: it damps the feedback of the model's own cached
+errors through the inputs. If the Gram matrix of output changes is proportional to that
+of the input changes, these are the best coefficients for the output as well; where O is
 affine in I and I stays in the span of its history the estimate is exact. RFE is the
 special case of one direction and equal norms.
 """
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rfc_compile.estimators.base import (
-    LINEAR,
+    TAYLOR,
     VALID,
     Estimator,
     changes,
@@ -28,7 +29,7 @@ from rfc_compile.estimators.base import (
 
 
 class Subspace(Estimator):
-    """Coefficients of the input's least-squares fit, pulled to linear in time."""
+    """Coefficients of the input's least-squares fit, pulled to Taylor's weights."""
 
     name = "subspace"
     orders = (1, 2, 3)
@@ -57,7 +58,7 @@ class Subspace(Estimator):
                 matrix[i][j] = matrix[j][i] = product
             diagonal = matrix[i][i]
             fit = inner_product(moved, steps[i]) * valid[i]
-            right.append(fit + self.ridge * diagonal * weights[LINEAR, i])
+            right.append(fit + self.ridge * diagonal * weights[TAYLOR, i])
             loaded = diagonal * (1 + self.ridge)
             matrix[i][i] = torch.where(loaded > 0, loaded, torch.ones_like(loaded))
         return solve(matrix, right)
