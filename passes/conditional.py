@@ -25,7 +25,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.estimators import Estimator
-from rfc_compile.passes.graph import results_of, sort_stably, tensor_of
+from rfc_compile.passes.graph import results_of, sort_stably, tensor_of, twin
 from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
 from rfc_compile.signal import signal_order, step_signal
@@ -208,16 +208,10 @@ class _Tracer:
         if kind not in self.known:
             with self.fake_mode, torch.no_grad():
                 # tracing tells arguments apart by identity, and slots share an example
-                module = make_fx(function, tracing_mode="real")(*map(_twin, examples))
+                module = make_fx(function, tracing_mode="real")(*map(twin, examples))
             self.known[kind] = f"{name}_{len(self.known)}"
             self.gm.add_submodule(self.known[kind], module)
         return self.gm.graph.get_attr(self.known[kind])
-
-
-def _twin(example: Tensor) -> Tensor:
-    return torch.empty_strided(
-        example.shape, example.stride(), dtype=example.dtype, device=example.device
-    )
 
 
 @dataclass(frozen=True)

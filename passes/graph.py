@@ -77,6 +77,13 @@ def tensor_of(node: fx.Node) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
+def twin(example: torch.Tensor) -> torch.Tensor:
+    """Another tensor of the same kind; make it under the fake mode of ``example``."""
+    return torch.empty_strided(
+        example.shape, example.stride(), dtype=example.dtype, device=example.device
+    )
+
+
 def results_of(graph: fx.Graph) -> tuple[Any, ...]:
     """What a graph returns: nodes and constants."""
     results: Any = graph.output_node().args[0]

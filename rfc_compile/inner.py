@@ -12,6 +12,7 @@ from torch import fx
 
 from rfc_compile import torch_internals
 from rfc_compile.config import Options
+from rfc_compile.passes.graph import twin
 from rfc_compile.torch_internals import CompiledGraph
 
 
@@ -90,9 +91,7 @@ def _distinct_examples(gm: fx.GraphModule, fake_mode: Any) -> list[Any]:
         value = node.meta["val"]
         if isinstance(value, torch.Tensor) and id(value) in seen:
             with fake_mode:
-                value = torch.empty_strided(
-                    value.shape, value.stride(), dtype=value.dtype, device=value.device
-                )
+                value = twin(value)
         seen.add(id(value))
         examples.append(value)
     return examples

@@ -69,7 +69,7 @@ class Mismatch:
     changed: frozenset[int] = frozenset()
 
 
-@dataclass
+@dataclass(eq=False)
 class Branch:
     """One CFG branch: the state it keeps and where it stands."""
 
