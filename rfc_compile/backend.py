@@ -21,7 +21,7 @@ from rfc_compile.config import Options
 from rfc_compile.dispatch import Dispatcher
 from rfc_compile.errors import CannotCache
 from rfc_compile.inner import LazyGraph, compile_inner
-from rfc_compile.observe import GraphReport, PassObserver, RefusedRegion, RegionInfo
+from rfc_compile.observe import GraphReport, PassObserver, RegionInfo
 from rfc_compile.passes import (
     Captured,
     StateLayout,
@@ -91,7 +91,8 @@ def _cached(
         timestep=options.timestep,
         observe=observer,
     )
-    _report_regions(report, captured)
+    report.flops = captured.regions.flops
+    report.refused = captured.regions.refused
     _refuse_little_coverage(captured, options)
     estimator, schedule = options.make_estimator(), options.make_schedule()
     step_graph = make_step_graph(captured, estimator, fake_mode, observer)
@@ -133,13 +134,6 @@ def _refuse_little_coverage(captured: Captured, options: Options) -> None:
             f"regions hold {regions.coverage:.0%} of the FLOPs, less than "
             f"min_coverage={options.min_coverage:g}"
         )
-
-
-def _report_regions(report: GraphReport, captured: Captured) -> None:
-    report.flops = captured.regions.flops
-    report.refused = tuple(
-        RefusedRegion(item.candidate, item.reason) for item in captured.regions.refused
-    )
 
 
 def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:

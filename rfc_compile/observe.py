@@ -20,6 +20,7 @@ from rfc_compile.torch_internals import dump_graph
 
 if TYPE_CHECKING:
     from rfc_compile.dispatch import Dispatcher
+    from rfc_compile.passes import Refusal
     from rfc_compile.trajectory import Decision, Trajectory
 
 log = logging.getLogger("rfc_compile")
@@ -50,14 +51,6 @@ class RegionInfo:
 
 
 @dataclass(frozen=True)
-class RefusedRegion:
-    """A candidate that is always computed, with the reason."""
-
-    candidate: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Explanation:
     """What the backend did with a model; ``str()`` gives a table.
 
@@ -75,7 +68,7 @@ class Explanation:
     graphs: int
     regions: tuple[RegionInfo, ...]
     coverage: float
-    refused: tuple[RefusedRegion, ...]
+    refused: tuple[Refusal, ...]
     fallbacks: tuple[str, ...]
     timestep: tuple[str, ...]
     notes: tuple[str, ...]
@@ -155,7 +148,7 @@ class GraphReport:
     """What became of one graph; lives as long as its compiled form."""
 
     regions: tuple[RegionInfo, ...] = ()
-    refused: tuple[RefusedRegion, ...] = ()
+    refused: tuple[Refusal, ...] = ()
     fallbacks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     flops: int = 0
