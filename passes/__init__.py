@@ -16,35 +16,41 @@ pass knows the name of a model. passes/README.md states the invariants between t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
-from rfc_compile.errors import CannotCache
 from rfc_compile.estimators import Estimator
 from rfc_compile.passes.conditional import make_conditional
+from rfc_compile.passes.flops import block_flops
 from rfc_compile.passes.functionalize import functionalize
 from rfc_compile.passes.graph import Ancestry
 from rfc_compile.passes.hoist_predicate import hoist_predicate
-from rfc_compile.passes.inputs import ForwardInputs, classify_inputs
+from rfc_compile.passes.inputs import ForwardInputs, classify_inputs, with_streams
 from rfc_compile.passes.invariants import check_invariants
 from rfc_compile.passes.layout import StateLayout
 from rfc_compile.passes.outline import outline
-from rfc_compile.passes.regions import Refusal, Region, Regions, find_regions
+from rfc_compile.passes.records import Refusal, Region, Regions
+from rfc_compile.passes.regions import find_regions
 from rfc_compile.passes.residual_stream import residual_stream
 from rfc_compile.passes.specialize import Specialized, specialize
+from rfc_compile.passes.watched import watched_value, with_watched
 
 Observer = Callable[[str, fx.GraphModule], None]
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A functional forward with what the analyses found in it."""
+    """A functional forward with what the analyses found in it.
+
+    ``block_flops`` are the FLOPs of its repeated blocks (``flops.block_flops``).
+    """
 
     gm: fx.GraphModule
     inputs: ForwardInputs
     regions: Regions
+    block_flops: int
 
 
 def analyse(
@@ -70,9 +76,11 @@ def analyse(
     ancestry = Ancestry(gm.graph)
     inputs = classify_inputs(gm, ancestry, source_of, is_static, timestep)
     adds = residual_stream(gm, inputs.sources, ancestry)
+    inputs = with_streams(gm, inputs, adds)
     regions = find_regions(gm, adds, ancestry, inputs.static)
-    regions = _after_decision(regions, inputs, ancestry)
-    return Captured(gm, inputs, regions)
+    regions = with_watched(regions, inputs, ancestry)
+    blocks = block_flops(ancestry, inputs.sources, has_regions=bool(regions.found))
+    return Captured(gm, inputs, regions, blocks)
 
 
 def make_step_graph(
@@ -80,7 +88,7 @@ def make_step_graph(
 ) -> fx.GraphModule:
     """The hoisted conditional graph; ``meta["rfc_state"]`` is its ``StateLayout``."""
     ancestry = Ancestry(captured.gm.graph)
-    watched = _watched(captured.regions, captured.inputs, ancestry).name
+    watched = watched_value(captured.regions, captured.inputs, ancestry).name
     latents = [node.name for node in captured.inputs.latents]
     conditioning = [node.name for node in captured.inputs.conditioning]
     passes: list[tuple[str, Callable[[fx.GraphModule], fx.GraphModule]]] = [
@@ -99,39 +107,6 @@ def make_step_graph(
         check_invariants(gm)
         observe(name, gm)
     return gm
-
-
-def _watched(regions: Regions, inputs: ForwardInputs, ancestry: Ancestry) -> fx.Node:
-    """The input the decision looks at: the first that depends on the latent."""
-    latents = ancestry.bits(inputs.latents)
-    for region in regions.found:
-        for node in region.inputs:
-            if ancestry.masks[node] & latents:
-                return node
-    raise CannotCache("no region depends on the latent input")
-
-
-def _after_decision(
-    regions: Regions, inputs: ForwardInputs, ancestry: Ancestry
-) -> Regions:
-    """Refuse regions that must run before the decision's input is known."""
-    if not regions.found:
-        return regions
-    watched = _watched(regions, inputs, ancestry)
-    early = [
-        region
-        for region in regions.found
-        if any(ancestry.depends(watched, node) for node in region.outputs)
-    ]
-    refused = tuple(
-        Refusal(region.module, "runs before the input of the decision is known")
-        for region in early
-    )
-    return replace(
-        regions,
-        found=tuple(region for region in regions.found if region not in early),
-        refused=regions.refused + refused,
-    )
 
 
 __all__ = [

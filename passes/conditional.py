@@ -26,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.estimators import Estimator
 from rfc_compile.passes.graph import results_of, sort_stably, tensor_of, twin
-from rfc_compile.passes.layout import Ring, StateLayout
+from rfc_compile.passes.layout import Ring, StateLayout, in_strides_of
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
 from rfc_compile.signal import signal_order, step_signal
 
@@ -301,7 +301,7 @@ def _replace(
 
     def estimate(*values: Tensor) -> tuple[Tensor, ...]:
         current, rings = values[:count], split(values[count:-1])
-        return tuple(
+        predicted = [
             estimator.predict(
                 current[i],
                 rings[i],
@@ -310,9 +310,11 @@ def _replace(
                 values[-1],
             )
             for position, i in enumerate(of)
-        )
+        ]
+        return tuple(map(in_strides_of, predicted, examples))
 
-    structure = (count, of, tuple(lengths))
+    examples = [node.meta["val"] for node in region.outputs]
+    structure = (count, of, tuple(lengths), *(str(e.stride()) for e in examples))
     ends = [
         None if i < count and not writes[i] else sum(lengths[: i + 1]) - 1
         for i in range(len(lengths))

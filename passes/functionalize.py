@@ -16,13 +16,17 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.func import functionalize as functionalize_function
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
 from rfc_compile.errors import CannotCache
 from rfc_compile.passes.graph import aten, remove_dead_code
-from rfc_compile.torch_internals import DynamoControl
+from rfc_compile.torch_internals import (
+    DynamoControl,
+    functorch_levels,
+    leave_functorch_levels,
+    without_mutations,
+)
 
 _RANDOM = torch.Tag.nondeterministic_seeded
 
@@ -40,6 +44,7 @@ def functionalize(
             cannot be retraced.
 
     """
+    levels = functorch_levels()
     try:
         with fake_mode, preserve_node_meta(), torch.no_grad():
             traced = _retrace(gm, fakes)
@@ -50,6 +55,7 @@ def functionalize(
     except DynamoControl:
         raise
     except Exception as error:
+        leave_functorch_levels(levels)  # else Dynamo's guards fail: the call would too
         raise CannotCache(
             f"the graph cannot be retraced to functional ATen ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'})"
@@ -61,7 +67,7 @@ def functionalize(
 
 
 def _retrace(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
-    run = functionalize_function(fx.Interpreter(gm).run, remove="mutations")
+    run = without_mutations(fx.Interpreter(gm).run)
     return make_fx(run, tracing_mode="real")(*fakes)
 
 

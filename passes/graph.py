@@ -105,7 +105,7 @@ class Ancestry:
     """
 
     def __init__(self, graph: fx.Graph) -> None:
-        self.nodes = list(graph.nodes)
+        self.nodes: list[fx.Node] = list(graph.nodes)
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self.masks: dict[fx.Node, int] = {}
         for i, node in enumerate(self.nodes):

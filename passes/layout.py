@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rfc_compile.torch_internals import size_hint
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -48,3 +50,16 @@ class StateLayout:
     def slots(self) -> int:
         """Number of state tensors."""
         return sum(ring.length for ring in self.rings)
+
+
+def in_strides_of(value: Tensor, example: Tensor) -> Tensor:
+    """The value laid out in memory like ``example``, of the same shape.
+
+    What reads a region's output was traced for its strides (``view``).
+    """
+    wanted = [size_hint(stride) for stride in example.stride()]
+    if wanted == [size_hint(stride) for stride in value.stride()]:
+        return value
+    order = sorted(range(value.ndim), key=lambda dim: -wanted[dim])
+    back = [order.index(dim) for dim in range(value.ndim)]
+    return value.permute(order).contiguous().permute(back)

@@ -17,7 +17,7 @@ from torch import fx
 from torch.fx.passes.utils.fuser_utils import fuse_by_partitions
 
 from rfc_compile.passes.graph import results_of
-from rfc_compile.passes.regions import Region
+from rfc_compile.passes.records import Region
 
 OUTLINED = "rfc_region"
 """Key of ``node.meta`` that marks the call of an outlined region."""

@@ -35,7 +35,8 @@ class ResidualAdd:
 
     Attributes:
         node: the add (or addcmul).
-        stream: the stream value that the branch starts from.
+        stream: the value of the stream, the same for all views and casts of it.
+        start: the view or cast of ``stream`` that the branch starts from.
         branch: the operand that the branch computes.
         expensive: matmuls, convolutions and attention between stream and branch.
 
@@ -43,6 +44,7 @@ class ResidualAdd:
 
     node: fx.Node
     stream: fx.Node
+    start: fx.Node
     branch: fx.Node
     expensive: tuple[fx.Node, ...]
 
@@ -105,5 +107,10 @@ def _residual_add(
         return None
     if not ancestry.masks[stream] & from_sources:
         return None
-    inside = ancestry.between(stream, branch, expensive)
-    return ResidualAdd(node, stream, branch, tuple(inside)) if inside else None
+    start = skip  # two streams may be slices of one value
+    while not ancestry.depends(branch, start) and start is not base_of(skip):
+        start = start.all_input_nodes[0]
+    if not ancestry.depends(branch, start):
+        start = stream
+    inside = ancestry.between(start, branch, expensive)
+    return ResidualAdd(node, stream, start, branch, tuple(inside)) if inside else None

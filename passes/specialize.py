@@ -9,7 +9,9 @@
 
 ``probe`` runs up to the signal; ``full`` and ``cached`` go on from its live values, so
 no work is done twice. Without a probe, ``full`` and ``cached`` are whole forwards that
-return the signal after the model's outputs. Writes to the state come last in ``full``.
+return the signal after the model's outputs. A probe that stands apart gives the signal
+only, and ``full`` and ``cached`` are whole forwards without it: for graphs that may
+take over the decision of another one. Writes to the state come last in ``full``.
 """
 
 from __future__ import annotations
@@ -81,12 +83,16 @@ SIGNAL = "rfc_signal"
 _ORIGIN = "rfc_origin"  # key of node.meta: the node's name in the conditional graph
 
 
-def specialize(gm: fx.GraphModule, *, probe: bool) -> Specialized:
+def specialize(gm: fx.GraphModule, *, probe: bool, apart: bool = False) -> Specialized:
     """Split a hoisted conditional graph; ``gm`` itself is left as it is."""
     full, cached = _branch(gm, taken=True), _branch(gm, taken=False)
     placeholders = gm.graph.find_nodes(op="placeholder")
     inputs = tuple(node.name for node in placeholders)
     examples = tuple(node.meta["val"] for node in placeholders)
+    if apart:
+        head = _head(cached, [])
+        whole = (_whole(full, signal=False), _whole(cached, signal=False))
+        return Specialized(head, *whole, inputs, examples)
     if not probe:
         return Specialized(None, _whole(full), _whole(cached), inputs, examples)
     full_tail, cached_tail = _tail(full), _tail(cached)
@@ -105,9 +111,10 @@ def _branch(gm: fx.GraphModule, *, taken: bool) -> fx.GraphModule:
     inlined: dict[fx.Node, tuple[fx.Node, ...]] = {}
     writes: list[tuple[fx.Node, fx.Node]] = []
     signal: fx.Node | None = None
+    parts = _parts_of_conditionals(gm)
     for node in gm.graph.nodes:
         source = node.args[0] if node.args else None
-        if node.target is decide or _is_module(gm, node):
+        if node.target is decide or node in parts:
             continue
         if node.target is conditional:
             inlined[node] = _taken(gm, graph, node, mapping, writes, taken=taken)
@@ -158,10 +165,10 @@ def _taken(
     return outputs
 
 
-def _is_module(gm: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "get_attr" and isinstance(
-        getattr(gm, str(node.target), None), fx.GraphModule
-    )
+def _parts_of_conditionals(gm: fx.GraphModule) -> set[fx.Node]:
+    """The submodules that conditionals name; others belong to higher-order ops."""
+    calls = gm.graph.find_nodes(op="call_function", target=conditional)
+    return {part for call in calls for part in call.args[1:4]}
 
 
 def _module(gm: fx.GraphModule, reference: object) -> fx.GraphModule:
@@ -189,7 +196,11 @@ def _prefix(gm: fx.GraphModule) -> set[fx.Node]:
     }
 
 
-def _whole(gm: fx.GraphModule) -> Subgraph:
+def _whole(gm: fx.GraphModule, *, signal: bool = True) -> Subgraph:
+    outputs = results_of(gm.graph)
+    if not signal:
+        gm.graph.output_node().args = (outputs[:-1],)
+        remove_dead_code(gm)
     used = [node for node in gm.graph.find_nodes(op="placeholder") if node.users]
     return _extract(gm, used, _kept(gm, set()), results_of(gm.graph))
 
@@ -210,7 +221,7 @@ def _tail(gm: fx.GraphModule) -> Subgraph:
         for operand in operands:
             if operand in nodes or operand in takes:
                 continue
-            if operand.op == "placeholder" or not is_layout(operand):
+            if operand.op != "get_attr" and not is_layout(operand):
                 takes[operand] = None
             else:
                 nodes.add(operand)

@@ -1,0 +1,82 @@
+"""Residual adds that are not a branch of their own: long skips and nested adds.
+
+x - block - block - add      a long skip: the branch is a chain of residual adds
+'-------------------'
+
+x - up - add - down - add    a nested add: it belongs to the branch around it
+|    '----'            |
+'----------------------'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import fx
+
+from rfc_compile.passes.flops import flops
+from rfc_compile.passes.graph import Ancestry
+from rfc_compile.passes.records import Refusal, module_path
+from rfc_compile.passes.residual_stream import ResidualAdd
+
+
+def without_long_skips(
+    adds: Sequence[ResidualAdd], ancestry: Ancestry, refused: list[Refusal]
+) -> tuple[list[ResidualAdd], frozenset[fx.Node]]:
+    """Refuse adds around a chain of residual adds; drop adds nested inside a branch.
+
+    The second result holds every value of a residual stream, refused adds included.
+    """
+    streams = {add.stream for add in adds}
+    nested: set[fx.Node] = set()
+    kept = []
+    for outer in reversed(adds):  # outermost first
+        if outer.node in nested:
+            continue
+        inner = [
+            add
+            for add in adds
+            if add is not outer
+            and ancestry.depends(outer.branch, add.node)
+            and ancestry.depends(add.stream, outer.stream)
+        ]
+        inner_nodes = {add.node for add in inner}
+        chain = {
+            node
+            for add in inner
+            if add.node in streams or add.stream in inner_nodes
+            for node in add.expensive
+        }
+        inside = sum(map(flops, chain.intersection(outer.expensive)))
+        if 2 * inside > sum(map(flops, outer.expensive)):
+            refused.append(
+                Refusal(module_path([outer.node]), "a long skip around residual adds")
+            )
+            continue
+        if inner_nodes:  # one that is read elsewhere is a stream of its own
+            nested |= inner_nodes & dying([outer.branch], ancestry)
+        kept.append(outer)
+    kept = [add for add in reversed(kept) if add.node not in nested]
+    return kept, frozenset(add.node for add in adds) - nested
+
+
+def reached(outputs: Iterable[fx.Node], streams: frozenset[fx.Node]) -> set[fx.Node]:
+    """What the outputs are computed from, back to the values of the streams."""
+    pending = list(outputs)
+    found = set(pending)
+    while pending:
+        for operand in pending.pop().all_input_nodes:
+            if operand not in found and operand not in streams:
+                found.add(operand)
+                pending.append(operand)
+    return found
+
+
+def dying(outputs: Iterable[fx.Node], ancestry: Ancestry) -> set[fx.Node]:
+    """Nodes that nobody needs once the outputs are supplied from outside."""
+    dead = set(outputs)
+    last = max(ancestry.index[node] for node in dead)
+    for node in reversed(ancestry.nodes[:last]):
+        if node.op == "call_function" and node.users and dead.issuperset(node.users):
+            dead.add(node)
+    return dead
