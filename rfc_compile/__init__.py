@@ -7,10 +7,10 @@
 needed.
 """
 
+from rfc_compile.caller import trajectory
 from rfc_compile.config import Options
 from rfc_compile.errors import OptionError, UncachedWarning
 from rfc_compile.observe import Explanation, Statistics, explain, reset, stats
-from rfc_compile.trajectory import trajectory
 
 __version__ = "0.1.0"
 

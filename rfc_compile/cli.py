@@ -17,6 +17,7 @@ from rfc_compile.errors import OptionError
 
 COMMANDS: Final = {
     "demo": "draw images with the bundled model, with and without caching",
+    "inspect": "show what would be cached of a model, without its weights",
 }
 
 EXIT_USAGE: Final = 2

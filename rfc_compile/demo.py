@@ -32,7 +32,7 @@ from rfc_compile import glyph
 from rfc_compile.errors import OptionError
 from rfc_compile.figures import ErrorCurve, save_comparison, save_error_curves
 from rfc_compile.metrics import psnr
-from rfc_compile.trajectory import Decision
+from rfc_compile.trajectories import Decision
 
 INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
 

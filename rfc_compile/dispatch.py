@@ -1,86 +1,52 @@
-"""One step of a denoising run: find its trajectory, decide, run one compiled graph.
+"""One call of a compiled graph: lead or follow, full or cached.
 
-call -> scope (who calls, which layer, which shapes)
-     -> branch (timestep: next step, next CFG branch, or a new trajectory)
-     -> probe -> signal -> full or cached        dynamic schedules
-     -> full or cached -> signal                 static schedules
-     -> record the decision
+call -> takes part in a running call of the model?   (rfc_compile.model_call)
+     -> yes: follow its decision                     _follow
+     -> no: place the call in a trajectory, decide   _lead: by_timestep, by_latent
+            -> record the decision                   _accept
 """
 
 from __future__ import annotations
 
-import threading
-import time
-import weakref
-from collections import OrderedDict
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
+from rfc_compile import model_call
+from rfc_compile.caller import Caller, current_caller
 from rfc_compile.config import Options
 from rfc_compile.inner import LazyGraph
+from rfc_compile.model_call import ModelCall
 from rfc_compile.observe import GraphReport, log_decision
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
-from rfc_compile.schedules import FULL, Position, guarded_limit
+from rfc_compile.pieces import note_call_with_regions
+from rfc_compile.schedules import Position, guarded_limit
+from rfc_compile.scopes import LayerShapes, Scope, Scopes
 from rfc_compile.signal import Signal
 from rfc_compile.sizes import SizeBinding
 from rfc_compile.state import KeptState
 from rfc_compile.torch_internals import without_autocast
-from rfc_compile.trajectory import (
-    Branch,
-    Decision,
-    Mismatch,
-    Trajectory,
-    current_owner,
-)
+from rfc_compile.trajectories import Branch, Decision, Trajectory
+from rfc_compile.weights import WeightsReader
 
-MAX_SCOPES = 8
-"""Owners (threads, tasks, names, shapes) whose state one graph keeps; oldest goes."""
+_serials = itertools.count()
 
-CHANGES_IN_A_ROW = 3
-"""Steps in a row at which a conditioning input must change to count as varying."""
+MANY_FIRST_STEPS = 4
+"""Branches that may begin alike, as runs that are interleaved by hand do."""
 
-ScopeKey = tuple[str, tuple[int, ...], tuple[Any, ...]]
-
-
-@dataclass
-class Scope:
-    """The trajectories of one owner: the running one and the last finished.
-
-    ``layer`` holds the ids of the parameters that the owner's calls pass.
-    """
-
-    layer: frozenset[int] = frozenset()
-    last_used: float = 0.0
-    current: Trajectory | None = None
-    last: Trajectory | None = None
-    lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
-
-    def begin(self, name: str, num_steps: int | None) -> Trajectory:
-        """Start a new trajectory; the state of the one before is freed."""
-        if self.current is not None:
-            finished = self.current
-            start, length = tuple(finished.timesteps[:2]), len(finished.timesteps)
-            # an abandoned run is shorter than a whole one that began the same way
-            self.lengths[start] = max(length, self.lengths.get(start, 0))
-            finished.branches = []
-            self.last = finished
-        self.current = Trajectory(name, num_steps=num_steps)
-        return self.current
-
-    def total(self, trajectory: Trajectory) -> int | None:
-        """Steps of a trajectory, told or learnt from one that began the same way."""
-        known = self.lengths.get(tuple(trajectory.timesteps[:2]))
-        return trajectory.num_steps or known
+MANY_CHANGES = 3
+"""Changes of the weights without a cached step between them that are worth a word."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the model, placed in a trajectory.
+    """One call that leads, placed in a trajectory.
 
     Attributes:
+        caller: who calls.
+        scope: whose state it uses.
         arguments: what Dynamo passes.
         trajectory: the run it is taken to belong to.
         branch: the CFG branch it is taken to belong to.
@@ -90,6 +56,8 @@ class Call:
 
     """
 
+    caller: Caller
+    scope: Scope
     arguments: Sequence[Any]
     trajectory: Trajectory
     branch: Branch
@@ -98,7 +66,7 @@ class Call:
     refused: str | None = None
 
 
-class Dispatcher:
+class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph."""
 
     def __init__(
@@ -115,20 +83,23 @@ class Dispatcher:
         self._layout = layout
         self._options = options
         self._schedule = options.make_schedule()
-        self._timestep = inputs.timestep_index
-        self._static = inputs.static_indices
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
-        known = {*self._static, self._timestep}
-        self._others = [i for i in range(count) if i not in known]
+        self._given = [i for i in range(count) if i not in inputs.static_indices]
+        timed = {inputs.timestep_index}
+        self._scopes = Scopes(
+            static=inputs.static_indices,
+            others=[i for i in self._given if i not in timed],
+            numbers=[i for i in inputs.number_indices if i not in timed],
+            report=report,
+        )
+        self._weights = WeightsReader(
+            inputs.static_indices, _owned_by_modules(specialized, inputs, count)
+        )
+        self._changes_of_weights = 0
         self._sizes = SizeBinding(layout, specialized.examples[:count])
         self._routes = _routes(specialized)
-        self._step = self._step_with_probe if "probe" in graphs else self._step_whole
-        self._conditioning_names = inputs.conditioning_names
-        self._changes: dict[int, int] = {}
-        self._varying: set[int] = set()
-        self._scopes: OrderedDict[ScopeKey, Scope] = OrderedDict()
-        self._layers: set[tuple[int, ...]] = set()
-        self._lock = threading.Lock()
+        self._unled = _without_reader(specialized, layout, count)
+        self._serial = next(_serials)
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""
@@ -136,94 +107,80 @@ class Dispatcher:
             return self._forward(arguments)
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
-        name, num_steps = current_owner()
-        scope = self._scope(name, arguments)
-        timestep = _read_timestep(arguments[self._timestep])
-        trajectory, refused = scope.current, None
-        if trajectory is None or trajectory.place(timestep) == "back":
-            trajectory = scope.begin(name, num_steps)
-        step, candidates = trajectory.candidates(timestep)
-        for branch in candidates:
-            call = Call(arguments, trajectory, branch, step, timestep)
-            result = self._step(scope, call)
-            if not isinstance(result, Mismatch):
-                return result
-            refused = result
-        if refused is not None and trajectory.place(timestep) == "next":
-            self._learn_varying(refused)
-            trajectory, step = scope.begin(name, num_steps), 0
-        state = self._new_state(arguments)
-        fresh = Branch(len(trajectory.branches), state, first_step=step)
-        reason = None if refused is None else refused.reason
-        result = self._step(
-            scope, Call(arguments, trajectory, fresh, step, timestep, reason)
-        )
-        assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
-        return result
+        note_call_with_regions()
+        caller = current_caller()
+        key = self._scopes.key(arguments)
+        layer, _ = key
+        given = [arguments[i] for i in self._given]
+        running = model_call.running(caller)
+        if (
+            running is not None
+            and (self.follows or running.leader == self._serial)
+            and running.includes(layer, given, by_results=not self.follows)
+        ):
+            outputs = self._follow(running, layer, arguments)
+        else:
+            scope = self._scopes.get(caller.owner, key)
+            outputs = self._lead(scope, caller, arguments)
+            running = model_call.running(caller)
+        if running is not None:
+            running.add(layer, given, outputs)
+        return outputs
 
-    def _learn_varying(self, refused: Mismatch) -> None:
-        """Stop comparing a conditioning input that changes at every step."""
-        for i in list(self._changes):
-            if i not in refused.changed:
-                del self._changes[i]
-        for i in refused.changed:
-            self._changes[i] = self._changes.get(i, 0) + 1
-            if self._changes[i] == CHANGES_IN_A_ROW:
-                self._varying.add(i)
-                self.report.note(
-                    f"the input {self._conditioning_names[i]} changes at every step: "
-                    "it is not used to tell one prompt from another"
-                )
+    follows: bool
+    """Whether it takes over the decisions of other graphs, not only of other layers."""
+
+    @abstractmethod
+    def _lead(
+        self, scope: Scope, caller: Caller, arguments: Sequence[Any]
+    ) -> Sequence[Any]:
+        """Find the branch that a call continues, decide, run it, record it."""
+
+    def _follow(
+        self, running: ModelCall, layer: LayerShapes, arguments: Sequence[Any]
+    ) -> Sequence[Any]:
+        """Run as the leading graph decided; in full where there is no history yet."""
+        branch = running.branch
+        assert branch is not None, "only a live branch includes members"
+        member = layer, running.occurrence(layer)
+        state = branch.followers.get(member)
+        weights = self._weights.read(arguments)
+        if state is not None and state.computed_with != weights:
+            state = None
+        if state is None or state.layout is not self._layout:
+            own = self._new_state(arguments, self._unled)
+            if state is not None and state.geometry == own.geometry:
+                state.layout = self._layout  # Dynamo made a more general graph of it
+            else:
+                state = branch.followers[member] = own
+        pool = [*arguments, *state.slots, state.weights(running.step)]
+        if state.full_steps and not running.full:
+            return self._run_whole("cached", pool)
+        history = state.forget()
+        outputs = self._run_whole("full", pool)
+        if running.keep:
+            state.record(running.step, history)
+        return outputs
 
     def reset(self, of: Set[int] | None = None) -> None:
         """Drop trajectories and their state; compiled graphs stay.
 
         ``of`` keeps to the layers that hold one of these parameter ids.
         """
-        with self._lock:
-            for key, scope in list(self._scopes.items()):
-                if of is None or of & scope.layer:
-                    del self._scopes[key]
+        self._scopes.drop(of)
 
     def scopes(self, of: Set[int] | None = None) -> list[Scope]:
         """The scopes, of layers that hold one of these parameter ids if given."""
-        with self._lock:
-            scopes = list(self._scopes.values())
-        return [scope for scope in scopes if of is None or of & scope.layer]
+        return self._scopes.of(of)
 
-    def _scope(self, name: str, arguments: Sequence[Any]) -> Scope:
-        """The scope of an owner, a layer (its parameters) and a set of shapes."""
-        layer = tuple(id(arguments[i]) for i in self._static)
-        shapes = tuple(
-            tuple(value.shape) if isinstance(value, Tensor) else value
-            for value in (arguments[i] for i in self._others)
-        )
-        key = (name, layer, shapes)
-        with self._lock:
-            if layer not in self._layers:
-                self._layers.add(layer)
-                for i in self._static:  # an id is only good while its owner lives
-                    owner = weakref.finalize(arguments[i], self._drop_layer, layer)
-                    owner.atexit = False
-                    self.report.reads(arguments[i])
-            if key not in self._scopes:
-                self._scopes[key] = Scope(frozenset(layer))
-                while len(self._scopes) > MAX_SCOPES:
-                    self._scopes.popitem(last=False)
-            self._scopes.move_to_end(key)
-            self._scopes[key].last_used = time.monotonic()
-            return self._scopes[key]
+    def _new_state(
+        self, arguments: Sequence[Any], unused: Collection[int] = ()
+    ) -> KeptState:
+        weights = self._weights.read(arguments)
+        return KeptState(self._layout, self._sizes.bind(arguments), unused, weights)
 
-    def _drop_layer(self, layer: tuple[int, ...]) -> None:
-        self._layers.discard(layer)
-        for key in [key for key in self._scopes if key[1] == layer]:
-            self._scopes.pop(key, None)
-
-    def _new_state(self, arguments: Sequence[Any]) -> KeptState:
-        return KeptState(self._layout, self._sizes.bind(arguments))
-
-    def _limit(self, scope: Scope, call: Call) -> tuple[float, str]:
-        branch, total = call.branch, scope.total(call.trajectory)
+    def _limit(self, call: Call) -> tuple[float, str]:
+        branch, total = call.branch, call.scope.total(call.trajectory)
         position = Position(
             step=call.step - branch.first_step,
             recorded=len(branch.state.full_steps),
@@ -234,45 +191,22 @@ class Dispatcher:
         limit, reason = guarded_limit(self._schedule, self._options, position)
         return limit, call.refused or reason
 
-    def _step_with_probe(self, scope: Scope, call: Call) -> Sequence[Any] | Mismatch:
-        """Probe, read the signal, decide, run the rest of the forward."""
-        state = call.branch.state
-        pool = [*call.arguments, *state.slots, state.weights(call.step)]
-        live = self._run("probe", pool)
-        signal = Signal.read(live[0], self._layout.conditioning)
-        refused = call.branch.mismatch(signal, state.full_steps, self._varying)
-        if refused is not None:
-            return refused
-        limit, reason = self._limit(scope, call)
-        pool += live
+    def _finish(
+        self,
+        call: Call,
+        signal: Signal,
+        limit: float,
+        reason: str,
+        pool: Sequence[Any],
+    ) -> Sequence[Any]:
+        """Decide by the signal, run the rest of the forward, record the decision."""
         if signal.error <= limit:
             outputs = self._run("cached", pool)
-            self._accept(call, signal, full=False, reason="within_limit")
+            kind = "scheduled" if self._schedule.static else "within_limit"
+            self._accept(call, signal, full=False, reason=kind)
             return outputs
-        history = state.forget()
+        history = call.branch.state.forget()
         outputs = self._run("full", pool)
-        self._keep(call, signal, history)
-        self._accept(call, signal, full=True, reason=reason)
-        return outputs
-
-    def _step_whole(self, scope: Scope, call: Call) -> Sequence[Any] | Mismatch:
-        """Decide by the step's index, run the forward, then check its signal."""
-        state, history = call.branch.state, call.branch.state.full_steps
-        limit, reason = self._limit(scope, call)
-        pool = [*call.arguments, *state.slots, state.weights(call.step)]
-        if limit == FULL:
-            state.forget()
-        *outputs, value = self._run("full" if limit == FULL else "cached", pool)
-        signal = Signal.read(value, self._layout.conditioning)
-        refused = call.branch.mismatch(signal, history, self._varying)
-        if limit != FULL:
-            if refused is not None:
-                return refused
-            self._accept(call, signal, full=False, reason="scheduled")
-            return outputs
-        if refused is not None:  # this branch's history is overwritten: drop it
-            call.trajectory.branches.remove(call.branch)
-            return refused
         self._keep(call, signal, history)
         self._accept(call, signal, full=True, reason=reason)
         return outputs
@@ -283,17 +217,20 @@ class Dispatcher:
             call.branch.state.record(call.step, history)
             return
         call.branch.state = self._new_state(call.arguments)
+        call.branch.followers.clear()
         self.report.fall_back(
             "the input holds NaN or Inf (or is all zero): such steps run uncached"
         )
 
     def _accept(self, call: Call, signal: Signal, *, full: bool, reason: str) -> None:
-        """Advance the trajectory and the branch, and record the decision."""
-        trajectory, branch = call.trajectory, call.branch
+        """Advance the trajectory and the branch, record the decision, lead others."""
+        trajectory, branch = self._run_of(call, signal), call.branch
         if call.step > trajectory.step:
             trajectory.timesteps.append(call.timestep)
         if branch not in trajectory.branches:
             trajectory.branches.append(branch)
+        trajectory.newest = branch
+        branch.name = call.caller.branch
         branch.state.remember([call.arguments[i] for i in self._layout.latents])
         decision = Decision(
             step=call.step,
@@ -306,6 +243,55 @@ class Dispatcher:
         branch.advance(call.step, signal, full=full)
         trajectory.decisions.append(decision)
         log_decision(trajectory.name, decision)
+        self._watch_weights(decision)
+        model_call.begin(
+            ModelCall(
+                self._serial,
+                call.caller,
+                branch,
+                call.step,
+                full=full,
+                keep=signal.finite,
+            )
+        )
+
+    def _run_of(self, call: Call, signal: Signal) -> Trajectory:
+        """The call's trajectory, or a new one if it repeats the first step once more.
+
+        Two CFG branches differ in their name, conditioning or weights: the first
+        timestep again with the same is the first step of another image, as in runs of
+        one step.
+        """
+        known = call.trajectory.branches
+        fresh = call.branch not in known
+        if not fresh or call.step > 0 or len(known) < MANY_FIRST_STEPS:
+            return call.trajectory
+        weights = call.branch.state.computed_with
+        repeated = any(
+            branch.conditioning == signal.conditioning
+            and branch.name == call.caller.branch
+            and branch.state.computed_with == weights
+            for branch in known
+        )
+        if not repeated:
+            return call.trajectory
+        call.branch.index = 0
+        return call.scope.begin(call.caller)
+
+    def _watch_weights(self, decision: Decision) -> None:
+        if not decision.full:
+            self._changes_of_weights = 0
+        elif decision.reason == "weights":
+            self._changes_of_weights += 1
+            if self._changes_of_weights == MANY_CHANGES:
+                self.report.fall_back(
+                    "the weights, or numbers of modules as an adapter's scale, change "
+                    "from step to step: such steps run uncached"
+                )
+
+    @abstractmethod
+    def _run_whole(self, name: str, pool: list[Any]) -> Sequence[Any]:
+        """The whole forward in full or cached, without its signal."""
 
     def _run(self, name: str, pool: Sequence[Any]) -> Sequence[Any]:
         return self.graphs[name](*[pool[i] for i in self._routes[name]])
@@ -323,8 +309,29 @@ def _routes(specialized: Specialized) -> dict[str, list[int]]:
     }
 
 
-def _read_timestep(value: Any) -> float:
-    """The timestep on the host: its mean, for timesteps per sample, token or frame."""
-    if isinstance(value, Tensor):
-        return float(value.double().mean())
-    return float(value)
+def _owned_by_modules(
+    specialized: Specialized, inputs: ForwardInputs, count: int
+) -> list[int]:
+    """The arguments that belong to modules and are no parameters or buffers."""
+    names = {node.name for node in inputs.static}
+    return [
+        i
+        for i, name in enumerate(specialized.inputs[:count])
+        if name in names and i not in inputs.static_indices
+    ]
+
+
+def _without_reader(
+    specialized: Specialized, layout: StateLayout, first: int
+) -> frozenset[int]:
+    """The rings that a call which follows does not read.
+
+    Where the probe stands apart, only a call that leads runs it.
+    """
+    graphs = [specialized.full, specialized.cached]
+    if specialized.probe is not None and len(specialized.probe.gives) > 1:
+        graphs.append(specialized.probe)
+    used = {name for graph in graphs for name in graph.takes}
+    slots = iter(specialized.inputs[first:])
+    names = [[next(slots) for _ in range(ring.length)] for ring in layout.rings]
+    return frozenset(i for i, ring in enumerate(names) if used.isdisjoint(ring))

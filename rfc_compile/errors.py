@@ -25,6 +25,14 @@ class CannotCache(Exception):
         self.reason = reason
 
 
+class NothingToCache(CannotCache):
+    """A graph without anything that looks like a region.
+
+    Ordinary for a piece of a broken forward (an embedding, the output's projection),
+    where it is a note and no warning.
+    """
+
+
 class InvariantError(AssertionError):
     """A pass left a graph that breaks the invariants of passes/README.md (our bug)."""
 

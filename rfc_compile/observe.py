@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 
 from rfc_compile.errors import UncachedWarning
+from rfc_compile.subclasses import plain_tensors
 from rfc_compile.torch_internals import dump_graph
 
 if TYPE_CHECKING:
     from rfc_compile.dispatch import Dispatcher
     from rfc_compile.passes import Refusal
-    from rfc_compile.trajectory import Decision, Trajectory
+    from rfc_compile.trajectories import Decision, Trajectory
 
 log = logging.getLogger("rfc_compile")
 
@@ -58,9 +59,11 @@ class Explanation:
         graphs: graphs that the model was compiled into.
         regions: the regions that are cached.
         coverage: share of all FLOPs inside regions, 0 to 1.
+        block_coverage: share of the repeated blocks' FLOPs inside regions, 0 to 1.
         refused: candidates that are not cached.
         fallbacks: why a forward, or steps of it, run uncached.
         timestep: name of the timestep input of each cached graph.
+        graph_breaks: why Dynamo cut the forward into several graphs.
         notes: what the runtime learnt about the calls.
 
     """
@@ -68,9 +71,11 @@ class Explanation:
     graphs: int
     regions: tuple[RegionInfo, ...]
     coverage: float
+    block_coverage: float
     refused: tuple[Refusal, ...]
     fallbacks: tuple[str, ...]
     timestep: tuple[str, ...]
+    graph_breaks: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -101,6 +106,7 @@ class Explanation:
             *(f"timestep input: {name}" for name in self.timestep),
             *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
             *(f"uncached: {reason}" for reason in self.fallbacks),
+            *(f"graph break: {reason}" for reason in self.graph_breaks),
             *(f"note: {text}" for text in self.notes),
         ]
         return "\n".join(lines)
@@ -152,9 +158,13 @@ class GraphReport:
     fallbacks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     flops: int = 0
+    block_flops: int = 0
     timestep: str | None = None
+    graph_break: str | None = None
+    piece: bool = False
     dispatcher: weakref.ref[Dispatcher] | None = None
     tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
+    layers: set[frozenset[int]] = field(default_factory=set)
 
     def fall_back(self, reason: str) -> None:
         """Record why something runs uncached, and warn the first time."""
@@ -186,17 +196,22 @@ def new_report(inputs: Iterable[Any]) -> GraphReport:
     """A registered report of a graph that reads these inputs."""
     report = GraphReport()
     for value in inputs:
-        if isinstance(value, Tensor):
-            report.reads(value)
+        for plain in plain_tensors(value):
+            if isinstance(plain, Tensor):
+                report.reads(plain)
     _reports.add(report)
     return report
 
 
 def tensor_ids(model: nn.Module | None) -> frozenset[int] | None:
-    """The ids of a model's parameters and buffers; None for None: any model."""
+    """The ids of a model's parameters and buffers (None: of any model).
+
+    Of quantized ones the ids of the tensors inside.
+    """
     if model is None:
         return None
-    return frozenset(map(id, (*model.parameters(), *model.buffers())))
+    tensors = (*model.parameters(), *model.buffers())
+    return frozenset(id(plain) for value in tensors for plain in plain_tensors(value))
 
 
 def dispatchers_of(model: nn.Module | None) -> list[Dispatcher]:
@@ -218,16 +233,33 @@ def explain(model: nn.Module | None = None) -> Explanation:
     Call it after the model's first forward; before it, there is nothing to explain.
     None explains every graph of the process.
     """
-    reports = _reports_of(model)
+    found = explanation_of(_reports_of(model))
+    if model is None or found.graphs or not any(p.is_meta for p in model.parameters()):
+        return found
+    reason = (
+        "its weights are on the meta device between calls, as offloading leaves them: "
+        "no graph is known to be its own, explain() shows those of all models"
+    )
+    return replace(found, fallbacks=(reason,))
+
+
+def explanation_of(reports: Sequence[GraphReport]) -> Explanation:
+    """What was found in these graphs."""
     regions = tuple(region for report in reports for region in report.regions)
     total = sum(report.flops for report in reports)
+    blocks = sum(report.block_flops for report in reports)
+    inside = sum(region.flops for region in regions)
     return Explanation(
         graphs=len(reports),
         regions=regions,
-        coverage=sum(region.flops for region in regions) / total if total else 0.0,
+        coverage=inside / total if total else 0.0,
+        block_coverage=min(1.0, inside / blocks) if blocks else 0.0,
         refused=tuple(item for report in reports for item in report.refused),
-        fallbacks=tuple(reason for report in reports for reason in report.fallbacks),
+        fallbacks=tuple(dict.fromkeys(r for x in reports for r in x.fallbacks)),
         timestep=tuple(r.timestep for r in reports if r.timestep is not None),
+        graph_breaks=tuple(
+            dict.fromkeys(r.graph_break for r in reports if r.graph_break is not None)
+        ),
         notes=tuple(text for report in reports for text in report.notes),
     )
 
@@ -292,7 +324,7 @@ def _statistics(trajectory: Trajectory, seconds: dict[str, float]) -> Statistics
         nfc=trajectory.nfc,
         steps=len(trajectory.timesteps),
         decisions=tuple(trajectory.decisions),
-        cache_bytes=sum(branch.state.bytes for branch in trajectory.branches),
+        cache_bytes=sum(branch.bytes for branch in trajectory.branches),
         graph_seconds=seconds,
     )
 

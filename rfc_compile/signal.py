@@ -20,6 +20,9 @@ from torch import Tensor
 
 from rfc_compile.estimators.base import TAYLOR, changes
 
+LARGEST = 1e6
+"""Conditioning is told apart below this magnitude."""
+
 TAYLOR_ORDER = 2
 """Highest order of the input's prediction (PAPER.md uses up to 2)."""
 
@@ -63,9 +66,10 @@ def relative_distance(value: Tensor, other: Tensor) -> Tensor:
 def fingerprint(value: Tensor) -> Tensor:
     """A number that tells two conditioning inputs apart, shape (1,).
 
-    Equal inputs give equal bits; the weights make it sensitive to order.
+    Equal inputs give equal bits; the weights make it sensitive to order. Attention
+    masks hold values that would overflow the sum.
     """
-    flat = value.reshape(-1).float()
+    flat = value.reshape(-1).float().clamp(-LARGEST, LARGEST)
     weights = torch.arange(flat.shape[0], device=flat.device).float().cos() + 1.5
     return (flat * weights).sum().reshape(1)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from rfc_compile.passes import StateLayout
+from rfc_compile.weights import Reading
 
 SizeOf = Callable[[object], int]
 
@@ -33,9 +34,21 @@ def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[
 
 
 class KeptState:
-    """The rings of state tensors of one branch, passed to the graphs newest first."""
+    """The rings of state tensors of one branch, passed to the graphs newest first.
 
-    def __init__(self, layout: StateLayout, size_of: SizeOf) -> None:
+    ``unused`` are the rings that no graph of this branch reads: they stay empty.
+    ``computed_with`` tells the weights that the values come from.
+    """
+
+    def __init__(
+        self,
+        layout: StateLayout,
+        size_of: SizeOf,
+        unused: Collection[int] = (),
+        computed_with: Reading = (),
+    ) -> None:
+        self.layout = layout
+        self.computed_with = computed_with
         self._width = layout.weights.shape[1]
         self._device = layout.weights.device
         self.full_steps: list[int] = []
@@ -43,17 +56,22 @@ class KeptState:
             self._rings = [
                 [
                     torch.zeros(
-                        tuple(map(size_of, ring.example.shape)),
+                        0 if i in unused else [*map(size_of, ring.example.shape)],
                         dtype=ring.example.dtype,
                         device=ring.example.device,
                     )
                     for _ in range(ring.length)
                 ]
-                for ring in layout.rings
+                for i, ring in enumerate(layout.rings)
             ]
         self._longest = max(ring.length for ring in layout.rings)
         self.bytes = sum(slot.nbytes for ring in self._rings for slot in ring)
         self.slots = self._flat()
+
+    @property
+    def geometry(self) -> list[tuple[torch.Size, torch.dtype]]:
+        """Shape and dtype of every slot: whether another graph's state fits."""
+        return [(slot.shape, slot.dtype) for slot in self.slots]
 
     def weights(self, step: int) -> Tensor:
         """The (2, M) weights of a step, on the device of the state."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -16,9 +17,14 @@ from torch import fx
 from torch._dynamo import lookup_backend as _lookup_backend
 from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.exc import InvalidBackend, TorchDynamoException
+from torch._dynamo.utils import counters as _counters
+from torch._functorch._aot_autograd.functional_utils import has_data_mutation
 from torch._guards import TracingContext, tracing
 from torch._logging._internal import trace_structured
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_map_only
 
 try:  # torch >= 2.7
     from torch._dynamo.exc import ShortenTraceback as _ShortenTraceback
@@ -42,6 +48,45 @@ else:
 
         def __init__(self, message: str) -> None:
             super().__init__(message, first_useful_frame=None)
+
+
+def without_mutations(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors as one that writes to its inputs at the end, if at all.
+
+    As AOT autograd does it: ``torch.func.functionalize`` fixes symbolic sizes.
+    """
+
+    def from_functional(value: Any) -> torch.Tensor:
+        torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]
+        return torch._from_functional_tensor(value.elem)
+
+    def functional(*arguments: Any) -> Any:
+        with _without_functionalize_key(), FunctionalTensorMode():
+            given = [_to_functional(value) for value in arguments]
+            results = run(*given)
+            results = tree_map_only(FunctionalTensor, from_functional, results)
+        for argument, value in zip(arguments, given, strict=True):
+            if isinstance(value, FunctionalTensor):
+                after = from_functional(value)
+                if has_data_mutation(value):
+                    argument.copy_(after)
+        return results
+
+    return functional
+
+
+def _to_functional(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return FunctionalTensor.to_functional(value)
+    return value
+
+
+def _without_functionalize_key() -> contextlib.AbstractContextManager[Any]:
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.Functionalize)
+    guard: contextlib.AbstractContextManager[Any] = torch._C._ExcludeDispatchKeyGuard(
+        key
+    )
+    return guard
 
 
 def _tracing_context() -> TracingContext:
@@ -88,6 +133,62 @@ def input_source(node: fx.Node) -> str:
     source = node.meta["grapharg"].source
     name = source.name
     return str(name() if callable(name) else name)
+
+
+def is_wrapper(value: object) -> bool:
+    """Whether a value is a tensor made of other tensors (``__tensor_flatten__``)."""
+    return is_traceable_wrapper_subclass(value)
+
+
+def meta_without_value(node: fx.Node) -> dict[str, Any]:
+    """The metadata of an input, without a reference to the real tensor.
+
+    A wrapped tensor cannot be swapped, as ``model.to()`` does, while one is left.
+    """
+    return {
+        **node.meta,
+        "grapharg": SimpleNamespace(source=node.meta["grapharg"].source),
+    }
+
+
+def graph_break_reason(gm: fx.GraphModule) -> str | None:
+    """Why this graph is not the whole forward; None if it is, as far as one can tell.
+
+    Where Dynamo gave up the calling function, its pieces are whole functions: the
+    reasons that Dynamo has counted since its last reset are then all there is.
+    """
+    cut: Any = getattr(gm, "compile_subgraph_reason", None)
+    if cut is not None and cut.graph_break:
+        where = "".join(
+            f" ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
+            for frame in cut.user_stack[-1:]
+        )
+        return _first_line(cut.reason) + where
+    given_up = dict.fromkeys(map(_first_line, _counters["unimplemented"]))
+    return "; ".join(given_up) or None
+
+
+def _first_line(reason: object) -> str:
+    return str(reason).strip().split("\n", 1)[0]
+
+
+def is_piece(gm: fx.GraphModule) -> bool:
+    """Whether the graph is, or may be, one of several pieces of a broken forward."""
+    cut: Any = getattr(gm, "compile_subgraph_reason", None)
+    resumed = cut is not None and any(
+        frame.name.startswith("torch_dynamo_resume_in") for frame in cut.user_stack
+    )
+    return resumed or bool(_counters["graph_break"] or _counters["unimplemented"])
+
+
+def functorch_levels() -> int:
+    """How many functorch transforms (vmap, functionalize, ...) are running."""
+    return int(torch._C._functorch.get_dynamic_layer_stack_depth())
+
+
+def leave_functorch_levels(depth: int) -> None:
+    """End the transforms that an exception has left running, down to ``depth``."""
+    torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
 
 
 @contextlib.contextmanager

@@ -13,11 +13,7 @@ so in doubt a call starts anew.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
-from collections.abc import Iterator, Sequence, Set
-from contextvars import ContextVar
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
 
 from rfc_compile.signal import Signal
@@ -41,8 +37,9 @@ class Decision:
         timestep: value of the timestep input (mean over the batch).
         full: whether every region was computed.
         reason: ``warmup``, ``threshold``, ``interval``, ``mask``, ``cap``, ``final``,
-            ``discontinuity``, ``conditioning``, ``non_finite`` or ``no_history`` for
-            a full step; ``within_limit`` or ``scheduled`` for a cached one.
+            ``discontinuity``, ``conditioning``, ``weights``, ``non_finite`` or
+            ``no_history`` for a full step; ``within_limit`` or ``scheduled`` for a
+            cached one.
         statistic: the step's input prediction error e(s); None where it has no history.
 
     """
@@ -60,7 +57,8 @@ class Mismatch:
     """Why a call does not continue a branch.
 
     Attributes:
-        reason: ``discontinuity``, ``conditioning``, ``non_finite`` or ``no_history``.
+        reason: ``discontinuity``, ``conditioning``, ``weights``, ``non_finite`` or
+            ``no_history``.
         changed: indices of the conditioning inputs that differ.
 
     """
@@ -69,9 +67,18 @@ class Mismatch:
     changed: frozenset[int] = frozenset()
 
 
+MAX_BRANCHES = 8
+"""CFG branches of one trajectory; a call more begins a new one."""
+
+
 @dataclass(eq=False)
 class Branch:
-    """One CFG branch: the state it keeps and where it stands."""
+    """One CFG branch: the state it keeps and where it stands.
+
+    ``name`` is what the caller calls it (``cond``), where that is known.
+    ``followers`` is the state of the layers that take over its decisions.
+    ``clock`` are the conditioning inputs that change at every step, None until seen.
+    """
 
     index: int
     state: KeptState
@@ -81,6 +88,10 @@ class Branch:
     error: float = 0.0
     change: float | None = None
     conditioning: tuple[float, ...] = ()
+    name: str | None = None
+    followers: dict[Hashable, KeptState] = field(default_factory=dict)
+    clock: frozenset[int] | None = None
+    clock_readings: set[tuple[float, ...]] = field(default_factory=set)
 
     def mismatch(
         self, signal: Signal, full_steps: Sequence[int], varying: Set[int]
@@ -96,13 +107,17 @@ class Branch:
             return Mismatch("no_history")
         if not signal.finite:
             return Mismatch("non_finite")
-        if self._jumps(signal.change):
+        if self.jumps(signal.change):
             return Mismatch("discontinuity")
-        pairs = zip(self.conditioning, signal.conditioning, strict=True)
-        differing = {i for i, (old, new) in enumerate(pairs) if old != new}
+        differing = self.differing(signal)
         if differing - varying:
-            return Mismatch("conditioning", frozenset(differing))
+            return Mismatch("conditioning", differing)
         return None
+
+    def differing(self, signal: Signal) -> frozenset[int]:
+        """The conditioning inputs that are not those of the branch's last call."""
+        pairs = zip(self.conditioning, signal.conditioning, strict=True)
+        return frozenset(i for i, (old, new) in enumerate(pairs) if old != new)
 
     def advance(self, step: int, signal: Signal, *, full: bool) -> None:
         """Move on by one accepted step."""
@@ -112,7 +127,25 @@ class Branch:
         self.conditioning = signal.conditioning
         self.step = step
 
-    def _jumps(self, change: float) -> bool:
+    def read_clock(self, signal: Signal) -> None:
+        """Note the clock of an accepted call; the second call shows what it is."""
+        if self.step >= 0 and self.clock is None:
+            self.clock = self.differing(signal)
+            self.clock_readings.add(self.clock_reading(self.conditioning))
+        if self.clock is not None:
+            self.clock_readings.add(self.clock_reading(signal.conditioning))
+
+    def clock_reading(self, conditioning: Sequence[float]) -> tuple[float, ...]:
+        """What the clock shows, of these fingerprints; everything until it is known."""
+        known = range(len(conditioning)) if self.clock is None else sorted(self.clock)
+        return tuple(conditioning[i] for i in known)
+
+    @property
+    def bytes(self) -> int:
+        """State kept, that of the followers included, in bytes."""
+        return self.state.bytes + sum(kept.bytes for kept in self.followers.values())
+
+    def jumps(self, change: float) -> bool:
         """Whether no denoising step changes the latent so much, or not at all."""
         if change == 0 or change > UNRELATED:
             return True
@@ -122,13 +155,18 @@ class Branch:
 
 @dataclass
 class Trajectory:
-    """One denoising run: its branches and what was decided."""
+    """One denoising run: its branches and what was decided.
+
+    ``name`` is its owner's, ``run`` the number of the run, where starts are known.
+    """
 
     name: str
+    run: int = 0
     branches: list[Branch] = field(default_factory=list)
     timesteps: list[float] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     num_steps: int | None = None
+    newest: Branch | None = None
 
     @property
     def step(self) -> int:
@@ -146,57 +184,21 @@ class Trajectory:
         direction = self.timesteps[-1] - self.timesteps[-2]
         return "next" if (timestep - self.timesteps[-1]) * direction > 0 else "back"
 
-    def candidates(self, timestep: float) -> tuple[int, list[Branch]]:
-        """The step's index and the branches that have not run it, likeliest first."""
+    def candidates(self, timestep: float, name: str | None) -> tuple[int, list[Branch]]:
+        """The step's index and the branches that have not run it, likeliest first.
+
+        ``name`` is the name of the call's branch, if it has one.
+        """
         step = self.step if self.place(timestep) == "same" else self.step + 1
-        waiting = [branch for branch in self.branches if branch.step < step]
+        waiting = [b for b in self.branches if b.step < step and b.name in (None, name)]
         return step, sorted(waiting, key=lambda branch: -branch.step)
+
+    @property
+    def full_up(self) -> bool:
+        """Whether no branch may be added."""
+        return len(self.branches) >= MAX_BRANCHES
 
     @property
     def nfc(self) -> int:
         """Full computations, over all branches."""
         return sum(decision.full for decision in self.decisions)
-
-
-@dataclass(frozen=True)
-class _Named:
-    name: str
-    num_steps: int | None
-
-
-_current: ContextVar[_Named | None] = ContextVar("rfc_trajectory", default=None)
-
-
-@contextlib.contextmanager
-def trajectory(name: str, *, num_steps: int | None = None) -> Iterator[None]:
-    """Name the trajectory that calls inside the block belong to.
-
-    Needed only to interleave several runs that the timesteps cannot tell apart, or to
-    give ``num_steps`` beforehand. The block may be entered once per run or once per
-    step. The same name is the same trajectory, in whatever thread or task it is used;
-    without a name, every thread and asyncio task has trajectories of its own.
-
-    Raises:
-        ValueError: ``num_steps`` is not positive.
-
-    """
-    if num_steps is not None and num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")
-    token = _current.set(_Named(name, num_steps))
-    try:
-        yield
-    finally:
-        _current.reset(token)
-
-
-def current_owner() -> tuple[str, int | None]:
-    """Who calls: a name that is unique to the trajectory's owner, and num_steps."""
-    named = _current.get()
-    if named is not None:
-        return named.name, named.num_steps
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    suffix = f" task {id(task)}" if task is not None else ""
-    return f"thread {threading.get_ident()}{suffix}", None

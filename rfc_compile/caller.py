@@ -1,0 +1,99 @@
+"""Who calls: the owner of the trajectory, and what is known of the call beforehand.
+
+Nothing here has to be told: without it, the timestep and the latent say which step of
+which run a call is (rfc_compile.trajectories).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What is known of a call before its inputs are looked at.
+
+    Attributes:
+        owner: unique to whom the trajectory belongs: a name, a thread or a task.
+        num_steps: steps of its run, None if not told.
+        run: number of its run, 0 if nobody tells where runs start.
+        branch: name of its CFG branch, None if nobody tells.
+
+    """
+
+    owner: str
+    num_steps: int | None
+    run: int
+    branch: str | None
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+    num_steps: int | None
+
+
+_named: ContextVar[_Named | None] = ContextVar("rfc_trajectory", default=None)
+_run: ContextVar[int] = ContextVar("rfc_run", default=0)
+_branch: ContextVar[str | None] = ContextVar("rfc_branch", default=None)
+_runs = itertools.count(1)
+
+
+@contextlib.contextmanager
+def trajectory(name: str, *, num_steps: int | None = None) -> Iterator[None]:
+    """Name the trajectory that calls inside the block belong to.
+
+    Needed only to interleave several runs that the timesteps cannot tell apart, or to
+    give ``num_steps`` beforehand. The block may be entered once per run or once per
+    step. The same name is the same trajectory, in whatever thread or task it is used;
+    without a name, every thread and asyncio task has trajectories of its own.
+
+    Raises:
+        ValueError: ``num_steps`` is not positive.
+
+    """
+    if num_steps is not None and num_steps < 1:
+        raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")
+    token = _named.set(_Named(name, num_steps))
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
+@contextlib.contextmanager
+def branch(name: str) -> Iterator[None]:
+    """Name the CFG branch that calls inside the block belong to."""
+    token = _branch.set(name)
+    try:
+        yield
+    finally:
+        _branch.reset(token)
+
+
+def begin_run() -> None:
+    """The next call of this thread or task is the first of a run."""
+    _run.set(next(_runs))
+
+
+def current_caller() -> Caller:
+    """Who calls now."""
+    named = _named.get()
+    if named is None:
+        named = _Named(_thread_or_task(), None)
+    return Caller(named.name, named.num_steps, _run.get(), _branch.get())
+
+
+def _thread_or_task() -> str:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    suffix = f" task {id(task)}" if task is not None else ""
+    return f"thread {threading.get_ident()}{suffix}"

@@ -1,0 +1,1 @@
+"""What other libraries can tell the runtime; nothing depends on it."""

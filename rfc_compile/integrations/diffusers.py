@@ -1,0 +1,47 @@
+"""diffusers' pipelines know where a run starts and which CFG branch a call is.
+
+    pipe.progress_bar(total=...)                 begin_run()
+    model.cache_context("cond")                  branch("cond")
+
+Both are noted in context variables, which the runtime reads before it looks at the
+inputs of a call. Without diffusers, or with a version that lacks them, it goes by the
+inputs alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rfc_compile.caller import begin_run, branch
+from rfc_compile.integrations.methods import wrap
+
+
+def connect() -> None:
+    """Listen to the parts of diffusers that are imported; safe to call again."""
+    pipelines = sys.modules.get("diffusers.pipelines.pipeline_utils")
+    models = sys.modules.get("diffusers.models.cache_utils")
+    wrap(getattr(pipelines, "DiffusionPipeline", None), "progress_bar", _noting_start)
+    wrap(getattr(models, "CacheMixin", None), "cache_context", _noting_branch)
+
+
+def _noting_start(progress_bar: Any) -> Any:
+    @functools.wraps(progress_bar)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        begin_run()
+        return progress_bar(*args, **kwargs)
+
+    return noting
+
+
+def _noting_branch(cache_context: Any) -> Any:
+    @functools.wraps(cache_context)
+    @contextlib.contextmanager
+    def noting(self: Any, name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+        with branch(name), cache_context(self, name, *args, **kwargs):
+            yield
+
+    return noting

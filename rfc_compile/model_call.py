@@ -1,0 +1,143 @@
+"""One call of a model may run several graphs: the first decides, the others follow.
+
+    first graph with a region      leads: finds the branch, decides, is recorded
+    every other graph or layer     follows: same decision and branch, state of its own
+
+Where a model is compiled block by block, or breaks into several graphs, no graph sees
+the whole call. A graph takes part in the running one if its layer has not run yet and
+it is given a tensor of that call: a result (the stream), or an argument that no call
+before has seen (the timestep's embedding; a prompt or a label may be any model's). A
+layer that has run takes part again if every tensor that it is given is of that call.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from rfc_compile.caller import Caller
+from rfc_compile.scopes import LayerShapes
+from rfc_compile.trajectories import Branch
+
+MAX_OWNERS = 64
+"""Threads, tasks and names whose running call is remembered; oldest goes."""
+
+MAX_RUNS_OF_A_LAYER = 64
+"""Runs of one layer in a call, each with state of its own; one more is a new call."""
+
+
+class ModelCall:
+    """What the graph that leads a call tells the others.
+
+    Attributes:
+        leader: the serial number of the graph that leads.
+        caller: who calls.
+        branch: the CFG branch; its ``followers`` hold the state of the other graphs.
+        step: index of the step in the trajectory.
+        full: the decision.
+        keep: whether values of a full step may be kept (not after broken inputs).
+
+    """
+
+    def __init__(
+        self,
+        leader: int,
+        caller: Caller,
+        branch: Branch,
+        step: int,
+        *,
+        full: bool,
+        keep: bool,
+    ) -> None:
+        self.leader = leader
+        self.caller = caller
+        self._branch = weakref.ref(branch)
+        self.step = step
+        self.full = full
+        self.keep = keep
+        self.number = 0
+        self._layers: Counter[LayerShapes] = Counter()
+        self._arguments: Any = WeakTensorKeyDictionary()
+        self._results: Any = WeakTensorKeyDictionary()
+        self._first_seen: Any = WeakTensorKeyDictionary()
+
+    @property
+    def branch(self) -> Branch | None:
+        """The branch, None once its trajectory has ended."""
+        return self._branch()
+
+    def succeed(self, before: ModelCall) -> None:
+        """Come after another call of the same owner."""
+        self.number = before.number + 1
+        self._first_seen = before._first_seen
+
+    def includes(
+        self, layer: LayerShapes, arguments: Iterable[Any], *, by_results: bool
+    ) -> bool:
+        """Whether a graph that is called now takes part in this call.
+
+        ``by_results``: only if it is given a result of the call. A whole model shares
+        new arguments (latent, timestep) with another one in the same step.
+        """
+        if self.branch is None:
+            return False
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        if layer in self._layers:
+            again = not by_results and self._layers[layer] < MAX_RUNS_OF_A_LAYER
+            return again and self._holds(tensors)
+        return any(
+            tensor in self._results
+            or (not by_results and self._first_seen.get(tensor) == self.number)
+            for tensor in tensors
+        )
+
+    def _holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether all are known here, a result among them: not so at the next step."""
+        return any(tensor in self._results for tensor in tensors) and all(
+            tensor in self._results or tensor in self._arguments for tensor in tensors
+        )
+
+    def occurrence(self, layer: LayerShapes) -> int:
+        """How often a layer has run in this call."""
+        return self._layers[layer]
+
+    def add(
+        self, layer: LayerShapes, arguments: Iterable[Any], results: Iterable[Any]
+    ) -> None:
+        """A graph has run with these tensors (its parameters left out)."""
+        self._layers[layer] += 1
+        for value in arguments:
+            if isinstance(value, Tensor):
+                self._arguments[value] = True
+                self._first_seen.setdefault(value, self.number)
+        for value in results:
+            if isinstance(value, Tensor):
+                self._results[value] = True
+
+
+_running: OrderedDict[str, ModelCall] = OrderedDict()
+_lock = threading.Lock()
+
+
+def running(caller: Caller) -> ModelCall | None:
+    """The call that a caller is in, or has made last."""
+    call = _running.get(caller.owner)
+    return call if call is not None and call.caller == caller else None
+
+
+def begin(call: ModelCall) -> None:
+    """A graph leads a new call."""
+    with _lock:
+        before = _running.get(call.caller.owner)
+        if before is not None:
+            call.succeed(before)
+        _running[call.caller.owner] = call
+        _running.move_to_end(call.caller.owner)
+        while len(_running) > MAX_OWNERS:
+            _running.popitem(last=False)

@@ -1,0 +1,144 @@
+"""What will be cached of one graph, and what it will cost: before anything compiles.
+
+Dynamo graph -> analyse -> make_step_graph -> Plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from rfc_compile import torch_internals
+from rfc_compile.config import Options
+from rfc_compile.errors import CannotCache, NothingToCache
+from rfc_compile.observe import GraphReport, RegionInfo
+from rfc_compile.passes import (
+    Captured,
+    Observer,
+    StateLayout,
+    analyse,
+    make_step_graph,
+)
+from rfc_compile.subclasses import with_plain_parameters
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph whose regions are found.
+
+    Attributes:
+        captured: its inputs and regions.
+        step_graph: the hoisted conditional graph.
+        layout: the state that it takes.
+        fake_mode: Dynamo's, in which the graph was traced.
+
+    """
+
+    captured: Captured
+    step_graph: fx.GraphModule
+    layout: StateLayout
+    fake_mode: Any
+
+    @property
+    def timed(self) -> bool:
+        """Whether the timestep is among the graph's inputs."""
+        return self.captured.inputs.timestep is not None
+
+
+def make_plan(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    report: GraphReport,
+    observe: Observer,
+) -> Plan:
+    """Find the regions of a Dynamo graph and write them to its report.
+
+    Only while Dynamo compiles, from inside a backend.
+
+    Raises:
+        CannotCache: the graph cannot be cached, with the reason.
+
+    """
+    captured = capture(gm, example_inputs, options, report, observe)
+    return complete_plan(captured, options, report, observe)
+
+
+def capture(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    report: GraphReport,
+    observe: Observer,
+) -> Captured:
+    """The first half of ``make_plan``: the regions, in a graph not yet rewritten."""
+    fake_mode = torch_internals.dynamo_fake_mode()
+    fakes = torch_internals.fake_inputs(gm, example_inputs)
+    captured = analyse(
+        *with_plain_parameters(gm, fakes),
+        fake_mode,
+        source_of=torch_internals.input_source,
+        is_static=torch_internals.is_static_input,
+        timestep=options.timestep,
+        observe=observe,
+    )
+    report.flops = captured.regions.flops
+    report.block_flops = captured.block_flops
+    report.refused = captured.regions.refused
+    _refuse_little_coverage(captured, options)
+    return captured
+
+
+def complete_plan(
+    captured: Captured, options: Options, report: GraphReport, observe: Observer
+) -> Plan:
+    """The second half: rewrites the captured graph and sizes the state."""
+    fake_mode = torch_internals.dynamo_fake_mode()
+    estimator = options.make_estimator()
+    step_graph = make_step_graph(captured, estimator, fake_mode, observe)
+    layout: StateLayout = step_graph.meta["rfc_state"]
+    _report_state(report, captured, layout)
+    return Plan(captured, step_graph, layout, fake_mode)
+
+
+def _refuse_little_coverage(captured: Captured, options: Options) -> None:
+    regions = captured.regions
+    if not regions.found and not regions.refused:
+        raise NothingToCache("no attention or MLP on a residual stream")
+    if not regions.found:
+        why = "; ".join(f"{item.candidate}: {item.reason}" for item in regions.refused)
+        raise CannotCache(f"no region found ({why})")
+    if regions.coverage < options.min_coverage:
+        raise CannotCache(
+            f"regions hold {regions.coverage:.0%} of the FLOPs, less than "
+            f"min_coverage={options.min_coverage:g}"
+        )
+
+
+def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:
+    where = captured.inputs.timestep_index
+    report.timestep = None if where is None else captured.inputs.names[where]
+    sizes = {
+        ring.name: ring.length * torch_internals.bytes_hint(ring.example)
+        for ring in layout.rings
+    }
+    regions = []
+    for region in captured.regions.found:
+        own = [name for name in sizes if name.startswith(f"{region.name}.")]
+        own += [f"input.{node.name}" for node in region.inputs]
+        cache_bytes = sum(sizes.pop(name, 0) for name in own)
+        regions.append(
+            RegionInfo(
+                name=region.name,
+                kind=region.kind,
+                module=region.module,
+                inputs=len(region.inputs),
+                outputs=len(region.outputs),
+                flops=region.flops,
+                cache_bytes=cache_bytes,
+            )
+        )
+    report.regions = tuple(regions)

@@ -1,0 +1,160 @@
+"""Whose state is whose: one scope per caller, layer and set of shapes.
+
+A graph may be called by several threads, for several resolutions, and, where one
+compiled block serves all layers, with other parameters at every call.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from rfc_compile.caller import Caller
+from rfc_compile.observe import GraphReport
+from rfc_compile.trajectories import Trajectory
+
+MAX_SCOPES = 8
+"""Owners (threads, tasks, names, shapes) whose state one graph keeps; oldest goes."""
+
+MANY_SHORT_LIVES = 3
+"""Layers that were called once before their weights were freed, to be worth a word."""
+
+Layer = frozenset[int]
+"""The ids of the parameters that a call passes."""
+
+LayerShapes = tuple[Layer, tuple[tuple[int, ...], ...]]
+"""A layer and the shapes of the other tensors of a call, whatever their order."""
+
+Key = tuple[LayerShapes, tuple[Any, ...]]
+"""A layer with its shapes, and the numbers that a call passes."""
+
+
+@dataclass
+class Scope:
+    """The trajectories of one owner: the running one and the last finished.
+
+    ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
+    counts those that lead.
+    """
+
+    layer: Layer = frozenset()
+    last_used: float = 0.0
+    current: Trajectory | None = None
+    last: Trajectory | None = None
+    lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
+    calls: int = 0
+
+    def begin(self, caller: Caller) -> Trajectory:
+        """Start a new trajectory; the state of the one before is freed."""
+        if self.current is not None:
+            finished = self.current
+            start, length = tuple(finished.timesteps[:2]), len(finished.timesteps)
+            # an abandoned run is shorter than a whole one that began the same way
+            self.lengths[start] = max(length, self.lengths.get(start, 0))
+            finished.branches = []
+            self.last = finished
+        self.current = Trajectory(
+            caller.owner, run=caller.run, num_steps=caller.num_steps
+        )
+        return self.current
+
+    def continued(self, caller: Caller) -> Trajectory | None:
+        """The running trajectory, None if there is none or another run has begun."""
+        if self.current is None or self.current.run != caller.run:
+            return None
+        return self.current
+
+    def total(self, trajectory: Trajectory) -> int | None:
+        """Steps of a trajectory, told or learnt from one that began the same way."""
+        known = self.lengths.get(tuple(trajectory.timesteps[:2]))
+        return trajectory.num_steps or known
+
+
+class Scopes:
+    """The scopes of one graph.
+
+    ``static`` are the positions of the parameters among the graph's arguments,
+    ``others`` those of the arguments whose shapes tell calls apart, ``numbers`` those
+    of the numbers that do.
+    """
+
+    def __init__(
+        self,
+        static: Sequence[int],
+        others: Sequence[int],
+        numbers: Sequence[int],
+        report: GraphReport,
+    ) -> None:
+        self._static = static
+        self._others = others
+        self._numbers = numbers
+        self._report = report
+        self._scopes: OrderedDict[tuple[str, Key], Scope] = OrderedDict()
+        self._lock = threading.Lock()
+        self._short_lived = 0
+
+    def key(self, arguments: Sequence[Any]) -> Key:
+        """The layer of a call and its shapes; the first call of a layer is noted."""
+        layer = frozenset(id(arguments[i]) for i in self._static)
+        if layer not in self._report.layers:
+            self._report_short_lives()
+            with self._lock:
+                self._report.layers.add(layer)
+                for i in self._static:  # an id is only good while its owner lives
+                    owner = weakref.finalize(arguments[i], self._drop_layer, layer)
+                    owner.atexit = False
+                    self._report.reads(arguments[i])
+        others = [arguments[i] for i in self._others]
+        shapes = sorted(tuple(v.shape) for v in others if isinstance(v, Tensor))
+        numbers = tuple(arguments[i] for i in self._numbers)
+        return (layer, tuple(shapes)), numbers
+
+    def get(self, name: str, key: Key) -> Scope:
+        """The scope of an owner's calls with this key."""
+        with self._lock:
+            if (name, key) not in self._scopes:
+                self._scopes[name, key] = Scope(layer=key[0][0])
+                while len(self._scopes) > MAX_SCOPES:
+                    self._scopes.popitem(last=False)
+                    self._report.note(
+                        f"more than {MAX_SCOPES} combinations of caller, layer, shapes "
+                        "and numbers: the state of the one not used for longest is lost"
+                    )
+            self._scopes.move_to_end((name, key))
+            scope = self._scopes[name, key]
+            scope.last_used = time.monotonic()
+            scope.calls += 1
+            return scope
+
+    def of(self, ids: Set[int] | None) -> list[Scope]:
+        """The scopes, of layers that hold one of these parameter ids if given."""
+        with self._lock:
+            scopes = list(self._scopes.values())
+        return [scope for scope in scopes if ids is None or ids & scope.layer]
+
+    def drop(self, ids: Set[int] | None) -> None:
+        """Forget the scopes that ``of`` gives, with their state."""
+        with self._lock:
+            for key, scope in list(self._scopes.items()):
+                if ids is None or ids & scope.layer:
+                    del self._scopes[key]
+
+    def _drop_layer(self, layer: Layer) -> None:
+        self._report.layers.discard(layer)
+        for key in [key for key in self._scopes if key[1][0][0] == layer]:
+            scope = self._scopes.pop(key, None)
+            if scope is not None and scope.calls == 1:
+                self._short_lived += 1
+
+    def _report_short_lives(self) -> None:
+        if self._short_lived >= MANY_SHORT_LIVES:
+            self._report.fall_back(
+                "the weights are other tensors at every call: such calls run uncached"
+            )

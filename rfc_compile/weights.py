@@ -1,0 +1,52 @@
+"""What shows that a layer's weights are no longer those of the steps before.
+
+    other tensors             another layer                     (rfc_compile.scopes)
+    written to in place       load_state_dict, copy_            their version counters
+    a number of a module      the scale of an adapter           its value
+    a whole adapter swapped   peft's hotswap, by way of .data   it tells us
+                                                  (rfc_compile.integrations.adapters)
+
+Values kept from full steps hold for the weights they were computed with, so a branch
+goes on only while the reading stays the same. A write to ``tensor.data`` by somebody
+else leaves no trace: ``rfc_compile.reset(model)`` is for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+Reading = tuple[Any, ...]
+"""What the weights of a call show; equal for equal weights."""
+
+
+class WeightsReader:
+    """Reads the weights among the arguments of a graph.
+
+    ``static`` are the positions of its parameters and buffers, ``owned`` those of the
+    other tensors that belong to modules.
+    """
+
+    def __init__(self, static: Sequence[int], owned: Sequence[int]) -> None:
+        self._static = static
+        self._owned = owned
+
+    def read(self, arguments: Sequence[Any]) -> Reading:
+        """The reading of a call; takes no look at large or distant tensors."""
+        written = sum(_version(arguments[i]) for i in self._static)
+        return written, *(_owned_reading(arguments[i]) for i in self._owned)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor has been written to, 0 where nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _owned_reading(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return None
+    if value.ndim == 0 and value.is_cpu:
+        return value.item()  # Dynamo passes a module's numbers as such tensors
+    return _version(value)
