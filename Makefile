@@ -6,15 +6,17 @@ INSTALLED := .venv/.installed
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.cache/inductor
 
 # Beside other processes, threads that spin while they wait cost more than they save.
-test bench: export OMP_WAIT_POLICY ?= PASSIVE
+test bench coverage: export OMP_WAIT_POLICY ?= PASSIVE
+# A process per core, of one thread each: tracing, most of the tests' time, is serial.
+test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench coverage
 
 demo: $(INSTALLED)
 	$(BIN)/rfc-compile demo --output demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 # mypy does not see a package that lives in another folder (passes/), so it is given
 # the package laid out as it is installed.
@@ -30,6 +32,9 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m benchmarks.coverage
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import torch
-from joint_models import Joint, Refined, TwoWayBlock
+from joint_models import (
+    BareText,
+    Chained,
+    Crossed,
+    Joint,
+    Packed,
+    Refined,
+    TextFirst,
+    TwoWayBlock,
+)
 from models import (
     SIDE,
     TOKENS,
     WIDTH,
+    Attention,
     Block,
     ConvMLP,
     CrossAttention,
@@ -20,6 +30,7 @@ from models import (
     tokens,
 )
 from torch import Tensor, nn
+from whole_models import FromLinear, Half, Images, LongSkip, TimeOnly
 
 
 class MatmulBlock(Block):
@@ -182,22 +193,64 @@ class LeakingBlock(Block):
         return x + gate2 * self.mlp(h)
 
 
-class LongSkip(Stack):
-    """A skip around all blocks."""
+class LoneLinearBlock(Block):
+    """One branch is a single linear."""
 
-    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
-        return x + super().run_blocks(x, c, text)
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        x = x + self.attn.out(self.norm1(x))
+        return super().forward(x, c, text)
 
 
-class TimeOnly(Stack):
-    """A residual add in the timestep's own MLP."""
+class PermutedBlock(Block):
+    """The MLP's output has its channels first, and the gated one is viewed flat."""
+
+    def build(self) -> None:
+        super().build()
+        self.other = nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulate(c)
+        x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
+        up, act, down = self.mlp
+        h = act(up(self.norm2(x) * (1 + scale2) + shift2))
+        branch = gate2.mT * (down(h).mT + self.other(h).mT)
+        return x + branch.mT.reshape(x.shape[0], -1).unflatten(1, x.shape[1:])
+
+
+class GatedAttention(Attention):
+    """A sigmoid gate, computed from the input, on what the attention reads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.extra = nn.Linear(WIDTH, WIDTH)
+        self.gate = nn.Linear(WIDTH, WIDTH)
 
-    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
-        return super().run_blocks(x, c + self.extra(c), text)
+    def forward(self, x: Tensor) -> Tensor:
+        read = attend(*self.qkv(x).chunk(3, dim=-1))
+        return self.out(read * self.gate(x).sigmoid())
+
+
+class GatedAttentionBlock(Block):
+    """Attention with a gate of its own, which is not an MLP."""
+
+    def build(self) -> None:
+        super().build()
+        self.attn = GatedAttention()
+
+
+class LinearAttention(Attention):
+    """Two matmuls with a feature map instead of a softmax."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.out(q.relu() @ (k.relu().transpose(1, 2) @ v))
+
+
+class LinearAttentionBlock(Block):
+    """Attention without a softmax, which is not an MLP."""
+
+    def build(self) -> None:
+        super().build()
+        self.attn = LinearAttention()
 
 
 class Mixed(Stack):
@@ -206,34 +259,6 @@ class Mixed(Stack):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([ParallelBlock(), TwoGateBlock()])
-
-
-class Half(Stack):
-    """Branches in bfloat16 on a float32 stream; the head reads a second cast."""
-
-    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
-        for block in self.blocks:
-            h = block.norm1(x.float()).bfloat16()
-            weight = [
-                z.bfloat16() for z in (block.attn.out.weight, block.attn.out.bias)
-            ]
-            x = (x.float() + nn.functional.linear(h, *weight)).bfloat16().float()
-        return x
-
-
-class Images(nn.Module):
-    """Patches of an image (B, 2, H, W) through the plain blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch = nn.Conv2d(2, WIDTH, 2, stride=2)
-        self.stack = Stack()
-        self.unpatch = nn.ConvTranspose2d(WIDTH, 2, 2, stride=2)
-
-    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
-        grid = self.patch(x)
-        h = self.stack(grid.flatten(2).transpose(1, 2), timestep)
-        return self.unpatch(h.transpose(1, 2).unflatten(2, grid.shape[2:]))
 
 
 def stack_of(block_type: type[Block]) -> type[Stack]:
@@ -257,12 +282,13 @@ def inputs_of(model: nn.Module, seed: int = 0, batch: int = 2) -> tuple[Tensor, 
 
 
 class Small(nn.Module):
-    """Two regions of one linear each: small enough for golden graphs."""
+    """Two regions of two linears each: small enough for golden graphs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(4, 4)
-        self.second = nn.Linear(4, 4)
+        layers = [nn.Linear(4, 4, bias=False) for _ in range(4)]
+        self.first = nn.Sequential(*layers[:2])
+        self.second = nn.Sequential(*layers[2:])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         gate = t.sin()[:, None, None]
@@ -286,12 +312,29 @@ BLOCKS = (
     WholeBlock,
     NestedBlock,
     LeakingBlock,
+    LoneLinearBlock,
+    PermutedBlock,
+    GatedAttentionBlock,
+    LinearAttentionBlock,
     TwoWayBlock,
+)
+WHOLE_MODELS = (
+    Joint,
+    TextFirst,
+    Refined,
+    BareText,
+    Chained,
+    Packed,
+    Crossed,
+    FromLinear,
+    LongSkip,
+    TimeOnly,
+    Mixed,
+    Half,
+    Images,
+    Small,
 )
 ZOO: dict[str, type[nn.Module]] = {
     **{block.__name__: stack_of(block) for block in BLOCKS},
-    **{
-        model.__name__: model
-        for model in (Joint, Refined, LongSkip, TimeOnly, Mixed, Half, Images, Small)
-    },
+    **{model.__name__: model for model in WHOLE_MODELS},
 }

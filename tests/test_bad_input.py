@@ -71,13 +71,13 @@ class TimedConvStem(nn.Module):
 
 
 OTHERS: list[tuple[type[nn.Module], Callable[[], tuple[Tensor, ...]], str]] = [
-    (LanguageBlock, lambda: (torch.arange(10)[None],), "no timestep"),
-    (ResidualMLP, lambda: (torch.randn(4, 8),), "no timestep"),
-    (ResidualConvNet, lambda: (torch.randn(2, 3, 8, 8),), "no timestep"),
+    (LanguageBlock, lambda: (torch.arange(10)[None],), "no latent input"),
+    (ResidualMLP, lambda: (torch.randn(4, 8),), "single linear map"),
+    (ResidualConvNet, lambda: (torch.randn(2, 3, 8, 8),), "single linear map"),
     (
         TimedConvStem,
         lambda: (torch.randn(2, 3, 8, 8), torch.tensor([5, 5])),
-        "no region found",
+        "no attention or MLP",
     ),
 ]
 

@@ -124,7 +124,7 @@ def test_the_trace_holds_every_graph(observed: tuple[str, Observed]) -> None:
 def test_nothing_is_explained_before_the_first_call() -> None:
     model = compiled()
     explanation = rfc_compile.explain(model)
-    assert explanation == rfc_compile.Explanation(0, (), 0.0, (), (), (), ())
+    assert explanation == rfc_compile.Explanation(0, (), 0.0, 0.0, (), (), (), (), ())
     assert explanation.cache_bytes == 0
     assert "0 graph(s), 0 regions" in str(explanation)
     assert rfc_compile.stats(model) == rfc_compile.Statistics()

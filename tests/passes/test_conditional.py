@@ -117,7 +117,7 @@ def test_golden() -> None:
         text,
         """\
 class GraphModule(torch.nn.Module):
-    def forward(self, arg0_1: "f32[2]", arg1_1: "f32[2, 6, 4]", arg2_1: "f32[4, 4]", arg3_1: "f32[4]", arg4_1: "f32[4, 4]", arg5_1: "f32[4]", latent_arg1_1_0: "f32[2, 6, 4]", input_mul_0: "f32[2, 6, 4]", input_mul_1: "f32[2, 6, 4]", region_000_mlp_output_0_0: "f32[2, 6, 4]", region_001_mlp_output_0_0: "f32[2, 6, 4]", weights: "f32[2, 1]", limit: "f32[]"):
+    def forward(self, arg0_1: "f32[2]", arg1_1: "f32[2, 6, 4]", arg2_1: "f32[4, 4]", arg3_1: "f32[4, 4]", arg4_1: "f32[4, 4]", arg5_1: "f32[4, 4]", latent_arg1_1_0: "f32[2, 6, 4]", input_mul_0: "f32[2, 6, 4]", input_mul_1: "f32[2, 6, 4]", region_000_mlp_output_0_0: "f32[2, 6, 4]", region_001_mlp_output_0_0: "f32[2, 6, 4]", weights: "f32[2, 1]", limit: "f32[]"):
         sin: "f32[2]" = torch.ops.aten.sin.default(arg0_1)
         unsqueeze: "f32[2, 1]" = torch.ops.aten.unsqueeze.default(sin, 1)
         unsqueeze_1: "f32[2, 1, 1]" = torch.ops.aten.unsqueeze.default(unsqueeze, 2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import zoo_capture
 from models import TOKENS, WIDTH
+from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from rfc_compile.passes.flops import (
@@ -65,3 +66,24 @@ def test_kinds_of_nodes() -> None:
 def test_cheap_nodes_cost_nothing() -> None:
     for node in zoo_capture("Joint").functional.graph.nodes:
         assert (flops(node) > 0) == is_expensive(node)
+
+
+def test_blocks_are_entries_of_lists_that_hold_more_than_a_layer() -> None:
+    assert zoo_capture("Block").found.block_flops == sum(
+        region.flops for region in zoo_capture("Block").found.regions.found
+    )  # neither the embedding nor layers of an nn.Sequential in it
+
+
+def test_a_graph_without_blocks_is_a_block() -> None:
+    found = zoo_capture("Small").found
+    assert found.block_flops == found.regions.flops
+
+
+def test_matmuls_of_experts_count() -> None:
+    graph = fx.Graph()
+    x, weight = graph.placeholder("x"), graph.placeholder("weight")
+    x.meta["val"] = torch.empty(6, 4)
+    weight.meta["val"] = torch.empty(3, 4, 5)
+    node = graph.call_function(torch.ops.aten._grouped_mm.default, (x, weight))
+    node.meta["val"] = torch.empty(6, 5)
+    assert flops(node) == 2 * 6 * 4 * 5

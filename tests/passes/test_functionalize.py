@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from rfc_compile.errors import CannotCache
 from rfc_compile.passes.functionalize import functionalize
 from rfc_compile.passes.graph import aten
+from rfc_compile.torch_internals import functorch_levels, leave_functorch_levels
 
 
 def writes(captured: Capture) -> list[str]:
@@ -123,3 +124,46 @@ def test_a_failing_retrace_is_a_refusal() -> None:
     gm = copy_graph(captured.functional)
     with pytest.raises(CannotCache, match="cannot be retraced"):
         functionalize(gm, [None] * 6, captured.fake_mode)
+
+
+class Mapped(Changed):
+    """A vmap with a write inside: its level is written into Dynamo's graph."""
+
+    def change(self, x: Tensor, c: Tensor) -> Tensor:
+        def fill(row: Tensor) -> Tensor:
+            out = row.new_zeros(row.shape)
+            out[..., ::2] = row[..., 1::2]
+            return out
+
+        return x + torch.vmap(fill)(x)
+
+
+def test_vmap_is_worked_out() -> None:
+    captured = capture(build(Mapped), tokens(), timesteps(9))
+    assert any(
+        "vmap" in str(node.target) for node in captured.stages["dynamo"].graph.nodes
+    )
+    assert writes(captured) == []
+    with torch.no_grad():
+        (ours,) = captured.functional(*captured.inputs)
+        assert same_bits(ours, captured.model(*captured.call))
+
+
+def test_a_failing_retrace_leaves_no_transform_running() -> None:
+    captured = zoo_capture("Small")
+    gm = copy_graph(captured.functional)
+    mul = gm.graph.find_nodes(op="call_function", target=aten.mul.Tensor)[0]
+    mul.args = (mul.args[0], torch.ones(5))
+    fakes = [node.meta["val"] for node in gm.graph.find_nodes(op="placeholder")]
+    before = functorch_levels()
+    with pytest.raises(CannotCache, match="cannot be retraced"):
+        functionalize(gm, fakes, captured.fake_mode)
+    assert functorch_levels() == before
+
+
+def test_levels_that_an_error_left_are_ended() -> None:
+    before = functorch_levels()
+    torch._C._functorch._grad_increment_nesting()
+    assert functorch_levels() == before + 1
+    leave_functorch_levels(before)
+    assert functorch_levels() == before

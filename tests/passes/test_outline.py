@@ -69,7 +69,7 @@ def test_golden() -> None:
         readable(outlined("Small")),
         """\
 class GraphModule(torch.nn.Module):
-    def forward(self, arg0_1: "f32[2]", arg1_1: "f32[2, 6, 4]", arg2_1: "f32[4, 4]", arg3_1: "f32[4]", arg4_1: "f32[4, 4]", arg5_1: "f32[4]"):
+    def forward(self, arg0_1: "f32[2]", arg1_1: "f32[2, 6, 4]", arg2_1: "f32[4, 4]", arg3_1: "f32[4, 4]", arg4_1: "f32[4, 4]", arg5_1: "f32[4, 4]"):
         sin: "f32[2]" = torch.ops.aten.sin.default(arg0_1)
         unsqueeze: "f32[2, 1]" = torch.ops.aten.unsqueeze.default(sin, 1)
         unsqueeze_1: "f32[2, 1, 1]" = torch.ops.aten.unsqueeze.default(unsqueeze, 2)
@@ -85,18 +85,26 @@ class GraphModule(torch.nn.Module):
         add_1: "f32[2, 6, 4]" = torch.ops.aten.add.Tensor(add, mul_3)
         return (add_1,)
     class region_000_mlp(torch.nn.Module):
-        def forward(self, arg2_1: "f32[4, 4]", mul: "f32[2, 6, 4]", arg3_1: "f32[4]"):
+        def forward(self, arg2_1: "f32[4, 4]", mul: "f32[2, 6, 4]", arg3_1: "f32[4, 4]"):
             t: "f32[4, 4]" = torch.ops.aten.t.default(arg2_1)
             view: "f32[12, 4]" = torch.ops.aten.view.default(mul, [12, 4])
-            addmm: "f32[12, 4]" = torch.ops.aten.addmm.default(arg3_1, view, t)
-            view_1: "f32[2, 6, 4]" = torch.ops.aten.view.default(addmm, [2, 6, 4])
-            return (view_1,)
+            mm: "f32[12, 4]" = torch.ops.aten.mm.default(view, t)
+            _unsafe_view: "f32[2, 6, 4]" = torch.ops.aten._unsafe_view.default(mm, [2, 6, 4])
+            t_1: "f32[4, 4]" = torch.ops.aten.t.default(arg3_1)
+            view_1: "f32[12, 4]" = torch.ops.aten.view.default(_unsafe_view, [12, 4])
+            mm_1: "f32[12, 4]" = torch.ops.aten.mm.default(view_1, t_1)
+            _unsafe_view_1: "f32[2, 6, 4]" = torch.ops.aten._unsafe_view.default(mm_1, [2, 6, 4])
+            return (_unsafe_view_1,)
     class region_001_mlp(torch.nn.Module):
-        def forward(self, arg4_1: "f32[4, 4]", mul_2: "f32[2, 6, 4]", arg5_1: "f32[4]"):
-            t_1: "f32[4, 4]" = torch.ops.aten.t.default(arg4_1)
+        def forward(self, arg4_1: "f32[4, 4]", mul_2: "f32[2, 6, 4]", arg5_1: "f32[4, 4]"):
+            t_2: "f32[4, 4]" = torch.ops.aten.t.default(arg4_1)
             view_2: "f32[12, 4]" = torch.ops.aten.view.default(mul_2, [12, 4])
-            addmm_1: "f32[12, 4]" = torch.ops.aten.addmm.default(arg5_1, view_2, t_1)
-            view_3: "f32[2, 6, 4]" = torch.ops.aten.view.default(addmm_1, [2, 6, 4])
-            return (view_3,)
+            mm_2: "f32[12, 4]" = torch.ops.aten.mm.default(view_2, t_2)
+            _unsafe_view_2: "f32[2, 6, 4]" = torch.ops.aten._unsafe_view.default(mm_2, [2, 6, 4])
+            t_3: "f32[4, 4]" = torch.ops.aten.t.default(arg5_1)
+            view_3: "f32[12, 4]" = torch.ops.aten.view.default(_unsafe_view_2, [12, 4])
+            mm_3: "f32[12, 4]" = torch.ops.aten.mm.default(view_3, t_3)
+            _unsafe_view_3: "f32[2, 6, 4]" = torch.ops.aten._unsafe_view.default(mm_3, [2, 6, 4])
+            return (_unsafe_view_3,)
 """,
     )

@@ -11,6 +11,13 @@ from rfc_compile.passes.flops import is_expensive
 
 ATTN_MLP = [("attention", 1, 1), ("mlp", 1, 1)] * 2
 BOTH = ("attention+mlp", 1, 1)
+JOINT = [
+    ("attention", 2, 2),
+    ("mlp", 1, 1),
+    ("mlp", 1, 1),
+    ("attention", 1, 1),  # the text stream ends here
+    ("mlp", 1, 1),
+]
 KINDS: dict[str, list[tuple[str, int, int]]] = {
     "Block": ATTN_MLP,
     "MatmulBlock": ATTN_MLP,
@@ -27,14 +34,13 @@ KINDS: dict[str, list[tuple[str, int, int]]] = {
     "WholeBlock": [BOTH] * 2,
     "NestedBlock": ATTN_MLP,
     "LeakingBlock": [("mlp", 1, 1)] * 2,
+    "LoneLinearBlock": ATTN_MLP,
+    "PermutedBlock": ATTN_MLP,
+    "GatedAttentionBlock": ATTN_MLP,
+    "LinearAttentionBlock": ATTN_MLP,
     "TwoWayBlock": [("attention", 1, 1), ("attention", 1, 1), ("mlp", 1, 1)] * 2,
-    "Joint": [
-        ("attention", 2, 2),
-        ("mlp", 1, 1),
-        ("mlp", 1, 1),
-        ("attention", 1, 1),  # the text stream ends here
-        ("mlp", 1, 1),
-    ],
+    "Joint": JOINT,
+    "TextFirst": JOINT,
     "Refined": [
         ("attention", 1, 1),
         ("mlp", 1, 1),
@@ -44,6 +50,11 @@ KINDS: dict[str, list[tuple[str, int, int]]] = {
         ("attention", 1, 1),
         ("mlp", 1, 1),
     ],
+    "BareText": [("attention", 1, 2), ("mlp", 1, 1), *ATTN_MLP[:2]],
+    "Chained": [("attention", 1, 3), ("attention", 1, 2)],
+    "Packed": [("attention", 2, 2), ("mlp", 1, 1)] * 2,
+    "Crossed": [("mlp", 1, 2)],
+    "FromLinear": [("conv", 1, 1), *ATTN_MLP],
     "LongSkip": ATTN_MLP,
     "TimeOnly": ATTN_MLP,
     "Mixed": [BOTH, ("attention+mlp", 1, 2)],
@@ -54,6 +65,8 @@ KINDS: dict[str, list[tuple[str, int, int]]] = {
 REFUSED = {
     "LongSkip": ["a long skip around residual adds"],
     "LeakingBlock": ["is read outside the region"] * 2,
+    "LoneLinearBlock": ["a single linear map"] * 2,
+    "Crossed": ["both before and after"],
 }
 
 

@@ -59,10 +59,12 @@ def test_cached_holds_no_expensive_op_of_a_region(name: str) -> None:
     inside = sum(sum(map(is_expensive, region.nodes)) for region in regions)
     total = captured.expensive("functionalize")
     assert inside > 0
-    assert count_ops(whole.cached.gm)[0] == total - inside
+    # with all of them estimated, the refined text reaches nothing: nor its modulation
+    unread = 1 if name == "Refined" else 0
+    assert count_ops(whole.cached.gm)[0] == total - inside - unread
     assert split.probe is not None
     parts = count_ops(split.probe.gm)[0] + count_ops(split.cached.gm)[0]
-    assert parts == total - inside
+    assert parts == total - inside - unread
 
 
 @pytest.mark.parametrize("name", list(ZOO))

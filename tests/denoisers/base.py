@@ -1,0 +1,117 @@
+"""A denoiser of diffusers with a tiny random config, and how a sampler calls it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+STEPS = 12
+
+Latent = Any
+"""A tensor, or a list of tensors where the model takes one per sample."""
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """One class (or variant of its configuration).
+
+    Attributes:
+        name: the class, with the variant after a dash.
+        build: the model, with at least 2 layers in every stack.
+        inputs: keyword arguments of the first call of a run, the same at every call.
+        regions: regions that the code has, over all its graphs.
+        graphs: graphs that Dynamo makes of a forward; 1 means it has no graph break.
+        share: least share of the blocks' FLOPs inside regions.
+        why: why the share is less than 0.95, or no region is found, or it breaks.
+        latent: the argument that the sampler updates.
+        timestep: the argument that holds the timestep.
+        also: further arguments that hold it.
+        first, last: timesteps at the two ends of a run.
+        velocity: the part of the model's result that the sampler follows, in the
+            latent's shape.
+
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    inputs: Callable[[], dict[str, Any]]
+    regions: int
+    graphs: int = 1
+    share: float = 0.95
+    why: str = ""
+    latent: str = "hidden_states"
+    timestep: str = "timestep"
+    also: tuple[str, ...] = ()
+    first: float = 1000.0
+    last: float = 20.0
+    velocity: Callable[[Any], Latent] = lambda result: result[0]
+
+    def model(self, seed: int = 0) -> nn.Module:
+        """The model with random weights, no two modules alike."""
+        torch.manual_seed(seed)
+        model = self.build().eval().requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                fan_in = math.prod(parameter.shape[1:])
+                parameter.normal_(0, 0.7 / math.sqrt(fan_in))
+            elif not name.endswith("weight"):
+                parameter.normal_(0, 0.05)
+        return model
+
+    def first_call(self, seed: int = 0) -> dict[str, Any]:
+        """The keyword arguments of a run's first call."""
+        torch.manual_seed(1000 + seed)
+        return self.at(self.inputs(), 0)
+
+    def at(self, call: dict[str, Any], step: int) -> dict[str, Any]:
+        """The call with the timestep of another step."""
+        value = self.first + (self.last - self.first) * step / STEPS
+        after: dict[str, Any] = {}
+        for name in (self.timestep, *self.also):
+            before = call[name]
+            after[name] = (
+                torch.full_like(before, value)
+                if isinstance(before, Tensor)
+                else type(before)(value)
+            )
+        return {**call, **after}
+
+    def advance(self, call: dict[str, Any], result: Any, step: int) -> dict[str, Any]:
+        """The call of the next step: one Euler step along the unit velocity."""
+        latent, velocity = call[self.latent], self.velocity(result)
+        after: Latent = (
+            [_euler(x, v) for x, v in zip(latent, velocity, strict=True)]
+            if isinstance(latent, list)
+            else _euler(latent, velocity)
+        )
+        return {**self.at(call, step + 1), self.latent: after}
+
+    def walk(
+        self, denoise: Callable[..., Any], seed: int = 0, steps: int = STEPS
+    ) -> Iterator[tuple[dict[str, Any], Any]]:
+        """A run: every call's keyword arguments and its result."""
+        call = self.first_call(seed)
+        for step in range(steps):
+            with torch.no_grad():
+                result = denoise(**call)
+            yield call, result
+            call = self.advance(call, result, step)
+
+
+def _euler(latent: Tensor, velocity: Tensor) -> Tensor:
+    v = velocity.to(latent.dtype)
+    step = v / v.float().square().mean().sqrt().clamp(min=1e-6) / STEPS
+    return torch.empty_like(latent).copy_(latent - step)  # in the latent's strides
+
+
+def flat(result: Any) -> Tensor:
+    """All numbers of a model's result in one vector."""
+    if isinstance(result, Tensor):
+        return result.detach().reshape(-1).float()
+    parts = result.values() if isinstance(result, dict) else result
+    return torch.cat([flat(part) for part in parts if part is not None])

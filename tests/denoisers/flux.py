@@ -1,0 +1,85 @@
+"""FLUX and its relatives: joint blocks, then single blocks of attention and MLP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import ChromaTransformer2DModel, FluxTransformer2DModel
+from torch import nn
+
+from denoisers.base import Denoiser
+
+_CONFIG: dict[str, Any] = {
+    "patch_size": 1,
+    "in_channels": 4,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "axes_dims_rope": (4, 4, 8),
+}
+
+
+def _flux() -> nn.Module:
+    return FluxTransformer2DModel(**_CONFIG, pooled_projection_dim=32)
+
+
+def _flux_inputs() -> dict[str, Any]:
+    return {
+        "hidden_states": torch.randn(1, 16, 4),
+        "encoder_hidden_states": torch.randn(1, 8, 32),
+        "pooled_projections": torch.randn(1, 32),
+        "timestep": torch.tensor([1.0]),
+        "img_ids": torch.randn(16, 3),
+        "txt_ids": torch.zeros(8, 3),
+    }
+
+
+def _guided() -> nn.Module:
+    return FluxTransformer2DModel(
+        **_CONFIG, pooled_projection_dim=32, guidance_embeds=True
+    )
+
+
+def _guided_inputs() -> dict[str, Any]:
+    return {**_flux_inputs(), "guidance": torch.tensor([3.5])}
+
+
+def _chroma() -> nn.Module:
+    return ChromaTransformer2DModel(
+        **_CONFIG, approximator_hidden_dim=24, approximator_layers=2
+    )
+
+
+def _chroma_inputs() -> dict[str, Any]:
+    call = _flux_inputs()
+    del call["pooled_projections"]
+    return {**call, "attention_mask": torch.arange(24)[None] != 5}
+
+
+DENOISERS = [
+    # 2 joint blocks: attention, image MLP, text MLP; 2 single blocks
+    Denoiser(
+        "FluxTransformer2DModel", _flux, _flux_inputs, regions=8, first=1.0, last=0.02
+    ),
+    # the same with an embedding of the guidance
+    Denoiser(
+        "FluxTransformer2DModel-guidance",
+        _guided,
+        _guided_inputs,
+        regions=8,
+        first=1.0,
+        last=0.02,
+    ),
+    # the same; the residual MLPs of the approximator see only the timestep
+    Denoiser(
+        "ChromaTransformer2DModel",
+        _chroma,
+        _chroma_inputs,
+        regions=8,
+        first=1.0,
+        last=0.02,
+    ),
+]

@@ -1,0 +1,88 @@
+"""Qwen-Image: joint attention of two streams; version 2.1 has one stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import QwenImage21Transformer2DModel, QwenImageTransformer2DModel
+from torch import Tensor, nn
+
+from denoisers.base import Denoiser
+
+
+def _qwen_image() -> nn.Module:
+    return QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        axes_dims_rope=(4, 6, 6),
+    )
+
+
+def _qwen_image_inputs() -> dict[str, Any]:
+    return {
+        "hidden_states": torch.randn(2, 16, 16),
+        "encoder_hidden_states": torch.randn(2, 8, 24),
+        "encoder_hidden_states_mask": torch.ones(2, 8, dtype=torch.bool),
+        "timestep": torch.tensor([1.0, 1.0]),
+        "img_shapes": [[(1, 4, 4)], [(1, 4, 4)]],
+    }
+
+
+def _qwen_image_21() -> nn.Module:
+    return QwenImage21Transformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        context_in_dim=24,
+        axes_dims_rope=(4, 6, 6),
+    )
+
+
+def _qwen_image_21_inputs() -> dict[str, Any]:
+    # 6 tokens of text, then 4 slots that stand for 4 tokens of the image each
+    return {
+        "hidden_states": torch.randn(2, 16, 4),
+        "encoder_hidden_states": torch.randn(2, 6, 24),
+        "timestep": torch.ones(2),
+        "img_shapes": [[(1, 4, 4)], [(1, 4, 4)]],
+        "img_mask": torch.tensor([[False] * 6 + [True] * 4] * 2),
+    }
+
+
+def _image_tokens(result: Any) -> Tensor:
+    tokens: Tensor = result[0]
+    return tokens[:, -16:]
+
+
+DENOISERS = [
+    # joint attention, image MLP, text MLP; nothing reads the last block's text stream:
+    # attention with one output, image MLP
+    Denoiser(
+        "QwenImageTransformer2DModel",
+        _qwen_image,
+        _qwen_image_inputs,
+        regions=5,
+        first=1.0,
+        last=0.02,
+    ),
+    # 2 blocks: attention, MLP
+    Denoiser(
+        "QwenImage21Transformer2DModel",
+        _qwen_image_21,
+        _qwen_image_21_inputs,
+        regions=4,
+        graphs=3,
+        why="the layout of the sequence is made of Python numbers before the blocks",
+        first=1.0,
+        last=0.02,
+        velocity=_image_tokens,
+    ),
+]

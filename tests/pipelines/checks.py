@@ -1,0 +1,33 @@
+"""What holds for every pipeline, however it calls its transformer."""
+
+from __future__ import annotations
+
+from pipelines.base import Runs, difference, equal, finite, per_branch, scheduled, table
+
+
+def follows_the_schedule(runs: Runs) -> None:
+    """Every run is one trajectory, and every branch keeps to the schedule."""
+    expected = [scheduled(span) for span in runs.case.spans]
+    first, second = runs.stats
+    assert first.last is None, table(first.last)
+    assert second.last is not None, table(second)
+    for statistics in (first, second, second.last):
+        assert per_branch(statistics) == expected, table(statistics)
+
+
+def regions_without_fallbacks(runs: Runs) -> None:
+    """Regions are found, and no forward or step runs uncached."""
+    assert runs.explanation.regions, str(runs.explanation)
+    assert not runs.explanation.fallbacks, str(runs.explanation)
+
+
+def close_but_different(runs: Runs) -> None:
+    """Caching takes effect, and does little harm."""
+    for cached, uncached in zip(runs.cached, runs.uncached, strict=True):
+        assert finite(cached)
+        assert 0 < difference(cached, uncached) < 0.2
+
+
+def no_trace(runs: Runs) -> None:
+    """The second run gives what it gives on a pipeline that ran nothing before."""
+    assert equal(runs.cached[1], runs.fresh)

@@ -1,0 +1,100 @@
+"""Forwards that Dynamo breaks: one decision per call of the model, and the reason."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from denoisers import ALL
+from denoisers.base import STEPS, flat
+from torch import Tensor, nn
+
+import rfc_compile
+
+OPTIONS = {
+    "inner": "eager",
+    "min_coverage": 0.0,
+    "schedule": "interval",
+    "interval": 3,
+    "warmup": 3,
+}
+BROKEN = [
+    "HunyuanVideo15Transformer3DModel",
+    "Lumina2Transformer2DModel",
+    "OmniGenTransformer2DModel",
+    "HunyuanImageTransformer2DModel-glyphs",
+]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_all_graphs_share_one_decision(name: str) -> None:
+    """As many decisions as calls; a second run is like the first of a fresh model."""
+    denoiser = ALL[name]
+    model = denoiser.model()
+    rfc = torch.compile(model, backend="rfc", options=OPTIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", rfc_compile.UncachedWarning)
+        for seed in (1, 0):
+            found = [flat(result) for _, result in denoiser.walk(rfc, seed)]
+    explanation, statistics = rfc_compile.explain(rfc), rfc_compile.stats(rfc)
+    assert explanation.graphs == denoiser.graphs > 1
+    assert explanation.graph_breaks
+    assert all(reason in str(explanation) for reason in explanation.graph_breaks)
+    assert len(statistics.decisions) == STEPS
+    assert [d.full for d in statistics.decisions[:5]] == [True] * 3 + [False] * 2
+    uncached = [flat(result) for _, result in denoiser.walk(model)]
+    for step in range(3):
+        assert torch.equal(found[step], uncached[step])
+    assert 0 < (found[4] - uncached[4]).norm() < 0.2 * uncached[4].norm()
+
+
+class Interrupted(nn.Module):
+    """Two halves of a residual stream with a print between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+            for _ in range(4)
+        )
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        gate = timestep.sin()[:, None, None]
+        for part in self.parts[:2]:
+            x = x + gate * part(x * gate)
+        torch._dynamo.graph_break()
+        for part in self.parts[2:]:
+            x = x + gate * part(x * gate)
+        return x
+
+
+def walk(model: Any, last: int = 8) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 8, generator=generator)
+    results = []
+    for step in range(last):
+        with torch.no_grad():
+            results.append(model(x, torch.full((2,), 1.0 - 0.1 * step)))
+        x = x - 0.05 * results[-1]
+    return results
+
+
+def test_the_second_half_follows_the_first() -> None:
+    """Both halves are cached at the same steps, and the break is explained."""
+    torch.manual_seed(0)
+    model = Interrupted()
+    expected = walk(model)
+    rfc = torch.compile(model, backend="rfc", options=OPTIONS)
+    found = walk(rfc)
+    explanation, statistics = rfc_compile.explain(rfc), rfc_compile.stats(rfc)
+    assert (explanation.graphs, len(explanation.regions)) == (2, 4)
+    assert len(explanation.graph_breaks) == 1
+    assert [d.full for d in statistics.decisions] == [True] * 3 + [False, False] + [
+        True
+    ] + [False, False]
+    for step, (a, b) in enumerate(zip(found, expected, strict=True)):
+        if statistics.decisions[step].full and step < 3:
+            assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=0, atol=0.05)

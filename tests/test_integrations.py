@@ -1,0 +1,77 @@
+"""What diffusers tells the runtime: starts of runs and names of CFG branches."""
+
+from __future__ import annotations
+
+import torch
+from denoising import compiled, run, steps_of
+from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers.models.cache_utils import CacheMixin
+
+import rfc_compile
+from rfc_compile.caller import begin_run, branch, current_caller
+from rfc_compile.integrations.diffusers import connect
+
+OPTIONS = {"schedule": "interval", "interval": 3, "warmup": 2}
+
+
+def test_connecting_twice_wraps_once() -> None:
+    connect()
+    methods = DiffusionPipeline.progress_bar, CacheMixin.cache_context
+    connect()
+    assert (DiffusionPipeline.progress_bar, CacheMixin.cache_context) == methods
+    assert methods[0].__name__ == "progress_bar"
+
+
+def test_cache_context_names_the_branch() -> None:
+    connect()
+    model = FluxTransformer2DModel(num_layers=1, num_single_layers=1)
+    assert current_caller().branch is None
+    with model.cache_context("cond"):
+        assert current_caller().branch == "cond"
+        with model.cache_context("uncond"):
+            assert current_caller().branch == "uncond"
+        assert current_caller().branch == "cond"
+    assert current_caller().branch is None
+
+
+def test_a_progress_bar_starts_a_run() -> None:
+    connect()
+    pipeline = DiffusionPipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    before = current_caller().run
+    with pipeline.progress_bar(total=3) as bar:
+        started = current_caller().run
+        bar.update()
+    assert started > before
+    assert list(pipeline.progress_bar(range(2))) == [0, 1]
+    assert current_caller().run > started
+
+
+def test_a_known_start_begins_a_trajectory() -> None:
+    """Although the timestep and the latent go on as if it were the same run."""
+    model = compiled(**OPTIONS)
+    for step, _ in enumerate(steps_of(model)):
+        if step == 7:
+            begin_run()
+    statistics = rfc_compile.stats(model)
+    assert statistics.last is not None
+    assert (statistics.last.steps, statistics.steps) == (8, 12)
+    assert [d.full for d in statistics.decisions[:3]] == [True, True, False]
+
+
+def test_named_branches_are_not_mixed() -> None:
+    """Calls that look alike go to the branch that they name."""
+    model = compiled(**OPTIONS)
+    runs = {name: steps_of(model) for name in ("cond", "uncond")}
+    images = {}
+    for _ in range(20):
+        for name, steps in runs.items():
+            with branch(name):
+                images[name] = next(steps)
+    decisions = rfc_compile.stats(model).decisions
+    assert len(decisions) == 40
+    for index in (0, 1):
+        own = [d.full for d in decisions if d.branch == index]
+        assert own == [d.full for d in decisions if d.branch == 0]
+    assert torch.equal(images["cond"], images["uncond"])
+    assert torch.equal(images["cond"], run(compiled(**OPTIONS)))
