@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from rfc_compile import model_call
+from rfc_compile import model_call, observe
 from rfc_compile.caller import Caller, current_caller
 from rfc_compile.config import Options
 from rfc_compile.inner import LazyGraph
@@ -22,11 +22,12 @@ from rfc_compile.model_call import ModelCall
 from rfc_compile.observe import GraphReport, log_decision
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.pieces import note_call_with_regions
+from rfc_compile.routes import owned_by_modules, routes_of, without_reader
 from rfc_compile.schedules import Position, guarded_limit
-from rfc_compile.scopes import LayerShapes, Scope, Scopes
+from rfc_compile.scopes import Key, LayerShapes, Scope, Scopes
 from rfc_compile.signal import Signal
 from rfc_compile.sizes import SizeBinding
-from rfc_compile.state import KeptState
+from rfc_compile.state import KeptState, geometry_of, other_sizes
 from rfc_compile.torch_internals import without_autocast
 from rfc_compile.trajectories import Branch, Decision, Trajectory
 from rfc_compile.weights import WeightsReader
@@ -93,12 +94,12 @@ class Dispatcher(ABC):
             report=report,
         )
         self._weights = WeightsReader(
-            inputs.static_indices, _owned_by_modules(specialized, inputs, count)
+            inputs.static_indices, owned_by_modules(specialized, inputs, count)
         )
         self._changes_of_weights = 0
         self._sizes = SizeBinding(layout, specialized.examples[:count])
-        self._routes = _routes(specialized)
-        self._unled = _without_reader(specialized, layout, count)
+        self._routes = routes_of(specialized)
+        self._unled = without_reader(specialized, layout, count)
         self._serial = next(_serials)
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
@@ -120,12 +121,37 @@ class Dispatcher(ABC):
         ):
             outputs = self._follow(running, layer, arguments)
         else:
-            scope = self._scopes.get(caller.owner, key)
+            scope = self._scope_of(caller, key, arguments)
             outputs = self._lead(scope, caller, arguments)
             running = model_call.running(caller)
         if running is not None:
             running.add(layer, given, outputs)
         return outputs
+
+    def _scope_of(self, caller: Caller, key: Key, arguments: Sequence[Any]) -> Scope:
+        """The scope of a call; a run goes on where Dynamo made its graph more general.
+
+        The graph before had some of its sizes fixed, and was the same otherwise.
+        """
+        scope = self._scopes.get(caller.owner, key)
+        if scope.current is not None:
+            return scope
+        slots = geometry_of(self._layout, self._sizes.bind(arguments))
+        for other in observe.dispatchers_with(key[0][0]):
+            if type(other) is not type(self) or not other_sizes(
+                self._layout, other._layout
+            ):
+                continue
+            before = other._scopes.take(caller.owner, key)
+            if before is None or before.current is None:
+                continue
+            states = [branch.state for branch in before.current.branches]
+            if all(state.geometry == slots for state in states):
+                for state in states:
+                    state.layout = self._layout
+                self._scopes.put(caller.owner, key, before)
+                return before
+        return scope
 
     follows: bool
     """Whether it takes over the decisions of other graphs, not only of other layers."""
@@ -295,43 +321,3 @@ class Dispatcher(ABC):
 
     def _run(self, name: str, pool: Sequence[Any]) -> Sequence[Any]:
         return self.graphs[name](*[pool[i] for i in self._routes[name]])
-
-
-def _routes(specialized: Specialized) -> dict[str, list[int]]:
-    """Where each graph's inputs lie: call's arguments, state, weights, live values."""
-    names = list(specialized.inputs[:-1])  # the last is the limit, which no graph takes
-    if specialized.probe is not None:
-        names += specialized.probe.gives
-    index = {name: i for i, name in enumerate(names)}
-    return {
-        name: [index[taken] for taken in graph.takes]
-        for name, graph in specialized.graphs.items()
-    }
-
-
-def _owned_by_modules(
-    specialized: Specialized, inputs: ForwardInputs, count: int
-) -> list[int]:
-    """The arguments that belong to modules and are no parameters or buffers."""
-    names = {node.name for node in inputs.static}
-    return [
-        i
-        for i, name in enumerate(specialized.inputs[:count])
-        if name in names and i not in inputs.static_indices
-    ]
-
-
-def _without_reader(
-    specialized: Specialized, layout: StateLayout, first: int
-) -> frozenset[int]:
-    """The rings that a call which follows does not read.
-
-    Where the probe stands apart, only a call that leads runs it.
-    """
-    graphs = [specialized.full, specialized.cached]
-    if specialized.probe is not None and len(specialized.probe.gives) > 1:
-        graphs.append(specialized.probe)
-    used = {name for graph in graphs for name in graph.takes}
-    slots = iter(specialized.inputs[first:])
-    names = [[next(slots) for _ in range(ring.length)] for ring in layout.rings]
-    return frozenset(i for i, ring in enumerate(names) if used.isdisjoint(ring))

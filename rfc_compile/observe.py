@@ -216,7 +216,15 @@ def tensor_ids(model: nn.Module | None) -> frozenset[int] | None:
 
 def dispatchers_of(model: nn.Module | None) -> list[Dispatcher]:
     """The dispatchers of a model's graphs, of all graphs for None."""
-    reports = _reports_of(model)
+    return _dispatchers_of(_reports_of(model))
+
+
+def dispatchers_with(layer: Set[int]) -> list[Dispatcher]:
+    """The dispatchers that have been called with just these parameters, by id."""
+    return _dispatchers_of([r for r in list(_reports) if layer in r.layers])
+
+
+def _dispatchers_of(reports: Iterable[GraphReport]) -> list[Dispatcher]:
     references = [report.dispatcher for report in reports]
     alive = [reference() for reference in references if reference is not None]
     return [dispatcher for dispatcher in alive if dispatcher is not None]

@@ -133,6 +133,16 @@ class Scopes:
             scope.calls += 1
             return scope
 
+    def take(self, name: str, key: Key) -> Scope | None:
+        """Give an owner's scope away, None if there is none."""
+        with self._lock:
+            return self._scopes.pop((name, key), None)
+
+    def put(self, name: str, key: Key, scope: Scope) -> None:
+        """Go on with a scope that another graph gave away."""
+        with self._lock:
+            self._scopes[name, key] = scope
+
     def of(self, ids: Set[int] | None) -> list[Scope]:
         """The scopes, of layers that hold one of these parameter ids if given."""
         with self._lock:

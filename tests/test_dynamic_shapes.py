@@ -86,10 +86,7 @@ def test_every_size_is_right(dynamic: bool | None, regional: bool) -> None:
     allowed = compilations(dynamic, regional)
     model = FLUX.model()
     compile_model(model, regional, backend="rfc", options=OPTIONS, dynamic=dynamic)
-    for size in SIZES:  # a graph made more general in a run begins its history anew
-        for a, b in zip(results(model, size), references[size], strict=True):
-            assert (a - b).norm() <= 0.25 * b.norm(), size
-    for size in SIZES:
+    for size in (*SIZES, *SIZES):
         found = results(model, size)
         statistics = rfc_compile.stats(model)
         assert (len(statistics.decisions), statistics.nfc) == (STEPS, 3), size

@@ -1,0 +1,45 @@
+"""Where the inputs of a forward's graphs come from, and which of them are whose."""
+
+from __future__ import annotations
+
+from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
+
+
+def routes_of(specialized: Specialized) -> dict[str, list[int]]:
+    """Where each graph's inputs lie: call's arguments, state, weights, live values."""
+    names = list(specialized.inputs[:-1])  # the last is the limit, which no graph takes
+    if specialized.probe is not None:
+        names += specialized.probe.gives
+    index = {name: i for i, name in enumerate(names)}
+    return {
+        name: [index[taken] for taken in graph.takes]
+        for name, graph in specialized.graphs.items()
+    }
+
+
+def owned_by_modules(
+    specialized: Specialized, inputs: ForwardInputs, count: int
+) -> list[int]:
+    """The arguments that belong to modules and are no parameters or buffers."""
+    names = {node.name for node in inputs.static}
+    return [
+        i
+        for i, name in enumerate(specialized.inputs[:count])
+        if name in names and i not in inputs.static_indices
+    ]
+
+
+def without_reader(
+    specialized: Specialized, layout: StateLayout, first: int
+) -> frozenset[int]:
+    """The rings that a call which follows does not read.
+
+    Where the probe stands apart, only a call that leads runs it.
+    """
+    graphs = [specialized.full, specialized.cached]
+    if specialized.probe is not None and len(specialized.probe.gives) > 1:
+        graphs.append(specialized.probe)
+    used = {name for graph in graphs for name in graph.takes}
+    slots = iter(specialized.inputs[first:])
+    names = [[next(slots) for _ in range(ring.length)] for ring in layout.rings]
+    return frozenset(i for i, ring in enumerate(names) if used.isdisjoint(ring))
