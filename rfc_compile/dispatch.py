@@ -22,12 +22,17 @@ from rfc_compile.model_call import ModelCall
 from rfc_compile.observe import GraphReport, log_decision
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.pieces import note_call_with_regions
-from rfc_compile.routes import owned_by_modules, routes_of, without_reader
+from rfc_compile.routes import (
+    computation_of,
+    owned_by_modules,
+    routes_of,
+    without_reader,
+)
 from rfc_compile.schedules import Position, guarded_limit
 from rfc_compile.scopes import Key, LayerShapes, Scope, Scopes
 from rfc_compile.signal import Signal
 from rfc_compile.sizes import SizeBinding
-from rfc_compile.state import KeptState, geometry_of, other_sizes
+from rfc_compile.state import KeptState, geometry_of
 from rfc_compile.torch_internals import without_autocast
 from rfc_compile.trajectories import Branch, Decision, Trajectory
 from rfc_compile.weights import WeightsReader
@@ -99,6 +104,7 @@ class Dispatcher(ABC):
         self._changes_of_weights = 0
         self._sizes = SizeBinding(layout, specialized.examples[:count])
         self._routes = routes_of(specialized)
+        self._computes = type(self), computation_of(specialized)
         self._unled = without_reader(specialized, layout, count)
         self._serial = next(_serials)
 
@@ -129,18 +135,16 @@ class Dispatcher(ABC):
         return outputs
 
     def _scope_of(self, caller: Caller, key: Key, arguments: Sequence[Any]) -> Scope:
-        """The scope of a call; a run goes on where Dynamo made its graph more general.
+        """The scope of a call; a run goes on where Dynamo compiles its forward anew.
 
-        The graph before had some of its sizes fixed, and was the same otherwise.
+        It does so to make a graph more general: for other sizes, strides or numbers.
         """
         scope = self._scopes.get(caller.owner, key)
         if scope.current is not None:
             return scope
         slots = geometry_of(self._layout, self._sizes.bind(arguments))
         for other in observe.dispatchers_with(key[0][0]):
-            if type(other) is not type(self) or not other_sizes(
-                self._layout, other._layout
-            ):
+            if other is self or other._computes != self._computes:
                 continue
             before = other._scopes.take(caller.owner, key)
             if before is None or before.current is None:

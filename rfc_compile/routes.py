@@ -1,8 +1,13 @@
-"""Where the inputs of a forward's graphs come from, and which of them are whose."""
+"""What a forward's graphs compute, where their inputs come from and whose they are."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
+from torch import fx
+
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
+from rfc_compile.passes.graph import is_copy, is_layout
 
 
 def routes_of(specialized: Specialized) -> dict[str, list[int]]:
@@ -43,3 +48,17 @@ def without_reader(
     slots = iter(specialized.inputs[first:])
     names = [[next(slots) for _ in range(ring.length)] for ring in layout.rings]
     return frozenset(i for i, ring in enumerate(names) if used.isdisjoint(ring))
+
+
+def computation_of(specialized: Specialized) -> Hashable:
+    """What a full step computes: equal for one forward traced for different sizes."""
+
+    def numbers(node: fx.Node) -> tuple[float, ...]:
+        values = (*node.args, *node.kwargs.values())
+        return tuple(value for value in values if isinstance(value, float))
+
+    return tuple(
+        (str(node.target), numbers(node))
+        for node in specialized.full.gm.graph.nodes
+        if node.op == "call_function" and not is_layout(node) and not is_copy(node)
+    )

@@ -44,22 +44,6 @@ def geometry_of(
     ]
 
 
-def other_sizes(layout: StateLayout, other: StateLayout) -> bool:
-    """Whether two layouts are those of one forward, traced for different sizes.
-
-    The values that inputs are named after may have other names in each.
-    """
-
-    def kept(of: StateLayout) -> list[tuple[str, int]]:
-        return [(ring.name.partition(".")[0], ring.length) for ring in of.rings]
-
-    def shapes(of: StateLayout) -> list[str]:
-        return [str(ring.example.shape) for ring in of.rings]
-
-    same = kept(layout) == kept(other) and layout.conditioning == other.conditioning
-    return same and shapes(layout) != shapes(other)
-
-
 class KeptState:
     """The rings of state tensors of one branch, passed to the graphs newest first.
 
