@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 from torch._dynamo import lookup_backend as _lookup_backend
+from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER as _compilations
 from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.exc import InvalidBackend, TorchDynamoException
 from torch._dynamo.utils import counters as _counters
@@ -23,6 +24,7 @@ from torch._guards import TracingContext, tracing
 from torch._logging._internal import trace_structured
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+from torch.fx._lazy_graph_module import _make_graph_module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_map_only
 
@@ -181,6 +183,25 @@ def is_piece(gm: fx.GraphModule) -> bool:
     return resumed or bool(_counters["graph_break"] or _counters["unimplemented"])
 
 
+class CompileCounts:
+    """Graph breaks and recompilations since it was made."""
+
+    def __init__(self) -> None:
+        self._breaks, self._compilations = _graph_breaks(), dict(_compilations)
+
+    def since(self) -> tuple[int, int]:
+        """Graph breaks met, and compilations of a piece of code beyond its first."""
+        recompiled = sum(
+            max(0, count - self._compilations.get(key, 0) - 1)
+            for key, count in _compilations.items()
+        )
+        return _graph_breaks() - self._breaks, recompiled
+
+
+def _graph_breaks() -> int:
+    return sum(_counters["graph_break"].values())
+
+
 def functorch_levels() -> int:
     """How many functorch transforms (vmap, functionalize, ...) are running."""
     return int(torch._C._functorch.get_dynamic_layer_stack_depth())
@@ -207,6 +228,14 @@ def without_autocast() -> contextlib.AbstractContextManager[Any]:
         disabled: contextlib.AbstractContextManager[Any] = torch._C._DisableAutocast()
         return disabled
     return contextlib.nullcontext()
+
+
+def graph_module(owner: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """A graph with the attributes of ``owner``.
+
+    While Dynamo compiles, its Python code is only written when somebody runs it.
+    """
+    return _make_graph_module(owner, graph)
 
 
 def find_backend(name: str) -> Callable[..., CompiledGraph] | None:

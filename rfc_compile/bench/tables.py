@@ -1,0 +1,144 @@
+"""The tables: timed settings by workload, the sweep, what failed; and README's."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from rfc_compile.bench.methods import METHODS
+from rfc_compile.bench.records import Quality, Records, Timing
+from rfc_compile.bench.report import Grid, replace_file
+from rfc_compile.bench.selection import best_at
+from rfc_compile.bench.workloads import GLYPH, WORKLOADS
+
+START: Final = "<!-- bench: written by make bench -->"
+END: Final = "<!-- end of bench -->"
+README_NFC: Final = 14
+
+_COST: Final = (
+    "time ms",
+    "speed-up",
+    "of S/NFC",
+    "extra MiB",
+    "breaks",
+    "recompiles",
+    "compile s",
+)
+
+
+def grids(records: Records) -> list[Grid]:
+    """All tables, those that would be empty left out."""
+    tables = [
+        *(_timed(records, name) for name in WORKLOADS),
+        _sweep(records.qualities),
+        _errors(records),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _timed(records: Records, workload: str) -> Grid:
+    known = workload == GLYPH.name
+    header = ["method", "setting", "mode", "NFC", *_COST]
+    if known:
+        header += ["PSNR dB", "SSIM", "Frechet"]
+    rows = []
+    for timing in records.timings_of(workload):
+        row = [timing.method, timing.setting, timing.mode, *_cost(timing)]
+        if known:
+            row += _quality(records.quality_of(timing.method, timing.setting))
+        rows.append(row)
+    steps = max((t.steps for t in records.timings_of(workload)), default=0)
+    return Grid(f"{workload}, {steps} steps", header, rows)
+
+
+def _cost(timing: Timing) -> list[str]:
+    low, high = (f(timing.seconds) * 1e3 for f in (min, max))
+    return [
+        f"{timing.nfc:.1f}",
+        f"{timing.median * 1e3:.0f} ({low:.0f} to {high:.0f})",
+        f"{timing.speedup:.2f}",
+        f"{timing.share:.0%}",
+        f"{timing.extra_bytes / 2**20:.2f}",
+        str(timing.graph_breaks),
+        str(timing.recompiles),
+        f"{timing.compile_seconds:.1f}",
+    ]
+
+
+def _quality(quality: Quality | None) -> list[str]:
+    if quality is None or quality.psnr is None:
+        return ["-", "-", "-"]
+    assert quality.ssim is not None
+    assert quality.frechet is not None
+    similarity = f"{quality.psnr:.2f} (min {quality.psnr_min:.1f})"
+    return [similarity, f"{quality.ssim:.4f}", f"{quality.frechet:.4f}"]
+
+
+def _sweep(qualities: Iterable[Quality]) -> Grid:
+    rows = [
+        [q.method, q.setting, f"{q.nfc:.1f}", *_quality(q)]
+        for q in qualities
+        if q.psnr is not None
+    ]
+    header = ["method", "setting", "NFC", "PSNR dB", "SSIM", "Frechet"]
+    return Grid("Every setting that was tried", header, rows)
+
+
+def _errors(records: Records) -> Grid:
+    rows = [
+        [q.method, q.setting, "images", q.error] for q in records.qualities if q.error
+    ]
+    rows += [
+        [t.method, t.setting, f"{t.workload}, {t.mode}", t.error]
+        for t in records.timings
+        if t.error
+    ]
+    return Grid("What did not run", ["method", "setting", "where", "error"], rows)
+
+
+def readme_table(records: Records) -> str:
+    """One row per method: its best images at NFC 14, as it ran fastest."""
+    rows = []
+    for method in METHODS.values():
+        own = [q for q in records.qualities if q.method == method.name]
+        best = best_at(own, README_NFC)
+        runs = [
+            t
+            for t in records.timings_of(GLYPH.name)
+            if best is not None and (t.method, t.setting) == (best.method, best.setting)
+        ]
+        if best is not None and runs:
+            rows.append(
+                _readme_row(best, min(runs, key=lambda t: t.median), method.ours)
+            )
+    header = ["method", "NFC", "PSNR dB", "SSIM", "speed-up", "of S/NFC"]
+    header += ["graph breaks", "recompiles", "extra MiB"]
+    return Grid("", header, rows).body()
+
+
+def _readme_row(best: Quality, run: Timing, ours: bool) -> list[str]:
+    name = f"**{best.method}**" if ours else best.method
+    return [
+        f"{name}" if run.mode != "eager" else f"{name}, eager",
+        f"{best.nfc:.1f}",
+        f"{best.psnr:.2f}",
+        f"{best.ssim:.4f}",
+        f"{run.speedup:.2f}",
+        f"{run.share:.0%}",
+        str(run.graph_breaks),
+        str(run.recompiles),
+        f"{run.extra_bytes / 2**20:.1f}",
+    ]
+
+
+def write_readme(path: Path, table: str) -> None:
+    """Replace what stands between the two markers.
+
+    Raises:
+        ValueError: the file lacks a marker.
+    """
+    text = path.read_text(encoding="utf-8")
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"{path} lacks the line {START if not start else END}")
+    replace_file(path, f"{before}{START}\n{table}\n{END}{after}")
