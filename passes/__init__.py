@@ -4,6 +4,7 @@
     classify_inputs    analysis               -> timestep, latent, conditioning
     residual_stream    analysis               -> residual adds
     find_regions       analysis               -> regions and refusals
+    merge_regions      analysis               -> a region per block, or for all blocks
     outline            regions                -> submodules
     make_conditional   region calls           -> conditional(predicate, region, ...)
     hoist_predicate    one predicate a region -> one predicate a step
@@ -25,6 +26,7 @@ from rfc_compile.estimators import Estimator
 from rfc_compile.passes.conditional import make_conditional
 from rfc_compile.passes.flops import block_flops
 from rfc_compile.passes.functionalize import functionalize
+from rfc_compile.passes.granularity import merge_regions
 from rfc_compile.passes.graph import Ancestry
 from rfc_compile.passes.hoist_predicate import hoist_predicate
 from rfc_compile.passes.inputs import ForwardInputs, classify_inputs, with_streams
@@ -62,8 +64,9 @@ def analyse(
     is_static: Callable[[fx.Node], bool],
     timestep: str | None,
     observe: Observer,
+    granularity: str = "module",
 ) -> Captured:
-    """Retrace a Dynamo graph and find its regions.
+    """Retrace a Dynamo graph and find its regions, merged to the granularity.
 
     Raises:
         CannotCache: the forward cannot be cached, with the reason.
@@ -78,6 +81,7 @@ def analyse(
     adds = residual_stream(gm, inputs.sources, ancestry)
     inputs = with_streams(gm, inputs, adds)
     regions = find_regions(gm, adds, ancestry, inputs.static)
+    regions = merge_regions(regions, granularity, ancestry)
     regions = with_watched(regions, inputs, ancestry)
     blocks = block_flops(ancestry, inputs.sources, has_regions=bool(regions.found))
     return Captured(gm, inputs, regions, blocks)

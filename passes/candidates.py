@@ -107,6 +107,7 @@ def _region(
         input_of=tuple(unique.index(node) for node in inputs),
         nodes=tuple(nodes),
         flops=sum(flops(node) for node in nodes),
+        adds=tuple(adds),
     )
 
 

@@ -26,7 +26,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.estimators import Estimator
 from rfc_compile.passes.graph import results_of, sort_stably, tensor_of, twin
-from rfc_compile.passes.layout import Ring, StateLayout, in_strides_of
+from rfc_compile.passes.kept import Kept
+from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
 from rfc_compile.signal import signal_order, step_signal
 
@@ -282,41 +283,17 @@ def _replace(
         used += [slots[f"{region.name}.statistics_{i}"] for i in outputs]
     lengths = [len(ring) for ring in used]
     state = [slot for ring in used for slot in ring]
-    count, of = len(region.inputs), region.input_of
-
-    def split(values: Sequence[Tensor]) -> list[list[Tensor]]:
-        remaining = iter(values)
-        return [[next(remaining) for _ in range(length)] for length in lengths]
-
-    def observe(*values: Tensor) -> tuple[Tensor, ...]:
-        fresh, rings = values[: count + len(of)], split(values[count + len(of) :])
-        now = [[value, *ring] for value, ring in zip(fresh, rings, strict=False)]
-        written = [value for value, ring in zip(fresh, rings, strict=False) if ring]
-        if estimator.statistics:
-            written += [
-                estimator.observe(now[i], now[count + position])
-                for position, i in enumerate(of)
-            ]
-        return tuple(written)
-
-    def estimate(*values: Tensor) -> tuple[Tensor, ...]:
-        current, rings = values[:count], split(values[count:-1])
-        predicted = [
-            estimator.predict(
-                current[i],
-                rings[i],
-                rings[count + position],
-                rings[count + len(of) + position][0] if estimator.statistics else None,
-                values[-1],
-            )
-            for position, i in enumerate(of)
-        ]
-        return tuple(map(in_strides_of, predicted, examples))
-
-    examples = [node.meta["val"] for node in region.outputs]
-    structure = (count, of, tuple(lengths), *(str(e.stride()) for e in examples))
+    given = (*region.inputs, *region.bases)
+    kept = Kept(
+        estimator=estimator,
+        inputs=len(region.inputs),
+        input_of=region.input_of,
+        bases=bool(region.bases),
+        lengths=tuple(lengths),
+        examples=tuple(node.meta["val"] for node in region.outputs),
+    )
     ends = [
-        None if i < count and not writes[i] else sum(lengths[: i + 1]) - 1
+        None if i < kept.inputs and not writes[i] else sum(lengths[: i + 1]) - 1
         for i in range(len(lengths))
         if lengths[i]
     ]
@@ -328,15 +305,15 @@ def _replace(
                 gm.graph.get_attr(str(call.target)),
                 tracer.trace(
                     "observe",
-                    observe,
-                    [*region.inputs, *region.outputs, *state],
-                    structure,
+                    kept.observe,
+                    [*given, *region.outputs, *state],
+                    kept.structure,
                 ),
                 tracer.trace(
-                    "estimate", estimate, [*region.inputs, *state, weights], structure
+                    "estimate", kept.estimate, [*given, *state, weights], kept.structure
                 ),
                 tuple(call.args),
-                tuple(region.inputs),
+                given,
                 tuple(state),
                 tuple(ends),
                 weights,

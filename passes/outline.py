@@ -32,6 +32,8 @@ class OutlinedRegion:
         inputs: I, nodes of the outer graph.
         outputs: O, the ``getitem`` nodes of the call.
         input_of: for each output, the index of its input.
+        bases: for each output, the stream before the region; empty where outputs are
+            kept as they are.
 
     """
 
@@ -39,6 +41,7 @@ class OutlinedRegion:
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     input_of: tuple[int, ...]
+    bases: tuple[fx.Node, ...] = ()
 
 
 def outline(gm: fx.GraphModule, regions: tuple[Region, ...]) -> fx.GraphModule:
@@ -55,8 +58,18 @@ def outline(gm: fx.GraphModule, regions: tuple[Region, ...]) -> fx.GraphModule:
         gm, partitions, prefix="rfc_outline_", always_return_tuple=True
     )
     nodes = {node.name: node for node in gm.graph.nodes}  # the fuser made new ones
-    for number, region in enumerate(regions):
+    calls = [
         _rename(gm, f"rfc_outline_{number}", region, nodes)
+        for number, region in enumerate(regions)
+    ]
+    for call, region in zip(calls, regions, strict=True):
+        call.meta[OUTLINED] = OutlinedRegion(
+            name=region.name,
+            inputs=tuple(nodes[node.name] for node in region.inputs),
+            outputs=tuple(nodes[node.name] for node in region.outputs),
+            input_of=region.input_of,
+            bases=tuple(nodes[node.name] for node in region.bases),
+        )
     gm.recompile()
     return gm
 
@@ -72,7 +85,8 @@ def outlined_calls(gm: fx.GraphModule) -> list[tuple[fx.Node, OutlinedRegion]]:
 
 def _rename(
     gm: fx.GraphModule, old: str, region: Region, nodes: dict[str, fx.Node]
-) -> None:
+) -> fx.Node:
+    """Name a submodule after its region; its outputs stand for their old nodes."""
     (call,) = gm.graph.find_nodes(op="call_module", target=old)
     module = gm.get_submodule(old)
     assert isinstance(module, fx.GraphModule)
@@ -82,15 +96,9 @@ def _rename(
     call._rename(region.name)
     returned = results_of(module.graph)
     calls = {user.args[1]: user for user in call.users}
-    outputs: list[fx.Node] = [call] * len(region.outputs)
     for index, value in enumerate(returned):
         getitem = calls[index]
         getitem.meta["val"] = value.meta["val"]
-        outputs[value.meta["rfc_output"]] = getitem
+        nodes[region.outputs[value.meta["rfc_output"]].name] = getitem
     call.meta["val"] = tuple(value.meta["val"] for value in returned)
-    call.meta[OUTLINED] = OutlinedRegion(
-        name=region.name,
-        inputs=tuple(nodes[node.name] for node in region.inputs),
-        outputs=tuple(outputs),
-        input_of=region.input_of,
-    )
+    return call

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from rfc_compile.passes.residual_stream import ResidualAdd
+
 
 @dataclass(frozen=True)
 class Region:
@@ -15,7 +17,8 @@ class Region:
 
     Attributes:
         name: ``region_007_attn``, unique in the graph.
-        kind: ``attention``, ``mlp``, ``attention+mlp`` or ``conv``.
+        kind: ``attention``, ``mlp``, ``attention+mlp`` or ``conv``; of merged regions
+            ``block``, ``stack``, or ``part`` of a block.
         module: path of the module that holds it, as the user's program names it.
         inputs: I, the last cheap values before the first expensive op; a further one
             where the decision watches a value that is no region's input.
@@ -23,6 +26,9 @@ class Region:
         input_of: for each output, the index of the input on its own stream.
         nodes: what dies when the outputs are supplied, in graph order.
         flops: floating point operations of one execution.
+        adds: the residual adds that its outputs lead to, in graph order.
+        bases: for each output, the stream before the region: kept is the difference.
+            Empty where outputs are kept as they are.
 
     """
 
@@ -34,6 +40,8 @@ class Region:
     input_of: tuple[int, ...]
     nodes: tuple[fx.Node, ...]
     flops: int
+    adds: tuple[ResidualAdd, ...] = ()
+    bases: tuple[fx.Node, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,14 @@ class Regions:
         found: the regions, in the order of their first input.
         refused: candidates that are not regions.
         flops: floating point operations of the whole forward.
+        apart: why regions were not merged into one.
 
     """
 
     found: tuple[Region, ...]
     refused: tuple[Refusal, ...]
     flops: int
+    apart: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float:

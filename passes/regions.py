@@ -50,9 +50,9 @@ def find_regions(
             found.append(candidate)
             taken.update(candidate.nodes)
     found.sort(key=lambda region: ancestry.index[region.inputs[0]])
-    found = _without_cycles(found, ancestry, refused)
+    found = without_cycles(found, ancestry, refused)
     return Regions(
-        found=tuple(_numbered(found)),
+        found=tuple(numbered(found)),
         refused=tuple(refused),
         flops=sum(flops(node) for node in gm.graph.nodes),
     )
@@ -106,7 +106,7 @@ def _sharing(nodes_of: Mapping[ResidualAdd, set[fx.Node]]) -> list[list[Residual
     return [members for _, members in groups]
 
 
-def _without_cycles(
+def without_cycles(
     found: Sequence[Region], ancestry: Ancestry, refused: list[Refusal]
 ) -> list[Region]:
     """Refuse regions that would run both before and after another one."""
@@ -128,11 +128,12 @@ def _without_cycles(
         reason = "it would run both before and after another region"
         refused.append(Refusal(smallest.module, reason))
         others = [region for region in found if region is not smallest]
-        return _without_cycles(others, ancestry, refused)
+        return without_cycles(others, ancestry, refused)
     return list(found)
 
 
-def _numbered(found: Sequence[Region]) -> Iterable[Region]:
+def numbered(found: Sequence[Region]) -> Iterable[Region]:
+    """The regions with their names."""
     short = {"attention": "attn", "attention+mlp": "attn_mlp"}
     for number, region in enumerate(found):
         name = f"region_{number:03d}_{short.get(region.kind, region.kind)}"

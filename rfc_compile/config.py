@@ -16,7 +16,7 @@ from rfc_compile.estimators import ESTIMATORS, Estimator
 from rfc_compile.schedules import SCHEDULES, Schedule
 from rfc_compile.torch_internals import find_backend
 
-GRANULARITIES = ("module",)
+GRANULARITIES = ("module", "block", "stack")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Options:
             of steps is known, from ``rfc_compile.trajectory(num_steps=...)`` or from an
             earlier trajectory with the same first timesteps.
         ridge: for ``subspace``, the pull towards Taylor extrapolation in time.
-        granularity: ``module``: every attention and MLP is a region of its own.
+        granularity: what a region is: ``module``, every attention and MLP; ``block``;
+            ``stack``, the whole run of blocks. Coarser is faster and keeps less.
         inner: the Dynamo backend that compiles the resulting graphs.
         inner_options: its options.
         timestep: name of the model's timestep input, None to find it.

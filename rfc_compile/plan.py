@@ -84,10 +84,13 @@ def capture(
         is_static=torch_internals.is_static_input,
         timestep=options.timestep,
         observe=observe,
+        granularity=options.granularity,
     )
     report.flops = captured.regions.flops
     report.block_flops = captured.block_flops
     report.refused = captured.regions.refused
+    for reason in captured.regions.apart:
+        report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
     return captured
 

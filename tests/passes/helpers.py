@@ -154,6 +154,7 @@ def _run_passes(
         is_static=torch_internals.is_static_input,
         timestep=timestep,
         observe=observe,
+        granularity=settings.granularity,
     )
     if not result.analysis.regions.found:
         return
