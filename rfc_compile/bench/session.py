@@ -46,7 +46,7 @@ class Size:
     training: tuple[int, int]
 
 
-FULL: Final = Size(32, 50, TARGETS, 8, 5, (300, 12))
+FULL: Final = Size(20, 50, TARGETS, 8, 5, (300, 12))
 QUICK: Final = Size(2, 50, (TARGETS[-1],), 1, 2, (50, 4))
 
 
@@ -174,7 +174,7 @@ _INTRODUCTION: Final = """\
 PSNR, SSIM and the Frechet distance (in the 16 features of a small classifier) compare
 {images} images, 50 DDIM steps at guidance 2, with the uncached ones of the same noise.
 Times are medians (smallest to largest) of runs that take turns with the uncached model
-under inductor in the same process, one setting at a time. NFC is the work in the blocks'
+under inductor in the same process, one setting at a time. NFC is the blocks' work in
 linear layers, in full forwards. Extra memory is what is kept between steps. Compile
 time is the first run less a later one, with inductor's caches on disk as they were.
 Weights of DiT-B and MM-DiT are random: only costs are measured on them.

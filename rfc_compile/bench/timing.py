@@ -61,9 +61,9 @@ def measure_time(
         if nfc is None:
             _, nfc = run_eagerly(method, workload, setting, images, steps)
         torch.compiler.reset()
-        uncached = _Uncached(workload, images, steps)
         applied = method.apply(workload.make(), workload, setting, mode)
         try:
+            uncached = _Uncached(workload, images, steps)
             timing = _timed(replace(blank, nfc=nfc), uncached, applied, repeats)
         finally:
             applied.close()

@@ -172,10 +172,7 @@ METHODS: Final = (
     Method(
         "FirstBlockCache (diffusers)",
         _applying(_first_block),
-        [
-            {"threshold": t}
-            for t in (0.1, 0.2, 0.02, 0.03, 0.05, 0.07, 0.15, 0.3, 0.4, 0.5, 0.7)
-        ],
+        [{"threshold": t} for t in (0.1, 0.2, 0.05, 0.13, 0.16, 0.25, 0.3, 0.4, 0.6)],
     ),
     Method(
         "TaylorSeerCache (diffusers)",
@@ -195,11 +192,9 @@ METHODS: Final = (
             for t, k in (
                 (0.2, 3),
                 (0.5, 5),
-                (0.06, 3),
                 (0.1, 3),
                 (0.3, 4),
-                (0.8, 6),
-                (1.5, 8),
+                (1.0, 7),
             )
         ],
     ),
@@ -216,8 +211,6 @@ METHODS: Final = (
                 (0.8, 5),
                 (1.0, 6),
                 (1.5, 8),
-                (0.3, 0),
-                (0.6, 0),
             )
         ],
     ),

@@ -15,6 +15,19 @@ from rfc_compile.bench.workloads import Workload, plain
 from rfc_compile.config import GRANULARITIES
 
 _STATIC: Final = {"schedule": "interval", "max_cached_run": None}
+_INTERVALS: Final = (
+    *((interval, 2) for interval in (3, 4, 5, 7)),
+    *((interval, 3) for interval in (3, 4, 5, 6, 8, 9)),
+)
+_THRESHOLDS: Final = (
+    (0.2, 3, 3),
+    (0.3, 4, 3),
+    (0.5, 4, 3),
+    (0.3, 5, 2),
+    (0.5, 6, 2),
+    (0.7, 7, 2),
+)
+_MASKS: Final = ((0, 2, *range(7, 50, 5)), (0, 1, 2, *range(4, 50, 4)))
 
 
 def _apply(
@@ -42,24 +55,18 @@ def _sweep(granularity: str) -> list[dict[str, Any]]:
     own = {} if granularity == "module" else {"granularity": granularity}
     fixed: list[dict[str, Any]] = [
         {**_STATIC, "interval": interval, "warmup": warmup}
-        for warmup in (2, 3)
-        for interval in (3, 4, 5, 6, 7)
+        for interval, warmup in _INTERVALS
     ]
     adaptive: list[dict[str, Any]] = [
         {"threshold": threshold, "max_cached_run": cap, "warmup": warmup}
-        for warmup in (2, 3)
-        for threshold, cap in (
-            (0.2, 3),
-            (0.3, 4),
-            (0.4, 4),
-            (0.5, 5),
-            (0.7, 6),
-            (1.0, 6),
-            (1.5, 7),
-            (2.0, 8),
-        )
+        for threshold, cap, warmup in _THRESHOLDS
     ]
-    return [{**own, **setting} for setting in ({}, *fixed, *adaptive)]
+    listed: list[dict[str, Any]] = [
+        {"schedule": "mask", "full_steps": steps, "max_cached_run": None, "warmup": 1}
+        for steps in _MASKS
+    ]
+    settings: list[dict[str, Any]] = [{}, *fixed, *adaptive, *listed]
+    return [{**own, **setting} for setting in settings]
 
 
 METHODS: Final = (

@@ -1,0 +1,365 @@
+"""The benchmark against rivals: its numbers by formula, its run in a real process."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from rfc_compile.bench import frechet, quality, timing
+from rfc_compile.bench.frechet import frechet_distance
+from rfc_compile.bench.methods import METHODS, reference
+from rfc_compile.bench.methods.base import Applied, Method, describe
+from rfc_compile.bench.pareto import dominates, dominators, front
+from rfc_compile.bench.quality import run_eagerly
+from rfc_compile.bench.records import Quality, Records, Timing
+from rfc_compile.bench.selection import best_at, to_time
+from rfc_compile.bench.tables import END, START, grids, readme_table, write_readme
+from rfc_compile.bench.verdicts import verdicts
+from rfc_compile.bench.workloads import GLYPH, Step, Workload
+from rfc_compile.torch_internals import CompileCounts
+
+OURS, RIVAL = "rfc, module", "SeaCache (diffusers)"
+
+
+# the numbers
+
+
+def test_a_point_dominates_if_it_is_nowhere_worse() -> None:
+    assert dominates((2, 3), (2, 2))
+    assert not dominates((2, 3), (2, 3))
+    assert not dominates((3, 1), (2, 2))
+    points = [("a", (1.0, 5.0)), ("b", (2.0, 4.0)), ("c", (1.5, 3.0))]
+    assert [name for name, _ in front(points)] == ["a", "b"]
+    assert dominators((1.5, 3.0), points) == ["b"]
+
+
+def test_equal_points_both_stay_on_the_front() -> None:
+    assert len(front([("a", (1.0, 1.0)), ("b", (1.0, 1.0))])) == 2
+
+
+def test_the_frechet_distance_is_that_of_normal_distributions() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(4000, 3)
+    assert frechet_distance(values, values) == pytest.approx(0, abs=1e-6)
+    moved = values + torch.tensor([1.0, 0.0, 2.0])
+    assert frechet_distance(values, moved) == pytest.approx(5, abs=1e-5)
+    scaled = values * torch.tensor([3.0, 1.0, 1.0])
+    first = values[:, 0].double()
+    expected = (2 * first.mean()).square() + (2 * first.std()).square()
+    assert frechet_distance(values, scaled) == pytest.approx(expected.item(), rel=2e-2)
+
+
+def test_the_frechet_distance_takes_fewer_images_than_features() -> None:
+    torch.manual_seed(0)
+    few = torch.randn(4, 16)
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+    assert math.isfinite(frechet_distance(few, torch.randn(4, 16)))
+
+
+def test_the_classifier_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frechet, "_TRAINING_STEPS", 3)
+    images, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
+    first, second = (frechet.train(images, labels) for _ in range(2))
+    state = torch.random.get_rng_state()
+    frechet.train(images, labels)
+    assert torch.equal(state, torch.random.get_rng_state())
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_classifier_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frechet, "_TRAINING_STEPS", 3)
+    monkeypatch.setattr(frechet, "_CHUNK", 10)
+    path = tmp_path / "classifier.safetensors"
+    first = frechet.load_classifier(path, 10, 2)
+    monkeypatch.setattr(frechet, "train", None)
+    second = frechet.load_classifier(path, 10, 2)
+    images = torch.rand(2, 3, 32, 32)
+    assert first.body(images).shape == (2, frechet.FEATURES)
+    assert torch.equal(first.body(images), second.body(images))
+
+
+# the methods
+
+
+def schedule(interval: int, first_full: int) -> list[int]:
+    run = reference._Run(interval, first_full, order=1)
+    run.begin()
+    full = []
+    for step in range(50):
+        run.advance(step)
+        full += [step] * run.full
+    return full
+
+
+def test_the_reference_schedules_are_those_of_the_papers() -> None:
+    assert schedule(4, first_full=2)[:5] == [0, 1, 5, 9, 13]
+    counts = [len(schedule(n, first_full=2)) for n in range(3, 10)]
+    assert counts == [18, 14, 11, 10, 8, 8, 7]
+    assert schedule(4, first_full=1) == list(range(0, 50, 4))
+
+
+def test_the_reference_divides_every_order_by_the_last_gap() -> None:
+    run = reference._Run(interval=3, first_full=2, order=2)
+    values = {0: 1.0, 1: 2.0, 4: 11.0}
+    module = reference._CachedModule(lambda step: torch.tensor(values[step]), run)
+    for step in (0, 1):
+        run.advance(step)
+        module(step)
+    run.advance(2)
+    assert module(2).item() == 2 + 1  # one change so far
+    run.advance(4)
+    module(4)
+    slope, before = (11 - 2) / 3, 1.0
+    curvature = (slope - before) / 3
+    run.advance(6)
+    assert module(6).item() == pytest.approx(11 + 2 * slope + 2 * curvature)
+
+
+def test_the_reference_restarts_with_a_run() -> None:
+    run = reference._Run(interval=9, first_full=1, order=0)
+    run.advance(0)
+    run.begin()
+    run.advance(3)
+    assert run.full
+
+
+def nfc(name: str, setting: dict[str, object], steps: int = 6) -> float:
+    _, found = run_eagerly(METHODS[name], GLYPH, setting, 1, steps)
+    return found
+
+
+def test_nfc_is_the_work_in_the_blocks() -> None:
+    assert nfc("uncached", {}) == 6
+    setting = {"interval": 3, "order": 0, "first_full": 1}
+    assert nfc("FORA, reference", setting) == 2
+    always = nfc("FirstBlockCache (diffusers)", {"threshold": 1e9})
+    assert always == pytest.approx(1 + 5 / 12)  # the first block runs at every step
+
+
+def test_our_nfc_is_that_of_the_decisions() -> None:
+    options = {"schedule": "interval", "interval": 3, "warmup": 1}
+    assert nfc(OURS, options) == 2
+
+
+RUNS = [
+    (name, method.sweep[0])
+    for name, method in METHODS.items()
+    if method.rival and "cache-dit" not in name
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), RUNS, ids=[name for name, _ in RUNS])
+def test_a_rival_runs_and_caches(name: str, setting: dict[str, object]) -> None:
+    images, work = run_eagerly(METHODS[name], GLYPH, setting, 1, 50)
+    assert images.isfinite().all()
+    assert 8 <= work < 49
+
+
+def test_a_second_run_of_a_rival_is_the_same() -> None:
+    method = METHODS["TaylorSeerCache (diffusers)"]
+    applied = method.apply(GLYPH.make(), GLYPH, method.sweep[0], "eager")
+    first, second = [], []
+    for images in (first, second):
+        applied.begin()
+        images.append(GLYPH.draw(applied.denoise, 1, 10))
+    assert torch.equal(first[0], second[0])
+
+
+def test_every_setting_has_its_own_line() -> None:
+    for method in METHODS.values():
+        lines = [describe(setting) for setting in method.sweep]
+        assert len(set(lines)) == len(lines)
+    assert describe({}) == "default"
+
+
+def broken(*_: object) -> Applied:
+    raise RuntimeError("no such\nmodel")
+
+
+def test_a_method_that_fails_is_listed_with_its_error() -> None:
+    method = Method("broken", broken, [{}])
+    judge = quality.Judge(torch.zeros(1, 3, 32, 32), frechet.Classifier())
+    images = quality.measure_quality(method, GLYPH, {}, judge, 2)
+    run = timing.measure_time(
+        method, GLYPH, {}, "eager", images=1, steps=2, repeats=1, nfc=1.0
+    )
+    assert images.error == run.error == "RuntimeError: no such model"
+    records = Records(1, [images], [run])
+    (errors,) = grids(records)
+    assert [row[3] for row in errors.rows] == [images.error] * 2
+
+
+# timing
+
+
+def test_kept_memory_is_what_lives_between_steps() -> None:
+    kept: list[torch.Tensor] = []
+
+    def denoise(step: Step, x: torch.Tensor, /, **inputs: torch.Tensor) -> torch.Tensor:
+        torch.randn(1000)  # gone when the step is over
+        kept.append(torch.zeros(250))
+        return torch.zeros_like(x)
+
+    def draw(denoise: object, images: int, steps: int) -> torch.Tensor:
+        x = torch.zeros(1)
+        for index in range(steps):
+            denoise(Step(index, steps, 0.0, 0.0), x)  # type: ignore[operator]
+        return x
+
+    workload = Workload("w", nn.Identity, draw, trained=False, modules=())
+    applied = Applied(denoise, begin=kept.clear)
+    found = timing._kept_bytes(workload, applied, 1, 10)
+    assert 9000 <= found < 9200  # nine tensors of 1000 bytes, and the latents
+
+
+def test_breaks_and_recompiles_are_counted() -> None:
+    def function(x: torch.Tensor, y: int) -> torch.Tensor:
+        x = x + y
+        torch._dynamo.graph_break()
+        return x * y
+
+    counts = CompileCounts()
+    compiled = torch.compile(function, backend="eager", dynamic=False)
+    compiled(torch.ones(2), 1)
+    assert counts.since() == (1, 0)
+    compiled(torch.ones(2), 2)
+    breaks, recompiles = counts.since()
+    assert breaks >= 1
+    assert recompiles == 2  # both halves
+
+
+# what is made of the numbers
+
+
+def image(method: str, setting: str, work: float, similarity: float) -> Quality:
+    return Quality(method, setting, work, similarity, similarity - 1, 0.9, 0.1)
+
+
+def run(method: str, setting: str, work: float, seconds: float) -> Timing:
+    return Timing(
+        "glyph-dit",
+        method,
+        setting,
+        "inductor",
+        nfc=work,
+        steps=50,
+        seconds=(seconds,) * 3,
+        uncached_seconds=(10.0,) * 3,
+        extra_bytes=2**20,
+    )
+
+
+def test_speedup_and_share_follow_from_the_times() -> None:
+    found = run(OURS, "a", work=10, seconds=2.5)
+    assert found.speedup == 4
+    assert found.share == pytest.approx(0.8)
+
+
+def test_the_best_setting_at_a_target_has_no_more_work() -> None:
+    found = [image("m", "a", 8, 30), image("m", "b", 11.4, 33), image("m", "c", 12, 35)]
+    assert best_at(found, 11) == found[1]
+    assert best_at(found, 7) is None
+    assert to_time(found, (8, 11, 14)) == found
+    assert to_time(found, (2,)) == [found[0]]
+    assert to_time([Quality("m", "a", error="no")], (8,)) == []
+
+
+def records(rival_psnr: float, rival_seconds: float) -> Records:
+    return Records(
+        20,
+        [image(OURS, "a", 14, 40), image(RIVAL, "b", 14.2, rival_psnr)],
+        [run(OURS, "a", 14, 4), run(RIVAL, "b", 14.2, rival_seconds)],
+    )
+
+
+def words(found: Records) -> list[bool | None]:
+    return [verdict.met for verdict in verdicts(found, (14,))]
+
+
+def test_a_verdict_is_met_or_missed_by_the_numbers() -> None:
+    assert words(records(39, 5)) == [True, True, True, None, None]
+    assert words(records(41, 5)) == [False, True, True, None, None]
+    assert words(records(39, 3)) == [True, True, True, None, None]
+    assert words(records(41, 3)) == [False, False, False, None, None]
+    lines = [str(verdict) for verdict in verdicts(records(41, 3), (14,))]
+    assert lines[0].startswith("missed: best images at NFC 14: 40.00 dB")
+    assert RIVAL in lines[2]
+    assert lines[3].startswith("not measured: ")
+
+
+def test_the_share_on_the_large_shape_is_checked() -> None:
+    found = records(39, 5)
+    fast, slow = run(OURS, "a", 14, 3.0), run("rfc, stack", "a", 14, 3.0)
+    for timed in (fast, slow):
+        object.__setattr__(timed, "workload", "DiT-B")
+    found.timings += [fast, slow]  # 3.33 of 3.57, 93 %
+    assert words(found)[3:] == [True, False]
+
+
+def test_records_survive_a_file(tmp_path: Path) -> None:
+    found = records(39, 5)
+    found.save(tmp_path / "bench.json", {"torch": "2"})
+    assert Records.load(tmp_path / "bench.json") == found
+    assert json.loads((tmp_path / "bench.json").read_text())["environment"]
+
+
+def test_the_readme_table_stands_between_its_markers(tmp_path: Path) -> None:
+    table = readme_table(records(39, 5))
+    assert f"**{OURS}**" in table
+    assert RIVAL in table
+    file = tmp_path / "README.md"
+    file.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    write_readme(file, table)
+    write_readme(file, table)
+    assert file.read_text() == f"before\n{START}\n{table}\n{END}\nafter\n"
+    file.write_text("nothing")
+    with pytest.raises(ValueError, match="lacks"):
+        write_readme(file, table)
+
+
+# the command
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rfc_compile", "bench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+@pytest.mark.slow
+def test_the_command_writes_json_markdown_and_a_plot(tmp_path: Path) -> None:
+    output = ("--output", str(tmp_path))
+    only = ("--methods", "FORA in rfc", "--models", "glyph-dit")
+    result = bench("--quick", *output, *only)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    found = Records.load(tmp_path / "bench.json")
+    assert [q.nfc for q in found.qualities] == [17, 13]
+    assert [t.error for t in found.timings] == [None]
+    assert found.timings[0].speedup > 1
+    page = (tmp_path / "bench.md").read_text()
+    assert "## Verdicts" in page
+    assert "| FORA in rfc |" in page
+    with Image.open(tmp_path / "bench.png") as picture:
+        picture.load()
+
+
+def test_an_unknown_method_is_one_line(tmp_path: Path) -> None:
+    result = bench("--output", str(tmp_path), "--methods", "nobody")
+    assert result.returncode == 2
+    assert "'nobody'" in result.stderr
+    assert "Traceback" not in result.stderr
