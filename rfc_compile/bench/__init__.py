@@ -5,6 +5,7 @@ with the uncached ones; then its best settings are timed under inductor, on the 
 model and on two random shapes. Results are written as they come.
 """
 
+import math
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--output", type=Path, default=Path("bench"), help="folder for the results")
     add("--quick", action="store_true", help="a small part, in minutes")
     add("--resume", action="store_true", help="measure only what is missing")
+    add("--minutes", type=float, default=math.inf, help="begin nothing after that")
     add(
         "--methods",
         default="",

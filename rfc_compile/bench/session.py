@@ -1,17 +1,18 @@
 """One run of the benchmark: what to measure, in which order, and what is written."""
 
+import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rfc_compile.bench.frechet import load_classifier
 from rfc_compile.bench.methods import METHODS
-from rfc_compile.bench.methods.base import Method, describe
+from rfc_compile.bench.methods.base import Method, Mode, describe
 from rfc_compile.bench.plot import save_plot
 from rfc_compile.bench.quality import Judge, measure_quality
-from rfc_compile.bench.records import Records
+from rfc_compile.bench.records import Records, Timing
 from rfc_compile.bench.report import console, environment, replace_file
 from rfc_compile.bench.selection import TARGETS, to_time
 from rfc_compile.bench.tables import grids, readme_table, write_readme
@@ -61,11 +62,14 @@ def run_session(args: Namespace) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"argument --output: {error}") from error
-    session = Session(args.output, size, args.quick, _records(args, size))
+    deadline = time.monotonic() + 60 * args.minutes
+    session = Session(args.output, size, args.quick, _records(args, size), deadline)
     session.sweep(chosen)
     for name in args.models:
         session.time(chosen, WORKLOADS[name])
     session.report()
+    if session.is_late():
+        console.print("Time is up; --resume goes on.")
     if args.readme is not None:
         write_readme(args.readme, readme_table(session.records))
     return 0
@@ -86,6 +90,7 @@ class Session:
     size: Size
     quick: bool
     records: Records
+    deadline: float
 
     def sweep(self, methods: Sequence[Method]) -> None:
         """The images of every setting on the bundled model."""
@@ -95,7 +100,7 @@ class Session:
             for setting in method.sweep[: method.quick if self.quick else None]
             if self.records.quality_of(method.name, describe(setting)) is None
         ]
-        if not missing:
+        if not missing or self.is_late():
             return
         size = self.size
         path = self.output / "classifier.safetensors"
@@ -104,6 +109,8 @@ class Session:
             load_classifier(path, *size.training),
         )
         for method, setting in missing:
+            if self.is_late():
+                return
             found = measure_quality(method, GLYPH, setting, judge, size.steps)
             self.records.qualities.append(found)
             text = found.error or f"NFC {found.nfc:.1f}, {found.psnr:.2f} dB"
@@ -112,31 +119,59 @@ class Session:
 
     def time(self, methods: Sequence[Method], workload: Workload) -> None:
         """The best settings of every method on one workload."""
-        size = self.size
-        targets = size.targets if workload.trained or self.quick else (SHAPE_NFC,)
         for method in methods:
-            own = [q for q in self.records.qualities if q.method == method.name]
-            settings = {describe(setting): setting for setting in method.sweep}
-            for quality in to_time(own, targets):
+            for setting, nfc in self._settings(method, workload):
                 for mode in method.modes:
-                    key = (workload.name, method.name, quality.setting, mode)
-                    if any(_key(t) == key for t in self.records.timings):
+                    key = (workload.name, method.name, describe(setting), mode)
+                    known = any(_key(timing) == key for timing in self.records.timings)
+                    if known or self.is_late():
                         continue
-                    timing = measure_time(
-                        method,
-                        workload,
-                        settings[quality.setting],
-                        mode,
-                        images=size.timed_images if workload.trained else 1,
-                        steps=size.steps,
-                        repeats=size.repeats if workload.trained else 3,
-                        nfc=quality.nfc if workload.trained else None,
-                    )
-                    self.records.timings.append(timing)
-                    text = timing.error or f"{timing.speedup:.2f}x, {timing.share:.0%}"
-                    label = ", ".join(key)
-                    console.print(f"{label}: {text}", highlight=False)
-                    self.save()
+                    self._time_one(method, workload, setting, mode, nfc)
+
+    def _settings(
+        self, method: Method, workload: Workload
+    ) -> list[tuple[Mapping[str, Any], float | None]]:
+        """What to time of a method, with the NFC where it is known."""
+        if not workload.trained and method.on_shapes:
+            return [(setting, None) for setting in method.on_shapes]
+        named = {describe(setting): setting for setting in method.sweep}
+        own = [q for q in self.records.qualities if q.method == method.name]
+        targets = self.size.targets
+        if not workload.trained:
+            targets = (SHAPE_NFC,)
+        return [
+            (named[q.setting], q.nfc if workload.trained else None)
+            for q in to_time(own, targets)
+            if q.setting in named
+        ]
+
+    def _time_one(
+        self,
+        method: Method,
+        workload: Workload,
+        setting: Mapping[str, Any],
+        mode: Mode,
+        nfc: float | None,
+    ) -> None:
+        size = self.size
+        timing = measure_time(
+            method,
+            workload,
+            setting,
+            mode,
+            images=size.timed_images if workload.trained else 1,
+            steps=size.steps,
+            repeats=size.repeats if workload.trained else min(3, size.repeats),
+            nfc=nfc,
+        )
+        self.records.timings.append(timing)
+        text = timing.error or f"{timing.speedup:.2f}x, {timing.share:.0%}"
+        console.print(f"{', '.join(_key(timing))}: {text}", highlight=False)
+        self.save()
+
+    def is_late(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return time.monotonic() > self.deadline
 
     def save(self) -> None:
         """Write what there is so far."""
@@ -164,10 +199,8 @@ class Session:
         self.save()
 
 
-def _key(timing: object) -> tuple[str, ...]:
-    return tuple(
-        getattr(timing, name) for name in ("workload", "method", "setting", "mode")
-    )
+def _key(timing: Timing) -> tuple[str, ...]:
+    return timing.workload, timing.method, timing.setting, timing.mode
 
 
 _INTRODUCTION: Final = """\

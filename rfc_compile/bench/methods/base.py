@@ -56,6 +56,8 @@ class Method:
         ours: whether it is this package with its own estimators.
         rival: whether it is another system, to be compared with ours.
         modes: how it is timed.
+        on_shapes: settings for models whose images mean nothing, where thresholds that
+            were found on another decide anything; none for its best on the bundled one.
 
     """
 
@@ -66,6 +68,7 @@ class Method:
     ours: bool = False
     rival: bool = True
     modes: Sequence[Mode] = (INDUCTOR,)
+    on_shapes: Sequence[Mapping[str, Any]] = ()
 
 
 def describe(setting: Mapping[str, Any]) -> str:

@@ -28,6 +28,11 @@ _THRESHOLDS: Final = (
     (0.7, 7, 2),
 )
 _MASKS: Final = ((0, 2, *range(7, 50, 5)), (0, 1, 2, *range(4, 50, 4)))
+_ON_SHAPES: Final[tuple[dict[str, Any], ...]] = (
+    {**_STATIC, "interval": 4, "warmup": 2},
+    {"threshold": 1e9, "max_cached_run": 3},
+)
+"""14 full steps of 50, without and with a probe at every step."""
 
 
 def _apply(
@@ -51,8 +56,12 @@ def _full_steps(statistics: rfc_compile.Statistics) -> list[bool]:
     return earlier + [decision.full for decision in statistics.decisions]
 
 
-def _sweep(granularity: str) -> list[dict[str, Any]]:
+def _at(granularity: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:
     own = {} if granularity == "module" else {"granularity": granularity}
+    return [{**own, **setting} for setting in settings]
+
+
+def _sweep(granularity: str) -> list[dict[str, Any]]:
     fixed: list[dict[str, Any]] = [
         {**_STATIC, "interval": interval, "warmup": warmup}
         for interval, warmup in _INTERVALS
@@ -65,13 +74,19 @@ def _sweep(granularity: str) -> list[dict[str, Any]]:
         {"schedule": "mask", "full_steps": steps, "max_cached_run": None, "warmup": 1}
         for steps in _MASKS
     ]
-    settings: list[dict[str, Any]] = [{}, *fixed, *adaptive, *listed]
-    return [{**own, **setting} for setting in settings]
+    return _at(granularity, {}, *fixed, *adaptive, *listed)
 
 
 METHODS: Final = (
     *(
-        Method(f"rfc, {name}", _apply, _sweep(name), ours=True, rival=False)
+        Method(
+            f"rfc, {name}",
+            _apply,
+            _sweep(name),
+            ours=True,
+            rival=False,
+            on_shapes=_at(name, *_ON_SHAPES),
+        )
         for name in GRANULARITIES
     ),
     Method(
