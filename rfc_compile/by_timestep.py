@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from rfc_compile.schedules import FULL
 from rfc_compile.scopes import Scope
 from rfc_compile.signal import Signal
 from rfc_compile.trajectories import Branch, Mismatch
+
+MANY_TIMESTEPS = 64
+"""More of them (one a token) are averaged where they lie."""
 
 CHANGES_IN_A_ROW = 3
 """Steps in a row at which a conditioning input must change to count as varying."""
@@ -137,6 +141,9 @@ class ByTimestep(Dispatcher):
 
 def _read_timestep(value: Any) -> float:
     """The timestep on the host: its mean, for timesteps per sample, token or frame."""
-    if isinstance(value, Tensor):
+    if not isinstance(value, Tensor):
+        return float(value)
+    if value.numel() > MANY_TIMESTEPS:
         return float(value.double().mean())
-    return float(value)
+    values = value.reshape(-1).tolist()
+    return math.fsum(values) / len(values)

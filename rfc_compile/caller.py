@@ -91,9 +91,7 @@ def current_caller() -> Caller:
 
 
 def _thread_or_task() -> str:
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    suffix = f" task {id(task)}" if task is not None else ""
-    return f"thread {threading.get_ident()}{suffix}"
+    thread = f"thread {threading.get_ident()}"
+    if asyncio._get_running_loop() is None:  # costs less than an exception every step
+        return thread
+    return f"{thread} task {id(asyncio.current_task())}"

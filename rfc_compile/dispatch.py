@@ -324,4 +324,4 @@ class Dispatcher(ABC):
         """The whole forward in full or cached, without its signal."""
 
     def _run(self, name: str, pool: Sequence[Any]) -> Sequence[Any]:
-        return self.graphs[name](*[pool[i] for i in self._routes[name]])
+        return self.graphs[name](*self._routes[name](pool))

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
+from typing import Any
 
 from torch import fx
 
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.passes.graph import is_copy, is_layout
 
+Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
 
-def routes_of(specialized: Specialized) -> dict[str, list[int]]:
-    """Where each graph's inputs lie: call's arguments, state, weights, live values."""
+
+def picker(positions: Sequence[int]) -> Pick:
+    """A fast function from a sequence to its values at these positions."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return lambda values: tuple(values[i] for i in positions)
+
+
+def routes_of(specialized: Specialized) -> dict[str, Pick]:
+    """Picks inputs of each graph: arguments, state, step weights and live values."""
     names = list(specialized.inputs[:-1])  # the last is the limit, which no graph takes
     if specialized.probe is not None:
         names += specialized.probe.gives
     index = {name: i for i, name in enumerate(names)}
     return {
-        name: [index[taken] for taken in graph.takes]
+        name: picker([index[taken] for taken in graph.takes])
         for name, graph in specialized.graphs.items()
     }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
+from rfc_compile.routes import picker
 from rfc_compile.trajectories import Trajectory
 
 MAX_SCOPES = 8
@@ -92,7 +93,8 @@ class Scopes:
         numbers: Sequence[int],
         report: GraphReport,
     ) -> None:
-        self._static = static
+        self._static = picker(static)
+        self._layers: dict[tuple[int, ...], Layer] = {}
         self._others = others
         self._numbers = numbers
         self._report = report
@@ -102,19 +104,27 @@ class Scopes:
 
     def key(self, arguments: Sequence[Any]) -> Key:
         """The layer of a call and its shapes; the first call of a layer is noted."""
-        layer = frozenset(id(arguments[i]) for i in self._static)
-        if layer not in self._report.layers:
-            self._report_short_lives()
-            with self._lock:
-                self._report.layers.add(layer)
-                for i in self._static:  # an id is only good while its owner lives
-                    owner = weakref.finalize(arguments[i], self._drop_layer, layer)
-                    owner.atexit = False
-                    self._report.reads(arguments[i])
+        ids = tuple(map(id, self._static(arguments)))
+        layer = self._layers.get(ids)
+        if layer is None:
+            layer = self._new_layer(ids, arguments)
         others = [arguments[i] for i in self._others]
         shapes = sorted(tuple(v.shape) for v in others if isinstance(v, Tensor))
         numbers = tuple(arguments[i] for i in self._numbers)
         return (layer, tuple(shapes)), numbers
+
+    def _new_layer(self, ids: tuple[int, ...], arguments: Sequence[Any]) -> Layer:
+        layer = frozenset(ids)
+        self._report_short_lives()
+        with self._lock:
+            self._layers[ids] = layer
+            if layer not in self._report.layers:
+                self._report.layers.add(layer)
+                for owner in self._static(arguments):
+                    # an id is only good while its owner lives
+                    weakref.finalize(owner, self._drop_layer, layer).atexit = False
+                    self._report.reads(owner)
+        return layer
 
     def get(self, name: str, key: Key) -> Scope:
         """The scope of an owner's calls with this key."""
@@ -158,6 +168,8 @@ class Scopes:
 
     def _drop_layer(self, layer: Layer) -> None:
         self._report.layers.discard(layer)
+        for ids in [ids for ids, known in self._layers.items() if known == layer]:
+            self._layers.pop(ids, None)
         for key in [key for key in self._scopes if key[1][0][0] == layer]:
             scope = self._scopes.pop(key, None)
             if scope is not None and scope.calls == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 
 import torch
@@ -31,6 +32,15 @@ def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[
             taylor[0] += curvature / gap
             taylor[1] = -curvature / before
     return [taylor, valid]
+
+
+@functools.lru_cache(maxsize=256)  # every run takes the same steps
+def _weights_tensor(
+    step: int, full_steps: tuple[int, ...], width: int, device: torch.device
+) -> Tensor:
+    rows = step_weights(step, full_steps, width)
+    with torch.inference_mode(mode=False):
+        return torch.tensor(rows, dtype=torch.float32, device=device)
 
 
 def geometry_of(
@@ -86,8 +96,7 @@ class KeptState:
 
     def weights(self, step: int) -> Tensor:
         """The (2, M) weights of a step, on the device of the state."""
-        rows = step_weights(step, self.full_steps, self._width)
-        return torch.tensor(rows, dtype=torch.float32, device=self._device)
+        return _weights_tensor(step, tuple(self.full_steps), self._width, self._device)
 
     def remember(self, latents: Sequence[Tensor]) -> None:
         """Keep the latents of a call, to tell the next step from another image."""

@@ -14,9 +14,12 @@ else leaves no trace: ``rfc_compile.reset(model)`` is for that.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
+
+from rfc_compile.routes import picker
 
 Reading = tuple[Any, ...]
 """What the weights of a call show; equal for equal weights."""
@@ -30,18 +33,25 @@ class WeightsReader:
     """
 
     def __init__(self, static: Sequence[int], owned: Sequence[int]) -> None:
-        self._static = static
-        self._owned = owned
+        self._static = picker(static)
+        self._owned = picker(owned)
 
     def read(self, arguments: Sequence[Any]) -> Reading:
         """The reading of a call; takes no look at large or distant tensors."""
-        written = sum(_version(arguments[i]) for i in self._static)
-        return written, *(_owned_reading(arguments[i]) for i in self._owned)
+        weights = self._static(arguments)
+        try:
+            written = sum(map(_counter, weights))
+        except RuntimeError:  # tensors made in inference mode count nothing
+            written = sum(map(_version, weights))
+        return written, *map(_owned_reading, self._owned(arguments))
+
+
+_counter = attrgetter("_version")
 
 
 def _version(tensor: Tensor) -> int:
     """How often a tensor has been written to, 0 where nobody counts."""
-    return 0 if tensor.is_inference() else tensor._version
+    return 0 if tensor.is_inference() else _counter(tensor)
 
 
 def _owned_reading(value: Any) -> Any:
