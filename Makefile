@@ -31,7 +31,8 @@ check: $(INSTALLED)
 		--cache-dir ../.mypy_cache -p rfc_compile
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/rfc-compile bench --output benchmarks/results --readme README.md
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m benchmarks.coverage

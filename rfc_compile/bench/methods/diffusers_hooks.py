@@ -102,7 +102,7 @@ def _magnitude_ratios(workload: Workload) -> tuple[float, ...]:
     cached = _enable(workload.make(), config)
     with redirect_stdout(io.StringIO()) as printed:
         denoise = calling(cached, lambda step: cached.cache_context("both"))
-        workload.draw(denoise, 4, STEPS)
+        workload.draw(denoise, 4 if workload.trained else 1, STEPS)
     text = printed.getvalue()
     return tuple(ast.literal_eval(text[text.rindex("[") :].strip()))
 
