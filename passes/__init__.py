@@ -9,6 +9,7 @@
     make_conditional   region calls           -> conditional(predicate, region, ...)
     hoist_predicate    one predicate a region -> one predicate a step
     specialize         conditionals           -> probe | full | cached
+    few_rows           matmuls of a few rows  -> products and sums, in cached
 
 A pass is a plain function ``(gm, ...) -> gm``, an analysis returns frozen records; no
 pass knows the name of a model. passes/README.md states the invariants between them.
@@ -24,6 +25,7 @@ from torch import fx
 
 from rfc_compile.estimators import Estimator
 from rfc_compile.passes.conditional import make_conditional
+from rfc_compile.passes.few_rows import few_rows
 from rfc_compile.passes.flops import block_flops
 from rfc_compile.passes.functionalize import functionalize
 from rfc_compile.passes.granularity import merge_regions
@@ -122,6 +124,7 @@ __all__ = [
     "Specialized",
     "StateLayout",
     "analyse",
+    "few_rows",
     "make_step_graph",
     "specialize",
 ]

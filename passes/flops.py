@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -22,8 +23,14 @@ _UNREGISTERED = frozenset(
 
 def is_attention(node: fx.Node) -> bool:
     """Whether the node is one of torch's fused attention ops."""
-    return node.op == "call_function" and any(
-        part in str(packet(node))
+    return node.op == "call_function" and _is_attention_op(packet(node))
+
+
+@functools.cache
+def _is_attention_op(op: object) -> bool:
+    name = str(op)
+    return any(
+        part in name
         for part in ("scaled_dot_product", "flash_attention", "flex_attention")
     )
 

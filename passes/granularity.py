@@ -60,8 +60,8 @@ class _Merging:
         while start < end:
             run = units[start:end]
             members = [region for unit in run for region in unit]
-            if kind == "part" and len(members) == 1:
-                yield members[0]
+            if len(members) == 1 and (kind == "part" or members[0].bases):
+                yield members[0]  # as it is, or merged already
                 start, end = end, len(units)
                 continue
             try:

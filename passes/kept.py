@@ -63,8 +63,8 @@ class Kept:
 
     def estimate(self, *values: Tensor) -> tuple[Tensor, ...]:
         """The outputs of a cached step; the step weights come last."""
-        *values, weights = values
-        current, bases, _, rings = self._split(values, outputs=False)
+        *state, weights = values
+        current, bases, _, rings = self._split(state, outputs=False)
         outputs, statistics = rings[self.inputs :], rings[self._values :]
         predicted = [
             self.estimator.predict(

@@ -87,6 +87,7 @@ def _rename(
     gm: fx.GraphModule, old: str, region: Region, nodes: dict[str, fx.Node]
 ) -> fx.Node:
     """Name a submodule after its region; its outputs stand for their old nodes."""
+    call: fx.Node
     (call,) = gm.graph.find_nodes(op="call_module", target=old)
     module = gm.get_submodule(old)
     assert isinstance(module, fx.GraphModule)

@@ -10,6 +10,7 @@ x - up - add - down - add    a nested add: it belongs to the branch around it
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Sequence
 
 from torch import fx
@@ -28,17 +29,18 @@ def without_long_skips(
     The second result holds every value of a residual stream, refused adds included.
     """
     streams = {add.stream for add in adds}
+    by_node = {add.node: add for add in adds}
+    all_adds = ancestry.bits(by_node)
     nested: set[fx.Node] = set()
     kept = []
     for outer in reversed(adds):  # outermost first
         if outer.node in nested:
             continue
+        within = ancestry.between(outer.stream, outer.branch, all_adds)
         inner = [
             add
-            for add in adds
-            if add is not outer
-            and ancestry.depends(outer.branch, add.node)
-            and ancestry.depends(add.stream, outer.stream)
+            for add in map(by_node.__getitem__, within)
+            if ancestry.depends(add.stream, outer.stream)
         ]
         inner_nodes = {add.node for add in inner}
         chain = {
@@ -75,8 +77,15 @@ def reached(outputs: Iterable[fx.Node], streams: frozenset[fx.Node]) -> set[fx.N
 def dying(outputs: Iterable[fx.Node], ancestry: Ancestry) -> set[fx.Node]:
     """Nodes that nobody needs once the outputs are supplied from outside."""
     dead = set(outputs)
-    last = max(ancestry.index[node] for node in dead)
-    for node in reversed(ancestry.nodes[:last]):
-        if node.op == "call_function" and node.users and dead.issuperset(node.users):
-            dead.add(node)
+    place = ancestry.index.__getitem__
+    waiting = [-place(operand) for node in dead for operand in node.all_input_nodes]
+    heapq.heapify(waiting)
+    while waiting:  # the last one first: all its users are settled
+        node = ancestry.nodes[-heapq.heappop(waiting)]
+        alive = node.op != "call_function" or not dead.issuperset(node.users)
+        if alive or node in dead:
+            continue
+        dead.add(node)
+        for operand in node.all_input_nodes:
+            heapq.heappush(waiting, -place(operand))
     return dead

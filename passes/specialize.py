@@ -32,6 +32,7 @@ from rfc_compile.passes.graph import (
     results_of,
     tensor_of,
 )
+from rfc_compile.torch_internals import graph_module
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _branch(gm: fx.GraphModule, *, taken: bool) -> fx.GraphModule:
         else:
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
             mapping[node].meta[_ORIGIN] = node.name
-    result = fx.GraphModule(gm, graph)
+    result = graph_module(gm, graph)
     remove_dead_code(result)
     return result
 
@@ -267,7 +268,7 @@ def _extract(
         if node in nodes:
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
     graph.output(fx.map_arg(tuple(outputs), mapping.__getitem__))
-    result = fx.GraphModule(gm, graph)
+    result = graph_module(gm, graph)
     remove_dead_code(result)
     result.graph.lint()
     return Subgraph(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from rfc_compile.bench import frechet, quality, timing
@@ -326,40 +323,3 @@ def test_the_readme_table_stands_between_its_markers(tmp_path: Path) -> None:
     file.write_text("nothing")
     with pytest.raises(ValueError, match="lacks"):
         write_readme(file, table)
-
-
-# the command
-
-
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rfc_compile", "bench", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-
-
-@pytest.mark.slow
-def test_the_command_writes_json_markdown_and_a_plot(tmp_path: Path) -> None:
-    output = ("--output", str(tmp_path))
-    only = ("--methods", "FORA in rfc", "--models", "glyph-dit")
-    result = bench("--quick", *output, *only)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    found = Records.load(tmp_path / "bench.json")
-    assert [q.nfc for q in found.qualities] == [17, 13]
-    assert [t.error for t in found.timings] == [None]
-    assert found.timings[0].speedup > 1
-    page = (tmp_path / "bench.md").read_text()
-    assert "## Verdicts" in page
-    assert "| FORA in rfc |" in page
-    with Image.open(tmp_path / "bench.png") as picture:
-        picture.load()
-
-
-def test_an_unknown_method_is_one_line(tmp_path: Path) -> None:
-    result = bench("--output", str(tmp_path), "--methods", "nobody")
-    assert result.returncode == 2
-    assert "'nobody'" in result.stderr
-    assert "Traceback" not in result.stderr

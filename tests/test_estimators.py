@@ -50,7 +50,8 @@ def predict(
     weights = torch.tensor(step_weights(step, full_steps, width))
     statistics = None
     if estimator.statistics:  # measured when the newest of the history was computed
-        statistics = estimator.observe(inputs[:2], outputs[: estimator.order + 1])
+        count = estimator.order + 1
+        statistics = estimator.observe(inputs[:count], outputs[:count])
     kept_inputs = inputs[: estimator.inputs_kept]
     kept_outputs = outputs[: estimator.outputs_kept]
     return estimator.predict(now, kept_inputs, kept_outputs, statistics, weights)

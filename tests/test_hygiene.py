@@ -65,7 +65,9 @@ def model_names() -> frozenset[str]:
 
 
 # general words that happen to be class names too; none of them names a model
-GENERAL = frozenset({"attention", "block", "feedforward", "head", "transformer"})
+GENERAL = frozenset(
+    {"attention", "block", "feedforward", "head", "modulation", "transformer"}
+)
 
 
 @each_pass

@@ -20,6 +20,7 @@ from rfc_compile.estimators.base import (
     VALID,
     Estimator,
     changes,
+    gram_matrix,
     inner_product,
     ratio,
 )
@@ -48,12 +49,7 @@ class RelationalFeatureEstimation(Estimator):
         """The norm of the input's last change, then the Gram matrix by rows."""
         (input_change,) = changes(inputs, 1)
         moved = inner_product(input_change, input_change).sqrt()
-        steps = changes(outputs, self.order)
-        gram = [
-            inner_product(steps[i], steps[j])
-            for i in range(self.order)
-            for j in range(i, self.order)
-        ]
+        gram = gram_matrix(changes(outputs, self.order))
         return torch.stack([moved, *gram], dim=1)
 
     def coefficients(

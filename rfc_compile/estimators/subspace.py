@@ -10,6 +10,8 @@ errors through the inputs. If the Gram matrix of output changes is proportional 
 of the input changes, these are the best coefficients for the output as well; where O is
 affine in I and I stays in the span of its history the estimate is exact. RFE is the
 special case of one direction and equal norms.
+
+G is measured at full steps, so that a cached step reads every tensor once.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from rfc_compile.estimators.base import (
     VALID,
     Estimator,
     changes,
+    gram_matrix,
     inner_product,
 )
 
@@ -39,6 +42,15 @@ class Subspace(Estimator):
         """As many as outputs."""
         return self.order + 1
 
+    @property
+    def statistics(self) -> int:
+        """The Gram matrix of the input's changes."""
+        return self.order * (self.order + 1) // 2
+
+    def observe(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+        """The upper triangle of the Gram matrix, by rows."""
+        return torch.stack(gram_matrix(changes(inputs, self.order)), dim=1)
+
     def coefficients(
         self,
         current: Tensor,
@@ -47,6 +59,8 @@ class Subspace(Estimator):
         weights: Tensor,
     ) -> list[Tensor]:
         """The solution of the M x M normal equations, per group."""
+        assert statistics is not None
+        gram = iter(statistics.unbind(1))
         steps = changes(inputs, self.order)
         moved = current.float() - inputs[0].float()
         valid = [weights[VALID, j] for j in range(self.order)]
@@ -54,14 +68,28 @@ class Subspace(Estimator):
         right = []
         for i in range(self.order):
             for j in range(i, self.order):
-                product = inner_product(steps[i], steps[j]) * valid[i] * valid[j]
-                matrix[i][j] = matrix[j][i] = product
+                matrix[i][j] = matrix[j][i] = next(gram) * valid[i] * valid[j]
             diagonal = matrix[i][i]
-            fit = inner_product(moved, steps[i]) * valid[i]
+            fit = _inner_product_by_unit(moved, steps[i], diagonal) * valid[i]
             right.append(fit + self.ridge * diagonal * weights[TAYLOR, i])
-            loaded = diagonal * (1 + self.ridge)
-            matrix[i][i] = torch.where(loaded > 0, loaded, torch.ones_like(loaded))
-        return solve(matrix, right)
+            matrix[i][i] = _positive(diagonal * (1 + self.ridge))
+        # stacked, or the compiler solves the system anew for every value of the output
+        return list(torch.stack(solve(matrix, right)).unbind())
+
+
+def _positive(values: Tensor) -> Tensor:
+    return torch.where(values > 0, values, torch.ones_like(values))
+
+
+def _inner_product_by_unit(moved: Tensor, step: Tensor, squared: Tensor) -> Tensor:
+    """``<moved, step>`` by way of the step scaled to length 1, shape (G,).
+
+    A factor per group makes the sum's loops those of the norm that computes I, which
+    lets the compiler fuse the two: ``moved`` is then never stored.
+    """
+    length = _positive(squared).sqrt()
+    shape = (-1,) + (1,) * (step.ndim - 1)
+    return inner_product(moved, step * length.reciprocal().reshape(shape)) * length
 
 
 def solve(matrix: list[list[Tensor]], right: list[Tensor]) -> list[Tensor]:

@@ -60,13 +60,19 @@ def check_values(captured: Capture, plan: list[bool]) -> None:
     seed=st.integers(0, 1000),
     kind=st.sampled_from(KINDS),
     plan=st.lists(st.booleans(), min_size=STEPS - 1, max_size=STEPS - 1),
+    granularity=st.sampled_from(("module", "block", "stack")),
 )
 def test_all_forms_agree(
-    recipe: tuple[object, ...], seed: int, kind: tuple[str, int], plan: list[bool]
+    recipe: tuple[object, ...],
+    seed: int,
+    kind: tuple[str, int],
+    plan: list[bool],
+    granularity: str,
 ) -> None:
     model = random_model(recipe, seed)
     name, order = kind
-    captured = capture(model, tokens(), timesteps(9), estimator=name, order=order)
+    options = {"estimator": name, "order": order, "granularity": granularity}
+    captured = capture(model, tokens(), timesteps(9), **options)
     note(captured.functional.code)
     call = (tokens(seed), timesteps(3))
     with torch.no_grad():

@@ -16,7 +16,7 @@ from rfc_compile.config import GRANULARITIES
 
 _STATIC: Final = {"schedule": "interval", "max_cached_run": None}
 _INTERVALS: Final = (
-    *((interval, 2) for interval in (3, 4, 5, 7)),
+    *((interval, 2) for interval in (3, 4, 5, 7, 9)),
     *((interval, 3) for interval in (3, 4, 5, 6, 8, 9)),
 )
 _THRESHOLDS: Final = (
