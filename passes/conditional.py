@@ -25,12 +25,10 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.estimators import Estimator
-from rfc_compile.passes.graph import results_of, sort_stably, tensor_of
+from rfc_compile.passes.graph import results_of, sort_stably, tensor_of, twin
 from rfc_compile.passes.kept import Kept
 from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
-from rfc_compile.passes.rings import input_ring, rings_of
-from rfc_compile.passes.tracing import Tracer
 from rfc_compile.signal import signal_order, step_signal
 
 WEIGHT_ROWS = 2
