@@ -16,19 +16,20 @@ and specialised forms are tested against.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.estimators import Estimator
-from rfc_compile.passes.graph import results_of, sort_stably, tensor_of, twin
+from rfc_compile.passes.graph import results_of, sort_stably, tensor_of
 from rfc_compile.passes.kept import Kept
 from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
+from rfc_compile.passes.rings import input_ring, rings_of
+from rfc_compile.passes.tracing import Tracer
 from rfc_compile.signal import signal_order, step_signal
 
 WEIGHT_ROWS = 2
@@ -85,13 +86,13 @@ def make_conditional(
         return gm
     nodes = {node.name: node for node in gm.graph.nodes}
     seen = nodes[watched]
-    tracer = _Tracer(gm, fake_mode)
+    tracer = Tracer(gm, fake_mode)
     order = signal_order(estimator.order)
     images = [nodes[name] for name in latents]
     places = gm.graph.find_nodes(op="placeholder")
     rings = (
         *(Ring(f"latent.{node.name}", 1, node.meta["val"]) for node in images),
-        *_rings(calls, estimator, seen, order + 1, fake_mode),
+        *rings_of(calls, estimator, seen, order + 1, fake_mode),
     )
     width = max(estimator.order, order)
     device = seen.meta["val"].device
@@ -103,7 +104,7 @@ def make_conditional(
     limit = _placeholder(gm, "limit", limit_example)
     watch = Watch(
         current=seen,
-        history=tuple(slots[_input_ring(seen)][: order + 1]),
+        history=tuple(slots[input_ring(seen)][: order + 1]),
         latents=tuple(images),
         before=tuple(slots[f"latent.{node.name}"][0] for node in images),
         conditioning=tuple(nodes[name] for name in conditioning),
@@ -125,48 +126,6 @@ def make_conditional(
     return gm
 
 
-def _input_ring(node: fx.Node) -> str:
-    return f"input.{node.name}"
-
-
-def _rings(
-    calls: Sequence[tuple[fx.Node, OutlinedRegion]],
-    estimator: Estimator,
-    watched: fx.Node,
-    watched_length: int,
-    fake_mode: Any,
-) -> tuple[Ring, ...]:
-    rings: dict[str, Ring] = {}
-
-    def add(name: str, length: int, node: fx.Node) -> None:
-        value = tensor_of(node)
-        assert value is not None
-        if length:
-            with fake_mode:
-                example = torch.empty(
-                    value.shape, dtype=value.dtype, device=value.device
-                )
-            rings[name] = Ring(name, length, example)
-
-    add(_input_ring(watched), max(estimator.inputs_kept, watched_length), watched)
-    for _, region in calls:
-        for node in region.inputs:
-            if _input_ring(node) not in rings:
-                add(_input_ring(node), estimator.inputs_kept, node)
-        for position, node in enumerate(region.outputs):
-            name = f"{region.name}.output_{position}"
-            add(name, estimator.outputs_kept, node)
-            if estimator.statistics:
-                groups = node.meta["val"].shape[0]
-                with fake_mode:
-                    example = torch.empty(
-                        groups, estimator.statistics, device=node.meta["val"].device
-                    )
-                name = f"{region.name}.statistics_{position}"
-                rings[name] = Ring(name, 1, example)
-    return tuple(rings.values())
-
-
 def _placeholder(gm: fx.GraphModule, name: str, example: Tensor) -> fx.Node:
     last = gm.graph.find_nodes(op="placeholder")[-1]
     with gm.graph.inserting_after(last):
@@ -178,41 +137,6 @@ def _placeholder(gm: fx.GraphModule, name: str, example: Tensor) -> fx.Node:
 def _placeholders(gm: fx.GraphModule, ring: Ring) -> list[fx.Node]:
     name = ring.name.replace(".", "_")
     return [_placeholder(gm, f"{name}_{i}", ring.example) for i in range(ring.length)]
-
-
-class _Tracer:
-    """Traces tensor code into submodules of ``gm``, once per kind of arguments."""
-
-    def __init__(self, gm: fx.GraphModule, fake_mode: Any) -> None:
-        self.gm = gm
-        self.fake_mode = fake_mode
-        self.known: dict[object, str] = {}
-
-    def trace(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        nodes: Sequence[fx.Node],
-        structure: object = None,
-    ) -> fx.Node:
-        """A ``get_attr`` node of the traced function, at the graph's insert point.
-
-        ``structure`` tells functions of one name apart that group equal nodes
-        differently.
-        """
-        examples = [node.meta["val"] for node in nodes]
-        kind = (
-            name,
-            structure,
-            *(str((e.shape, e.dtype, e.stride(), e.device)) for e in examples),
-        )
-        if kind not in self.known:
-            with self.fake_mode, torch.no_grad():
-                # tracing tells arguments apart by identity, and slots share an example
-                module = make_fx(function, tracing_mode="real")(*map(twin, examples))
-            self.known[kind] = f"{name}_{len(self.known)}"
-            self.gm.add_submodule(self.known[kind], module)
-        return self.gm.graph.get_attr(self.known[kind])
 
 
 @dataclass(frozen=True)
@@ -228,7 +152,7 @@ class Watch:
 
 
 def _predicate(
-    gm: fx.GraphModule, tracer: _Tracer, before: fx.Node, watch: Watch, limit: fx.Node
+    gm: fx.GraphModule, tracer: Tracer, before: fx.Node, watch: Watch, limit: fx.Node
 ) -> fx.Node:
     parts = (watch.history, watch.latents, watch.before, watch.conditioning)
 
@@ -267,7 +191,7 @@ def _output_example(gm: fx.GraphModule, name: str) -> Tensor:
 
 def _replace(
     gm: fx.GraphModule,
-    tracer: _Tracer,
+    tracer: Tracer,
     call: fx.Node,
     region: OutlinedRegion,
     estimator: Estimator,
@@ -276,7 +200,7 @@ def _replace(
     predicate: fx.Node,
     writes: Sequence[bool],
 ) -> None:
-    used = [slots.get(_input_ring(node), []) for node in region.inputs]
+    used = [slots.get(input_ring(node), []) for node in region.inputs]
     outputs = range(len(region.outputs))
     used += [slots[f"{region.name}.output_{i}"] for i in outputs]
     if estimator.statistics:
