@@ -47,7 +47,7 @@ class Size:
     training: tuple[int, int]
 
 
-FULL: Final = Size(20, 50, TARGETS, 8, 5, (300, 12))
+FULL: Final = Size(20, 50, TARGETS, 8, 3, (300, 12))
 QUICK: Final = Size(2, 50, (TARGETS[-1],), 1, 2, (50, 4))
 
 
