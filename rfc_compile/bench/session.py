@@ -2,6 +2,7 @@
 
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -188,7 +189,9 @@ class Session:
         page = [
             "# Every method on the same models\n",
             f"{environment('rfc-compile')}\n",
-            _INTRODUCTION.format(images=self.records.images),
+            _INTRODUCTION.format(
+                images=self.records.images, tried=_settings_tried(self.records)
+            ),
             "## Verdicts\n",
             "\n".join(f"- {line}" for line in lines) + "\n",
             *(table.markdown() for table in tables),
@@ -197,6 +200,11 @@ class Session:
         if self.records.timings_of(GLYPH.name):
             save_plot(self.output / "bench.png", self.records)
         self.save()
+
+
+def _settings_tried(records: Records) -> str:
+    counts = Counter(quality.method for quality in records.qualities)
+    return "; ".join(f"{count} of {name}" for name, count in counts.items())
 
 
 def _key(timing: Timing) -> tuple[str, ...]:
@@ -210,5 +218,6 @@ Times are medians (smallest to largest) of runs that take turns with the uncache
 under inductor in the same process, one setting at a time. NFC is the blocks' work in
 linear layers, in full forwards. Extra memory is what is kept between steps. Compile
 time is the first run less a later one, with inductor's caches on disk as they were.
-Weights of DiT-B and MM-DiT are random: only costs are measured on them.
+Weights of DiT-B and MM-DiT are random: only costs are measured on them. Settings
+tried: {tried}.
 """
