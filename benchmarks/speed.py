@@ -7,19 +7,19 @@ End to end: whole 50-step runs of the bundled model.
 """
 
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import torch
-from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 import rfc_compile
 from benchmarks.report import Grid, console, save
 from rfc_compile import glyph
+from rfc_compile.bench.timing import elapsed
+from rfc_compile.bench.workloads import DIT_B
 
 CACHED_TARGET: Final = 0.10
 FULL_TARGET: Final = 1.05
@@ -101,22 +101,6 @@ class StepCost:
         ]
 
 
-def random_dit() -> nn.Module:
-    """A DiT of width 768 with random weights."""
-    torch.manual_seed(0)
-    model = DiTTransformer2DModel(
-        num_attention_heads=12,
-        attention_head_dim=64,
-        num_layers=12,
-        sample_size=32,
-        patch_size=2,
-        in_channels=4,
-        norm_type="ada_norm_zero",
-        num_embeds_ada_norm=1000,
-    )
-    return model.eval().requires_grad_(False).to(glyph.default_device())
-
-
 def inputs(device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Arguments of the calls of one trajectory: a latent that moves on a line."""
     generator = torch.Generator().manual_seed(0)
@@ -130,21 +114,6 @@ def inputs(device: torch.device) -> Iterator[dict[str, Tensor]]:
             "timestep": torch.full((2,), 999 - k, device=device),
             "class_labels": labels,
         }
-
-
-def synchronize() -> None:
-    """Wait for the accelerator, where there is one."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    synchronize()
-    start = time.perf_counter()
-    call()
-    synchronize()
-    return time.perf_counter() - start
 
 
 @contextmanager
@@ -177,7 +146,7 @@ def measure_steps(
         plain(**next(calls))
         for _ in range(rounds):
             arguments = next(calls)
-            cost.uncached.seconds.append(timed(lambda a=arguments: plain(**a)))
+            cost.uncached.seconds.append(elapsed(lambda a=arguments: plain(**a)))
             for _ in range(2):
                 _measure_step(ours, next(calls), cost)
     if len(cost.full.seconds) != len(cost.cached.seconds):
@@ -189,7 +158,7 @@ def _measure_step(
     ours: nn.Module, arguments: dict[str, Tensor], cost: StepCost
 ) -> None:
     before = rfc_compile.stats(ours).graph_seconds
-    seconds = timed(lambda: ours(**arguments))
+    seconds = elapsed(lambda: ours(**arguments))
     statistics_ = rfc_compile.stats(ours)
     decision = statistics_.decisions[-1]
     if decision.reason not in ("interval", "cap", "scheduled", "within_limit"):
@@ -239,7 +208,7 @@ def measure_runs(count: int, repeats: int) -> list[dict[str, Any]]:
         times = {name: Times() for name in settings}
         for repeat in range(repeats):
             for name, model in models.items():
-                seconds = timed(
+                seconds = elapsed(
                     lambda m=model, r=repeat: glyph.sample(
                         m, labels=labels, seed=16 * r, steps=_STEPS
                     )
@@ -305,7 +274,7 @@ def _verdicts(costs: Sequence[StepCost]) -> list[str]:
 def run(*, quick: bool) -> None:
     """Measure, print and write `results/speed.json` and `speed.md`."""
     rounds, repeats, count = (5, 3, 4) if quick else (15, 5, 8)
-    model = random_dit()
+    model = DIT_B.make()
     costs = []
     for estimator, order in _ESTIMATORS[: 1 if quick else None]:
         for schedule in _SCHEDULES:

@@ -26,6 +26,7 @@ from rfc_compile.passes.graph import (
 )
 from rfc_compile.passes.records import Region
 from rfc_compile.passes.residual_stream import ResidualAdd
+from rfc_compile.passes.skips import dying
 
 
 class Apart(Exception):
@@ -226,18 +227,17 @@ def _with_front(
 ) -> frozenset[fx.Node]:
     """The nodes with what they alone need, less what ``kept`` or other regions need."""
     elsewhere = ancestry.bits(node for region in others for node in region.nodes)
+    last = max(map(ancestry.index.__getitem__, inside))
     front = 0
     for node in kept:
         front |= ancestry.masks[node]
-    dead = set(inside)
-    for index in range(max(map(ancestry.index.__getitem__, inside)), -1, -1):
-        node = ancestry.nodes[index]
-        if (
-            node.op == "call_function"
-            and node.users
+
+    def may_die(node: fx.Node) -> bool:
+        index = ancestry.index[node]
+        return (
+            index <= last
             and not front >> index & 1
             and not ancestry.masks[node] & elsewhere
-            and dead.issuperset(node.users)
-        ):
-            dead.add(node)
-    return frozenset(dead)
+        )
+
+    return frozenset(dying(inside, ancestry, may_die))

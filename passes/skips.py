@@ -11,7 +11,7 @@ x - up - add - down - add    a nested add: it belongs to the branch around it
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import fx
 
@@ -74,7 +74,11 @@ def reached(outputs: Iterable[fx.Node], streams: frozenset[fx.Node]) -> set[fx.N
     return found
 
 
-def dying(outputs: Iterable[fx.Node], ancestry: Ancestry) -> set[fx.Node]:
+def dying(
+    outputs: Iterable[fx.Node],
+    ancestry: Ancestry,
+    may_die: Callable[[fx.Node], bool] = lambda node: True,
+) -> set[fx.Node]:
     """Nodes that nobody needs once the outputs are supplied from outside."""
     dead = set(outputs)
     place = ancestry.index.__getitem__
@@ -83,7 +87,7 @@ def dying(outputs: Iterable[fx.Node], ancestry: Ancestry) -> set[fx.Node]:
     while waiting:  # the last one first: all its users are settled
         node = ancestry.nodes[-heapq.heappop(waiting)]
         alive = node.op != "call_function" or not dead.issuperset(node.users)
-        if alive or node in dead:
+        if alive or node in dead or not may_die(node):
             continue
         dead.add(node)
         for operand in node.all_input_nodes:

@@ -6,10 +6,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.passes.graph import twin
+
+
+def traced(
+    function: Callable[..., Any], examples: Sequence[Tensor], fake_mode: Any
+) -> fx.GraphModule:
+    """The graph of tensor code for arguments like these fake ones."""
+    with fake_mode, torch.no_grad():
+        # tracing tells arguments apart by identity, and slots share an example
+        return make_fx(function, tracing_mode="real")(*map(twin, examples))
+
+
+def kind_of(examples: Sequence[Tensor]) -> tuple[str, ...]:
+    """Equal for arguments that give the same graph."""
+    return tuple(str((e.shape, e.dtype, e.stride(), e.device)) for e in examples)
 
 
 class Tracer:
@@ -33,15 +47,9 @@ class Tracer:
         differently.
         """
         examples = [node.meta["val"] for node in nodes]
-        kind = (
-            name,
-            structure,
-            *(str((e.shape, e.dtype, e.stride(), e.device)) for e in examples),
-        )
+        kind = (name, structure, *kind_of(examples))
         if kind not in self.known:
-            with self.fake_mode, torch.no_grad():
-                # tracing tells arguments apart by identity, and slots share an example
-                module = make_fx(function, tracing_mode="real")(*map(twin, examples))
+            module = traced(function, examples, self.fake_mode)
             self.known[kind] = f"{name}_{len(self.known)}"
             self.gm.add_submodule(self.known[kind], module)
         return self.gm.graph.get_attr(self.known[kind])

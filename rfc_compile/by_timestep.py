@@ -143,7 +143,7 @@ def _read_timestep(value: Any) -> float:
     """The timestep on the host: its mean, for timesteps per sample, token or frame."""
     if not isinstance(value, Tensor):
         return float(value)
-    if value.numel() > MANY_TIMESTEPS:
+    if not 0 < value.numel() <= MANY_TIMESTEPS:
         return float(value.double().mean())
     values = value.reshape(-1).tolist()
     return math.fsum(values) / len(values)

@@ -1,4 +1,4 @@
-"""The benchmark against rivals: its numbers by formula, its run in a real process."""
+"""The benchmark against rivals: its numbers by formula, its methods, its tables."""
 
 from __future__ import annotations
 

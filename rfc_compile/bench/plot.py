@@ -47,11 +47,8 @@ def _draw(ax: Axes, series: dict[str, list[tuple[float, float]]]) -> None:
 
 def _timed_points(records: Records) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
-    for timing in records.timings_of(GLYPH.name):
-        quality = records.quality_of(timing.method, timing.setting)
-        if quality is not None and quality.psnr is not None:
-            point = timing.speedup, quality.psnr
-            series.setdefault(timing.method, []).append(point)
+    for timing, point in records.points_of(GLYPH.name):
+        series.setdefault(timing.method, []).append(point)
     return series
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rfc_compile.bench.pareto import Point
 from rfc_compile.bench.report import replace_file
 
 
@@ -117,6 +118,15 @@ class Records:
     def timings_of(self, workload: str) -> list[Timing]:
         """The runs of a workload that worked."""
         return [t for t in self.timings if t.workload == workload and t.seconds]
+
+    def points_of(self, workload: str) -> list[tuple[Timing, Point]]:
+        """(speed-up, PSNR) of the runs whose images were compared."""
+        points = []
+        for timing in self.timings_of(workload):
+            quality = self.quality_of(timing.method, timing.setting)
+            if quality is not None and quality.psnr is not None:
+                points.append((timing, (timing.speedup, quality.psnr)))
+        return points
 
 
 def _tuples(item: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rfc_compile.bench.selection import TARGETS, to_time
 from rfc_compile.bench.tables import grids, readme_table, write_readme
 from rfc_compile.bench.timing import measure_time
 from rfc_compile.bench.verdicts import verdicts
-from rfc_compile.bench.workloads import GLYPH, WORKLOADS, Workload, plain
+from rfc_compile.bench.workloads import GLYPH, STEPS, WORKLOADS, Workload, plain
 from rfc_compile.errors import OptionError
 
 SHAPE_NFC: Final = 14
@@ -32,7 +32,6 @@ class Size:
 
     Attributes:
         images: per setting, for the images' numbers.
-        steps: denoising steps.
         targets: NFCs that settings are chosen at.
         timed_images: per timed run of the bundled model; 1 on the random shapes.
         repeats: timed runs.
@@ -41,15 +40,14 @@ class Size:
     """
 
     images: int
-    steps: int
     targets: tuple[float, ...]
     timed_images: int
     repeats: int
     training: tuple[int, int]
 
 
-FULL: Final = Size(20, 50, TARGETS, 8, 3, (300, 12))
-QUICK: Final = Size(2, 50, (TARGETS[-1],), 1, 2, (50, 4))
+FULL: Final = Size(20, TARGETS, 8, 3, (300, 12))
+QUICK: Final = Size(2, (TARGETS[-1],), 1, 2, (50, 4))
 
 
 def run_session(args: Namespace) -> int:
@@ -106,13 +104,13 @@ class Session:
         size = self.size
         path = self.output / "classifier.safetensors"
         judge = Judge(
-            GLYPH.draw(plain(GLYPH.make()), size.images, size.steps),
+            GLYPH.draw(plain(GLYPH.make()), size.images, STEPS),
             load_classifier(path, *size.training),
         )
         for method, setting in missing:
             if self.is_late():
                 return
-            found = measure_quality(method, GLYPH, setting, judge, size.steps)
+            found = measure_quality(method, GLYPH, setting, judge, STEPS)
             self.records.qualities.append(found)
             text = found.error or f"NFC {found.nfc:.1f}, {found.psnr:.2f} dB"
             console.print(f"{method.name}, {found.setting}: {text}", highlight=False)
@@ -161,7 +159,7 @@ class Session:
             setting,
             mode,
             images=size.timed_images if workload.trained else 1,
-            steps=size.steps,
+            steps=STEPS,
             repeats=size.repeats if workload.trained else min(3, size.repeats),
             nfc=nfc,
         )

@@ -118,7 +118,7 @@ def readme_table(records: Records) -> str:
 def _readme_row(best: Quality, run: Timing, ours: bool) -> list[str]:
     name = f"**{best.method}**" if ours else best.method
     return [
-        f"{name}" if run.mode != "eager" else f"{name}, eager",
+        name if run.mode != "eager" else f"{name}, eager",
         f"{best.nfc:.1f}",
         f"{best.psnr:.2f}",
         f"{best.ssim:.4f}",

@@ -33,7 +33,7 @@ class Verdict:
 
 
 def verdicts(records: Records, targets: Sequence[float]) -> list[Verdict]:
-    """All claims, in the order of the issue they come from."""
+    """All claims: quality, time, both, then the share of the possible speed-up."""
     return [
         *(_quality(records, target) for target in targets),
         *(_time(records, target) for target in targets),
@@ -121,13 +121,12 @@ def _is_rival(method: str) -> bool:
 
 def _points(records: Records, *, rivals: bool) -> list[tuple[Timing, Point]]:
     """(speed-up, PSNR) of the timed settings on the bundled model."""
-    points = []
-    for timing in records.timings_of(GLYPH.name):
-        quality = records.quality_of(timing.method, timing.setting)
-        wanted = _is_rival if rivals else _is_ours
-        if quality is not None and quality.psnr is not None and wanted(timing.method):
-            points.append((timing, (timing.speedup, quality.psnr)))
-    return points
+    wanted = _is_rival if rivals else _is_ours
+    return [
+        (timing, point)
+        for timing, point in records.points_of(GLYPH.name)
+        if wanted(timing.method)
+    ]
 
 
 def _describe(timing: Timing, point: Point) -> str:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from rfc_compile import glyph
 
+STEPS: Final = 50
+"""Denoising steps of a run; caches that must be told beforehand are told this."""
+
 _TRAINING_STEPS: Final = 1000
 _TEXT_TOKENS, _TEXT_WIDTH, _POOLED_WIDTH = 77, 256, 128
 _GUIDANCE: Final = 2.0

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from rfc_compile.bench.workloads import Denoise, Step, Workload
+from rfc_compile.bench.workloads import Denoise, Step, Workload, plain
 
 EAGER: Final = "eager"
 INDUCTOR: Final = "inductor"
@@ -95,10 +95,10 @@ def compile_model(model: nn.Module, backend: str, **arguments: Any) -> nn.Module
 
 def calling(model: nn.Module, around: Callable[[Step], Any]) -> Denoise:
     """Calls of a model inside the context that `around(step)` makes."""
+    predict = plain(model)
 
     def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
         with around(step):
-            prediction: Tensor = model(x, **inputs).sample
-        return prediction
+            return predict(step, x, **inputs)
 
     return denoise

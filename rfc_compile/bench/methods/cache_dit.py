@@ -9,9 +9,7 @@ from typing import Any, Final
 from torch import nn
 
 from rfc_compile.bench.methods.base import Applied, Method, Mode, compiled
-from rfc_compile.bench.workloads import Workload, plain
-
-STEPS: Final = 50
+from rfc_compile.bench.workloads import STEPS, Workload, plain
 
 
 def _apply(

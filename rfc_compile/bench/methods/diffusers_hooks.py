@@ -18,10 +18,7 @@ from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
 from rfc_compile.bench.methods.base import Applied, Method, Mode, calling, compiled
-from rfc_compile.bench.workloads import Step, Workload
-
-STEPS: Final = 50
-
+from rfc_compile.bench.workloads import STEPS, Step, Workload
 
 Configure = Callable[[Workload, Mapping[str, Any], "_Clock"], Any]
 """(workload, setting, clock) -> a config for `enable_cache`."""

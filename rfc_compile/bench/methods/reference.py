@@ -15,7 +15,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from rfc_compile.bench.methods.base import Applied, Method, Mode, compiled
-from rfc_compile.bench.workloads import Denoise, Step, Workload
+from rfc_compile.bench.workloads import Denoise, Step, Workload, plain
 
 
 @dataclass
@@ -99,10 +99,11 @@ def _apply(
 
 
 def _advancing(model: nn.Module, run: _Run) -> Denoise:
+    predict = plain(model)
+
     def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
         run.advance(step.index)
-        prediction: Tensor = model(x, **inputs).sample
-        return prediction
+        return predict(step, x, **inputs)
 
     return denoise
 
