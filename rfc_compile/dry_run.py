@@ -61,7 +61,7 @@ def dry_run(
         if report.belongs_to(ids)
     ]
     return DryRun(
-        observe.explanation_of([report for report, _ in graphs]),
+        observe.explanation_of([report for report, _ in graphs], ids),
         tuple(report for report, _ in graphs),
         tuple(streams for _, streams in graphs),
     )

@@ -6,6 +6,7 @@ model if the two have a parameter or buffer in common.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 import weakref
@@ -38,7 +39,8 @@ class RegionInfo:
         inputs: number of inputs I.
         outputs: number of outputs O.
         flops: floating point operations of one execution.
-        cache_bytes: state it keeps for one CFG branch, in bytes.
+        cache_bytes: state kept for it and for no region before it, for one CFG branch,
+            in bytes.
 
     """
 
@@ -65,6 +67,8 @@ class Explanation:
         timestep: name of the timestep input of each cached graph.
         graph_breaks: why Dynamo cut the forward into several graphs.
         notes: what the runtime learnt about the calls.
+        cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
+            the regions, and the latent and the input that steps are told apart by.
 
     """
 
@@ -77,11 +81,7 @@ class Explanation:
     timestep: tuple[str, ...]
     graph_breaks: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def cache_bytes(self) -> int:
-        """State kept for one CFG branch of one trajectory, in bytes."""
-        return sum(region.cache_bytes for region in self.regions)
+    cache_bytes: int = 0
 
     def __str__(self) -> str:
         """A table of the regions, then refusals and fallbacks."""
@@ -151,8 +151,13 @@ class Statistics:
 
 @dataclass(eq=False)
 class GraphReport:
-    """What became of one graph; lives as long as its compiled form."""
+    """What became of one graph; lives as long as its compiled form.
 
+    ``state_bytes`` is the state of one CFG branch where the graph leads,
+    ``following_bytes`` where it takes over the decisions of another.
+    """
+
+    number: int = field(default_factory=itertools.count().__next__)
     regions: tuple[RegionInfo, ...] = ()
     refused: tuple[Refusal, ...] = ()
     fallbacks: list[str] = field(default_factory=list)
@@ -162,6 +167,8 @@ class GraphReport:
     timestep: str | None = None
     graph_break: str | None = None
     piece: bool = False
+    state_bytes: int = 0
+    following_bytes: int = 0
     dispatcher: weakref.ref[Dispatcher] | None = None
     tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     layers: set[frozenset[int]] = field(default_factory=set)
@@ -232,7 +239,8 @@ def _dispatchers_of(reports: Iterable[GraphReport]) -> list[Dispatcher]:
 
 def _reports_of(model: nn.Module | None) -> list[GraphReport]:
     ids = tensor_ids(model)
-    return [report for report in list(_reports) if report.belongs_to(ids)]
+    reports = [report for report in list(_reports) if report.belongs_to(ids)]
+    return sorted(reports, key=lambda report: report.number)
 
 
 def explain(model: nn.Module | None = None) -> Explanation:
@@ -241,7 +249,7 @@ def explain(model: nn.Module | None = None) -> Explanation:
     Call it after the model's first forward; before it, there is nothing to explain.
     None explains every graph of the process.
     """
-    found = explanation_of(_reports_of(model))
+    found = explanation_of(_reports_of(model), tensor_ids(model))
     if model is None or found.graphs or not any(p.is_meta for p in model.parameters()):
         return found
     reason = (
@@ -251,8 +259,10 @@ def explain(model: nn.Module | None = None) -> Explanation:
     return replace(found, fallbacks=(reason,))
 
 
-def explanation_of(reports: Sequence[GraphReport]) -> Explanation:
-    """What was found in these graphs."""
+def explanation_of(
+    reports: Sequence[GraphReport], ids: Set[int] | None = None
+) -> Explanation:
+    """What was found in these graphs; ``ids`` are of the model's parameters."""
     regions = tuple(region for report in reports for region in report.regions)
     total = sum(report.flops for report in reports)
     blocks = sum(report.block_flops for report in reports)
@@ -269,7 +279,22 @@ def explanation_of(reports: Sequence[GraphReport]) -> Explanation:
             dict.fromkeys(r.graph_break for r in reports if r.graph_break is not None)
         ),
         notes=tuple(text for report in reports for text in report.notes),
+        cache_bytes=_state_bytes(reports, ids),
     )
+
+
+def _state_bytes(reports: Sequence[GraphReport], ids: Set[int] | None) -> int:
+    """State of one CFG branch: the first layer leads, the others follow.
+
+    A layer that Dynamo has compiled again keeps state for the newest graph only.
+    """
+    graph_of: dict[object, GraphReport] = {}
+    for report in (report for report in reports if report.state_bytes):
+        layers = [x for x in list(report.layers) if ids is None or ids & x]
+        graph_of.update(dict.fromkeys(layers or [report.number], report))
+    leading = min(graph_of.values(), key=lambda report: report.number, default=None)
+    own = 0 if leading is None else leading.state_bytes - leading.following_bytes
+    return own + sum(report.following_bytes for report in graph_of.values())
 
 
 def stats(model: nn.Module | None = None) -> Statistics:

@@ -128,6 +128,10 @@ def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) 
         ring.name: ring.length * torch_internals.bytes_hint(ring.example)
         for ring in layout.rings
     }
+    report.state_bytes = report.following_bytes = sum(sizes.values())
+    if where is None:  # its probe stands apart, and it alone reads the latents
+        latents = len(layout.latents)
+        report.following_bytes -= sum(list(sizes.values())[:latents])
     regions = []
     for region in captured.regions.found:
         own = [name for name in sizes if name.startswith(f"{region.name}.")]

@@ -176,15 +176,16 @@ def test_region_flops_are_those_of_the_shapes() -> None:
     ids=["default", "reuse", "taylor", "interval"],
 )
 def test_the_predicted_state_is_the_state_held(options: dict[str, Any]) -> None:
-    """All but the latent, which is kept beside the state of the regions."""
+    """That of the regions, and the latent beside it."""
     model = compiled(**options)
     run(model)
     stats = rfc_compile.stats(model)
     assert {decision.branch for decision in stats.decisions} == {0}
-    predicted = rfc_compile.explain(model).cache_bytes
+    explanation = rfc_compile.explain(model)
+    predicted = explanation.cache_bytes
     latent = len(LABELS) * 3 * 32 * 32 * 4
-    assert predicted > 0
-    assert stats.cache_bytes == predicted + latent
+    assert stats.cache_bytes == predicted
+    assert predicted == sum(r.cache_bytes for r in explanation.regions) + latent
     text = str(rfc_compile.explain(model))
     assert f"{predicted / 2**20:.2f} MiB of state per CFG branch" in text
 
@@ -205,7 +206,7 @@ def test_the_table_names_every_region() -> None:
         assert float(cells[5]) == pytest.approx(region.flops / 1e6, abs=0.06)
         assert float(cells[6]) == pytest.approx(region.cache_bytes / 1024, abs=0.6)
     assert "timestep input: timestep" in rows
-    assert sum(r.cache_bytes for r in explanation.regions) == explanation.cache_bytes
+    assert all(region.cache_bytes > 0 for region in explanation.regions)
 
 
 def test_statistics_in_one_line() -> None:
