@@ -19,7 +19,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from rfc_compile import observe, torch_internals
 from rfc_compile.config import Options
 from rfc_compile.errors import CannotCache, NothingToCache
-from rfc_compile.observe import Explanation, GraphReport, PassObserver
+from rfc_compile.explanation import Explanation
+from rfc_compile.observe import GraphReport, PassObserver
 from rfc_compile.plan import capture, complete_plan
 from rfc_compile.streams import Streams, find_streams
 

@@ -14,7 +14,8 @@ from torch import fx
 from rfc_compile import torch_internals
 from rfc_compile.config import Options
 from rfc_compile.errors import CannotCache, NothingToCache
-from rfc_compile.observe import GraphReport, RegionInfo
+from rfc_compile.explanation import RegionInfo
+from rfc_compile.observe import GraphReport
 from rfc_compile.passes import (
     Captured,
     Observer,

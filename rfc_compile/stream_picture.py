@@ -16,7 +16,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from rfc_compile.dry_run import DryRun
-from rfc_compile.observe import GraphReport, RegionInfo
+from rfc_compile.explanation import RegionInfo
+from rfc_compile.observe import GraphReport
 from rfc_compile.streams import Streams
 
 _COLOURS = {

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 import rfc_compile
-from rfc_compile.observe import Explanation, Statistics
+from rfc_compile.explanation import Explanation, Statistics
 
 STEPS = 12
 SEEDS = (0, 7)

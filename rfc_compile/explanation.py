@@ -1,0 +1,140 @@
+"""What ``explain`` and ``stats`` return, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rfc_compile.passes import Refusal
+    from rfc_compile.trajectories import Decision
+
+
+@dataclass(frozen=True)
+class RegionInfo:
+    """A region as ``explain`` shows it.
+
+    Attributes:
+        name: ``region_007_attn``.
+        kind: ``attention``, ``mlp``, ``attention+mlp`` or ``conv``.
+        module: path of the module that holds it.
+        inputs: number of inputs I.
+        outputs: number of outputs O.
+        flops: floating point operations of one execution.
+        cache_bytes: state kept for it and for no region before it, for one CFG branch,
+            in bytes.
+
+    """
+
+    name: str
+    kind: str
+    module: str
+    inputs: int
+    outputs: int
+    flops: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the backend did with a model; ``str()`` gives a table.
+
+    Attributes:
+        graphs: graphs that the model was compiled into.
+        regions: the regions that are cached.
+        coverage: share of all FLOPs inside regions, 0 to 1.
+        block_coverage: share of the repeated blocks' FLOPs inside regions, 0 to 1.
+        refused: candidates that are not cached.
+        fallbacks: why a forward, or steps of it, run uncached.
+        timestep: name of the timestep input of each cached graph.
+        graph_breaks: why Dynamo cut the forward into several graphs.
+        notes: what the runtime learnt about the calls.
+        cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
+            the regions, and the latent and the input that steps are told apart by.
+
+    """
+
+    graphs: int
+    regions: tuple[RegionInfo, ...]
+    coverage: float
+    block_coverage: float
+    refused: tuple[Refusal, ...]
+    fallbacks: tuple[str, ...]
+    timestep: tuple[str, ...]
+    graph_breaks: tuple[str, ...]
+    notes: tuple[str, ...]
+    cache_bytes: int = 0
+
+    def __str__(self) -> str:
+        """A table of the regions, then refusals and fallbacks."""
+        header = ("region", "kind", "module", "in", "out", "MFLOP", "cache KiB")
+        rows = [
+            (
+                region.name,
+                region.kind,
+                region.module,
+                str(region.inputs),
+                str(region.outputs),
+                f"{region.flops / 1e6:.1f}",
+                f"{region.cache_bytes / 1024:.0f}",
+            )
+            for region in self.regions
+        ]
+        lines = [
+            f"{self.graphs} graph(s), {len(self.regions)} regions, "
+            f"{self.coverage:.1%} of FLOPs inside regions, "
+            f"{self.cache_bytes / 2**20:.2f} MiB of state per CFG branch",
+            *_table([header, *rows] if rows else []),
+            *(f"timestep input: {name}" for name in self.timestep),
+            *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
+            *(f"uncached: {reason}" for reason in self.fallbacks),
+            *(f"graph break: {reason}" for reason in self.graph_breaks),
+            *(f"note: {text}" for text in self.notes),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A trajectory in numbers.
+
+    Attributes:
+        name: the owner: a thread, a task or the name given to ``trajectory``.
+        nfc: full computations, over all CFG branches.
+        steps: denoising steps so far.
+        decisions: one record per call of the model.
+        cache_bytes: bytes of state held now, over all branches; 0 when finished.
+        graph_seconds: time in each graph since it was compiled, in seconds.
+        last: the trajectory before this one, None if there was none.
+
+    """
+
+    name: str = ""
+    nfc: int = 0
+    steps: int = 0
+    decisions: tuple[Decision, ...] = ()
+    cache_bytes: int = 0
+    graph_seconds: dict[str, float] = field(default_factory=dict)
+    last: Statistics | None = None
+
+    def __str__(self) -> str:
+        """One line of totals, then how often each reason decided."""
+        reasons: dict[str, int] = {}
+        for decision in self.decisions:
+            kind = "full" if decision.full else "cached"
+            label = f"{kind} ({decision.reason})"
+            reasons[label] = reasons.get(label, 0) + 1
+        counts = ", ".join(f"{count} {label}" for label, count in reasons.items())
+        return (
+            f"{self.steps} steps, {self.nfc} full of {len(self.decisions)} calls: "
+            f"{counts or 'none yet'}; {self.cache_bytes / 2**20:.2f} MiB of state"
+        )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
