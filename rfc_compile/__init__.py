@@ -7,10 +7,11 @@
 needed.
 """
 
-from rfc_compile.caller import trajectory
 from rfc_compile.config import Options
 from rfc_compile.errors import OptionError, UncachedWarning
-from rfc_compile.observe import Explanation, Statistics, explain, reset, stats
+from rfc_compile.explanation import Explanation, Statistics
+from rfc_compile.observe import explain, reset, stats
+from rfc_compile.runs import trajectory
 
 __version__ = "0.1.0"
 

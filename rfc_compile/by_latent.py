@@ -130,7 +130,11 @@ class ByLatent(Dispatcher):
     follows = True
 
     def _lead(
-        self, scope: Scope, caller: Caller, arguments: Sequence[Any]
+        self,
+        scope: Scope,
+        caller: Caller,
+        arguments: Sequence[Any],
+        weights: Reading,
     ) -> Sequence[Any]:
         trajectory = scope.continued(caller) or Trajectory(caller.owner)
         expected = {
@@ -138,13 +142,12 @@ class ByLatent(Dispatcher):
             for branch in trajectory.branches
         }
         signals = {b: self._probe(b, arguments, step) for b, step in expected.items()}
-        weights = self._weights.read(arguments)
         placement = place(trajectory, signals, caller.branch, weights)
         branch, step = placement.branch, placement.step
         if placement.new:
             trajectory = scope.begin(caller)
         if branch is None:
-            state = self._new_state(arguments)
+            state = self._new_state(arguments, weights)
             index = len(trajectory.branches)
             branch = Branch(index, state, first_step=step, name=caller.branch)
         signal = signals.get(branch)

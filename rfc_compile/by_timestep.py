@@ -23,6 +23,7 @@ from rfc_compile.schedules import FULL
 from rfc_compile.scopes import Scope
 from rfc_compile.signal import Signal
 from rfc_compile.trajectories import Branch, Mismatch
+from rfc_compile.weights import Reading
 
 MANY_TIMESTEPS = 64
 """More of them (one a token) are averaged where they lie."""
@@ -53,14 +54,17 @@ class ByTimestep(Dispatcher):
         self._varying: set[int] = set()
 
     def _lead(
-        self, scope: Scope, caller: Caller, arguments: Sequence[Any]
+        self,
+        scope: Scope,
+        caller: Caller,
+        arguments: Sequence[Any],
+        weights: Reading,
     ) -> Sequence[Any]:
         timestep = _read_timestep(arguments[self._timestep])
         trajectory, refused = scope.continued(caller), None
         if trajectory is None or trajectory.place(timestep) == "back":
             trajectory = scope.begin(caller)
         step, candidates = trajectory.candidates(timestep, caller.branch)
-        weights = self._weights.read(arguments)
         for branch in candidates:
             if branch.state.computed_with != weights:
                 refused = Mismatch("weights")
@@ -75,7 +79,7 @@ class ByTimestep(Dispatcher):
             trajectory, step = scope.begin(caller), 0
         elif trajectory.full_up:
             trajectory, step = scope.begin(caller), 0
-        state = self._new_state(arguments)
+        state = self._new_state(arguments, weights)
         index = len(trajectory.branches)
         fresh = Branch(index, state, first_step=step, name=caller.branch)
         reason = None if refused is None else refused.reason

@@ -46,20 +46,8 @@ _runs = itertools.count(1)
 
 
 @contextlib.contextmanager
-def trajectory(name: str, *, num_steps: int | None = None) -> Iterator[None]:
-    """Name the trajectory that calls inside the block belong to.
-
-    Needed only to interleave several runs that the timesteps cannot tell apart, or to
-    give ``num_steps`` beforehand. The block may be entered once per run or once per
-    step. The same name is the same trajectory, in whatever thread or task it is used;
-    without a name, every thread and asyncio task has trajectories of its own.
-
-    Raises:
-        ValueError: ``num_steps`` is not positive.
-
-    """
-    if num_steps is not None and num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")
+def named(name: str, num_steps: int | None) -> Iterator[None]:
+    """Give calls inside the block an owner of this name."""
     token = _named.set(_Named(name, num_steps))
     try:
         yield
@@ -77,9 +65,11 @@ def branch(name: str) -> Iterator[None]:
         _branch.reset(token)
 
 
-def begin_run() -> None:
-    """The next call of this thread or task is the first of a run."""
-    _run.set(next(_runs))
+def begin_run() -> int:
+    """The next call of this thread or task is the first of a run; its number."""
+    number = next(_runs)
+    _run.set(number)
+    return number
 
 
 def current_caller() -> Caller:

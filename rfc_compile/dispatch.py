@@ -25,6 +25,7 @@ from rfc_compile.pieces import note_call_with_regions
 from rfc_compile.routes import (
     computation_of,
     owned_by_modules,
+    picker,
     routes_of,
     without_reader,
 )
@@ -35,7 +36,7 @@ from rfc_compile.sizes import SizeBinding
 from rfc_compile.state import KeptState, geometry_of
 from rfc_compile.torch_internals import without_autocast
 from rfc_compile.trajectories import Branch, Decision, Trajectory
-from rfc_compile.weights import WeightsReader
+from rfc_compile.weights import Reading, WeightsReader
 
 _serials = itertools.count()
 
@@ -92,15 +93,14 @@ class Dispatcher(ABC):
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         timed = {inputs.timestep_index}
+        self._static = picker(inputs.static_indices)
         self._scopes = Scopes(
-            static=inputs.static_indices,
             others=[i for i in self._given if i not in timed],
             numbers=[i for i in inputs.number_indices if i not in timed],
+            examples=specialized.examples[:count],
             report=report,
         )
-        self._weights = WeightsReader(
-            inputs.static_indices, owned_by_modules(specialized, inputs, count)
-        )
+        self._weights = WeightsReader(owned_by_modules(specialized, inputs, count))
         self._changes_of_weights = 0
         self._sizes = SizeBinding(layout, specialized.examples[:count])
         self._routes = routes_of(specialized)
@@ -116,7 +116,9 @@ class Dispatcher(ABC):
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()
         caller = current_caller()
-        key = self._scopes.key(arguments)
+        static = self._static(arguments)
+        key = self._scopes.key(static, arguments)
+        weights = self._weights.read(static, arguments)
         layer, _ = key
         given = [arguments[i] for i in self._given]
         running = model_call.running(caller)
@@ -125,10 +127,10 @@ class Dispatcher(ABC):
             and (self.follows or running.leader == self._serial)
             and running.includes(layer, given, by_results=not self.follows)
         ):
-            outputs = self._follow(running, layer, arguments)
+            outputs = self._follow(running, layer, arguments, weights)
         else:
             scope = self._scope_of(caller, key, arguments)
-            outputs = self._lead(scope, caller, arguments)
+            outputs = self._lead(scope, caller, arguments, weights)
             running = model_call.running(caller)
         if running is not None:
             running.add(layer, given, outputs)
@@ -162,23 +164,30 @@ class Dispatcher(ABC):
 
     @abstractmethod
     def _lead(
-        self, scope: Scope, caller: Caller, arguments: Sequence[Any]
+        self,
+        scope: Scope,
+        caller: Caller,
+        arguments: Sequence[Any],
+        weights: Reading,
     ) -> Sequence[Any]:
         """Find the branch that a call continues, decide, run it, record it."""
 
     def _follow(
-        self, running: ModelCall, layer: LayerShapes, arguments: Sequence[Any]
+        self,
+        running: ModelCall,
+        layer: LayerShapes,
+        arguments: Sequence[Any],
+        weights: Reading,
     ) -> Sequence[Any]:
         """Run as the leading graph decided; in full where there is no history yet."""
         branch = running.branch
         assert branch is not None, "only a live branch includes members"
         member = layer, running.occurrence(layer)
         state = branch.followers.get(member)
-        weights = self._weights.read(arguments)
         if state is not None and state.computed_with != weights:
             state = None
         if state is None or state.layout is not self._layout:
-            own = self._new_state(arguments, self._unled)
+            own = self._new_state(arguments, weights, self._unled)
             if state is not None and state.geometry == own.geometry:
                 state.layout = self._layout  # Dynamo made a more general graph of it
             else:
@@ -204,9 +213,8 @@ class Dispatcher(ABC):
         return self._scopes.of(of)
 
     def _new_state(
-        self, arguments: Sequence[Any], unused: Collection[int] = ()
+        self, arguments: Sequence[Any], weights: Reading, unused: Collection[int] = ()
     ) -> KeptState:
-        weights = self._weights.read(arguments)
         return KeptState(self._layout, self._sizes.bind(arguments), unused, weights)
 
     def _limit(self, call: Call) -> tuple[float, str]:
@@ -246,7 +254,8 @@ class Dispatcher(ABC):
         if signal.finite:
             call.branch.state.record(call.step, history)
             return
-        call.branch.state = self._new_state(call.arguments)
+        weights = call.branch.state.computed_with
+        call.branch.state = self._new_state(call.arguments, weights)
         call.branch.followers.clear()
         self.report.fall_back(
             "the input holds NaN or Inf (or is all zero): such steps run uncached"

@@ -30,8 +30,11 @@ MANY_SHORT_LIVES = 3
 Layer = frozenset[int]
 """The ids of the parameters that a call passes."""
 
-LayerShapes = tuple[Layer, tuple[tuple[int, ...], ...]]
-"""A layer and the shapes of the other tensors of a call, whatever their order."""
+Shapes = tuple[tuple[int, ...], ...]
+"""The shapes of the tensors of a call, whatever their order."""
+
+LayerShapes = tuple[Layer, Shapes]
+"""A layer and the shapes of the other tensors of a call."""
 
 Key = tuple[LayerShapes, tuple[Any, ...]]
 """A layer with its shapes, and the numbers that a call passes."""
@@ -55,22 +58,23 @@ class Scope:
     def begin(self, caller: Caller) -> Trajectory:
         """Start a new trajectory; the state of the one before is freed."""
         if self.current is not None:
-            finished = self.current
-            start, length = tuple(finished.timesteps[:2]), len(finished.timesteps)
+            start = tuple(self.current.timesteps[:2])
+            length = len(self.current.timesteps)
             # an abandoned run is shorter than a whole one that began the same way
             self.lengths[start] = max(length, self.lengths.get(start, 0))
-            finished.branches = []
-            self.last = finished
+            self.current.finish()
+            self.last = self.current
         self.current = Trajectory(
             caller.owner, run=caller.run, num_steps=caller.num_steps
         )
         return self.current
 
     def continued(self, caller: Caller) -> Trajectory | None:
-        """The running trajectory, None if there is none or another run has begun."""
-        if self.current is None or self.current.run != caller.run:
+        """The running trajectory, None if it has ended or another run has begun."""
+        current = self.current
+        if current is None or current.finished or current.run != caller.run:
             return None
-        return self.current
+        return current
 
     def total(self, trajectory: Trajectory) -> int | None:
         """Steps of a trajectory, told or learnt from one that began the same way."""
@@ -81,46 +85,52 @@ class Scope:
 class Scopes:
     """The scopes of one graph.
 
-    ``static`` are the positions of the parameters among the graph's arguments,
-    ``others`` those of the arguments whose shapes tell calls apart, ``numbers`` those
-    of the numbers that do.
+    ``others`` are the positions of the arguments whose shapes tell calls apart,
+    ``numbers`` those of the numbers that do. ``examples`` are the arguments that the
+    graph was traced with: sizes that are no symbols are the same at every call.
     """
 
     def __init__(
         self,
-        static: Sequence[int],
         others: Sequence[int],
         numbers: Sequence[int],
+        examples: Sequence[Any],
         report: GraphReport,
     ) -> None:
-        self._static = picker(static)
         self._layers: dict[tuple[int, ...], Layer] = {}
         self._others = others
-        self._numbers = numbers
+        self._numbers = picker(numbers)
+        shapes = _shapes([examples[i] for i in others])
+        fixed = all(isinstance(size, int) for shape in shapes for size in shape)
+        self._shapes = shapes if fixed else None
         self._report = report
         self._scopes: OrderedDict[tuple[str, Key], Scope] = OrderedDict()
         self._lock = threading.Lock()
         self._short_lived = 0
+        _all.add(self)
 
-    def key(self, arguments: Sequence[Any]) -> Key:
-        """The layer of a call and its shapes; the first call of a layer is noted."""
-        ids = tuple(map(id, self._static(arguments)))
+    def key(self, static: Sequence[Tensor], arguments: Sequence[Any]) -> Key:
+        """The layer of a call and its shapes; the first call of a layer is noted.
+
+        ``static`` are the parameters and buffers among the arguments.
+        """
+        ids = tuple(map(id, static))
         layer = self._layers.get(ids)
         if layer is None:
-            layer = self._new_layer(ids, arguments)
-        others = [arguments[i] for i in self._others]
-        shapes = sorted(tuple(v.shape) for v in others if isinstance(v, Tensor))
-        numbers = tuple(arguments[i] for i in self._numbers)
-        return (layer, tuple(shapes)), numbers
+            layer = self._new_layer(ids, static)
+        shapes = self._shapes
+        if shapes is None:
+            shapes = _shapes([arguments[i] for i in self._others])
+        return (layer, shapes), self._numbers(arguments)
 
-    def _new_layer(self, ids: tuple[int, ...], arguments: Sequence[Any]) -> Layer:
+    def _new_layer(self, ids: tuple[int, ...], static: Sequence[Tensor]) -> Layer:
         layer = frozenset(ids)
         self._report_short_lives()
         with self._lock:
             self._layers[ids] = layer
             if layer not in self._report.layers:
                 self._report.layers.add(layer)
-                for owner in self._static(arguments):
+                for owner in static:
                     # an id is only good while its owner lives
                     weakref.finalize(owner, self._drop_layer, layer).atexit = False
                     self._report.reads(owner)
@@ -180,3 +190,21 @@ class Scopes:
             self._report.fall_back(
                 "the weights are other tensors at every call: such calls run uncached"
             )
+
+
+_all: weakref.WeakSet[Scopes] = weakref.WeakSet()
+
+
+def running() -> list[tuple[str, Trajectory]]:
+    """Every trajectory that has not ended, of all graphs, with its owner."""
+    return [
+        (scope.current.name, scope.current)
+        for scopes in list(_all)
+        for scope in scopes.of(None)
+        if scope.current is not None and not scope.current.finished
+    ]
+
+
+def _shapes(values: Sequence[Any]) -> Shapes:
+    shapes = [tuple(value.shape) for value in values if isinstance(value, Tensor)]
+    return tuple(sorted(shapes, key=str))

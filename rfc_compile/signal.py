@@ -82,12 +82,14 @@ class Signal:
         errors: prediction error of the watched input, per group.
         change: relative change of the latent since the branch's last call.
         conditioning: fingerprints of the conditioning inputs.
+        finite: whether the latent and the watched input hold ordinary numbers only.
 
     """
 
     errors: tuple[float, ...]
     change: float
     conditioning: tuple[float, ...]
+    finite: bool
 
     @classmethod
     def read(cls, signal: Tensor, conditioning: int) -> Signal:
@@ -98,12 +100,8 @@ class Signal:
             errors=tuple(values[:groups]),
             change=values[groups],
             conditioning=tuple(values[groups + 1 :]),
+            finite=all(map(math.isfinite, values[: groups + 1])),
         )
-
-    @property
-    def finite(self) -> bool:
-        """Whether the latent and the watched input hold ordinary numbers only."""
-        return math.isfinite(self.change) and all(map(math.isfinite, self.errors))
 
     @property
     def error(self) -> float:

@@ -167,6 +167,19 @@ class Trajectory:
     decisions: list[Decision] = field(default_factory=list)
     num_steps: int | None = None
     newest: Branch | None = None
+    finished: bool = False
+
+    def finish(self) -> None:
+        """No call continues it any more: its state is freed, its decisions stay."""
+        self.finished = True
+        self.branches = []
+        self.newest = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every branch has run as many steps as were told beforehand."""
+        last = None if self.num_steps is None else self.num_steps - 1
+        return bool(self.branches) and all(b.step == last for b in self.branches)
 
     @property
     def step(self) -> int:

@@ -28,21 +28,22 @@ Reading = tuple[Any, ...]
 class WeightsReader:
     """Reads the weights among the arguments of a graph.
 
-    ``static`` are the positions of its parameters and buffers, ``owned`` those of the
-    other tensors that belong to modules.
+    ``owned`` are the positions of tensors that belong to modules and are neither
+    parameters nor buffers.
     """
 
-    def __init__(self, static: Sequence[int], owned: Sequence[int]) -> None:
-        self._static = picker(static)
+    def __init__(self, owned: Sequence[int]) -> None:
         self._owned = picker(owned)
 
-    def read(self, arguments: Sequence[Any]) -> Reading:
-        """The reading of a call; takes no look at large or distant tensors."""
-        weights = self._static(arguments)
+    def read(self, static: Sequence[Tensor], arguments: Sequence[Any]) -> Reading:
+        """The reading of a call; takes no look at large or distant tensors.
+
+        ``static`` are the parameters and buffers among the arguments.
+        """
         try:
-            written = sum(map(_counter, weights))
+            written = sum(map(_counter, static))
         except RuntimeError:  # tensors made in inference mode count nothing
-            written = sum(map(_version, weights))
+            written = sum(map(_version, static))
         return written, *map(_owned_reading, self._owned(arguments))
 
 

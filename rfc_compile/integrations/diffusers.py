@@ -1,7 +1,7 @@
 """diffusers' pipelines know where a run starts and which CFG branch a call is.
 
-    pipe.progress_bar(total=...)                 begin_run()
-    model.cache_context("cond")                  branch("cond")
+    pipe.progress_bar(total=...)       begin_run(), end_run() when it closes
+    model.cache_context("cond")        branch("cond")
 
 Both are noted in context variables, which the runtime reads before it looks at the
 inputs of a call. Without diffusers, or with a version that lacks them, it goes by the
@@ -18,6 +18,7 @@ from typing import Any
 
 from rfc_compile.caller import begin_run, branch
 from rfc_compile.integrations.methods import wrap
+from rfc_compile.runs import end_run
 
 
 def connect() -> None:
@@ -31,8 +32,16 @@ def connect() -> None:
 def _noting_start(progress_bar: Any) -> Any:
     @functools.wraps(progress_bar)
     def noting(*args: Any, **kwargs: Any) -> Any:
-        begin_run()
-        return progress_bar(*args, **kwargs)
+        number = begin_run()
+        bar = progress_bar(*args, **kwargs)
+        close = bar.close
+
+        def closing() -> None:
+            end_run(number)
+            close()
+
+        bar.close = closing  # a loop over the bar and a with block both end there
+        return bar
 
     return noting
 
