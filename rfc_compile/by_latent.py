@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rfc_compile.call import Call
 from rfc_compile.caller import Caller
-from rfc_compile.dispatch import Call, Dispatcher
+from rfc_compile.dispatch import Dispatcher
 from rfc_compile.schedules import FULL
 from rfc_compile.scopes import Scope
 from rfc_compile.signal import Signal

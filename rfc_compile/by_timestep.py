@@ -3,26 +3,36 @@
 -> branch (timestep: next step, next CFG branch, or a new trajectory)
 -> probe -> signal -> full or cached        dynamic schedules
 -> full or cached -> signal                 static schedules
+
+On an accelerator the host would wait twice, for the timestep and for the signal. So the
+branch that comes next is probed before the timestep is known, and both come in one
+copy; with a static schedule or ``decision="lagged"``, in a run that is announced and
+went on as expected so far, the host looks at them only after the step.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from rfc_compile import readback
+from rfc_compile.call import Call
 from rfc_compile.caller import Caller
 from rfc_compile.config import Options
-from rfc_compile.dispatch import Call, Dispatcher
+from rfc_compile.dispatch import Dispatcher
 from rfc_compile.inner import LazyGraph
 from rfc_compile.observe import GraphReport
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
+from rfc_compile.readback import Readback
 from rfc_compile.schedules import FULL
 from rfc_compile.scopes import Scope
 from rfc_compile.signal import Signal
-from rfc_compile.trajectories import Branch, Mismatch
+from rfc_compile.trajectories import Branch, Mismatch, Unsettled
 from rfc_compile.weights import Reading
 
 MANY_TIMESTEPS = 64
@@ -30,6 +40,36 @@ MANY_TIMESTEPS = 64
 
 CHANGES_IN_A_ROW = 3
 """Steps in a row at which a conditioning input must change to count as varying."""
+
+SIGNALS_SEEN = 2
+"""Steps of every branch that are looked at before any runs unseen."""
+
+MOST_UNSETTLED = 8
+"""Steps that may run unseen before the host waits for the oldest one's signal."""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What the probe gave for the expected branch, before the timestep was known.
+
+    Attributes:
+        branch: the one that was expected.
+        step: index of the expected step.
+        live: the probe's results.
+        signal: the first of them, on the host.
+        timestep: the timestep, on the host.
+
+    """
+
+    branch: Branch
+    step: int
+    live: Sequence[Any]
+    signal: Tensor
+    timestep: Tensor
+
+    def fits(self, branch: Branch, step: int) -> bool:
+        """Whether this is the branch and the step that was expected."""
+        return branch is self.branch and step == self.step
 
 
 class ByTimestep(Dispatcher):
@@ -60,7 +100,18 @@ class ByTimestep(Dispatcher):
         arguments: Sequence[Any],
         weights: Reading,
     ) -> Sequence[Any]:
-        timestep = _read_timestep(arguments[self._timestep])
+        ahead: Ahead | None = None
+        if not readback.on_host(arguments[self._timestep]):
+            expected = self._expected(scope, caller, arguments, weights)
+            if expected is not None and self._may_run_unseen(expected):
+                return self._run_unseen(expected)
+            if scope.current is not None:
+                scope.current.settle(most=0)
+            if expected is not None and "probe" in self.graphs:
+                ahead = self._probe_ahead(expected)
+        timestep = _read_timestep(
+            arguments[self._timestep] if ahead is None else ahead.timestep
+        )
         trajectory, refused = scope.continued(caller), None
         if trajectory is None or trajectory.place(timestep) == "back":
             trajectory = scope.begin(caller)
@@ -70,7 +121,8 @@ class ByTimestep(Dispatcher):
                 refused = Mismatch("weights")
                 continue
             call = Call(caller, scope, arguments, trajectory, branch, step, timestep)
-            result = self._step(call)
+            probed = ahead is not None and ahead.fits(branch, step)
+            result = self._step(call, ahead if probed else None)
             if not isinstance(result, Mismatch):
                 return result
             refused = result
@@ -84,7 +136,8 @@ class ByTimestep(Dispatcher):
         fresh = Branch(index, state, first_step=step, name=caller.branch)
         reason = None if refused is None else refused.reason
         result = self._step(
-            Call(caller, scope, arguments, trajectory, fresh, step, timestep, reason)
+            Call(caller, scope, arguments, trajectory, fresh, step, timestep, reason),
+            None,
         )
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
         return result
@@ -103,19 +156,120 @@ class ByTimestep(Dispatcher):
                     "it is not used to tell one prompt from another"
                 )
 
-    def _step_with_probe(self, call: Call) -> Sequence[Any] | Mismatch:
-        """Probe, read the signal, decide, run the rest of the forward."""
+    def _expected(
+        self,
+        scope: Scope,
+        caller: Caller,
+        arguments: Sequence[Any],
+        weights: Reading,
+    ) -> Call | None:
+        """The call, if it continues the run as the calls before did; None if unlikely.
+
+        Its timestep is not known yet.
+        """
+        trajectory = scope.continued(caller)
+        if trajectory is None:
+            return None
+        trajectory.settle(most=0 if self._lagged else MOST_UNSETTLED)
+        likeliest = None if trajectory.finished else trajectory.expected(caller.branch)
+        if likeliest is None or likeliest[0].state.computed_with != weights:
+            return None
+        branch, step = likeliest
+        if not branch.state.full_steps or step >= (scope.total(trajectory) or math.inf):
+            return None
+        return Call(caller, scope, arguments, trajectory, branch, step, math.nan)
+
+    def _may_run_unseen(self, call: Call) -> bool:
+        """Whether it may be run before it is known to continue its branch.
+
+        Somebody tells where the run began and, if it has several branches, which one
+        this is; and the last steps of the branch were what they were taken for.
+        """
+        branches = call.trajectory.branches
+        named = len({branch.name for branch in branches}) == len(branches)
+        looks_at_none = self._schedule.static or self._lagged
+        return (
+            looks_at_none
+            and call.caller.run > 0
+            and (len(branches) == 1 or (named and call.caller.branch is not None))
+            and all(branch.signals >= SIGNALS_SEEN for branch in branches)
+        )
+
+    def _run_unseen(self, call: Call) -> Sequence[Any]:
+        """Run a step whose signal will be looked at when it has arrived."""
+        branch, state = call.branch, call.branch.state
+        limit, reason = self._limit(call)
+        pool = [*call.arguments, *state.slots, state.weights(call.step)]
+        timestep = _few_timesteps(call.arguments[self._timestep])
+        if "probe" in self.graphs:
+            live = self._run("probe", pool)
+            arrival, pool = Readback([live[0], timestep]), [*pool, *live]
+        full = branch.last_error > limit
+        history = state.forget() if full else []
+        outputs = self._run("full" if full else "cached", pool)
+        if "probe" not in self.graphs:
+            *outputs, signal = outputs
+            arrival = Readback([signal, timestep])
+        if full:
+            state.record(call.step, history)
+        kind = "scheduled" if self._schedule.static else "within_limit"
+        self._accept(call, None, full=full, reason=reason if full else kind)
+        place = len(call.trajectory.decisions) - 1
+        settle = functools.partial(self._settle, call, place)
+        call.trajectory.unsettled.append(Unsettled(arrival, settle))
+        return outputs
+
+    def _settle(self, call: Call, place: int, values: Sequence[Tensor]) -> None:
+        """Check a step that has run unseen, and complete the record of it."""
+        trajectory, branch = call.trajectory, call.branch
+        signal = Signal.read(values[0], self._layout.conditioning)
+        timestep = _read_timestep(values[1])
+        refused = branch.mismatch(signal, [call.step], self._varying)
+        if refused is None and not trajectory.continues(call.step, timestep):
+            refused = Mismatch("discontinuity")
+        decision = trajectory.decisions[place]
+        trajectory.timesteps[call.step] = timestep
+        trajectory.decisions[place] = replace(
+            decision,
+            timestep=timestep,
+            statistic=signal.error if signal.finite else None,
+            reason=decision.reason if refused is None else refused.reason,
+        )
+        branch.learn(signal, full=decision.full)
+        if refused is not None:
+            self.report.fall_back(
+                f"step {call.step} of an announced run was not its next step "
+                f"({refused.reason}), which showed only afterwards: its image is "
+                "wrong; what follows is a new run"
+            )
+            trajectory.finish()
+
+    def _probe_ahead(self, call: Call) -> Ahead:
+        """Probe the expected branch; its signal and the timestep come in one copy."""
         state = call.branch.state
         pool = [*call.arguments, *state.slots, state.weights(call.step)]
         live = self._run("probe", pool)
-        signal = Signal.read(live[0], self._layout.conditioning)
+        timestep = _few_timesteps(call.arguments[self._timestep])
+        arrival = Readback([live[0], timestep])
+        signal, timestep = arrival.values()
+        return Ahead(call.branch, call.step, live, signal, timestep)
+
+    def _step_with_probe(
+        self, call: Call, ahead: Ahead | None
+    ) -> Sequence[Any] | Mismatch:
+        """Probe, read the signal, decide, run the rest of the forward."""
+        state = call.branch.state
+        pool = [*call.arguments, *state.slots, state.weights(call.step)]
+        live = self._run("probe", pool) if ahead is None else ahead.live
+        value = live[0] if ahead is None else ahead.signal
+        signal = Signal.read(value, self._layout.conditioning)
         refused = call.branch.mismatch(signal, state.full_steps, self._varying)
         if refused is not None:
             return refused
         limit, reason = self._limit(call)
         return self._finish(call, signal, limit, reason, [*pool, *live])
 
-    def _step_whole(self, call: Call) -> Sequence[Any] | Mismatch:
+    def _step_whole(self, call: Call, _: Ahead | None) -> Sequence[Any] | Mismatch:
         """Decide by the step's index, run the forward, then check its signal."""
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
@@ -147,7 +301,11 @@ def _read_timestep(value: Any) -> float:
     """The timestep on the host: its mean, for timesteps per sample, token or frame."""
     if not isinstance(value, Tensor):
         return float(value)
-    if not 0 < value.numel() <= MANY_TIMESTEPS:
-        return float(value.double().mean())
-    values = value.reshape(-1).tolist()
+    values = _few_timesteps(value).reshape(-1).tolist()
     return math.fsum(values) / len(values)
+
+
+def _few_timesteps(value: Tensor) -> Tensor:
+    """The timesteps, or only their mean where there are many (or none)."""
+    few = 0 < value.numel() <= MANY_TIMESTEPS
+    return value if few else value.double().mean()

@@ -72,6 +72,12 @@ def begin_run() -> int:
     return number
 
 
+def leave_run(number: int) -> None:
+    """Calls that follow belong to no run that somebody has told of."""
+    if _run.get() == number:
+        _run.set(0)
+
+
 def current_caller() -> Caller:
     """Who calls now."""
     named = _named.get()

@@ -17,6 +17,7 @@ from rfc_compile.schedules import SCHEDULES, Schedule
 from rfc_compile.torch_internals import find_backend
 
 GRANULARITIES = ("module", "block", "stack")
+DECISIONS = ("sync", "lagged")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Options:
         final_full: full steps at the end of a trajectory; takes effect once the number
             of steps is known, from ``rfc_compile.trajectory(num_steps=...)`` or from an
             earlier trajectory with the same first timesteps.
+        decision: what ``rcs`` goes by: ``sync``, this step's prediction error, which
+            the host waits for; ``lagged``, that of the branch's step before, if it was
+            cached: in a run that a pipeline announces the host waits for nothing.
         ridge: for ``subspace``, the pull towards Taylor extrapolation in time.
         granularity: what a region is: ``module``, every attention and MLP; ``block``;
             ``stack``, the whole run of blocks. Coarser is faster and keeps less.
@@ -58,6 +62,7 @@ class Options:
     warmup: int = 2
     max_cached_run: int | None = 4
     final_full: int = 0
+    decision: str = "sync"
     ridge: float = 0.5
     granularity: str = "module"
     inner: str = "inductor"
@@ -70,6 +75,7 @@ class Options:
         _one_of("estimator", self.estimator, ESTIMATORS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("granularity", self.granularity, GRANULARITIES)
+        _one_of("decision", self.decision, DECISIONS)
         orders = ESTIMATORS[self.estimator].orders
         if self.order is None:
             object.__setattr__(self, "order", 2 if 2 in orders else orders[-1])

@@ -11,10 +11,10 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence, Set
-from dataclasses import dataclass
 from typing import Any
 
 from rfc_compile import model_call, observe
+from rfc_compile.call import Call
 from rfc_compile.caller import Caller, current_caller
 from rfc_compile.config import Options
 from rfc_compile.inner import LazyGraph
@@ -47,32 +47,6 @@ MANY_CHANGES = 3
 """Changes of the weights without a cached step between them that are worth a word."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call that leads, placed in a trajectory.
-
-    Attributes:
-        caller: who calls.
-        scope: whose state it uses.
-        arguments: what Dynamo passes.
-        trajectory: the run it is taken to belong to.
-        branch: the CFG branch it is taken to belong to.
-        step: its index.
-        timestep: the value of its timestep input.
-        refused: why it did not continue an earlier branch, for a fresh branch.
-
-    """
-
-    caller: Caller
-    scope: Scope
-    arguments: Sequence[Any]
-    trajectory: Trajectory
-    branch: Branch
-    step: int
-    timestep: float
-    refused: str | None = None
-
-
 class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph."""
 
@@ -90,6 +64,7 @@ class Dispatcher(ABC):
         self._layout = layout
         self._options = options
         self._schedule = options.make_schedule()
+        self._lagged = options.decision == "lagged"
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         timed = {inputs.timestep_index}
@@ -238,7 +213,7 @@ class Dispatcher(ABC):
         pool: Sequence[Any],
     ) -> Sequence[Any]:
         """Decide by the signal, run the rest of the forward, record the decision."""
-        if signal.error <= limit:
+        if signal.finite and self._statistic(call.branch, signal) <= limit:
             outputs = self._run("cached", pool)
             kind = "scheduled" if self._schedule.static else "within_limit"
             self._accept(call, signal, full=False, reason=kind)
@@ -248,6 +223,9 @@ class Dispatcher(ABC):
         self._keep(call, signal, history)
         self._accept(call, signal, full=True, reason=reason)
         return outputs
+
+    def _statistic(self, branch: Branch, signal: Signal) -> float:
+        return branch.last_error if self._lagged else signal.error
 
     def _keep(self, call: Call, signal: Signal, history: Sequence[int]) -> None:
         """Make a full step the newest of the history, unless its input is broken."""
@@ -261,9 +239,15 @@ class Dispatcher(ABC):
             "the input holds NaN or Inf (or is all zero): such steps run uncached"
         )
 
-    def _accept(self, call: Call, signal: Signal, *, full: bool, reason: str) -> None:
-        """Advance the trajectory and the branch, record the decision, lead others."""
+    def _accept(
+        self, call: Call, signal: Signal | None, *, full: bool, reason: str
+    ) -> None:
+        """Advance the trajectory and the branch, record the decision, lead others.
+
+        Without a signal, the decision is completed when it has arrived.
+        """
         trajectory, branch = self._run_of(call, signal), call.branch
+        finite = signal is None or signal.finite
         if call.step > trajectory.step:
             trajectory.timesteps.append(call.timestep)
         if branch not in trajectory.branches:
@@ -276,10 +260,12 @@ class Dispatcher(ABC):
             branch=branch.index,
             timestep=call.timestep,
             full=full,
-            reason=reason if signal.finite else "non_finite",
-            statistic=signal.error if signal.finite and branch.step >= 0 else None,
+            reason=reason if finite else "non_finite",
+            statistic=signal.error if signal and finite and branch.step >= 0 else None,
         )
-        branch.advance(call.step, signal, full=full)
+        if signal is not None:
+            branch.learn(signal, full=full)
+        branch.advance(call.step, full=full)
         trajectory.decisions.append(decision)
         log_decision(trajectory.name, decision)
         self._watch_weights(decision)
@@ -290,11 +276,11 @@ class Dispatcher(ABC):
                 branch,
                 call.step,
                 full=full,
-                keep=signal.finite,
+                keep=finite,
             )
         )
 
-    def _run_of(self, call: Call, signal: Signal) -> Trajectory:
+    def _run_of(self, call: Call, signal: Signal | None) -> Trajectory:
         """The call's trajectory, or a new one if it repeats the first step once more.
 
         Two CFG branches differ in their name, conditioning or weights: the first
@@ -303,7 +289,12 @@ class Dispatcher(ABC):
         """
         known = call.trajectory.branches
         fresh = call.branch not in known
-        if not fresh or call.step > 0 or len(known) < MANY_FIRST_STEPS:
+        if (
+            signal is None
+            or not fresh
+            or call.step > 0
+            or len(known) < MANY_FIRST_STEPS
+        ):
             return call.trajectory
         weights = call.branch.state.computed_with
         repeated = any(

@@ -233,6 +233,7 @@ class PassObserver:
 
 
 def _statistics(trajectory: Trajectory, seconds: dict[str, float]) -> Statistics:
+    trajectory.settle(most=0)
     return Statistics(
         name=trajectory.name,
         nfc=trajectory.nfc,

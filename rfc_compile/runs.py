@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 
 from rfc_compile import scopes
-from rfc_compile.caller import named
+from rfc_compile.caller import leave_run, named
 
 
 @contextlib.contextmanager
@@ -40,6 +40,7 @@ def trajectory(name: str, *, num_steps: int | None = None) -> Iterator[None]:
 
 def end_run(number: int) -> None:
     """The run with this number (``caller.begin_run``) makes no further call."""
+    leave_run(number)
     for _, running in scopes.running():
         if running.run == number:
             running.finish()

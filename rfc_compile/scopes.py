@@ -175,6 +175,8 @@ class Scopes:
             for key, scope in list(self._scopes.items()):
                 if ids is None or ids & scope.layer:
                     del self._scopes[key]
+                    if scope.current is not None:
+                        scope.current.finish()
 
     def _drop_layer(self, layer: Layer) -> None:
         self._report.layers.discard(layer)

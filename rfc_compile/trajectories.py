@@ -13,9 +13,14 @@ so in doubt a call starts anew.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence, Set
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from rfc_compile.readback import Readback
 from rfc_compile.signal import Signal
 from rfc_compile.state import KeptState
 
@@ -75,7 +80,9 @@ MAX_BRANCHES = 8
 class Branch:
     """One CFG branch: the state it keeps and where it stands.
 
-    ``name`` is what the caller calls it (``cond``), where that is known.
+    ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
+    sum of the signals' errors since the last full step, ``last_error`` the last one.
+    ``signals`` counts the steps whose signal was compared.
     ``followers`` is the state of the layers that take over its decisions.
     ``clock`` are the conditioning inputs that change at every step, None until seen.
     """
@@ -86,6 +93,8 @@ class Branch:
     step: int = -1
     since_full: int = 0
     error: float = 0.0
+    last_error: float = 0.0
+    signals: int = 0
     change: float | None = None
     conditioning: tuple[float, ...] = ()
     name: str | None = None
@@ -119,12 +128,17 @@ class Branch:
         pairs = zip(self.conditioning, signal.conditioning, strict=True)
         return frozenset(i for i, (old, new) in enumerate(pairs) if old != new)
 
-    def advance(self, step: int, signal: Signal, *, full: bool) -> None:
-        """Move on by one accepted step."""
-        self.change = signal.change if self.step >= 0 else None
-        self.since_full = 0 if full else self.since_full + 1
+    def learn(self, signal: Signal, *, full: bool) -> None:
+        """Note the signal of an accepted step, full or cached."""
+        self.change = None if self.signals == 0 else signal.change
+        self.last_error = 0.0 if full else signal.error
         self.error = 0.0 if full else self.error + signal.error
         self.conditioning = signal.conditioning
+        self.signals += 1
+
+    def advance(self, step: int, *, full: bool) -> None:
+        """Move on by one accepted step."""
+        self.since_full = 0 if full else self.since_full + 1
         self.step = step
 
     def read_clock(self, signal: Signal) -> None:
@@ -153,11 +167,23 @@ class Branch:
         return change > NOTICEABLE and change > LARGEST_GROWTH * usual
 
 
+@dataclass(frozen=True)
+class Unsettled:
+    """A step that was run before its signal had reached the host.
+
+    ``settle`` checks and notes the values once they are there.
+    """
+
+    arrival: Readback
+    settle: Callable[[Sequence[Tensor]], None]
+
+
 @dataclass
 class Trajectory:
     """One denoising run: its branches and what was decided.
 
-    ``name`` is its owner's, ``run`` the number of the run, where starts are known.
+    ``name`` is its owner's, ``run`` the number of the run, where starts are known;
+    ``unsettled`` are the steps that await their signal, oldest first.
     """
 
     name: str
@@ -168,9 +194,19 @@ class Trajectory:
     num_steps: int | None = None
     newest: Branch | None = None
     finished: bool = False
+    unsettled: deque[Unsettled] = field(default_factory=deque)
+
+    def settle(self, *, most: int) -> None:
+        """Check the steps whose signals are there, and wait for all but ``most``."""
+        while self.unsettled:
+            if len(self.unsettled) <= most and not self.unsettled[0].arrival.ready:
+                return
+            oldest = self.unsettled.popleft()
+            oldest.settle(oldest.arrival.values())
 
     def finish(self) -> None:
         """No call continues it any more: its state is freed, its decisions stay."""
+        self.settle(most=0)
         self.finished = True
         self.branches = []
         self.newest = None
@@ -197,6 +233,13 @@ class Trajectory:
         direction = self.timesteps[-1] - self.timesteps[-2]
         return "next" if (timestep - self.timesteps[-1]) * direction > 0 else "back"
 
+    def continues(self, step: int, timestep: float) -> bool:
+        """Whether a timestep fits those of the steps around the one with this index."""
+        if not math.isnan(self.timesteps[step]):
+            return timestep == self.timesteps[step]
+        before, newest = self.timesteps[step - 2 : step]
+        return (timestep - newest) * (newest - before) > 0
+
     def candidates(self, timestep: float, name: str | None) -> tuple[int, list[Branch]]:
         """The step's index and the branches that have not run it, likeliest first.
 
@@ -205,6 +248,17 @@ class Trajectory:
         step = self.step if self.place(timestep) == "same" else self.step + 1
         waiting = [b for b in self.branches if b.step < step and b.name in (None, name)]
         return step, sorted(waiting, key=lambda branch: -branch.step)
+
+    def expected(self, name: str | None) -> tuple[Branch, int] | None:
+        """The branch that the next call continues if the run goes on as it did.
+
+        With the index of the step; ``name`` is the name of the call's branch, if known.
+        """
+        own = [branch for branch in self.branches if branch.name == name]
+        if not own:
+            return None
+        branch = min(own, key=lambda branch: (branch.step, branch.index))
+        return branch, max(self.step, branch.step + 1)
 
     @property
     def full_up(self) -> bool:

@@ -19,6 +19,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "estimator": (("spline", "RFE", 3, None), "subspace, rfe, taylor, reuse"),
     "schedule": (("always", 3, None), "rcs, interval, mask"),
     "granularity": (("layer", None), "module"),
+    "decision": (("async", None, True), "sync, lagged"),
     "order": ((0, 4, "2", 1.5), "1, 2, 3"),
     "threshold": (NOT_NUMBERS, "a number >= 0"),
     "ridge": (NOT_NUMBERS, "a number >= 0"),

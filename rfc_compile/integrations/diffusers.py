@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,13 +35,15 @@ def _noting_start(progress_bar: Any) -> Any:
     def noting(*args: Any, **kwargs: Any) -> Any:
         number = begin_run()
         bar = progress_bar(*args, **kwargs)
-        close = bar.close
+        close = weakref.WeakMethod(bar.close)  # a cycle would put off its __del__
 
         def closing() -> None:
             end_run(number)
-            close()
+            closes = close()
+            if closes is not None:
+                closes()
 
-        bar.close = closing  # a loop over the bar and a with block both end there
+        bar.close = closing  # where a loop over the bar ends, and a with block
         return bar
 
     return noting

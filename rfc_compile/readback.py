@@ -1,0 +1,49 @@
+"""Small tensors on their way to the host, in one copy that nobody has to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_HOST = torch.empty(0).cpu().device
+
+
+def on_host(value: Any) -> bool:
+    """Whether looking at a value waits for no accelerator."""
+    return not isinstance(value, Tensor) or value.device == _HOST
+
+
+def copy_to_host(packed: Tensor) -> tuple[Tensor, Any]:
+    """Start a copy; its destination, and the event that tells when it is there."""
+    host = torch.empty_like(packed, device=_HOST, pin_memory=True)
+    host.copy_(packed, non_blocking=True)
+    event = torch.Event(packed.device)
+    event.record()
+    return host, event
+
+
+class Readback:
+    """One copy of several tensors of one device, packed as bytes."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        """Start the copy."""
+        flat = [tensor.reshape(-1).contiguous() for tensor in tensors]
+        packed = torch.cat([values.view(torch.uint8) for values in flat])
+        self._dtypes = [values.dtype for values in flat]
+        self._bytes = [values.nbytes for values in flat]
+        self._host, self._event = copy_to_host(packed)
+
+    @property
+    def ready(self) -> bool:
+        """Whether ``values`` would not wait."""
+        return bool(self._event.query())
+
+    def values(self) -> list[Tensor]:
+        """The tensors on the host, flat; waits until they are there."""
+        self._event.synchronize()
+        parts = torch.split(self._host, self._bytes)
+        pairs = zip(parts, self._dtypes, strict=True)
+        return [part.clone().view(dtype) for part, dtype in pairs]
