@@ -9,6 +9,7 @@ call -> takes part in a running call of the model?   (rfc_compile.model_call)
 from __future__ import annotations
 
 import itertools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence, Set
 from typing import Any
@@ -48,7 +49,10 @@ MANY_CHANGES = 3
 
 
 class Dispatcher(ABC):
-    """Runs one captured forward; called in place of Dynamo's graph."""
+    """Runs one captured forward; called in place of Dynamo's graph.
+
+    ``seconds`` is the time in it so far, that in its graphs and compilation included.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Dispatcher(ABC):
     ) -> None:
         self.graphs = graphs
         self.report = report
+        self.seconds = 0.0
         self._layout = layout
         self._options = options
         self._schedule = options.make_schedule()
@@ -85,8 +90,11 @@ class Dispatcher(ABC):
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""
+        start = time.perf_counter()
         with without_autocast():  # the graphs hold the casts already
-            return self._forward(arguments)
+            outputs = self._forward(arguments)
+        self.seconds += time.perf_counter() - start
+        return outputs
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()

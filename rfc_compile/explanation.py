@@ -106,6 +106,7 @@ class Statistics:
         decisions: one record per call of the model.
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
+        host_seconds: time in the runtime around these graphs, in seconds.
         last: the trajectory before this one, None if there was none.
 
     """
@@ -116,6 +117,7 @@ class Statistics:
     decisions: tuple[Decision, ...] = ()
     cache_bytes: int = 0
     graph_seconds: dict[str, float] = field(default_factory=dict)
+    host_seconds: float = 0.0
     last: Statistics | None = None
 
     def __str__(self) -> str:

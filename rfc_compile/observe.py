@@ -192,11 +192,10 @@ def stats(model: nn.Module | None = None) -> Statistics:
     if not running:
         return Statistics()
     _, _, scope, dispatcher = max(running, key=lambda entry: entry[:2])
-    seconds = {name: graph.seconds for name, graph in dispatcher.graphs.items()}
-    last = None if scope.last is None else _statistics(scope.last, seconds)
+    last = None if scope.last is None else _statistics(scope.last, dispatcher)
     if scope.current is None:
         return Statistics(last=last)
-    return replace(_statistics(scope.current, seconds), last=last)
+    return replace(_statistics(scope.current, dispatcher), last=last)
 
 
 def reset(model: nn.Module | None = None) -> None:
@@ -232,13 +231,16 @@ class PassObserver:
         self._count += 1
 
 
-def _statistics(trajectory: Trajectory, seconds: dict[str, float]) -> Statistics:
+def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
     trajectory.settle(most=0)
+    graphs = dispatcher.graphs
+    inside = sum(graph.seconds + graph.compile_seconds for graph in graphs.values())
     return Statistics(
         name=trajectory.name,
         nfc=trajectory.nfc,
         steps=len(trajectory.timesteps),
         decisions=tuple(trajectory.decisions),
         cache_bytes=sum(branch.bytes for branch in trajectory.branches),
-        graph_seconds=seconds,
+        graph_seconds={name: graph.seconds for name, graph in graphs.items()},
+        host_seconds=dispatcher.seconds - inside,
     )

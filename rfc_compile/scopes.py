@@ -98,6 +98,7 @@ class Scopes:
         report: GraphReport,
     ) -> None:
         self._layers: dict[tuple[int, ...], Layer] = {}
+        self._newest: tuple[tuple[int, ...] | None, Layer] = None, frozenset()
         self._others = others
         self._numbers = picker(numbers)
         shapes = _shapes([examples[i] for i in others])
@@ -115,9 +116,10 @@ class Scopes:
         ``static`` are the parameters and buffers among the arguments.
         """
         ids = tuple(map(id, static))
-        layer = self._layers.get(ids)
-        if layer is None:
-            layer = self._new_layer(ids, static)
+        newest, layer = self._newest
+        if ids != newest:  # most graphs serve one layer only
+            layer = self._layers.get(ids) or self._new_layer(ids, static)
+            self._newest = ids, layer
         shapes = self._shapes
         if shapes is None:
             shapes = _shapes([arguments[i] for i in self._others])
@@ -180,6 +182,7 @@ class Scopes:
 
     def _drop_layer(self, layer: Layer) -> None:
         self._report.layers.discard(layer)
+        self._newest = None, frozenset()
         for ids in [ids for ids, known in self._layers.items() if known == layer]:
             self._layers.pop(ids, None)
         for key in [key for key in self._scopes if key[1][0][0] == layer]:

@@ -34,11 +34,12 @@ def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[
     return [taylor, valid]
 
 
-@functools.lru_cache(maxsize=256)  # every run takes the same steps
+@functools.lru_cache(maxsize=256)  # the same distances come again and again
 def _weights_tensor(
-    step: int, full_steps: tuple[int, ...], width: int, device: torch.device
+    distances: tuple[int, ...], width: int, device: torch.device
 ) -> Tensor:
-    rows = step_weights(step, full_steps, width)
+    """``distances`` are the indices of the kept full steps, counted from this one."""
+    rows = step_weights(0, distances, width)
     with torch.inference_mode(mode=False):
         return torch.tensor(rows, dtype=torch.float32, device=device)
 
@@ -96,7 +97,8 @@ class KeptState:
 
     def weights(self, step: int) -> Tensor:
         """The (2, M) weights of a step, on the device of the state."""
-        return _weights_tensor(step, tuple(self.full_steps), self._width, self._device)
+        distances = tuple([full - step for full in self.full_steps])
+        return _weights_tensor(distances, self._width, self._device)
 
     def remember(self, latents: Sequence[Tensor]) -> None:
         """Keep the latents of a call, to tell the next step from another image."""
