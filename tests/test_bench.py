@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from rfc_compile.bench import frechet, quality, timing
+from rfc_compile.bench import frechet, quality, session, timing
 from rfc_compile.bench.frechet import frechet_distance
 from rfc_compile.bench.methods import METHODS, reference
-from rfc_compile.bench.methods.base import Applied, Method, describe
+from rfc_compile.bench.methods.base import SETTINGS, Applied, Method, describe
 from rfc_compile.bench.pareto import dominates, dominators, front
 from rfc_compile.bench.quality import run_eagerly
-from rfc_compile.bench.records import Quality, Records, Timing
-from rfc_compile.bench.selection import best_at, to_time
+from rfc_compile.bench.records import Quality, Records, Score, Timing
+from rfc_compile.bench.selection import TARGETS, best_at, chosen
 from rfc_compile.bench.tables import END, START, grids, readme_table, write_readme
 from rfc_compile.bench.verdicts import verdicts
-from rfc_compile.bench.workloads import GLYPH, Step, Workload
+from rfc_compile.bench.workloads import (
+    GLYPH,
+    REPORT_SEED,
+    SELECTION_SEED,
+    STEPS,
+    Step,
+    Workload,
+)
 from rfc_compile.torch_internals import CompileCounts
 
 OURS, RIVAL = "rfc, module", "SeaCache (diffusers)"
@@ -158,7 +166,7 @@ RUNS = [
 
 @pytest.mark.parametrize(("name", "setting"), RUNS, ids=[name for name, _ in RUNS])
 def test_a_rival_runs_and_caches(name: str, setting: dict[str, object]) -> None:
-    images, work = run_eagerly(METHODS[name], GLYPH, setting, 1, 50)
+    images, work = run_eagerly(METHODS[name], GLYPH, setting, 1, STEPS)
     assert images.isfinite().all()
     assert 8 <= work < 49
 
@@ -169,7 +177,7 @@ def test_a_second_run_of_a_rival_is_the_same() -> None:
     first, second = [], []
     for images in (first, second):
         applied.begin()
-        images.append(GLYPH.draw(applied.denoise, 1, 10))
+        images.append(GLYPH.draw(applied.denoise, 1, 10, SELECTION_SEED))
     assert torch.equal(first[0], second[0])
 
 
@@ -180,21 +188,56 @@ def test_every_setting_has_its_own_line() -> None:
     assert describe({}) == "default"
 
 
+def test_nobody_has_more_settings_to_choose_from_than_the_rivals() -> None:
+    for method in METHODS.values():
+        only_intervals = method.name == "FORA, reference"
+        if method.rival and not only_intervals:
+            assert len(method.sweep) == SETTINGS, method.name
+        if method.ours:
+            assert len(method.sweep) == SETTINGS, method.name
+    fora = METHODS["FORA, reference"].sweep
+    assert len({setting["interval"] for setting in fora}) == len(fora)
+
+
+def test_our_settings_follow_one_rule_at_every_granularity() -> None:
+    sweeps = [
+        [
+            {name: value for name, value in setting.items() if name != "granularity"}
+            for setting in method.sweep
+        ]
+        for method in METHODS.values()
+        if method.ours
+    ]
+    assert len(sweeps) == 3
+    assert sweeps[0] == sweeps[1] == sweeps[2]
+    masks = [s["full_steps"] for s in sweeps[0] if "full_steps" in s]
+    assert [len(steps) for steps in masks] == list(TARGETS)
+    for steps in masks:
+        gaps = {b - a for a, b in zip(steps, (*steps[1:], STEPS), strict=True)}
+        assert steps[0] == 0
+        assert max(gaps) - min(gaps) <= 1
+
+
+def test_the_two_sets_of_images_share_no_noise() -> None:
+    for first, second in ((SELECTION_SEED, REPORT_SEED), (REPORT_SEED, 50_000)):
+        assert first + session.FULL.images <= second
+
+
 def broken(*_: object) -> Applied:
     raise RuntimeError("no such\nmodel")
 
 
 def test_a_method_that_fails_is_listed_with_its_error() -> None:
     method = Method("broken", broken, [{}])
-    judge = quality.Judge(torch.zeros(1, 3, 32, 32), frechet.Classifier())
-    images = quality.measure_quality(method, GLYPH, {}, judge, 2)
+    judge = quality.Judge(0, torch.zeros(1, 3, 32, 32), frechet.Classifier())
+    error = quality.measure_quality(method, GLYPH, {}, judge, 2)
     run = timing.measure_time(
         method, GLYPH, {}, "eager", images=1, steps=2, repeats=1, nfc=1.0
     )
-    assert images.error == run.error == "RuntimeError: no such model"
-    records = Records(1, [images], [run])
+    assert error == run.error == "RuntimeError: no such model"
+    records = Records(1, [Quality("broken", "default", error=error)], [run])
     (errors,) = grids(records)
-    assert [row[3] for row in errors.rows] == [images.error] * 2
+    assert [row[3] for row in errors.rows] == [error] * 2
 
 
 # timing
@@ -208,7 +251,7 @@ def test_kept_memory_is_what_lives_between_steps() -> None:
         kept.append(torch.zeros(250))
         return torch.zeros_like(x)
 
-    def draw(denoise: object, images: int, steps: int) -> torch.Tensor:
+    def draw(denoise: object, images: int, steps: int, seed: int) -> torch.Tensor:
         x = torch.zeros(1)
         for index in range(steps):
             denoise(Step(index, steps, 0.0, 0.0), x)  # type: ignore[operator]
@@ -239,8 +282,15 @@ def test_breaks_and_recompiles_are_counted() -> None:
 # what is made of the numbers
 
 
-def image(method: str, setting: str, work: float, similarity: float) -> Quality:
-    return Quality(method, setting, work, similarity, similarity - 1, 0.9, 0.1)
+def score(work: float, similarity: float) -> Score:
+    return Score(work, similarity, similarity - 1, 0.9, 0.1)
+
+
+def image(
+    method: str, setting: str, work: float, similarity: float, reported: float = 0
+) -> Quality:
+    report = score(work, reported or similarity)
+    return Quality(method, setting, score(work, similarity), report)
 
 
 def run(method: str, setting: str, work: float, seconds: float) -> Timing:
@@ -263,13 +313,55 @@ def test_speedup_and_share_follow_from_the_times() -> None:
     assert found.share == pytest.approx(0.8)
 
 
+def test_the_speedup_is_the_median_of_the_pairs() -> None:
+    found = replace(
+        run(OURS, "a", work=10, seconds=1),
+        seconds=(1.0, 2.0, 4.0),
+        uncached_seconds=(2.0, 8.0, 12.0),  # a machine that grows slower
+    )
+    assert found.ratios == [2, 4, 3]
+    assert found.speedup == 3
+    assert found.spread == pytest.approx(2 / 3)
+
+
 def test_the_best_setting_at_a_target_has_no_more_work() -> None:
     found = [image("m", "a", 8, 30), image("m", "b", 11.4, 33), image("m", "c", 12, 35)]
     assert best_at(found, 11) == found[1]
     assert best_at(found, 7) is None
-    assert to_time(found, (8, 11, 14)) == found
-    assert to_time(found, (2,)) == [found[0]]
-    assert to_time([Quality("m", "a", error="no")], (8,)) == []
+    assert chosen(found, (8, 11, 14)) == found
+    assert chosen(found, (2,)) == [found[0]]
+    assert chosen([Quality("m", "a", error="no")], (8,)) == []
+
+
+def test_the_reported_images_choose_nothing() -> None:
+    found = [image("m", "a", 8, 30, reported=20), image("m", "b", 8, 29, reported=40)]
+    assert best_at(found, 8) == found[0]
+    assert chosen(found, (8,)) == [found[0]]
+
+
+def test_only_chosen_settings_are_compared_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frechet, "_TRAINING_STEPS", 3)
+    monkeypatch.setattr(frechet, "_CHUNK", 10)
+    fora = METHODS["FORA, reference"]
+    method = replace(fora, sweep=[s for s in fora.sweep if s["interval"] in (5, 7, 8)])
+    size = session.Size(2, (8, 14), 1, 1, (10, 2))
+    known = Records(size.images)
+    running = session.Session(tmp_path, size, False, known, math.inf)
+    running.sweep([method])
+    work = [q.selection and q.selection.nfc for q in known.qualities]
+    assert work == [10, 8, 7]
+    wanted = [best_at(known.qualities, target) for target in size.targets]
+    running.compare_chosen([method])
+    for found in known.qualities:
+        was_chosen = replace(found, report=None) in wanted
+        assert (found.report is not None) == was_chosen
+        assert found.report != found.selection  # other images
+    before = list(known.qualities)
+    running.sweep([method])
+    running.compare_chosen([method])  # nothing is missing
+    assert known.qualities == before == Records.load(tmp_path / "bench.json").qualities
 
 
 def records(rival_psnr: float, rival_seconds: float) -> Records:
@@ -295,6 +387,14 @@ def test_a_verdict_is_met_or_missed_by_the_numbers() -> None:
     assert lines[3].startswith("not measured: ")
 
 
+def test_a_verdict_is_about_the_reported_images() -> None:
+    found = records(39, 5)
+    found.qualities[0] = image(OURS, "a", 14, 40, reported=38)
+    assert words(found)[:2] == [False, True]
+    found.qualities[0] = replace(found.qualities[0], report=None)
+    assert words(found)[:2] == [None, None]
+
+
 def test_the_share_on_the_large_shape_is_checked() -> None:
     found = records(39, 5)
     fast, slow = run(OURS, "a", 14, 3.0), run("rfc, stack", "a", 14, 3.0)
@@ -308,7 +408,9 @@ def test_records_survive_a_file(tmp_path: Path) -> None:
     found = records(39, 5)
     found.save(tmp_path / "bench.json", {"torch": "2"})
     assert Records.load(tmp_path / "bench.json") == found
-    assert json.loads((tmp_path / "bench.json").read_text())["environment"]
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert written["environment"]
+    assert written["timings"][0]["spread"] == 0
 
 
 def test_the_readme_table_stands_between_its_markers(tmp_path: Path) -> None:

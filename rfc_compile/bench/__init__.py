@@ -1,8 +1,9 @@
 """`rfc-compile bench`: this package and every rival on the same models.
 
 First every method's settings are swept on the bundled model and the images compared
-with the uncached ones; then its best settings are timed under inductor, on the bundled
-model and on two random shapes. Results are written as they come.
+with the uncached ones; its best settings are compared again on other images, which are
+the ones that are reported, and timed under inductor, on the bundled model and on two
+random shapes. Results are written as they come.
 """
 
 import math
@@ -19,6 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--output", type=Path, default=Path("bench"), help="folder for the results")
     add("--quick", action="store_true", help="a small part, in minutes")
     add("--resume", action="store_true", help="measure only what is missing")
+    add("--no-times", action="store_true", help="compare images only")
     add("--minutes", type=float, default=math.inf, help="begin nothing after that")
     add(
         "--methods",

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from rfc_compile.bench.frechet import Classifier, frechet_distance
-from rfc_compile.bench.methods.base import Method, describe
-from rfc_compile.bench.records import Quality
-from rfc_compile.bench.workloads import Workload, plain
+from rfc_compile.bench.methods.base import Method
+from rfc_compile.bench.records import Score
+from rfc_compile.bench.workloads import SELECTION_SEED, Workload, plain
 from rfc_compile.metrics import psnr, ssim
 
 
@@ -46,7 +46,7 @@ def _work_of_a_step(workload: Workload) -> int:
     model = workload.make()
     work = Work(model, workload)
     work.watch()
-    workload.draw(plain(model), 1, 1)
+    workload.draw(plain(model), 1, 1, SELECTION_SEED)
     return work.done
 
 
@@ -56,6 +56,7 @@ def run_eagerly(
     setting: Mapping[str, Any],
     images: int,
     steps: int,
+    seed: int = SELECTION_SEED,
 ) -> tuple[Tensor, float]:
     """The final latents of one run, and its NFC."""
     torch.compiler.reset()
@@ -66,7 +67,7 @@ def run_eagerly(
         work.watch()
     try:
         applied.begin()
-        latents = workload.draw(applied.denoise, images, steps)
+        latents = workload.draw(applied.denoise, images, steps, seed)
     finally:
         applied.close()
     if applied.nfc is not None:
@@ -76,20 +77,17 @@ def run_eagerly(
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares images with the uncached ones."""
+    """Compares images with the uncached ones, drawn from the same seed."""
 
+    seed: int
     reference: Tensor
     classifier: Classifier
 
-    def __call__(
-        self, method: str, setting: str, images: Tensor, nfc: float
-    ) -> Quality:
+    def __call__(self, images: Tensor, nfc: float) -> Score:
         """The numbers of one setting."""
         similarity = psnr(images, self.reference)
         features = [self.classifier.body(x) for x in (images, self.reference)]
-        return Quality(
-            method=method,
-            setting=setting,
+        return Score(
             nfc=nfc,
             psnr=similarity.mean().item(),
             psnr_min=similarity.min().item(),
@@ -98,22 +96,28 @@ class Judge:
         )
 
 
+def make_judge(
+    workload: Workload, classifier: Classifier, images: int, steps: int, seed: int
+) -> Judge:
+    """A judge of that many images of a seed; draws the uncached ones."""
+    reference = workload.draw(plain(workload.make()), images, steps, seed)
+    return Judge(seed, reference, classifier)
+
+
 def measure_quality(
     method: Method,
     workload: Workload,
     setting: Mapping[str, Any],
     judge: Judge,
     steps: int,
-) -> Quality:
-    """One setting; a method that fails gives its error instead of numbers."""
-    line = describe(setting)
+) -> Score | str:
+    """The numbers of one setting, or the error of a method that fails."""
+    count = len(judge.reference)
     try:
-        images, nfc = run_eagerly(
-            method, workload, setting, len(judge.reference), steps
-        )
+        found = run_eagerly(method, workload, setting, count, steps, judge.seed)
     except Exception as error:  # whatever a rival raises belongs in the table
-        return Quality(method.name, line, error=one_line(error))
-    return judge(method.name, line, images, nfc)
+        return one_line(error)
+    return judge(*found)
 
 
 def one_line(error: Exception) -> str:

@@ -5,35 +5,56 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rfc_compile.bench.pareto import Point
 from rfc_compile.bench.report import replace_file
 
+_DERIVED: Final = ("speedup", "spread")
+"""What the file says of a timing beside its fields."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A set of images against the uncached ones of the same noise.
+
+    Attributes:
+        nfc: the blocks' work of the run, in full forwards.
+        psnr: mean over the images, in dB.
+        psnr_min: of the worst image, in dB.
+        ssim: mean over the images.
+        frechet: distance to the uncached images in the classifier's features.
+
+    """
+
+    nfc: float
+    psnr: float
+    psnr_min: float
+    ssim: float
+    frechet: float
+
+    def __str__(self) -> str:
+        """Work and mean quality."""
+        return f"NFC {self.nfc:.1f}, {self.psnr:.2f} dB"
+
 
 @dataclass(frozen=True)
 class Quality:
-    """The images of one setting against the uncached ones.
+    """The images of one setting: one set to choose settings by, another to report.
 
     Attributes:
         method: its name.
         setting: in one line.
-        nfc: the blocks' work of the run, in full forwards.
-        psnr: mean over the images, in dB; None where the method failed.
-        psnr_min: of the worst image, in dB.
-        ssim: mean over the images.
-        frechet: distance to the uncached images in the classifier's features.
-        error: why there are no numbers.
+        selection: on the images that settings are chosen by; None where it failed.
+        report: on the other images; None for settings that were not chosen.
+        error: why numbers are missing.
 
     """
 
     method: str
     setting: str
-    nfc: float = 0.0
-    psnr: float | None = None
-    psnr_min: float | None = None
-    ssim: float | None = None
-    frechet: float | None = None
+    selection: Score | None = None
+    report: Score | None = None
     error: str | None = None
 
 
@@ -49,7 +70,7 @@ class Timing:
         nfc: the blocks' work of the run, in full forwards.
         steps: denoising steps of a run.
         seconds: of each run.
-        uncached_seconds: of the runs in between, by inductor without caching.
+        uncached_seconds: of the run before each, by inductor without caching.
         compile_seconds: the first run less a later one.
         graph_breaks: counted by Dynamo.
         recompiles: compilations of code that had been compiled before.
@@ -78,9 +99,20 @@ class Timing:
         return statistics.median(self.seconds)
 
     @property
+    def ratios(self) -> list[float]:
+        """The speed-up of each run over the uncached run before it."""
+        pairs = zip(self.uncached_seconds, self.seconds, strict=True)
+        return [uncached / cached for uncached, cached in pairs]
+
+    @property
     def speedup(self) -> float:
-        """Over the uncached model under inductor."""
-        return statistics.median(self.uncached_seconds) / self.median
+        """Over the uncached model under inductor: the median of the pairs."""
+        return statistics.median(self.ratios)
+
+    @property
+    def spread(self) -> float:
+        """How noisy: largest less smallest speed-up of a pair, over the median."""
+        return (max(self.ratios) - min(self.ratios)) / self.speedup
 
     @property
     def share(self) -> float:
@@ -99,14 +131,17 @@ class Records:
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Replaces the file, with what `about` says of the environment."""
         data = {"environment": dict(about), **asdict(self)}
+        for timing, item in zip(self.timings, data["timings"], strict=True):
+            if timing.seconds:
+                item |= {name: getattr(timing, name) for name in _DERIVED}
         replace_file(path, json.dumps(data, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Records":
         """What an earlier run wrote."""
         data = json.loads(path.read_text(encoding="utf-8"))
-        timings = [Timing(**_tuples(item)) for item in data["timings"]]
-        qualities = [Quality(**item) for item in data["qualities"]]
+        timings = [Timing(**_arguments(item)) for item in data["timings"]]
+        qualities = [_quality(**item) for item in data["qualities"]]
         return cls(data["images"], qualities, timings)
 
     def quality_of(self, method: str, setting: str) -> Quality | None:
@@ -120,14 +155,25 @@ class Records:
         return [t for t in self.timings if t.workload == workload and t.seconds]
 
     def points_of(self, workload: str) -> list[tuple[Timing, Point]]:
-        """(speed-up, PSNR) of the runs whose images were compared."""
+        """(speed-up, PSNR of the reported images) of the runs that have both."""
         points = []
         for timing in self.timings_of(workload):
             quality = self.quality_of(timing.method, timing.setting)
-            if quality is not None and quality.psnr is not None:
-                points.append((timing, (timing.speedup, quality.psnr)))
+            if quality is not None and quality.report is not None:
+                points.append((timing, (timing.speedup, quality.report.psnr)))
         return points
 
 
-def _tuples(item: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
+def _arguments(item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in item.items()
+        if name not in _DERIVED
+    }
+
+
+def _quality(selection: Any, report: Any, **others: Any) -> Quality:
+    first, second = (
+        None if item is None else Score(**item) for item in (selection, report)
+    )
+    return Quality(**others, selection=first, report=second)

@@ -25,10 +25,15 @@ from rfc_compile.bench.methods.base import (
 )
 from rfc_compile.bench.quality import one_line, run_eagerly
 from rfc_compile.bench.records import Timing
-from rfc_compile.bench.workloads import Denoise, Step, Workload, plain
+from rfc_compile.bench.workloads import (
+    REPORT_SEED,
+    Denoise,
+    Step,
+    Workload,
+    plain,
+)
 from rfc_compile.torch_internals import CompileCounts
 
-_WARMUP_RUNS: Final = 2
 _SHORTER: Final = 5
 
 
@@ -59,7 +64,7 @@ def measure_time(
     blank = Timing(workload.name, method.name, line, mode, steps=steps)
     try:
         if nfc is None:
-            _, nfc = run_eagerly(method, workload, setting, images, steps)
+            _, nfc = run_eagerly(method, workload, setting, images, steps, REPORT_SEED)
         torch.compiler.reset()
         applied = method.apply(workload.make(), workload, setting, mode)
         try:
@@ -82,13 +87,13 @@ class _Uncached:
         self.workload, self.images, self.steps = workload, images, steps
         self.shorter = 1 if workload.trained or steps < 2 * _SHORTER else _SHORTER
         self.denoise = plain(compile_model(workload.make(), INDUCTOR))
-        workload.draw(self.denoise, images, 2)
+        workload.draw(self.denoise, images, 2, REPORT_SEED)
 
     def seconds(self) -> float:
         """Of a whole run."""
         steps = self.steps // self.shorter
         draw = self.workload.draw
-        once = elapsed(lambda: draw(self.denoise, self.images, steps))
+        once = elapsed(lambda: draw(self.denoise, self.images, steps, REPORT_SEED))
         return once * self.steps / steps
 
 
@@ -100,12 +105,15 @@ def _timed(
 
     def run() -> float:
         applied.begin()
-        return elapsed(lambda: draw(applied.denoise, images, blank.steps))
+        return elapsed(lambda: draw(applied.denoise, images, blank.steps, REPORT_SEED))
 
-    first, *_ = [run() for _ in range(_WARMUP_RUNS)]
+    first = run()
+    kept = _kept_bytes(uncached.workload, applied, images, blank.steps)
     pairs = [(uncached.seconds(), run()) for _ in range(repeats)]
     between, seconds = zip(*pairs, strict=True)
     timing = replace(blank, seconds=seconds, uncached_seconds=between)
+    if applied.nfc is not None:
+        timing = replace(timing, nfc=applied.nfc())
     breaks, recompiles = counts.since()
     compiling = first - timing.median if blank.mode == INDUCTOR else 0.0
     return replace(
@@ -113,7 +121,7 @@ def _timed(
         compile_seconds=max(0.0, compiling),
         graph_breaks=breaks,
         recompiles=recompiles,
-        extra_bytes=_kept_bytes(uncached.workload, applied, images, blank.steps),
+        extra_bytes=kept,
     )
 
 
@@ -133,7 +141,10 @@ def synchronize() -> None:
 
 
 def _kept_bytes(workload: Workload, applied: Applied, images: int, steps: int) -> int:
-    """Most bytes of tensors alive after some step, over those before the run."""
+    """Most bytes of tensors alive after some step, over those before the run.
+
+    This run is the second, untimed like the first: both may compile.
+    """
     applied.begin()
     before = _living_bytes()
     watched = {steps // 2, steps - 2}
@@ -146,7 +157,7 @@ def _kept_bytes(workload: Workload, applied: Applied, images: int, steps: int) -
         return prediction
 
     watching: Denoise = denoise
-    workload.draw(watching, images, steps)
+    workload.draw(watching, images, steps, REPORT_SEED)
     return max(found)
 
 

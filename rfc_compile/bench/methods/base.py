@@ -17,6 +17,9 @@ INDUCTOR: Final = "inductor"
 
 Mode = Literal["eager", "inductor"]
 
+SETTINGS: Final = 14
+"""How many settings of a method are tried; fewer if it has an interval alone."""
+
 
 def _nothing() -> None:
     pass
@@ -69,6 +72,11 @@ class Method:
     rival: bool = True
     modes: Sequence[Mode] = (INDUCTOR,)
     on_shapes: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is in no claim: neither ours nor a rival; only run at NFC 14."""
+        return not (self.ours or self.rival)
 
 
 def describe(setting: Mapping[str, Any]) -> str:

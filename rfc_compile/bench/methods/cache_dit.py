@@ -84,7 +84,7 @@ def _sweep(calibrator: Mapping[str, int]) -> list[dict[str, Any]]:
     ]
     static: list[dict[str, Any]] = [
         {"Fn_compute_blocks": 1, "max_warmup_steps": 3, "every": n}
-        for n in (3, 4, 5, 6, 8)
+        for n in (3, 4, 5, 6, 7, 8, 12)
     ]
     return [{**setting, **calibrator} for setting in (*dynamic, *static)]
 

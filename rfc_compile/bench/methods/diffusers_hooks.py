@@ -18,7 +18,7 @@ from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
 from rfc_compile.bench.methods.base import Applied, Method, Mode, calling, compiled
-from rfc_compile.bench.workloads import STEPS, Step, Workload
+from rfc_compile.bench.workloads import SELECTION_SEED, STEPS, Step, Workload
 
 Configure = Callable[[Workload, Mapping[str, Any], "_Clock"], Any]
 """(workload, setting, clock) -> a config for `enable_cache`."""
@@ -99,7 +99,7 @@ def _magnitude_ratios(workload: Workload) -> tuple[float, ...]:
     cached = _enable(workload.make(), config)
     with redirect_stdout(io.StringIO()) as printed:
         denoise = calling(cached, lambda step: cached.cache_context("both"))
-        workload.draw(denoise, 4 if workload.trained else 1, STEPS)
+        workload.draw(denoise, 4 if workload.trained else 1, STEPS, SELECTION_SEED)
     text = printed.getvalue()
     return tuple(ast.literal_eval(text[text.rindex("[") :].strip()))
 
@@ -169,15 +169,21 @@ METHODS: Final = (
     Method(
         "FirstBlockCache (diffusers)",
         _applying(_first_block),
-        [{"threshold": t} for t in (0.1, 0.2, 0.05, 0.13, 0.16, 0.25, 0.3, 0.4, 0.6)],
+        [
+            {"threshold": t}
+            for t in (
+                *(0.1, 0.2, 0.05, 0.08, 0.13, 0.15, 0.16),
+                *(0.17, 0.18, 0.22, 0.25, 0.3, 0.4, 0.6),
+            )
+        ],
     ),
     Method(
         "TaylorSeerCache (diffusers)",
         _applying(_taylorseer),
         [
-            {"cache_interval": n, "max_order": order, "disable_cache_before_step": 3}
+            {"cache_interval": n, "max_order": order, "disable_cache_before_step": k}
             for order in (1, 2)
-            for n in (4, 6, 3, 5, 7, 8, 10)
+            for n, k in ((4, 3), (6, 3), (5, 3), (3, 2), (4, 2), (7, 2), (10, 3))
         ],
     ),
     Method(
@@ -189,9 +195,11 @@ METHODS: Final = (
             for t, k in (
                 (0.2, 3),
                 (0.5, 5),
-                (0.1, 3),
-                (0.3, 4),
+                (0.06, 3),
+                (0.12, 4),
+                (0.24, 5),
                 (1.0, 7),
+                (2.0, 10),
             )
         ],
     ),
@@ -203,6 +211,7 @@ METHODS: Final = (
             for order in (1, 0)
             for t, k in (
                 (0.25, 2),
+                (0.3, 3),
                 (0.4, 3),
                 (0.6, 4),
                 (0.8, 5),
@@ -221,8 +230,16 @@ METHODS: Final = (
                 (4, 8, 900),
                 (2, 2, 681),
                 (2, 3, 900),
+                (2, 5, 900),
                 (3, 5, 900),
+                (4, 5, 900),
+                (4, 10, 1000),
+                (6, 8, 1000),
                 (6, 10, 1000),
+                (8, 10, 1000),
+                (8, 20, 1000),
+                (10, 20, 1000),
+                (12, 40, 1000),
             )
         ],
     ),
@@ -234,10 +251,18 @@ METHODS: Final = (
             for skip, above, below in (
                 (2, 100, 800),
                 (4, 0, 980),
+                (2, 100, 850),
                 (3, 100, 800),
+                (4, 100, 800),
+                (5, 100, 800),
+                (6, 100, 800),
+                (8, 100, 800),
                 (2, 0, 980),
+                (3, 0, 980),
+                (5, 0, 980),
                 (6, 0, 980),
                 (8, 0, 980),
+                (10, 0, 980),
             )
         ],
     ),

@@ -114,15 +114,18 @@ METHODS: Final = (
         _apply,
         [
             {"interval": n, "order": order, "first_full": 2}
-            for order in (2, 1)
-            for n in (3, 4, 5, 6, 7, 9)
+            for order, intervals in (
+                (2, (3, 4, 5, 6, 7, 9)),
+                (1, (3, 4, 5, 7)),
+                (3, (3, 4, 5)),
+                (4, (6,)),
+            )
+            for n in intervals
         ],
-        modes=("eager", "inductor"),
     ),
     Method(
         "FORA, reference",
         _apply,
-        [{"interval": n, "order": 0, "first_full": 1} for n in (3, 4, 5, 6, 7, 8)],
-        modes=("eager", "inductor"),
+        [{"interval": n, "order": 0, "first_full": 1} for n in (3, 4, 5, 6, 7, 8, 2)],
     ),
 )

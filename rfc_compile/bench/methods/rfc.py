@@ -11,23 +11,16 @@ from torch import nn
 
 import rfc_compile
 from rfc_compile.bench.methods.base import Applied, Method, Mode, compile_model
-from rfc_compile.bench.workloads import Workload, plain
+from rfc_compile.bench.selection import TARGETS
+from rfc_compile.bench.workloads import STEPS, Workload, plain
 from rfc_compile.config import GRANULARITIES
 
 _STATIC: Final = {"schedule": "interval", "max_cached_run": None}
-_INTERVALS: Final = (
-    *((interval, 2) for interval in (3, 4, 5, 7, 9)),
-    *((interval, 3) for interval in (3, 4, 5, 6, 8, 9)),
-)
-_THRESHOLDS: Final = (
-    (0.2, 3, 3),
-    (0.3, 4, 3),
-    (0.5, 4, 3),
-    (0.3, 5, 2),
-    (0.5, 6, 2),
-    (0.7, 7, 2),
-)
-_MASKS: Final = ((0, 2, *range(7, 50, 5)), (0, 1, 2, *range(4, 50, 4)))
+_LISTED: Final = {"schedule": "mask", "max_cached_run": None, "warmup": 1}
+_THRESHOLDS: Final = (0.2, 0.3, 0.7, 1.2)
+_INTERVALS: Final = (3, 4, 5, 6, 7)
+_FOR_TARGETS: Final = (3, 4, 5, 7)
+"""Intervals that give an NFC of 18, 14, 11 and 8 with two full steps at the start."""
 _ON_SHAPES: Final[tuple[dict[str, Any], ...]] = (
     {**_STATIC, "interval": 4, "warmup": 2},
     {"threshold": 1e9, "max_cached_run": 3},
@@ -61,20 +54,17 @@ def _at(granularity: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**own, **setting} for setting in settings]
 
 
+def _even(count: int) -> tuple[int, ...]:
+    """Indices of full steps, spread evenly over a run, the first one among them."""
+    return tuple(round(index * STEPS / count) for index in range(count))
+
+
 def _sweep(granularity: str) -> list[dict[str, Any]]:
-    fixed: list[dict[str, Any]] = [
-        {**_STATIC, "interval": interval, "warmup": warmup}
-        for interval, warmup in _INTERVALS
-    ]
-    adaptive: list[dict[str, Any]] = [
-        {"threshold": threshold, "max_cached_run": cap, "warmup": warmup}
-        for threshold, cap, warmup in _THRESHOLDS
-    ]
-    listed: list[dict[str, Any]] = [
-        {"schedule": "mask", "full_steps": steps, "max_cached_run": None, "warmup": 1}
-        for steps in _MASKS
-    ]
-    return _at(granularity, {}, *fixed, *adaptive, *listed)
+    """The defaults, other thresholds, fixed intervals, an even mask for each NFC."""
+    adaptive = [{"threshold": threshold} for threshold in _THRESHOLDS]
+    fixed = [{**_STATIC, "interval": interval} for interval in _INTERVALS]
+    listed = [{**_LISTED, "full_steps": _even(nfc)} for nfc in TARGETS]
+    return _at(granularity, {}, *adaptive, *fixed, *listed)
 
 
 METHODS: Final = (
@@ -92,12 +82,7 @@ METHODS: Final = (
     Method(
         "TaylorSeer in rfc",
         _apply,
-        [
-            {"estimator": "taylor", "order": order, "warmup": 2, "interval": n}
-            | _STATIC
-            for order in (2, 1)
-            for n in (3, 4, 5, 6, 7, 9)
-        ],
+        [{"estimator": "taylor", "interval": n} | _STATIC for n in _FOR_TARGETS],
         rival=False,
     ),
     Method(
@@ -105,7 +90,7 @@ METHODS: Final = (
         _apply,
         [
             {"estimator": "reuse", "warmup": 1, "interval": n} | _STATIC
-            for n in (3, 4, 5, 6, 7, 8)
+            for n in _FOR_TARGETS
         ],
         rival=False,
     ),
