@@ -23,7 +23,6 @@ from typing import Any
 
 from torch import fx
 
-from rfc_compile.estimators import Estimator
 from rfc_compile.passes.conditional import make_conditional
 from rfc_compile.passes.few_rows import few_rows
 from rfc_compile.passes.flops import block_flops
@@ -38,6 +37,7 @@ from rfc_compile.passes.outline import outline
 from rfc_compile.passes.records import Refusal, Region, Regions
 from rfc_compile.passes.regions import find_regions
 from rfc_compile.passes.residual_stream import residual_stream
+from rfc_compile.passes.rings import Keeping
 from rfc_compile.passes.specialize import Specialized, specialize
 from rfc_compile.passes.watched import watched_value, with_watched
 
@@ -90,7 +90,7 @@ def analyse(
 
 
 def make_step_graph(
-    captured: Captured, estimator: Estimator, fake_mode: Any, observe: Observer
+    captured: Captured, keeping: Keeping, fake_mode: Any, observe: Observer
 ) -> fx.GraphModule:
     """The hoisted conditional graph; ``meta["rfc_state"]`` is its ``StateLayout``."""
     ancestry = Ancestry(captured.gm.graph)
@@ -102,7 +102,7 @@ def make_step_graph(
         (
             "conditional",
             lambda gm: make_conditional(
-                gm, estimator, watched, latents, conditioning, fake_mode
+                gm, keeping, watched, latents, conditioning, fake_mode
             ),
         ),
         ("hoist_predicate", hoist_predicate),
@@ -118,6 +118,7 @@ def make_step_graph(
 __all__ = [
     "Captured",
     "ForwardInputs",
+    "Keeping",
     "Refusal",
     "Region",
     "Regions",

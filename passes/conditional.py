@@ -15,6 +15,7 @@ and specialised forms are tested against.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rfc_compile.estimators import Estimator
 from rfc_compile.passes.graph import results_of, sort_stably, tensor_of
 from rfc_compile.passes.kept import Kept
 from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
-from rfc_compile.passes.rings import input_ring, rings_of
+from rfc_compile.passes.rings import Keeping, input_ring, own_ring, rings_of
 from rfc_compile.passes.tracing import Tracer
 from rfc_compile.signal import signal_order, step_signal
 
@@ -69,7 +69,7 @@ def conditional(
 
 def make_conditional(
     gm: fx.GraphModule,
-    estimator: Estimator,
+    keeping: Keeping,
     watched: str,
     latents: Sequence[str],
     conditioning: Sequence[str],
@@ -87,14 +87,12 @@ def make_conditional(
     nodes = {node.name: node for node in gm.graph.nodes}
     seen = nodes[watched]
     tracer = Tracer(gm, fake_mode)
-    order = signal_order(estimator.order)
+    order = signal_order(keeping.estimator.order)
     images = [nodes[name] for name in latents]
     places = gm.graph.find_nodes(op="placeholder")
-    rings = (
-        *(Ring(f"latent.{node.name}", 1, node.meta["val"]) for node in images),
-        *rings_of(calls, estimator, seen, order + 1, fake_mode),
-    )
-    width = max(estimator.order, order)
+    regions = [region for _, region in calls]
+    rings = rings_of(regions, images, seen, keeping, fake_mode)
+    width = max(keeping.estimator.order, order)
     device = seen.meta["val"].device
     with fake_mode:
         weights_example = torch.empty(WEIGHT_ROWS, width, device=device)
@@ -114,7 +112,8 @@ def make_conditional(
     last = {node: call for call, region in calls for node in region.inputs}
     for (call, region), predicate in zip(calls, predicates, strict=True):
         writes = [last[node] is call for node in region.inputs]
-        _replace(gm, tracer, call, region, estimator, slots, weights, predicate, writes)
+        kept = _kept(region, keeping, seen)
+        _replace(gm, tracer, call, region, kept, slots, weights, predicate, writes)
     gm.meta["rfc_state"] = StateLayout(
         rings=rings,
         latents=tuple(places.index(node) for node in images),
@@ -189,38 +188,51 @@ def _output_example(gm: fx.GraphModule, name: str) -> Tensor:
     return example
 
 
+def _kept(region: OutlinedRegion, keeping: Keeping, watched: fx.Node) -> Kept:
+    return Kept(
+        estimator=keeping.estimator,
+        inputs=tuple(keeping.of_input(node, watched) for node in region.inputs),
+        outputs=tuple(keeping.of_output(node) for node in region.outputs),
+        input_of=region.input_of,
+        bases=bool(region.bases),
+        examples=tuple(node.meta["val"] for node in region.outputs),
+    )
+
+
 def _replace(
     gm: fx.GraphModule,
     tracer: Tracer,
     call: fx.Node,
     region: OutlinedRegion,
-    estimator: Estimator,
+    kept: Kept,
     slots: dict[str, list[fx.Node]],
     weights: fx.Node,
     predicate: fx.Node,
     writes: Sequence[bool],
 ) -> None:
-    used = [slots.get(input_ring(node), []) for node in region.inputs]
-    outputs = range(len(region.outputs))
-    used += [slots[f"{region.name}.output_{i}"] for i in outputs]
-    if estimator.statistics:
-        used += [slots[f"{region.name}.statistics_{i}"] for i in outputs]
-    lengths = [len(ring) for ring in used]
-    state = [slot for ring in used for slot in ring]
-    given = (*region.inputs, *region.bases)
-    kept = Kept(
-        estimator=estimator,
-        inputs=len(region.inputs),
-        input_of=region.input_of,
-        bases=bool(region.bases),
-        lengths=tuple(lengths),
-        examples=tuple(node.meta["val"] for node in region.outputs),
-    )
-    ends = [
-        None if i < kept.inputs and not writes[i] else sum(lengths[: i + 1]) - 1
-        for i in range(len(lengths))
-        if lengths[i]
+    used = [
+        (input_ring(node) + end, is_written)
+        for node, storage, is_written in zip(
+            region.inputs, kept.inputs, writes, strict=True
+        )
+        for end in storage.rings
     ]
+    used += [
+        (own_ring(region, "output", position) + end, True)
+        for position, storage in enumerate(kept.outputs)
+        for end in storage.rings
+    ]
+    if kept.estimator.statistics:
+        count = len(region.outputs)
+        used += [(own_ring(region, "statistics", i), True) for i in range(count)]
+    state = [slot for name, _ in used for slot in slots[name]]
+    oldest = itertools.accumulate((len(slots[name]) for name, _ in used), initial=-1)
+    next(oldest)
+    ends = [
+        end if is_written else None
+        for end, (_, is_written) in zip(oldest, used, strict=True)
+    ]
+    given = (*region.inputs, *region.bases)
     with gm.graph.inserting_before(call):
         node = gm.graph.call_function(
             conditional,

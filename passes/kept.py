@@ -3,8 +3,9 @@
     observe    inputs, bases, outputs, state   ->  the values to write into the state
     estimate   inputs, bases, state, weights   ->  the outputs
 
-Of an output with a base the difference is kept. The state of a region is its rings: of
-every input, of every output, and a statistic per output if the estimator has any.
+Of an output with a base the difference is kept. The state of a region is the rings of
+every input's and every output's storage, and one of statistics per output if the
+estimator has any.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from rfc_compile.estimators import Estimator
 from rfc_compile.passes.layout import in_strides_of
+from rfc_compile.passes.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -24,39 +26,47 @@ class Kept:
 
     Attributes:
         estimator: what predicts the outputs.
-        inputs: number of inputs.
+        inputs: the storage of each input.
+        outputs: the storage of each output.
         input_of: for each output, the index of its input.
         bases: whether every output has a base.
-        lengths: the length of each ring.
         examples: a fake tensor like each output.
 
     """
 
     estimator: Estimator
-    inputs: int
+    inputs: tuple[Storage, ...]
+    outputs: tuple[Storage, ...]
     input_of: tuple[int, ...]
     bases: bool
-    lengths: tuple[int, ...]
     examples: tuple[Tensor, ...]
 
     @property
     def structure(self) -> object:
         """Tells apart what groups arguments of equal shapes differently."""
         strides = (str(example.stride()) for example in self.examples)
-        return (self.inputs, self.input_of, self.bases, self.lengths, *strides)
+        return (self.inputs, self.outputs, self.input_of, self.bases, *strides)
+
+    @property
+    def lengths(self) -> list[tuple[int, ...]]:
+        """The lengths of the rings of every input, output and statistic."""
+        statistics = len(self.outputs) if self.estimator.statistics else 0
+        stored = [tuple(x.rings.values()) for x in (*self.inputs, *self.outputs)]
+        return [*stored, *[(1,)] * statistics]
 
     def observe(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """What is written, ring by ring; a ring of length 0 takes nothing."""
+        """What is written, ring by ring."""
         inputs, bases, outputs, rings = self._split(values, outputs=True)
         if self.bases:
             pairs = zip(outputs, bases, strict=True)
             outputs = [(o.float() - base.float()).to(o.dtype) for o, base in pairs]
-        fresh = [*inputs, *outputs]
-        now = [[value, *ring] for value, ring in zip(fresh, rings, strict=False)]
-        written = [value for value, ring in zip(fresh, rings, strict=False) if ring]
+        storages, fresh = (*self.inputs, *self.outputs), [*inputs, *outputs]
+        kept = list(zip(storages, fresh, rings, strict=False))
+        written = [x for storage, value, own in kept for x in storage.store(value, own)]
         if self.estimator.statistics:
+            now = [[value, *storage.load(own)] for storage, value, own in kept]
             written += [
-                self.estimator.observe(now[i], now[self.inputs + position])
+                self.estimator.observe(now[i], now[len(inputs) + position])
                 for position, i in enumerate(self.input_of)
             ]
         return tuple(written)
@@ -65,38 +75,41 @@ class Kept:
         """The outputs of a cached step; the step weights come last."""
         *state, weights = values
         current, bases, _, rings = self._split(state, outputs=False)
-        outputs, statistics = rings[self.inputs :], rings[self._values :]
+        storages = (*self.inputs, *self.outputs)
+        pairs = zip(storages, rings, strict=False)
+        history = [storage.load(own) for storage, own in pairs]
+        statistics = [ring[0] for (ring,) in rings[len(storages) :]]
         predicted = [
             self.estimator.predict(
                 current[i],
-                rings[i],
-                outputs[position],
-                statistics[position][0] if self.estimator.statistics else None,
+                history[i],
+                history[len(current) + position],
+                statistics[position] if statistics else None,
                 weights,
             )
             for position, i in enumerate(self.input_of)
         ]
         if self.bases:
-            pairs = zip(predicted, bases, strict=True)
-            predicted = [(o.float() + base.float()).to(o.dtype) for o, base in pairs]
-        return tuple(map(in_strides_of, predicted, self.examples))
-
-    @property
-    def _values(self) -> int:
-        return self.inputs + len(self.input_of)
+            sums = zip(predicted, bases, strict=True)
+            predicted = [o.float() + base.float() for o, base in sums]
+        return tuple(map(_like, predicted, self.examples))
 
     def _split(
         self, values: Sequence[Tensor], *, outputs: bool
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[list[Tensor]]]:
-        """Inputs, bases, outputs (if they are given) and rings."""
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[list[list[Tensor]]]]:
+        """Inputs, bases, outputs (if they are given) and the rings of each storage."""
         remaining, count = iter(values), len(self.input_of)
 
         def take(number: int) -> list[Tensor]:
             return [next(remaining) for _ in range(number)]
 
         return (
-            take(self.inputs),
+            take(len(self.inputs)),
             take(count if self.bases else 0),
             take(count if outputs else 0),
-            [take(length) for length in self.lengths],
+            [[take(length) for length in lengths] for lengths in self.lengths],
         )
+
+
+def _like(value: Tensor, example: Tensor) -> Tensor:
+    return in_strides_of(value.to(example.dtype), example)

@@ -1,61 +1,110 @@
-"""Which values of the regions are kept, and for how many full steps."""
+"""Which values of the regions are kept, how, and for how many full steps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from rfc_compile.estimators import Estimator
-from rfc_compile.passes.graph import tensor_of
 from rfc_compile.passes.layout import Ring
-from rfc_compile.passes.outline import OutlinedRegion
+from rfc_compile.passes.storage import Storage, storage_for
+from rfc_compile.signal import signal_order
+
+
+class Keeps(Protocol):
+    """A region before or after outlining."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        """Its inputs I."""
+
+    @property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        """Its outputs O."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How the values of regions are kept.
+
+    Attributes:
+        estimator: what predicts from them.
+        dtype: of kept inputs and outputs; None for their own.
+
+    """
+
+    estimator: Estimator
+    dtype: torch.dtype | None = None
+
+    def of_input(self, node: fx.Node, watched: fx.Node) -> Storage:
+        """The storage of an input; of the watched one for the signal, too."""
+        kept = self.estimator.inputs_kept
+        if node is watched:  # the signal reads it as it is
+            return Storage(max(kept, signal_order(self.estimator.order) + 1))
+        return storage_for(node.meta["val"], kept, self.dtype)
+
+    def of_output(self, node: fx.Node) -> Storage:
+        """The storage of an output."""
+        kept = self.estimator.outputs_kept
+        return storage_for(node.meta["val"], kept, self.dtype)
 
 
 def input_ring(node: fx.Node) -> str:
-    """Name of the ring that keeps an input of regions."""
+    """Name of the storage that keeps an input of regions."""
     return f"input.{node.name}"
 
 
+def own_ring(region: Keeps, what: str, position: int) -> str:
+    """Name of the storage of an ``output``, or of its ``statistics``."""
+    return f"{region.name}.{what}_{position}"
+
+
 def rings_of(
-    calls: Sequence[tuple[fx.Node, OutlinedRegion]],
-    estimator: Estimator,
+    regions: Sequence[Keeps],
+    latents: Sequence[fx.Node],
     watched: fx.Node,
-    watched_length: int,
+    keeping: Keeping,
     fake_mode: Any,
 ) -> tuple[Ring, ...]:
-    """What the estimator keeps of every region; ``watched`` at least for the signal.
+    """The state of a graph: its latents, and what the estimator needs of every region.
 
     Inputs that regions share are kept once.
     """
-    rings: dict[str, Ring] = {}
+    with fake_mode:
+        rings = [Ring(f"latent.{node.name}", 1, node.meta["val"]) for node in latents]
+        rings += _stored(
+            input_ring(watched), watched, keeping.of_input(watched, watched)
+        )
+        seen = {watched}
+        for region in regions:
+            for node in region.inputs:
+                if node not in seen:
+                    storage = keeping.of_input(node, watched)
+                    rings += _stored(input_ring(node), node, storage)
+                    seen.add(node)
+            for position, node in enumerate(region.outputs):
+                name = own_ring(region, "output", position)
+                rings += _stored(name, node, keeping.of_output(node))
+                if keeping.estimator.statistics:
+                    example = _statistics(node.meta["val"], keeping.estimator)
+                    name = own_ring(region, "statistics", position)
+                    rings.append(Ring(name, 1, example))
+    return tuple(rings)
 
-    def add(name: str, length: int, node: fx.Node) -> None:
-        value = tensor_of(node)
-        assert value is not None
-        if length:
-            with fake_mode:
-                example = torch.empty(
-                    value.shape, dtype=value.dtype, device=value.device
-                )
-            rings[name] = Ring(name, length, example)
 
-    add(input_ring(watched), max(estimator.inputs_kept, watched_length), watched)
-    for _, region in calls:
-        for node in region.inputs:
-            if input_ring(node) not in rings:
-                add(input_ring(node), estimator.inputs_kept, node)
-        for position, node in enumerate(region.outputs):
-            name = f"{region.name}.output_{position}"
-            add(name, estimator.outputs_kept, node)
-            if estimator.statistics:
-                groups = node.meta["val"].shape[0]
-                with fake_mode:
-                    example = torch.empty(
-                        groups, estimator.statistics, device=node.meta["val"].device
-                    )
-                name = f"{region.name}.statistics_{position}"
-                rings[name] = Ring(name, 1, example)
-    return tuple(rings.values())
+def _stored(name: str, node: fx.Node, storage: Storage) -> Iterator[Ring]:
+    examples = storage.examples(node.meta["val"])
+    for (end, length), example in zip(storage.rings.items(), examples, strict=True):
+        yield Ring(name + end, length, example)
+
+
+def _statistics(value: Tensor, estimator: Estimator) -> Tensor:
+    return torch.empty(value.shape[0], estimator.statistics, device=value.device)

@@ -13,6 +13,8 @@ from typing import Any
 
 from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS, Estimator
+from rfc_compile.passes import Keeping
+from rfc_compile.passes.storage import CACHE_DTYPES
 from rfc_compile.schedules import SCHEDULES, Schedule
 from rfc_compile.torch_internals import find_backend
 
@@ -43,6 +45,10 @@ class Options:
             the host waits for; ``lagged``, that of the branch's step before, if it was
             cached: in a run that a pipeline announces the host waits for nothing.
         ridge: for ``subspace``, the pull towards Taylor extrapolation in time.
+        cache_dtype: of what is kept of inputs and outputs: ``bfloat16``, ``float16``
+            (values beyond 65504 become 65504) or ``float8`` (the newest value in
+            bfloat16, the changes in float8 with a scale per row; needs an order of at
+            least 1). None keeps them as the model computes them.
         granularity: what a region is: ``module``, every attention and MLP; ``block``;
             ``stack``, the whole run of blocks. Coarser is faster and keeps less.
         inner: the Dynamo backend that compiles the resulting graphs.
@@ -64,6 +70,7 @@ class Options:
     final_full: int = 0
     decision: str = "sync"
     ridge: float = 0.5
+    cache_dtype: str | None = None
     granularity: str = "module"
     inner: str = "inductor"
     inner_options: Mapping[str, Any] = field(default_factory=dict)
@@ -85,6 +92,7 @@ class Options:
                 f"order={self.order!r} is not allowed for "
                 f"estimator={self.estimator!r}; allowed: {allowed}"
             )
+        self._check_cache_dtype()
         _number("threshold", self.threshold, low=0)
         _number("ridge", self.ridge, low=0)
         _number("min_coverage", self.min_coverage, low=0, high=1)
@@ -95,6 +103,16 @@ class Options:
             _integer("max_cached_run", self.max_cached_run, low=0)
         self._check_mask()
         self._check_inner()
+
+    def _check_cache_dtype(self) -> None:
+        if self.cache_dtype is None:
+            return
+        _one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
+        if self.cache_dtype == "float8" and self.order == 0:
+            raise OptionError(
+                "cache_dtype='float8' is for the changes between full steps, and "
+                f"estimator={self.estimator!r} keeps none; allowed: bfloat16, float16"
+            )
 
     def _check_mask(self) -> None:
         steps: Any = self.full_steps
@@ -146,6 +164,11 @@ class Options:
         """The estimator these options name."""
         assert self.order is not None
         return ESTIMATORS[self.estimator](self.order, self.ridge)
+
+    def make_keeping(self) -> Keeping:
+        """How these options have the values of regions kept."""
+        dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
+        return Keeping(self.make_estimator(), dtype)
 
     def make_schedule(self) -> Schedule:
         """The schedule these options name."""

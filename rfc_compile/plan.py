@@ -101,8 +101,8 @@ def complete_plan(
 ) -> Plan:
     """The second half: rewrites the captured graph and sizes the state."""
     fake_mode = torch_internals.dynamo_fake_mode()
-    estimator = options.make_estimator()
-    step_graph = make_step_graph(captured, estimator, fake_mode, observe)
+    keeping = options.make_keeping()
+    step_graph = make_step_graph(captured, keeping, fake_mode, observe)
     layout: StateLayout = step_graph.meta["rfc_state"]
     _report_state(report, captured, layout)
     return Plan(captured, step_graph, layout, fake_mode)

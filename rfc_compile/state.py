@@ -86,7 +86,6 @@ class KeptState:
                 ]
                 for i, ring in enumerate(layout.rings)
             ]
-        self._longest = max(ring.length for ring in layout.rings)
         self.bytes = sum(slot.nbytes for ring in self._rings for slot in ring)
         self.slots = self._flat()
 
@@ -115,7 +114,7 @@ class KeptState:
         for ring in self._rings:
             ring.insert(0, ring.pop())
         self.slots = self._flat()
-        self.full_steps = [step, *history][: self._longest]
+        self.full_steps = [step, *history][: self._width + 1]
 
     def _flat(self) -> list[Tensor]:
         return [slot for ring in self._rings for slot in ring]

@@ -8,12 +8,14 @@ import pytest
 import torch
 from denoisers import ALL
 from denoisers.base import Denoiser
-from denoising import LABELS, compiled, guided_steps, small_glyph
+from denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
+from torch import Tensor
 
 import rfc_compile
 from rfc_compile import Options
 from rfc_compile.dry_run import dry_run
 from rfc_compile.estimators import ESTIMATORS
+from rfc_compile.observe import dispatchers_of
 
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]
 CALL = {
@@ -69,3 +71,59 @@ def test_the_state_is_predicted_block_by_block(name: str, estimator: str) -> Non
     predicted = rfc_compile.explain(model).cache_bytes
     assert held(model) == (predicted, 1)
     assert predicted > 0
+
+
+STATIC = {"schedule": "interval", "interval": 4}
+
+
+def checked_run(model: Any, plain: Any) -> Tensor:
+    """Latents of a run whose full steps are those of the plain model, bit for bit."""
+
+    def denoise(x: Tensor, **given: Any) -> Any:
+        result = model(x, **given)
+        if rfc_compile.stats(model).decisions[-1].full:
+            assert torch.equal(result.sample, plain(x, **given).sample)
+        assert result.sample.dtype == x.dtype
+        return result
+
+    return torch.stack(list(steps_of(denoise)))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "granularity"),
+    [("subspace", "module"), ("rfe", "block"), ("taylor", "module")],
+)
+def test_a_smaller_dtype_is_nearly_as_good(estimator: str, granularity: str) -> None:
+    """Full steps are exact, cached ones close, and the state as small as told."""
+    errors, sizes = {}, {}
+    plain = small_glyph()
+    expected = torch.stack(list(steps_of(plain)))
+    for dtype in (None, "bfloat16", "float16", "float8"):
+        options = {**STATIC, "estimator": estimator, "granularity": granularity}
+        model = compiled(cache_dtype=dtype, **options)
+        found = checked_run(model, plain)
+        assert {d.full for d in rfc_compile.stats(model).decisions} == {True, False}
+        errors[dtype] = float((found - expected).norm())
+        sizes[dtype] = rfc_compile.explain(model).cache_bytes
+    assert 0 < max(errors.values()) < 1.25 * errors[None]
+    assert sizes[None] > sizes["bfloat16"] == sizes["float16"] > sizes["float8"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8"])
+def test_a_smaller_dtype_is_predicted(dtype: str) -> None:
+    options = {"cache_dtype": dtype}
+    check_prediction(compiled(**options), options, 2)
+    layout = dispatchers_of(None)[-1]._layout
+    kept = {ring.name: ring.example.dtype for ring in layout.rings}
+    assert {d for name, d in kept.items() if "statistics" in name} == {torch.float32}
+    assert {d for name, d in kept.items() if "latent" in name} == {torch.float32}
+    assert list(kept.values()).count(torch.float32) > 5  # the watched input and more
+
+
+def test_float8_compiles() -> None:
+    """Inductor's graphs draw what the eager ones draw."""
+    options = {**STATIC, "cache_dtype": "float8"}
+    expected = run(compiled(**options))
+    torch._dynamo.reset()
+    found = run(compiled(inner="inductor", **options))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)

@@ -20,6 +20,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "schedule": (("always", 3, None), "rcs, interval, mask"),
     "granularity": (("layer", None), "module"),
     "decision": (("async", None, True), "sync, lagged"),
+    "cache_dtype": (("float32", "bf16", torch.float16, 8), "bfloat16, float16, float8"),
     "order": ((0, 4, "2", 1.5), "1, 2, 3"),
     "threshold": (NOT_NUMBERS, "a number >= 0"),
     "ridge": (NOT_NUMBERS, "a number >= 0"),
@@ -68,6 +69,12 @@ def test_orders_depend_on_the_estimator(name: str, order: int) -> None:
 )
 def test_default_order(name: str, order: int) -> None:
     assert Options(estimator=name).order == order
+
+
+def test_float8_needs_changes() -> None:
+    assert Options(estimator="taylor", order=1, cache_dtype="float8").order == 1
+    with pytest.raises(OptionError, match=r"cache_dtype='float8'.*'reuse'.*bfloat16"):
+        Options(estimator="reuse", cache_dtype="float8")
 
 
 def test_mask_needs_its_steps() -> None:

@@ -159,7 +159,7 @@ def _run_passes(
     if not result.analysis.regions.found:
         return
     step_graph = make_step_graph(
-        result.analysis, settings.make_estimator(), result.fake_mode, observe
+        result.analysis, settings.make_keeping(), result.fake_mode, observe
     )
     result.whole = specialize(step_graph, probe=False)
     result.split = specialize(step_graph, probe=True)

@@ -35,15 +35,15 @@ def test_one_conditional_and_one_predicate_a_region(name: str) -> None:
 
 def test_no_region_no_change() -> None:
     gm = zoo_capture("Small").functional
-    estimator = Options(inner="eager").make_estimator()
-    assert make_conditional(gm, estimator, "mul", ["arg1_1"], [], None) is gm
+    keeping = Options(inner="eager").make_keeping()
+    assert make_conditional(gm, keeping, "mul", ["arg1_1"], [], None) is gm
 
 
 def test_a_second_run_changes_nothing() -> None:
     gm = copy_graph(conditional_graph("Small"))
-    estimator = Options(inner="eager").make_estimator()
+    keeping = Options(inner="eager").make_keeping()
     before = gm.graph.python_code("self").src
-    assert make_conditional(gm, estimator, "mul", ["arg1_1"], [], None) is gm
+    assert make_conditional(gm, keeping, "mul", ["arg1_1"], [], None) is gm
     assert gm.graph.python_code("self").src == before
 
 
