@@ -29,6 +29,7 @@ from rfc_compile.passes.kept import Kept
 from rfc_compile.passes.layout import Ring, StateLayout
 from rfc_compile.passes.outline import OutlinedRegion, outlined_calls
 from rfc_compile.passes.rings import Keeping, input_ring, own_ring, rings_of
+from rfc_compile.passes.storage import Storage
 from rfc_compile.passes.tracing import Tracer
 from rfc_compile.signal import signal_order, step_signal
 
@@ -119,10 +120,27 @@ def make_conditional(
         latents=tuple(places.index(node) for node in images),
         weights=weights_example,
         conditioning=len(conditioning),
+        sketches=_sketches(regions, rings, keeping, seen),
     )
     sort_stably(gm)
     gm.recompile()
     return gm
+
+
+def _sketches(
+    regions: Sequence[OutlinedRegion],
+    rings: Sequence[Ring],
+    keeping: Keeping,
+    watched: fx.Node,
+) -> tuple[tuple[Storage, tuple[int, ...]], ...]:
+    index = {ring.name: i for i, ring in enumerate(rings)}
+    inputs = dict.fromkeys(node for region in regions for node in region.inputs)
+    stored = [(node, keeping.of_input(node, watched)) for node in inputs]
+    return tuple(
+        (storage, tuple(index[input_ring(node) + end] for end in storage.rings))
+        for node, storage in stored
+        if storage.sketch > 1
+    )
 
 
 def _placeholder(gm: fx.GraphModule, name: str, example: Tensor) -> fx.Node:

@@ -57,6 +57,7 @@ class Kept:
     def observe(self, *values: Tensor) -> tuple[Tensor, ...]:
         """What is written, ring by ring."""
         inputs, bases, outputs, rings = self._split(values, outputs=True)
+        inputs = [x.seen(value) for x, value in zip(self.inputs, inputs, strict=True)]
         if self.bases:
             pairs = zip(outputs, bases, strict=True)
             outputs = [(o.float() - base.float()).to(o.dtype) for o, base in pairs]
@@ -74,7 +75,8 @@ class Kept:
     def estimate(self, *values: Tensor) -> tuple[Tensor, ...]:
         """The outputs of a cached step; the step weights come last."""
         *state, weights = values
-        current, bases, _, rings = self._split(state, outputs=False)
+        inputs, bases, _, rings = self._split(state, outputs=False)
+        current = [x.seen(value) for x, value in zip(self.inputs, inputs, strict=True)]
         storages = (*self.inputs, *self.outputs)
         pairs = zip(storages, rings, strict=False)
         history = [storage.load(own) for storage, own in pairs]

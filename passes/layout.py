@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rfc_compile.passes.storage import Storage
 from rfc_compile.torch_internals import size_hint
 
 
@@ -38,6 +39,7 @@ class StateLayout:
         latents: positions of the latent inputs among the model's inputs.
         weights: a fake tensor like the step weights.
         conditioning: number of conditioning inputs in the signal.
+        sketches: storages that keep a part of the tokens, with their rings' indices.
 
     """
 
@@ -45,6 +47,7 @@ class StateLayout:
     latents: tuple[int, ...]
     weights: Tensor
     conditioning: int
+    sketches: tuple[tuple[Storage, tuple[int, ...]], ...] = ()
 
     @property
     def slots(self) -> int:

@@ -38,18 +38,20 @@ class Keeping:
     Attributes:
         estimator: what predicts from them.
         dtype: of kept inputs and outputs; None for their own.
+        input_sketch: one token in this many of an input is kept.
 
     """
 
     estimator: Estimator
     dtype: torch.dtype | None = None
+    input_sketch: int = 1
 
     def of_input(self, node: fx.Node, watched: fx.Node) -> Storage:
         """The storage of an input; of the watched one for the signal, too."""
         kept = self.estimator.inputs_kept
         if node is watched:  # the signal reads it as it is
             return Storage(max(kept, signal_order(self.estimator.order) + 1))
-        return storage_for(node.meta["val"], kept, self.dtype)
+        return storage_for(node.meta["val"], kept, self.dtype, self.input_sketch)
 
     def of_output(self, node: fx.Node) -> Storage:
         """The storage of an output."""

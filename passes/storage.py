@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rfc_compile.passes.sketch import can_sketch, sketched, strata_of
+
 CACHE_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -34,12 +36,14 @@ class Storage:
         length: values kept; 0 for none.
         dtype: of the values, None for their own.
         changes: dtype of the changes; None where every value is kept whole.
+        sketch: one token in this many is kept.
 
     """
 
     length: int
     dtype: torch.dtype | None = None
     changes: torch.dtype | None = None
+    sketch: int = 1
 
     @property
     def rings(self) -> dict[str, int]:
@@ -57,15 +61,22 @@ class Storage:
         def like(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=value.device)
 
-        examples = [like(value.shape, self.dtype or value.dtype)]
+        shape = list(value.shape)
+        if self.sketch > 1:
+            shape[1] = strata_of(shape[1], self.sketch)
+        examples = [like(shape, self.dtype or value.dtype)]
         if self.changes is not None:
-            rows = (*value.shape[:-1], 1)
-            examples.append(like(value.shape, self.changes))
+            rows = (*shape[:-1], 1)
+            examples.append(like(shape, self.changes))
             examples.append(like(rows, torch.float32))
         return examples[: len(self.rings)]
 
+    def seen(self, value: Tensor) -> Tensor:
+        """The part of a value that is kept and looked at."""
+        return value if self.sketch == 1 else sketched(value, self.sketch)
+
     def store(self, value: Tensor, rings: Rings) -> list[Tensor]:
-        """What a full step writes, one tensor for each ring.
+        """What a full step writes of a value seen, one tensor for each ring.
 
         Values that the dtype cannot hold become its largest.
         """
@@ -93,13 +104,17 @@ class Storage:
         return values
 
 
-def storage_for(value: Tensor, length: int, dtype: torch.dtype | None) -> Storage:
-    """The storage of values like this one, ``dtype`` being what the user asked for."""
+def storage_for(
+    value: Tensor, length: int, dtype: torch.dtype | None, sketch: int = 1
+) -> Storage:
+    """The storage of values like this one; the others are what the user asked for."""
+    sketch = sketch if length and can_sketch(value, sketch) else 1
     if dtype is None or dtype == value.dtype or not value.is_floating_point():
-        return Storage(length)
+        return Storage(length, sketch=sketch)
     if dtype.itemsize > 1:
-        return Storage(length, dtype)
-    return Storage(length, None if value.element_size() <= 2 else torch.bfloat16, dtype)
+        return Storage(length, dtype, sketch=sketch)
+    newest = None if value.element_size() <= 2 else torch.bfloat16
+    return Storage(length, newest, dtype, sketch)
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:

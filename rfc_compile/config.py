@@ -49,6 +49,8 @@ class Options:
             (values beyond 65504 become 65504) or ``float8`` (the newest value in
             bfloat16, the changes in float8 with a scale per row; needs an order of at
             least 1). None keeps them as the model computes them.
+        input_sketch: of the inputs that estimators keep (not the one that decides),
+            one token in this many is kept and looked at; 1 for all.
         granularity: what a region is: ``module``, every attention and MLP; ``block``;
             ``stack``, the whole run of blocks. Coarser is faster and keeps less.
         inner: the Dynamo backend that compiles the resulting graphs.
@@ -71,6 +73,7 @@ class Options:
     decision: str = "sync"
     ridge: float = 0.5
     cache_dtype: str | None = None
+    input_sketch: int = 1
     granularity: str = "module"
     inner: str = "inductor"
     inner_options: Mapping[str, Any] = field(default_factory=dict)
@@ -97,6 +100,7 @@ class Options:
         _number("ridge", self.ridge, low=0)
         _number("min_coverage", self.min_coverage, low=0, high=1)
         _integer("interval", self.interval, low=1)
+        _integer("input_sketch", self.input_sketch, low=1)
         _integer("warmup", self.warmup, low=1)
         _integer("final_full", self.final_full, low=0)
         if self.max_cached_run is not None:
@@ -168,7 +172,7 @@ class Options:
     def make_keeping(self) -> Keeping:
         """How these options have the values of regions kept."""
         dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
-        return Keeping(self.make_estimator(), dtype)
+        return Keeping(self.make_estimator(), dtype, self.input_sketch)
 
     def make_schedule(self) -> Schedule:
         """The schedule these options name."""

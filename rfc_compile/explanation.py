@@ -107,6 +107,8 @@ class Statistics:
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
         host_seconds: time in the runtime around these graphs, in seconds.
+        sketch_error: with ``input_sketch``, the relative standard error of the norm of
+            an input's last change, mean over inputs and samples; None without.
         last: the trajectory before this one, None if there was none.
 
     """
@@ -118,6 +120,7 @@ class Statistics:
     cache_bytes: int = 0
     graph_seconds: dict[str, float] = field(default_factory=dict)
     host_seconds: float = 0.0
+    sketch_error: float | None = None
     last: Statistics | None = None
 
     def __str__(self) -> str:
@@ -128,9 +131,12 @@ class Statistics:
             label = f"{kind} ({decision.reason})"
             reasons[label] = reasons.get(label, 0) + 1
         counts = ", ".join(f"{count} {label}" for label, count in reasons.items())
+        error = self.sketch_error
+        sketch = "" if error is None else f"; sketch error {error:.1%}"
+        held = f"{self.cache_bytes / 2**20:.2f} MiB of state"
         return (
             f"{self.steps} steps, {self.nfc} full of {len(self.decisions)} calls: "
-            f"{counts or 'none yet'}; {self.cache_bytes / 2**20:.2f} MiB of state"
+            f"{counts or 'none yet'}; {held}{sketch}"
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from rfc_compile.errors import UncachedWarning
@@ -243,4 +244,15 @@ def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
         cache_bytes=sum(branch.bytes for branch in trajectory.branches),
         graph_seconds={name: graph.seconds for name, graph in graphs.items()},
         host_seconds=dispatcher.seconds - inside,
+        sketch_error=_sketch_error(trajectory),
     )
+
+
+def _sketch_error(trajectory: Trajectory) -> float | None:
+    kept = [
+        state
+        for branch in trajectory.branches
+        for state in (branch.state, *branch.followers.values())
+    ]
+    errors = [error for state in kept for error in state.sketch_errors()]
+    return float(torch.cat(errors).mean()) if errors else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rfc_compile.passes import StateLayout
+from rfc_compile.passes.sketch import relative_error
 from rfc_compile.weights import Reading
 
 SizeOf = Callable[[object], int]
@@ -115,6 +116,20 @@ class KeptState:
             ring.insert(0, ring.pop())
         self.slots = self._flat()
         self.full_steps = [step, *history][: self._width + 1]
+
+    def sketch_errors(self) -> list[Tensor]:
+        """Of every sketched input, the relative errors of its norm, shape (G,) each.
+
+        The norm of the last change, or of the value where no change is kept.
+        """
+        errors = []
+        for storage, rings in self.layout.sketches if self.full_steps else ():
+            kept = storage.load([self._rings[i] for i in rings])
+            values = [value.float() for value in kept[: len(self.full_steps)]]
+            shown = values[0] - values[1] if len(values) > 1 else values[0]
+            if shown.shape[1] > 1:
+                errors.append(relative_error(shown, storage.sketch))
+        return errors
 
     def _flat(self) -> list[Tensor]:
         return [slot for ring in self._rings for slot in ring]

@@ -25,6 +25,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "threshold": (NOT_NUMBERS, "a number >= 0"),
     "ridge": (NOT_NUMBERS, "a number >= 0"),
     "min_coverage": ((-0.1, 1.1, "half", True, None), "a number from 0 to 1"),
+    "input_sketch": (NOT_POSITIVE, "a whole number >= 1"),
     "interval": (NOT_POSITIVE, "a whole number >= 1"),
     "warmup": (NOT_POSITIVE, "a whole number >= 1"),
     "final_full": ((-1, 1.5, "3", True, None), "a whole number >= 0"),
