@@ -1,20 +1,24 @@
-"""`python -m benchmarks [quality|speed|host|all] [--quick] [--images N]`."""
+"""`python -m benchmarks [name] [--quick] [--images N]`; all of them without a name."""
 
 import argparse
 import functools
 
-from benchmarks import host, quality, speed
+from benchmarks import granularity, host, quality, speed
 
 
 def main() -> None:
     """Run the benchmarks that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="?", default="all")
-    parser.add_argument("--quick", action="store_true", help="a small part, minutes")
-    parser.add_argument("--images", type=int, help="per cell of the quality benchmark")
+    add = parser.add_argument
+    add("which", nargs="?", default="all")
+    add("--quick", action="store_true", help="a small part, minutes")
+    add("--images", type=int, help="per cell of the quality benchmark")
+    parts = granularity.PARTS
+    add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
     args = parser.parse_args()
     benchmarks = {
         "quality": functools.partial(quality.run, images=args.images),
+        "granularity": functools.partial(granularity.run, parts=args.parts),
         "speed": speed.run,
         "host": host.run,
     }

@@ -152,12 +152,13 @@ def _make_glyph_dit() -> nn.Module:
     return _ready(glyph.load_glyph_dit())
 
 
-def _make_dit_b() -> nn.Module:
+def random_dit(heads: int, head_width: int, layers: int) -> nn.Module:
+    """A class-conditional DiT with random weights, on latents (B, 4, 32, 32)."""
     torch.manual_seed(0)
     model = DiTTransformer2DModel(
-        num_attention_heads=12,
-        attention_head_dim=64,
-        num_layers=12,
+        num_attention_heads=heads,
+        attention_head_dim=head_width,
+        num_layers=layers,
         sample_size=32,
         patch_size=2,
         in_channels=4,
@@ -205,7 +206,11 @@ GLYPH: Final = Workload(
     "glyph-dit", _make_glyph_dit, draw_glyphs, trained=True, modules=("attn1", "ff")
 )
 DIT_B: Final = Workload(
-    "DiT-B", _make_dit_b, _draw_dit_b, trained=False, modules=("attn1", "ff")
+    "DiT-B",
+    lambda: random_dit(heads=12, head_width=64, layers=12),
+    _draw_dit_b,
+    trained=False,
+    modules=("attn1", "ff"),
 )
 MM_DIT: Final = Workload(
     "MM-DiT",
