@@ -3,7 +3,7 @@
 import argparse
 import functools
 
-from benchmarks import granularity, host, quality, speed
+from benchmarks import compile_time, granularity, host, quality, speed
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "speed": speed.run,
         "host": host.run,
+        "compile_time": compile_time.run,
     }
     if args.which not in (*benchmarks, "all"):
         parser.error(f"{args.which!r}: give one of {', '.join(benchmarks)}, all")

@@ -10,6 +10,7 @@
     hoist_predicate    one predicate a region -> one predicate a step
     specialize         conditionals           -> probe | full | cached
     few_rows           matmuls of a few rows  -> products and sums, in cached
+    fold_repeats       identical blocks       -> calls of one submodule, in cached
 
 A pass is a plain function ``(gm, ...) -> gm``, an analysis returns frozen records; no
 pass knows the name of a model. passes/README.md states the invariants between them.
@@ -26,6 +27,7 @@ from torch import fx
 from rfc_compile.passes.conditional import make_conditional
 from rfc_compile.passes.few_rows import few_rows
 from rfc_compile.passes.flops import block_flops
+from rfc_compile.passes.fold_repeats import fold_repeats
 from rfc_compile.passes.functionalize import functionalize
 from rfc_compile.passes.granularity import merge_regions
 from rfc_compile.passes.graph import Ancestry
@@ -126,6 +128,7 @@ __all__ = [
     "StateLayout",
     "analyse",
     "few_rows",
+    "fold_repeats",
     "make_step_graph",
     "specialize",
 ]

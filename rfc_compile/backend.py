@@ -23,7 +23,7 @@ from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.inner import LazyGraph, compile_inner
 from rfc_compile.integrations import adapters, diffusers
 from rfc_compile.observe import GraphReport, PassObserver
-from rfc_compile.passes import few_rows, specialize
+from rfc_compile.passes import few_rows, fold_repeats, specialize
 from rfc_compile.pieces import Uncached
 from rfc_compile.plan import make_plan
 from rfc_compile.subclasses import unwrapping, wrapped_parameters
@@ -90,6 +90,8 @@ def _cached(
     )
     if options.inner == "inductor":  # it needs a compiler that fuses
         few_rows(specialized.cached.gm, plan.fake_mode)
+        if torch_internals.compiles_submodules_once(options.inner_options):
+            fold_repeats(specialized.cached.gm)
     graphs = {}
     for name, subgraph in specialized.graphs.items():
         observer(name, subgraph.gm)

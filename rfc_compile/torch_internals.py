@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from torch._dynamo.exc import InvalidBackend, TorchDynamoException
 from torch._dynamo.utils import counters as _counters
 from torch._functorch._aot_autograd.functional_utils import has_data_mutation
 from torch._guards import TracingContext, tracing
+from torch._higher_order_ops.invoke_subgraph import invoke_subgraph as _invoke_subgraph
 from torch._logging._internal import trace_structured
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
@@ -34,6 +35,9 @@ except ImportError:
     _ShortenTraceback = None  # type: ignore[assignment,misc]
 
 CompiledGraph = Callable[..., Sequence[Any]]
+
+invoke_subgraph: Callable[..., Any] = _invoke_subgraph
+"""The op that calls a submodule: ``(submodule, its name, *operands)``."""
 
 DynamoControl = TorchDynamoException
 """What Dynamo raises through a backend to steer itself; never to be swallowed."""
@@ -261,6 +265,14 @@ def compile_with_inductor(
 
     compiled: Any = compile_fx(gm, list(inputs), config_patches=settings or None)
     return cast(CompiledGraph, compiled)
+
+
+def compiles_submodules_once(settings: Mapping[str, Any]) -> bool:
+    """Whether inductor takes ``invoke_subgraph``, compiling each submodule once."""
+    from torch._inductor import config
+
+    knows = hasattr(torch.compiler, "nested_compile_region")  # torch >= 2.8
+    return knows and not settings.get("cpp_wrapper", config.cpp_wrapper)
 
 
 def dump_graph(name: str, gm: fx.GraphModule) -> None:

@@ -1,0 +1,236 @@
+"""How long compilation takes, cold and warm, next to that of the inner backend alone.
+
+Every measurement is a process of its own with its own compile cache: cold with an empty
+one, warm with the one that the cold process left. It counts the calls of the model
+until every graph is compiled, less what the same calls take afterwards.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
+from typing import Any, Final
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, fx, nn
+
+from benchmarks import speed
+from benchmarks.report import Grid, console, save
+from rfc_compile.bench.timing import elapsed
+from rfc_compile.bench.workloads import DIT_B
+from rfc_compile.observe import PassObserver, dispatchers_of
+
+COLD_TARGET: Final = 1.5
+"""Cold compilation, over that of the inner backend alone."""
+PASSES_TARGET: Final = 0.05
+"""Time in the passes, over that of the whole cold compilation."""
+
+_INNER: Final = "inductor"
+_BOTH_KINDS: Final = 3  # calls: full, full, cached
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """Seconds of one compilation, and where they went.
+
+    Attributes:
+        variant: ``inductor``, or the schedule.
+        model: which model.
+        temperature: ``cold``: its compile cache was empty, or ``warm``.
+        total: all of it.
+        passes: in the passes of this package; ``by_pass`` says where.
+        traces: the inner backend's own traces (AOT autograd).
+        code: its lowering and code generation.
+        kernels: waiting for compiled kernels.
+        by_pass: seconds of each pass, with the analyses before it, by its name.
+
+    """
+
+    variant: str
+    model: str
+    temperature: str
+    total: float
+    passes: float
+    traces: float
+    code: float
+    kernels: float
+    by_pass: dict[str, float]
+
+    def row(self, alone: "Compilation") -> list[str]:
+        """One line of the table."""
+        parts = (self.passes, self.traces, self.code, self.kernels)
+        rest = self.total - sum(parts)
+        return [
+            self.model,
+            self.variant,
+            self.temperature,
+            f"{self.total:.1f}",
+            f"{self.total / alone.total:.2f}",
+            *(f"{seconds:.1f}" for seconds in (rest, *parts)),
+            f"{self.passes / self.total:.1%}",
+        ]
+
+
+def _deep_model() -> nn.Module:
+    """As many blocks as FLUX.1 has, 19 and 38, of a tiny width."""
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=19,
+        num_single_layers=38,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return model.eval().requires_grad_(False)
+
+
+def _deep_inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    start, direction = (torch.randn(1, 16, 4, generator=generator) for _ in range(2))
+    fixed = {
+        "encoder_hidden_states": torch.randn(1, 8, 16, generator=generator),
+        "pooled_projections": torch.randn(1, 16, generator=generator),
+        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(8, 3),
+    }
+    for k in range(999):
+        timestep = torch.full((1,), 1 - k / 1000)
+        latent = start + 0.02 * k * direction
+        yield {"hidden_states": latent, "timestep": timestep, **fixed}
+
+
+def _dit_inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    return speed.inputs(model, batch=2)
+
+
+_Inputs = Callable[[nn.Module], Iterator[dict[str, Tensor]]]
+_MODELS: Final[dict[str, tuple[Callable[[], nn.Module], _Inputs]]] = {
+    "DiT-B, 12 blocks": (DIT_B.make, _dit_inputs),
+    "57 blocks, tiny": (_deep_model, _deep_inputs),
+}
+_SCHEDULES: Final[dict[str, dict[str, Any]]] = {
+    "interval": {"schedule": "interval", "interval": 2, "max_cached_run": None},
+    "rcs": {"schedule": "rcs", "threshold": 1e9, "max_cached_run": 1},
+}
+"""Steps 0, 1, 3, 5 and so on are full, the others cached."""
+
+
+@torch.no_grad()
+def compile_once(variant: str, name: str, temperature: str) -> Compilation:
+    """Compile a model in this process.
+
+    Raises:
+        RuntimeError: not all graphs were compiled by the calls that were timed.
+    """
+    make, inputs = _MODELS[name]
+    model, options = make(), _SCHEDULES.get(variant)
+    compiled: Any = (
+        torch.compile(model, backend=_INNER)
+        if options is None
+        else torch.compile(model, backend="rfc", options=options)
+    )
+    marks = _note_passes()
+    first = 1 if options is None else _BOTH_KINDS
+    times = []
+    for arguments in islice(inputs(model), 2 * first):  # as many of each kind once more
+        times.append(elapsed(lambda a=arguments: compiled(**a)))
+        graphs = [g for d in dispatchers_of(model) for g in d.graphs.values()]
+        if len(times) == first and not all(graph.calls for graph in graphs):
+            raise RuntimeError(f"{variant}: a graph of {name} was not called")
+    if (options is None) != (not graphs):
+        raise RuntimeError(f"{name} runs uncached")
+    metrics = torch._dynamo.utils.compilation_time_metrics
+    spent = {key: sum(values) for key, values in metrics.items()}
+    backend = spent.get("compile_fx.<locals>.fw_compiler_base", 0.0)
+    kernels = spent.get("PyCodeCache.load_by_key_path", 0.0)
+    return Compilation(
+        variant=variant,
+        model=name,
+        temperature=temperature,
+        total=sum(times[:first]) - sum(times[first:]),
+        passes=0.0 if options is None else spent["OutputGraph.call_user_compiler"],
+        traces=spent["create_aot_dispatcher_function"] - backend,
+        code=backend - kernels,
+        kernels=kernels,
+        by_pass={after: end - start for (_, start), (after, end) in pairwise(marks)},
+    )
+
+
+def _note_passes() -> list[tuple[str, float]]:
+    """A list that tells when the graph of each pass has been dumped."""
+    dump, marks = PassObserver.__call__, []
+
+    def noting(observer: PassObserver, name: str, gm: fx.GraphModule) -> None:
+        dump(observer, name, gm)
+        marks.append((name, time.perf_counter()))
+
+    PassObserver.__call__ = noting  # type: ignore[method-assign]
+    return marks
+
+
+def _measure(variant: str, name: str, folder: str, temperature: str) -> Compilation:
+    """The same in a process of its own, with this compile cache."""
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, variant, name, temperature],
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": folder},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return Compilation(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _verdicts(alone: Compilation, ours: Compilation) -> list[str]:
+    share = ours.total / alone.total
+    lines = [
+        f"{ours.model}, {ours.variant}, cold: {share:.2f} of inductor's time "
+        f"(target {COLD_TARGET}): {'met' if share <= COLD_TARGET else 'missed'}"
+    ]
+    share = ours.passes / ours.total
+    lines.append(
+        f"{ours.model}, {ours.variant}, passes: {share:.1%} of it "
+        f"(target {PASSES_TARGET:.0%}): {'met' if share <= PASSES_TARGET else 'missed'}"
+    )
+    return lines
+
+
+def run(*, quick: bool) -> None:
+    """Measure, print and write `results/compile_time.json` and `compile_time.md`."""
+    header = ["model", "variant", "cache", "s", "ratio", "Dynamo", "passes", "traces"]
+    header += ["code", "kernels", "passes"]
+    found: list[Compilation] = []
+    rows, verdicts = [], []
+    for name in list(_MODELS)[: 1 if quick else None]:
+        alone: dict[str, Compilation] = {}
+        for variant in (_INNER, *_SCHEDULES):
+            with tempfile.TemporaryDirectory() as folder:
+                for temperature in ("cold", "warm"):
+                    found.append(_measure(variant, name, folder, temperature))
+                    inner = alone.setdefault(temperature, found[-1])
+                    rows.append(found[-1].row(inner))
+                    console.print(" | ".join(rows[-1]), highlight=False)
+            if variant != _INNER:
+                verdicts += _verdicts(alone["cold"], found[-2])
+    grid = Grid("Seconds until every graph is compiled", header, rows)
+    grid.show()
+    console.print("\n".join(verdicts), highlight=False)
+    save(
+        "compile_time",
+        "Time to compile",
+        {"compilations": [asdict(item) for item in found]},
+        [grid.markdown(), *(f"- {line}" for line in verdicts)],
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(compile_once(*sys.argv[1:]))))
