@@ -5,6 +5,7 @@
     residual_stream    analysis               -> residual adds
     find_regions       analysis               -> regions and refusals
     merge_regions      analysis               -> a region per block, or for all blocks
+    fit_budget         analysis               -> regions whose state fits, if asked for
     outline            regions                -> submodules
     make_conditional   region calls           -> conditional(predicate, region, ...)
     hoist_predicate    one predicate a region -> one predicate a step
@@ -19,11 +20,12 @@ pass knows the name of a model. passes/README.md states the invariants between t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
+from rfc_compile.passes.budget import within_budget
 from rfc_compile.passes.conditional import make_conditional
 from rfc_compile.passes.few_rows import few_rows
 from rfc_compile.passes.flops import block_flops
@@ -39,9 +41,13 @@ from rfc_compile.passes.outline import outline
 from rfc_compile.passes.records import Refusal, Region, Regions
 from rfc_compile.passes.regions import find_regions
 from rfc_compile.passes.residual_stream import residual_stream
-from rfc_compile.passes.rings import Keeping
+from rfc_compile.passes.rings import Keeping, rings_of
 from rfc_compile.passes.specialize import Specialized, specialize
-from rfc_compile.passes.watched import watched_value, with_watched
+from rfc_compile.passes.watched import (
+    watched_value,
+    with_watched,
+    without_watched,
+)
 
 Observer = Callable[[str, fx.GraphModule], None]
 
@@ -91,6 +97,35 @@ def analyse(
     return Captured(gm, inputs, regions, blocks)
 
 
+def fit_budget(
+    captured: Captured, limit: int, keeping: Keeping, granularity: str, fake_mode: Any
+) -> tuple[Captured, str]:
+    """Merge or drop regions until the state of a CFG branch takes ``limit`` bytes.
+
+    Also tells what was done; nothing where they fit.
+
+    Raises:
+        CannotCache: nothing fits; tells the smallest possible size.
+
+    """
+    ancestry, inputs = Ancestry(captured.gm.graph), captured.inputs
+
+    def watching(regions: Regions) -> Regions:
+        return with_watched(regions, inputs, ancestry)
+
+    def size_of(found: Sequence[Region]) -> int:
+        regions = watching(replace(captured.regions, found=tuple(found)))
+        watched = watched_value(regions, inputs, ancestry)
+        latents = inputs.latents
+        rings = rings_of(regions.found, latents, watched, keeping, fake_mode)
+        return sum(ring.bytes for ring in rings)
+
+    bare = without_watched(captured.regions)
+    merge_blocks = granularity == "module"
+    regions, done = within_budget(bare, limit, merge_blocks, ancestry, size_of)
+    return replace(captured, regions=watching(regions)), done
+
+
 def make_step_graph(
     captured: Captured, keeping: Keeping, fake_mode: Any, observe: Observer
 ) -> fx.GraphModule:
@@ -129,6 +164,7 @@ __all__ = [
     "analyse",
     "few_rows",
     "fold_repeats",
+    "fit_budget",
     "make_step_graph",
     "specialize",
 ]

@@ -32,15 +32,28 @@ def merge_regions(regions: Regions, granularity: str, ancestry: Ancestry) -> Reg
     if granularity == "module" or not regions.found:
         return regions
     blocks = blocks_of(regions.found)
-    merging = _Merging(regions.found, ancestry)
     runs = [blocks] if granularity == "stack" else [[block] for block in blocks]
-    merged = [region for run in runs for region in merging.largest(run, "block")]
-    apart = dict.fromkeys(merging.apart)
+    merged, why = merge_runs(runs, regions.found, ancestry)
+    apart = dict.fromkeys(why)
     if len(without_cycles(merged, ancestry, [])) < len(merged):
         merged = list(regions.found)
         apart = {"merged, two regions would each run before and after the other": None}
     merged.sort(key=lambda region: ancestry.index[region.inputs[0]])
     return replace(regions, found=tuple(numbered(merged)), apart=tuple(apart))
+
+
+def merge_runs(
+    runs: Sequence[Sequence[Sequence[Region]]],
+    regions: Sequence[Region],
+    ancestry: Ancestry,
+) -> tuple[list[Region], list[str]]:
+    """Each run of blocks as few regions as can be, and why they are not fewer.
+
+    ``regions`` are all of the graph.
+    """
+    merging = _Merging(regions, ancestry)
+    merged = [region for run in runs for region in merging.largest(run, "block")]
+    return merged, merging.apart
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rfc_compile.passes.storage import Storage
-from rfc_compile.torch_internals import size_hint
+from rfc_compile.torch_internals import bytes_hint, size_hint
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Ring:
     name: str
     length: int
     example: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Of all slots, in the call that was traced."""
+        return self.length * bytes_hint(self.example)
 
 
 @dataclass(frozen=True)

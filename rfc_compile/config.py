@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -51,6 +52,10 @@ class Options:
             least 1). None keeps them as the model computes them.
         input_sketch: of the inputs that estimators keep (not the one that decides),
             one token in this many is kept and looked at; 1 for all.
+        memory_budget: most bytes of state for one CFG branch, as a number or a string
+            such as ``"512 MiB"`` or ``"1.5GB"``; None for no limit. Where the state
+            would take more, blocks are merged, then regions dropped, until it fits. It
+            holds for every graph and for the sizes that it was compiled for.
         granularity: what a region is: ``module``, every attention and MLP; ``block``;
             ``stack``, the whole run of blocks. Coarser is faster and keeps less.
         inner: the Dynamo backend that compiles the resulting graphs.
@@ -74,6 +79,7 @@ class Options:
     ridge: float = 0.5
     cache_dtype: str | None = None
     input_sketch: int = 1
+    memory_budget: int | str | None = None
     granularity: str = "module"
     inner: str = "inductor"
     inner_options: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +107,8 @@ class Options:
         _number("min_coverage", self.min_coverage, low=0, high=1)
         _integer("interval", self.interval, low=1)
         _integer("input_sketch", self.input_sketch, low=1)
+        if self.memory_budget is not None:
+            _bytes("memory_budget", self.memory_budget)
         _integer("warmup", self.warmup, low=1)
         _integer("final_full", self.final_full, low=0)
         if self.max_cached_run is not None:
@@ -169,6 +177,13 @@ class Options:
         assert self.order is not None
         return ESTIMATORS[self.estimator](self.order, self.ridge)
 
+    @property
+    def budget_bytes(self) -> int | None:
+        """``memory_budget`` in bytes."""
+        if self.memory_budget is None:
+            return None
+        return _bytes("memory_budget", self.memory_budget)
+
     def make_keeping(self) -> Keeping:
         """How these options have the values of regions kept."""
         dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
@@ -201,3 +216,21 @@ def _integer(name: str, value: object, low: int) -> None:
         raise OptionError(
             f"{name}={value!r} is not allowed; allowed: a whole number >= {low}"
         )
+
+
+_UNITS = {"B": 1}
+_UNITS |= {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", 1)}
+_UNITS |= {f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)}
+
+
+def _bytes(name: str, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w+)", text, re.ASCII)
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        raise OptionError(
+            f"{name}={value!r} is not allowed; allowed: a whole number of bytes, or a "
+            f"number with a unit as '512 MiB' (units: {', '.join(_UNITS)})"
+        )
+    return int(float(found[1]) * _UNITS[found[2]])

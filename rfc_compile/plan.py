@@ -21,6 +21,7 @@ from rfc_compile.passes import (
     Observer,
     StateLayout,
     analyse,
+    fit_budget,
     make_step_graph,
 )
 from rfc_compile.subclasses import with_plain_parameters
@@ -93,7 +94,7 @@ def capture(
     for reason in captured.regions.apart:
         report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
-    return captured
+    return _within_budget(captured, options, report)
 
 
 def complete_plan(
@@ -106,6 +107,21 @@ def complete_plan(
     layout: StateLayout = step_graph.meta["rfc_state"]
     _report_state(report, captured, layout)
     return Plan(captured, step_graph, layout, fake_mode)
+
+
+def _within_budget(
+    captured: Captured, options: Options, report: GraphReport
+) -> Captured:
+    limit = options.budget_bytes
+    if limit is None:
+        return captured
+    keeping, fake_mode = options.make_keeping(), torch_internals.dynamo_fake_mode()
+    fitting, done = fit_budget(captured, limit, keeping, options.granularity, fake_mode)
+    report.refused = fitting.regions.refused
+    if done:
+        report.note(f"memory_budget={options.memory_budget!r}: {done}")
+    _refuse_little_coverage(fitting, options)
+    return fitting
 
 
 def _refuse_little_coverage(captured: Captured, options: Options) -> None:
@@ -125,10 +141,7 @@ def _refuse_little_coverage(captured: Captured, options: Options) -> None:
 def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:
     where = captured.inputs.timestep_index
     report.timestep = None if where is None else captured.inputs.names[where]
-    sizes = {
-        ring.name: ring.length * torch_internals.bytes_hint(ring.example)
-        for ring in layout.rings
-    }
+    sizes = {ring.name: ring.bytes for ring in layout.rings}
     report.state_bytes = report.following_bytes = sum(sizes.values())
     if where is None:  # its probe stands apart, and it alone reads the latents
         latents = len(layout.latents)

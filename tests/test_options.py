@@ -26,6 +26,10 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "ridge": (NOT_NUMBERS, "a number >= 0"),
     "min_coverage": ((-0.1, 1.1, "half", True, None), "a number from 0 to 1"),
     "input_sketch": (NOT_POSITIVE, "a whole number >= 1"),
+    "memory_budget": (
+        (0, -1, 1.5, True, "", "2", "GiB", "2 XB", "-1GB", "0 MB", "1e3MB"),
+        "a whole number of bytes",
+    ),
     "interval": (NOT_POSITIVE, "a whole number >= 1"),
     "warmup": (NOT_POSITIVE, "a whole number >= 1"),
     "final_full": ((-1, 1.5, "3", True, None), "a whole number >= 0"),
@@ -70,6 +74,21 @@ def test_orders_depend_on_the_estimator(name: str, order: int) -> None:
 )
 def test_default_order(name: str, order: int) -> None:
     assert Options(estimator=name).order == order
+
+
+@pytest.mark.parametrize(
+    ("value", "bytes_"),
+    [
+        (None, None),
+        (1, 1),
+        ("2GiB", 2 * 1024**3),
+        ("512 MiB", 512 * 1024**2),
+        ("1.5GB", 1_500_000_000),
+        ("10 B", 10),
+    ],
+)
+def test_a_budget_in_bytes(value: Any, bytes_: int | None) -> None:
+    assert Options(memory_budget=value).budget_bytes == bytes_
 
 
 def test_float8_needs_changes() -> None:
