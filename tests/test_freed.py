@@ -1,0 +1,138 @@
+"""State is given back: by the next run, by a deleted model, by ``reset``."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from denoising import compiled, steps_of
+from models import WIDTH, Stack, build, timesteps
+from torch import Tensor, nn
+
+import rfc_compile
+from rfc_compile.observe import dispatchers_of
+
+OPTIONS = {
+    "inner": "eager",
+    "min_coverage": 0.0,
+    "schedule": "interval",
+    "interval": 3,
+}
+TRAJECTORIES = 20
+
+
+def living() -> int:
+    """Bytes of all tensors that are left after a collection."""
+    gc.collect()
+    kinds = (Tensor, nn.Parameter)
+    return sum(found.nbytes for found in gc.get_objects() if type(found) in kinds)
+
+
+def denoise(model: Any, tokens: int, seed: int, steps: int = 5) -> None:
+    """A short run on noise of so many tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, tokens, WIDTH, generator=generator)
+    for step in range(steps):
+        with torch.no_grad():
+            x = x - 0.02 * model(x, timesteps(20 - step))
+
+
+def one_size(model: Any, number: int) -> None:
+    denoise(model, 6, number)
+
+
+def two_sizes(model: Any, number: int) -> None:
+    denoise(model, 6 + 3 * (number % 2), number)
+
+
+def two_names(model: Any, number: int) -> None:
+    with rfc_compile.trajectory("ab"[number % 2]):
+        denoise(model, 6, number)
+
+
+def of_unequal_length(model: Any, number: int) -> None:
+    denoise(model, 6, number, steps=3 + number % 3)
+
+
+@pytest.mark.parametrize(
+    ("draw", "schedule"),
+    [
+        (one_size, "rcs"),
+        (two_sizes, "interval"),
+        (two_names, "rcs"),
+        (of_unequal_length, "interval"),
+    ],
+)
+def test_many_runs_keep_no_more_than_a_few(
+    draw: Callable[[Any, int], None], schedule: str
+) -> None:
+    options = {**OPTIONS, "schedule": schedule}
+    model = torch.compile(build(Stack), backend="rfc", dynamic=True, options=options)
+    early, late = [], []
+    for number in range(TRAJECTORIES):
+        draw(model, number)
+        if number in (1, 2, 3):
+            early.append(living())
+        elif number >= TRAJECTORIES - 3:
+            late.append(living())
+    assert rfc_compile.stats(model).cache_bytes > 0
+    assert max(late) <= max(early)
+
+
+def state_of(model: Any) -> list[weakref.ref[Tensor]]:
+    """Weak references to all tensors of a model's state."""
+    states = [
+        branch.state
+        for dispatcher in dispatchers_of(model)
+        for scope in dispatcher.scopes()
+        if scope.current is not None
+        for branch in scope.current.branches
+    ]
+    return [weakref.ref(slot) for state in states for slot in state.slots]
+
+
+def left(state: list[weakref.ref[Tensor]]) -> int:
+    gc.collect()
+    return sum(reference() is not None for reference in state)
+
+
+@pytest.mark.parametrize("form", ["wrapped", "in place"])
+def test_a_deleted_model_frees_its_state(form: str) -> None:
+    plain = build(Stack)
+    if form == "wrapped":
+        model: Any = torch.compile(plain, backend="rfc", options=OPTIONS)
+    else:
+        plain.compile(backend="rfc", options=OPTIONS)
+        model = plain
+    denoise(model, 6, 0)
+    state = state_of(model)
+    assert left(state) == len(state) > 5
+    del model, plain
+    assert left(state) == 0
+
+
+def test_a_deleted_wrapper_leaves_the_state_to_the_model() -> None:
+    """Dynamo keeps what it compiled for as long as the model itself lives."""
+    plain = build(Stack)
+    model: Any = torch.compile(plain, backend="rfc", options=OPTIONS)
+    denoise(model, 6, 0)
+    state = state_of(model)
+    assert left(state) == len(state) > 5
+    del model
+    rfc_compile.reset(plain)
+    assert left(state) == 0
+
+
+def test_a_run_that_is_left_frees_its_state_at_the_next() -> None:
+    model = compiled(schedule="interval")
+    run = steps_of(model)
+    for _ in range(4):
+        next(run)
+    state = state_of(model)
+    assert left(state) == len(state) > 5
+    next(steps_of(model, seed=7))
+    assert left(state) == 0
