@@ -16,6 +16,7 @@ from helpers import capture
 from models import Stack, build, timesteps, tokens
 
 from rfc_compile import passes
+from rfc_compile.passes import fold_repeats
 
 FOLDER = str(Path(passes.__file__).parent)
 
@@ -66,3 +67,17 @@ def test_work_is_linear_in_the_number_of_blocks(
     assert "skips.py" in many
     for file in set(many) - PAIRWISE:
         assert many[file] - some[file] <= 2.2 * (some[file] - few[file]) + 50, file
+
+
+def nodes_to_compile(blocks: int) -> int:
+    """Nodes of a cached graph but its inputs, those of a submodule once."""
+    model = build(type("Deep", (Stack,), {"depth": blocks}))
+    gm = fold_repeats(capture(model, tokens(), timesteps(9)).whole.cached.gm)
+    graphs = [gm.graph, *(child.graph for child in gm.children())]
+    return sum(node.op != "placeholder" for graph in graphs for node in graph.nodes)
+
+
+def test_a_block_more_is_a_call_more() -> None:
+    few, many = nodes_to_compile(4), nodes_to_compile(10)
+    assert few > 100
+    assert many - few == 6 * 3  # the submodule, its call, its result
