@@ -64,6 +64,11 @@ def input_ring(node: fx.Node) -> str:
     return f"input.{node.name}"
 
 
+def stored_in(ring: str) -> str:
+    """Name of the storage that a ring is a part of."""
+    return ".".join(ring.split(".")[:2])
+
+
 def own_ring(region: Keeps, what: str, position: int) -> str:
     """Name of the storage of an ``output``, or of its ``statistics``."""
     return f"{region.name}.{what}_{position}"

@@ -24,6 +24,7 @@ from rfc_compile.passes import (
     fit_budget,
     make_step_graph,
 )
+from rfc_compile.passes.rings import input_ring, stored_in
 from rfc_compile.subclasses import with_plain_parameters
 
 
@@ -148,9 +149,13 @@ def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) 
         report.following_bytes -= sum(list(sizes.values())[:latents])
     regions = []
     for region in captured.regions.found:
-        own = [name for name in sizes if name.startswith(f"{region.name}.")]
-        own += [f"input.{node.name}" for node in region.inputs]
-        cache_bytes = sum(sizes.pop(name, 0) for name in own)
+        names = {input_ring(node) for node in region.inputs}
+        own = [
+            name
+            for name in sizes
+            if name.startswith(f"{region.name}.") or stored_in(name) in names
+        ]
+        cache_bytes = sum(map(sizes.pop, own))
         regions.append(
             RegionInfo(
                 name=region.name,

@@ -119,8 +119,13 @@ def test_a_smaller_dtype_is_nearly_as_good(estimator: str, granularity: str) -> 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8"])
 def test_a_smaller_dtype_is_predicted(dtype: str) -> None:
     options = {"cache_dtype": dtype}
-    check_prediction(compiled(**options), options, 2)
-    layout = dispatchers_of(None)[-1]._layout
+    model = compiled(**options)
+    check_prediction(model, options, 2)
+    explanation = rfc_compile.explain(model)
+    latent = len(LABELS) * 3 * 32 * 32 * 4
+    of_regions = sum(region.cache_bytes for region in explanation.regions)
+    assert of_regions + latent == explanation.cache_bytes
+    layout = dispatchers_of(model)[-1]._layout
     kept = {ring.name: ring.example.dtype for ring in layout.rings}
     assert {d for name, d in kept.items() if "statistics" in name} == {torch.float32}
     assert {d for name, d in kept.items() if "latent" in name} == {torch.float32}
