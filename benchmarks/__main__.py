@@ -3,7 +3,7 @@
 import argparse
 import functools
 
-from benchmarks import compile_time, granularity, host, quality, speed
+from benchmarks import compile_time, granularity, host, memory, quality, speed
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     benchmarks = {
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
+        "memory": memory.run,
         "speed": speed.run,
         "host": host.run,
         "compile_time": compile_time.run,
