@@ -163,8 +163,8 @@ __all__ = [
     "StateLayout",
     "analyse",
     "few_rows",
-    "fold_repeats",
     "fit_budget",
+    "fold_repeats",
     "make_step_graph",
     "specialize",
 ]
