@@ -29,6 +29,9 @@ from rfc_compile.bench.workloads import (
 )
 from rfc_compile.errors import OptionError
 
+SHAPE_IMAGES: Final = 2
+"""In a batch of the random shapes, as guidance makes of one image."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -37,7 +40,7 @@ class Size:
     Attributes:
         images: per setting, to choose by and again to report.
         targets: NFCs that settings are chosen at.
-        timed_images: per timed run of the bundled model; 1 on the random shapes.
+        timed_images: per timed run of the bundled model.
         repeats: timed runs.
         training: images and steps that the classifier is trained on.
 
@@ -204,7 +207,7 @@ class Session:
             workload,
             setting,
             mode,
-            images=size.timed_images if workload.trained else 1,
+            images=size.timed_images if workload.trained else SHAPE_IMAGES,
             steps=STEPS,
             repeats=size.repeats if workload.trained else min(3, size.repeats),
             nfc=nfc,
