@@ -6,7 +6,8 @@ INSTALLED := .venv/.installed
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.cache/inductor
 
 # Beside other processes, threads that spin while they wait cost more than they save.
-test bench coverage: export OMP_WAIT_POLICY ?= PASSIVE
+# A benchmark runs alone, and threads that sleep would make it twice as slow.
+test coverage: export OMP_WAIT_POLICY ?= PASSIVE
 # A process per core, of one thread each: tracing, most of the tests' time, is serial.
 test: export OMP_NUM_THREADS ?= 1
 
