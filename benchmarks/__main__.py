@@ -3,7 +3,15 @@
 import argparse
 import functools
 
-from benchmarks import compile_time, granularity, host, memory, quality, speed
+from benchmarks import (
+    compile_time,
+    end_to_end,
+    granularity,
+    host,
+    memory,
+    quality,
+    speed,
+)
 
 
 def main() -> None:
@@ -15,14 +23,16 @@ def main() -> None:
     add("--images", type=int, help="per cell of the quality benchmark")
     parts = granularity.PARTS
     add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
+    add("--only", default="", help="part of the names of what compile_time takes")
     args = parser.parse_args()
     benchmarks = {
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "memory": memory.run,
         "speed": speed.run,
+        "end_to_end": end_to_end.run,
         "host": host.run,
-        "compile_time": compile_time.run,
+        "compile_time": functools.partial(compile_time.run, only=args.only),
     }
     if args.which not in (*benchmarks, "all"):
         parser.error(f"{args.which!r}: give one of {', '.join(benchmarks)}, all")

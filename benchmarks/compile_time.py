@@ -5,6 +5,7 @@ one, warm with the one that the cold process left. It counts the calls of the mo
 until every graph is compiled, less what the same calls take afterwards.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, fx, nn
 
 from benchmarks import speed
-from benchmarks.report import Grid, console, save
+from benchmarks.report import RESULTS, Grid, console, save
 from rfc_compile.bench.timing import elapsed
 from rfc_compile.bench.workloads import DIT_B
 from rfc_compile.observe import PassObserver, dispatchers_of
@@ -204,30 +205,51 @@ def _verdicts(alone: Compilation, ours: Compilation) -> list[str]:
     return lines
 
 
-def run(*, quick: bool) -> None:
-    """Measure, print and write `results/compile_time.json` and `compile_time.md`."""
-    header = ["model", "variant", "cache", "s", "ratio", "Dynamo", "passes", "traces"]
-    header += ["code", "kernels", "passes"]
-    found: list[Compilation] = []
-    rows, verdicts = [], []
-    for name in list(_MODELS)[: 1 if quick else None]:
-        alone: dict[str, Compilation] = {}
-        for variant in (_INNER, *_SCHEDULES):
+def _key(item: Compilation) -> tuple[str, str, str]:
+    return item.model, item.variant, item.temperature
+
+
+def _measured_before() -> Iterator[Compilation]:
+    path = RESULTS / "compile_time.json"
+    if path.exists():
+        for item in json.loads(path.read_text())["compilations"]:
+            yield Compilation(**item)
+
+
+def run(*, quick: bool, only: str = "") -> None:
+    """Measure, print and write `results/compile_time.json` and `compile_time.md`.
+
+    With ``only``, measure the models and variants with this in their name (``DiT-B``,
+    ``57 blocks, tiny, rcs``); the others stay as the results of earlier runs have them.
+    """
+    found = {_key(item): item for item in _measured_before()} if only else {}
+    names = list(_MODELS)[: 1 if quick else None]
+    variants = (_INNER, *_SCHEDULES)
+    for name, variant in itertools.product(names, variants):
+        if only in f"{name}, {variant}":
             with tempfile.TemporaryDirectory() as folder:
                 for temperature in ("cold", "warm"):
-                    found.append(_measure(variant, name, folder, temperature))
-                    inner = alone.setdefault(temperature, found[-1])
-                    rows.append(found[-1].row(inner))
-                    console.print(" | ".join(rows[-1]), highlight=False)
-            if variant != _INNER:
-                verdicts += _verdicts(alone["cold"], found[-2])
+                    item = _measure(variant, name, folder, temperature)
+                    found[_key(item)] = item
+                    console.print(item, highlight=False)
+    rows, verdicts = [], []
+    for key in itertools.product(names, variants, ("cold", "warm")):
+        name, variant, temperature = key
+        alone = found.get((name, _INNER, temperature))
+        if key not in found or alone is None:
+            continue
+        rows.append(found[key].row(alone))
+        if variant != _INNER and temperature == "cold":
+            verdicts += _verdicts(alone, found[key])
+    header = ["model", "variant", "cache", "s", "ratio", "Dynamo", "passes", "traces"]
+    header += ["code", "kernels", "passes"]
     grid = Grid("Seconds until every graph is compiled", header, rows)
     grid.show()
     console.print("\n".join(verdicts), highlight=False)
     save(
         "compile_time",
         "Time to compile",
-        {"compilations": [asdict(item) for item in found]},
+        {"compilations": [asdict(item) for item in found.values()]},
         [grid.markdown(), *(f"- {line}" for line in verdicts)],
     )
 

@@ -10,7 +10,7 @@
     make_conditional   region calls           -> conditional(predicate, region, ...)
     hoist_predicate    one predicate a region -> one predicate a step
     specialize         conditionals           -> probe | full | cached
-    few_rows           matmuls of a few rows  -> products and sums, in cached
+    few_rows           matmuls of a few rows  -> products and sums, but in full
     fold_repeats       identical blocks       -> calls of one submodule, in cached
 
 A pass is a plain function ``(gm, ...) -> gm``, an analysis returns frozen records; no

@@ -10,7 +10,8 @@
 
 Such a matmul (the modulation of a block by the timestep) does little but read its
 weight, and a processor's matmul reads it at a quarter of the memory's speed. The result
-differs by rounding: for cached steps only, a full one is the inner backend's.
+differs by rounding: for cached steps and the probe only, a full graph is the inner
+backend's.
 """
 
 from __future__ import annotations

@@ -89,16 +89,18 @@ def _cached(
         plan.step_graph, probe=not schedule.static, apart=not plan.timed
     )
     if options.inner == "inductor":  # it needs a compiler that fuses
-        few_rows(specialized.cached.gm, plan.fake_mode)
+        for graph in (specialized.probe, specialized.cached):
+            if graph is not None:
+                few_rows(graph.gm, plan.fake_mode)
         if torch_internals.compiles_submodules_once(options.inner_options):
             fold_repeats(specialized.cached.gm)
-    graphs = {}
+    graphs: dict[str, LazyGraph] = {}
     for name, subgraph in specialized.graphs.items():
         observer(name, subgraph.gm)
         graphs[name] = LazyGraph(subgraph.gm, plan.fake_mode, options, mode)
     if any(isinstance(value, torch.SymInt) for value in specialized.examples):
-        for graph in graphs.values():  # guards on sizes are only kept while Dynamo runs
-            graph.compile()
+        for lazy in graphs.values():  # guards on sizes are only kept while Dynamo runs
+            lazy.compile()
     dispatcher = (ByTimestep if plan.timed else ByLatent)(
         specialized, graphs, plan.layout, options, report, plan.captured.inputs
     )

@@ -203,7 +203,8 @@ class ByTimestep(Dispatcher):
         timestep = _few_timesteps(call.arguments[self._timestep])
         if "probe" in self.graphs:
             live = self._run("probe", pool)
-            arrival, pool = Readback([live[0], timestep]), [*pool, *live]
+            arrival = Readback([live[0], timestep])
+            pool += live
         full = branch.last_error > limit
         history = state.forget() if full else []
         outputs = self._run("full" if full else "cached", pool)
@@ -267,7 +268,8 @@ class ByTimestep(Dispatcher):
         if refused is not None:
             return refused
         limit, reason = self._limit(call)
-        return self._finish(call, signal, limit, reason, [*pool, *live])
+        pool += live
+        return self._finish(call, signal, limit, reason, pool)
 
     def _step_whole(self, call: Call, _: Ahead | None) -> Sequence[Any] | Mismatch:
         """Decide by the step's index, run the forward, then check its signal."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -62,7 +62,7 @@ class ModelCall:
         self.full = full
         self.keep = keep
         self.number = 0
-        self._layers: Counter[LayerShapes] = Counter()
+        self._layers: dict[LayerShapes, int] = {}
         self._arguments: Any = WeakTensorKeyDictionary()
         self._results: Any = WeakTensorKeyDictionary()
         self._first_seen: Any = WeakTensorKeyDictionary()
@@ -87,10 +87,12 @@ class ModelCall:
         """
         if self.branch is None:
             return False
+        runs = self.occurrence(layer)
+        if runs and (by_results or runs >= MAX_RUNS_OF_A_LAYER):
+            return False
         tensors = [value for value in arguments if isinstance(value, Tensor)]
-        if layer in self._layers:
-            again = not by_results and self._layers[layer] < MAX_RUNS_OF_A_LAYER
-            return again and self._holds(tensors)
+        if runs:
+            return self._holds(tensors)
         return any(
             tensor in self._results
             or (not by_results and self._first_seen.get(tensor) == self.number)
@@ -105,13 +107,13 @@ class ModelCall:
 
     def occurrence(self, layer: LayerShapes) -> int:
         """How often a layer has run in this call."""
-        return self._layers[layer]
+        return self._layers.get(layer, 0)
 
     def add(
         self, layer: LayerShapes, arguments: Iterable[Any], results: Iterable[Any]
     ) -> None:
         """A graph has run with these tensors (its parameters left out)."""
-        self._layers[layer] += 1
+        self._layers[layer] = self.occurrence(layer) + 1
         for value in arguments:
             if isinstance(value, Tensor):
                 self._arguments[value] = True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import ctypes
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from torch import fx
 
@@ -13,12 +14,45 @@ from rfc_compile.passes.graph import is_copy, is_layout
 
 Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
 
+_LONG: Final = 8
+"""Positions in a row, on average, from which on slices are the faster way to pick."""
+
+_POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
+
 
 def picker(positions: Sequence[int]) -> Pick:
     """A fast function from a sequence to its values at these positions."""
-    if len(positions) > 1:
-        return itemgetter(*positions)
-    return lambda values: tuple(values[i] for i in positions)
+    slices = list(_in_a_row(positions))
+    if len(slices) == 1:
+        (only,) = slices
+        return lambda values: tuple(values[only])
+    if _LONG * len(slices) > len(positions):
+        return itemgetter(*positions) if slices else lambda values: ()
+
+    def pick(values: Sequence[Any]) -> tuple[Any, ...]:
+        picked: list[Any] = []
+        for part in slices:
+            picked += values[part]
+        return tuple(picked)
+
+    return pick
+
+
+def _in_a_row(positions: Sequence[int]) -> Iterator[slice]:
+    """The positions as slices, as long as possible."""
+    start = 0
+    for end in range(1, len(positions) + 1):
+        if end == len(positions) or positions[end] != positions[end - 1] + 1:
+            yield slice(positions[start], positions[end - 1] + 1)
+            start = end
+
+
+def identities(values: tuple[Any, ...]) -> bytes:
+    """What ``id`` gives for every value, packed: equal only for the same objects.
+
+    They are read where a tuple keeps them, in a hundredth of the time of ``map(id)``.
+    """
+    return ctypes.string_at(id(values) + tuple.__basicsize__, _POINTER * len(values))
 
 
 def routes_of(specialized: Specialized) -> dict[str, Pick]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
-from rfc_compile.routes import picker
+from rfc_compile.routes import identities, picker
 from rfc_compile.trajectories import Trajectory
 
 MAX_SCOPES = 8
@@ -97,8 +97,8 @@ class Scopes:
         examples: Sequence[Any],
         report: GraphReport,
     ) -> None:
-        self._layers: dict[tuple[int, ...], Layer] = {}
-        self._newest: tuple[tuple[int, ...] | None, Layer] = None, frozenset()
+        self._layers: dict[bytes, Layer] = {}
+        self._newest: tuple[bytes | None, Layer] = None, frozenset()
         self._others = others
         self._numbers = picker(numbers)
         shapes = _shapes([examples[i] for i in others])
@@ -110,26 +110,26 @@ class Scopes:
         self._short_lived = 0
         _all.add(self)
 
-    def key(self, static: Sequence[Tensor], arguments: Sequence[Any]) -> Key:
+    def key(self, static: tuple[Tensor, ...], arguments: Sequence[Any]) -> Key:
         """The layer of a call and its shapes; the first call of a layer is noted.
 
         ``static`` are the parameters and buffers among the arguments.
         """
-        ids = tuple(map(id, static))
+        same = identities(static)
         newest, layer = self._newest
-        if ids != newest:  # most graphs serve one layer only
-            layer = self._layers.get(ids) or self._new_layer(ids, static)
-            self._newest = ids, layer
+        if same != newest:  # most graphs serve one layer only
+            layer = self._layers.get(same) or self._new_layer(same, static)
+            self._newest = same, layer
         shapes = self._shapes
         if shapes is None:
             shapes = _shapes([arguments[i] for i in self._others])
         return (layer, shapes), self._numbers(arguments)
 
-    def _new_layer(self, ids: tuple[int, ...], static: Sequence[Tensor]) -> Layer:
-        layer = frozenset(ids)
+    def _new_layer(self, same: bytes, static: Sequence[Tensor]) -> Layer:
+        layer = frozenset(map(id, static))
         self._report_short_lives()
         with self._lock:
-            self._layers[ids] = layer
+            self._layers[same] = layer
             if layer not in self._report.layers:
                 self._report.layers.add(layer)
                 for owner in static:
@@ -140,17 +140,18 @@ class Scopes:
 
     def get(self, name: str, key: Key) -> Scope:
         """The scope of an owner's calls with this key."""
+        whose = name, key
         with self._lock:
-            if (name, key) not in self._scopes:
-                self._scopes[name, key] = Scope(layer=key[0][0])
+            scope = self._scopes.get(whose)
+            if scope is None:
+                scope = self._scopes[whose] = Scope(layer=key[0][0])
                 while len(self._scopes) > MAX_SCOPES:
                     self._scopes.popitem(last=False)
                     self._report.note(
                         f"more than {MAX_SCOPES} combinations of caller, layer, shapes "
                         "and numbers: the state of the one not used for longest is lost"
                     )
-            self._scopes.move_to_end((name, key))
-            scope = self._scopes[name, key]
+            self._scopes.move_to_end(whose)
             scope.last_used = time.monotonic()
             scope.calls += 1
             return scope
@@ -183,8 +184,8 @@ class Scopes:
     def _drop_layer(self, layer: Layer) -> None:
         self._report.layers.discard(layer)
         self._newest = None, frozenset()
-        for ids in [ids for ids, known in self._layers.items() if known == layer]:
-            self._layers.pop(ids, None)
+        for same in [same for same, known in self._layers.items() if known == layer]:
+            self._layers.pop(same, None)
         for key in [key for key in self._scopes if key[1][0][0] == layer]:
             scope = self._scopes.pop(key, None)
             if scope is not None and scope.calls == 1:
