@@ -10,6 +10,7 @@ from denoising import compiled, run, small_glyph
 from torch import Tensor
 
 import rfc_compile
+from rfc_compile.observe import dispatchers_of
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def test_all_full_is_bit_identical_to_the_inner_backend(
 def test_all_full_behind_the_probe_is_within_rounding(
     dtype: torch.dtype, tolerance: float
 ) -> None:
-    """With rcs the probe's boundary may change what is fused, not more."""
+    """With rcs the probe may be fused and summed up otherwise, not more."""
     model = small_glyph(dtype=dtype)
     expected = outputs_of(torch.compile(model), dtype)
     torch._dynamo.reset()
@@ -74,6 +75,14 @@ def test_all_full_behind_the_probe_is_within_rounding(
     assert rfc_compile.stats(rfc).nfc == 20
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    (dispatcher,) = dispatchers_of(rfc)
+    matmuls = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+    names = {
+        name: {node.target for node in graph.gm.graph.nodes} & matmuls
+        for name, graph in dispatcher.graphs.items()
+    }
+    assert names["full"]
+    assert not names["probe"], "matmuls of a few rows are sums there"
 
 
 @pytest.mark.parametrize(
