@@ -278,14 +278,7 @@ class Dispatcher(ABC):
         log_decision(trajectory.name, decision)
         self._watch_weights(decision)
         model_call.begin(
-            ModelCall(
-                self._serial,
-                call.caller,
-                branch,
-                call.step,
-                full=full,
-                keep=finite,
-            )
+            self._serial, call.caller, branch, call.step, full=full, keep=finite
         )
 
     def _run_of(self, call: Call, signal: Signal | None) -> Trajectory:

@@ -12,6 +12,7 @@ layer that has run takes part again if every tensor that it is given is of that 
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
 from collections import OrderedDict
@@ -31,6 +32,8 @@ MAX_OWNERS = 64
 MAX_RUNS_OF_A_LAYER = 64
 """Runs of one layer in a call, each with state of its own; one more is a new call."""
 
+_NEVER = -1, -1
+
 
 class ModelCall:
     """What the graph that leads a call tells the others.
@@ -42,7 +45,10 @@ class ModelCall:
         step: index of the step in the trajectory.
         full: the decision.
         keep: whether values of a full step may be kept (not after broken inputs).
+        number: of the call, counted by owner.
 
+    ``_given`` holds the numbers of the first and the last call that were given a
+    tensor, ``_results`` that of the last call which it is a result of.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class ModelCall:
         *,
         full: bool,
         keep: bool,
+        before: ModelCall | None = None,
     ) -> None:
         self.leader = leader
         self.caller = caller
@@ -61,21 +68,19 @@ class ModelCall:
         self.step = step
         self.full = full
         self.keep = keep
-        self.number = 0
         self._layers: dict[LayerShapes, int] = {}
-        self._arguments: Any = WeakTensorKeyDictionary()
-        self._results: Any = WeakTensorKeyDictionary()
-        self._first_seen: Any = WeakTensorKeyDictionary()
+        if before is None:
+            self.number = 0
+            self._given: Any = WeakTensorKeyDictionary()
+            self._results: Any = WeakTensorKeyDictionary()
+        else:
+            self.number = before.number + 1
+            self._given, self._results = before._given, before._results
 
     @property
     def branch(self) -> Branch | None:
         """The branch, None once its trajectory has ended."""
         return self._branch()
-
-    def succeed(self, before: ModelCall) -> None:
-        """Come after another call of the same owner."""
-        self.number = before.number + 1
-        self._first_seen = before._first_seen
 
     def includes(
         self, layer: LayerShapes, arguments: Iterable[Any], *, by_results: bool
@@ -94,16 +99,21 @@ class ModelCall:
         if runs:
             return self._holds(tensors)
         return any(
-            tensor in self._results
-            or (not by_results and self._first_seen.get(tensor) == self.number)
+            self._results.get(tensor) == self.number
+            or (not by_results and self._first_given(tensor) == self.number)
             for tensor in tensors
         )
 
+    def _first_given(self, tensor: Tensor) -> int:
+        first, _ = self._given.get(tensor, _NEVER)
+        return int(first)
+
     def _holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether all are known here, a result among them: not so at the next step."""
-        return any(tensor in self._results for tensor in tensors) and all(
-            tensor in self._results or tensor in self._arguments for tensor in tensors
-        )
+        results = [self._results.get(tensor) == self.number for tensor in tensors]
+        given = (self._given.get(tensor, _NEVER) for tensor in tensors)
+        known = (last == self.number for _, last in given)
+        return any(results) and all(map(operator.or_, results, known))
 
     def occurrence(self, layer: LayerShapes) -> int:
         """How often a layer has run in this call."""
@@ -116,11 +126,11 @@ class ModelCall:
         self._layers[layer] = self.occurrence(layer) + 1
         for value in arguments:
             if isinstance(value, Tensor):
-                self._arguments[value] = True
-                self._first_seen.setdefault(value, self.number)
+                first, _ = self._given.get(value, (self.number, self.number))
+                self._given[value] = first, self.number
         for value in results:
             if isinstance(value, Tensor):
-                self._results[value] = True
+                self._results[value] = self.number
 
 
 _running: OrderedDict[str, ModelCall] = OrderedDict()
@@ -133,13 +143,16 @@ def running(caller: Caller) -> ModelCall | None:
     return call if call is not None and call.caller == caller else None
 
 
-def begin(call: ModelCall) -> None:
-    """A graph leads a new call."""
+def begin(
+    leader: int, caller: Caller, branch: Branch, step: int, *, full: bool, keep: bool
+) -> None:
+    """A graph leads a new call, with the attributes that ``ModelCall`` lists."""
     with _lock:
-        before = _running.get(call.caller.owner)
-        if before is not None:
-            call.succeed(before)
-        _running[call.caller.owner] = call
-        _running.move_to_end(call.caller.owner)
+        before = _running.get(caller.owner)
+        call = ModelCall(
+            leader, caller, branch, step, full=full, keep=keep, before=before
+        )
+        _running[caller.owner] = call
+        _running.move_to_end(caller.owner)
         while len(_running) > MAX_OWNERS:
             _running.popitem(last=False)
