@@ -23,14 +23,15 @@ def main() -> None:
     add("--images", type=int, help="per cell of the quality benchmark")
     parts = granularity.PARTS
     add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
-    add("--only", default="", help="part of the names of what compile_time takes")
+    add("--only", default="", help="part of the names: compile_time, end_to_end")
     args = parser.parse_args()
     benchmarks = {
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "memory": memory.run,
         "speed": speed.run,
-        "end_to_end": end_to_end.run,
+        "speed_xl": speed.run_xl,
+        "end_to_end": functools.partial(end_to_end.run, only=args.only),
         "host": host.run,
         "compile_time": functools.partial(compile_time.run, only=args.only),
     }

@@ -5,7 +5,9 @@ with a probe at every step. After every few steps the uncached model is called o
 that a machine that grows slower in the middle of a run slows both.
 """
 
+import json
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import compress
 from typing import Any, Final
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from benchmarks.report import Grid, console, save
+from benchmarks.report import RESULTS, Grid, console, save
 from benchmarks.speed import fresh_compiler
 from rfc_compile.bench.methods.base import INDUCTOR, compile_model, describe
 from rfc_compile.bench.methods.rfc import METHODS
@@ -32,6 +34,8 @@ TARGETS: Final = {"module": 0.9, "stack": 0.95}
 """Smallest shares of the possible speed-up, by granularity."""
 
 _IMAGES: Final = 2
+_WARMUP: Final = 8
+"""Untimed steps: full and cached ones, until everything is compiled."""
 _EVERY: Final = 5
 """Steps from one uncached call to the next; odd, so that all kinds of steps precede."""
 
@@ -122,39 +126,49 @@ class _InTurn:
 
 @torch.no_grad()
 def measure(granularity: str, setting: dict[str, Any], rounds: int) -> Cost:
-    """Time runs of one setting; the first one compiles and is left out."""
+    """Time runs of one setting, each from an empty state."""
     cost = Cost(granularity, describe(setting))
     with fresh_compiler():
         model = DIT_B.make()
         ours = compile_model(model, "rfc", dynamic=False, options=setting)
         other = plain(compile_model(model, INDUCTOR))
-        for timed in (False, *[True] * rounds):
+        DIT_B.draw(_InTurn(plain(ours), other), _IMAGES, _WARMUP, REPORT_SEED)
+        for _ in range(rounds):
             rfc_compile.reset(ours)
             turns = _InTurn(plain(ours), other)
             DIT_B.draw(turns, _IMAGES, STEPS, REPORT_SEED)
-            if timed:
-                decisions = rfc_compile.stats(ours).decisions
-                full = [decision.full for decision in decisions]
-                cached = [not decision.full for decision in decisions]
-                seconds = turns.seconds
-                cost.runs.append(
-                    Run(
-                        list(compress(seconds, full)),
-                        list(compress(seconds, cached)),
-                        turns.others,
-                    )
-                )
+            decisions = rfc_compile.stats(ours).decisions
+            full = list(compress(turns.seconds, [d.full for d in decisions]))
+            cached = list(compress(turns.seconds, [not d.full for d in decisions]))
+            cost.runs.append(Run(full, cached, turns.others))
     return cost
 
 
-def run(*, quick: bool) -> None:
-    """Measure, print and write `results/end_to_end.json` and `end_to_end.md`."""
+def _measured_before() -> Iterator[Cost]:
+    path = RESULTS / "end_to_end.json"
+    if path.exists():
+        for item in json.loads(path.read_text())["costs"]:
+            yield Cost(**{**item, "runs": [Run(**run) for run in item["runs"]]})
+
+
+def run(*, quick: bool, only: str = "") -> None:
+    """Measure, print and write `results/end_to_end.json` and `end_to_end.md`.
+
+    With ``only``, measure that granularity; the other stays as the results have it.
+    """
+    kept = {cost.setting: cost for cost in _measured_before()} if only else {}
     costs = []
     for granularity in TARGETS:
         (method,) = (m for m in METHODS if m.name == f"rfc, {granularity}")
         for setting in method.on_shapes:
-            costs.append(measure(granularity, dict(setting), 2 if quick else 5))
-            console.print(" | ".join(costs[-1].row()), highlight=False)
+            if only in granularity:
+                cost = measure(granularity, dict(setting), 2 if quick else 5)
+            elif (line := describe(setting)) in kept:
+                cost = kept[line]
+            else:
+                continue
+            costs.append(cost)
+            console.print(" | ".join(cost.row()), highlight=False)
     header = ["setting", "full steps", "uncached ms", "full", "cached"]
     header += ["of steps / full steps [least, most]", "by medians"]
     grid = Grid(

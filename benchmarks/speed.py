@@ -308,35 +308,43 @@ def _verdicts(costs: Sequence[StepCost]) -> list[str]:
     return lines
 
 
-def _measure_all(*, quick: bool) -> Iterator[StepCost]:
-    """DiT-B in every variant, then DiT-XL/2 in fewer rounds."""
-    model = DIT_B.make()
-    for variant in (*_DEFAULT, *_STACKS, *(() if quick else _OTHERS)):
-        rounds = 5 if quick else 15
-        yield measure_steps(model, variant, rounds, name=DIT_B.name)
-    if quick:
-        return
-    model = random_dit(heads=16, head_width=72, layers=28)
-    for variant in _DEFAULT:
-        yield measure_steps(model, variant, 7, name="DiT-XL/2")
+def _measure_each(
+    model: nn.Module, name: str, variants: Sequence[Variant], rounds: int
+) -> list[StepCost]:
+    costs = []
+    for variant in variants:
+        costs.append(measure_steps(model, variant, rounds, name=name))
+        console.print(" | ".join(costs[-1].row()), highlight=False)
+    return costs
 
 
 def run(*, quick: bool) -> None:
     """Measure, print and write `results/speed.json` and `speed.md`."""
     repeats, count = (3, 4) if quick else (5, 8)
-    costs = []
-    for cost in _measure_all(quick=quick):
-        console.print(" | ".join(cost.row()), highlight=False)
-        costs.append(cost)
+    variants = (*_DEFAULT, *_STACKS, *(() if quick else _OTHERS))
+    costs = _measure_each(DIT_B.make(), DIT_B.name, variants, 5 if quick else 15)
     runs = measure_runs(count, repeats)
-    grids = [_step_grid(costs), _run_grid(runs, count)]
+    _report("speed", costs, [_run_grid(runs, count)], runs=runs)
+
+
+def run_xl(*, quick: bool) -> None:
+    """The same of steps of DiT-XL/2: `results/speed_xl.json` and `speed_xl.md`."""
+    model = random_dit(heads=16, head_width=72, layers=28)
+    costs = _measure_each(model, "DiT-XL/2", _DEFAULT, 3 if quick else 7)
+    _report("speed_xl", costs, [])
+
+
+def _report(
+    name: str, costs: Sequence[StepCost], others: Sequence[Grid], **data: Any
+) -> None:
+    grids = [_step_grid(costs), *others]
     for grid in grids:
         grid.show()
     verdicts = _verdicts(costs)
     console.print("\n".join(verdicts), highlight=False)
     save(
-        "speed",
+        name,
         "Cost of a step",
-        {"steps": [asdict(cost) for cost in costs], "runs": runs},
+        {"steps": [asdict(cost) for cost in costs], **data},
         [*(grid.markdown() for grid in grids), *(f"- {line}" for line in verdicts)],
     )
