@@ -1,12 +1,18 @@
 """What the runtime costs the host at a step, in microseconds, at 60 regions.
 
-A DiT of 30 blocks and 580 parameters, so small that its graphs hardly count: behind
-inductor, whose graphs leave the processor's caches as those of a real model do. The
-time around the graphs is `stats().host_seconds`; Dynamo's own guards are not in it.
+A small DiT of 30 blocks and 576 parameters, its graphs run by the eager inner backend.
+The time around the graphs is `stats().host_seconds`; Dynamo's own guards are not in it.
+It is measured twice: with every graph replaced by the results it gave before, which is
+the runtime's own work, and behind graphs that run on the host, whose memory traffic
+empties the processor's caches. Graphs on an accelerator do so less.
 """
 
+import itertools
 import statistics
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import torch
@@ -16,6 +22,8 @@ from torch import Tensor, nn
 import rfc_compile
 from benchmarks.report import Grid, console, save
 from rfc_compile import glyph
+from rfc_compile.inner import LazyGraph
+from rfc_compile.observe import dispatchers_of
 
 TARGET: Final = 100.0
 """Microseconds a step."""
@@ -38,19 +46,39 @@ class HostCost:
         setting: of the schedule.
         regions: of the model.
         parameters: tensors that a call passes.
-        microseconds: of every step timed.
+        alone: of every step timed, the graphs replaced by their results.
+        behind_graphs: of every step timed, the graphs run on the host.
 
     """
 
     setting: str
     regions: int
     parameters: int
-    microseconds: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+    behind_graphs: list[float] = field(default_factory=list)
 
-    @property
-    def median(self) -> float:
-        """Of the steps."""
-        return statistics.median(self.microseconds)
+    def row(self) -> list[str]:
+        """One line of the table."""
+        columns = [self.alone, self.behind_graphs]
+        quartiles = [statistics.quantiles(values, n=4) for values in columns]
+        texts = [f"{q[1]:.0f} [{q[0]:.0f}, {q[2]:.0f}]" for q in quartiles]
+        return [self.setting, *texts]
+
+
+class _Recorded(LazyGraph):
+    """Gives what a graph gave at its last step, at once."""
+
+    def __init__(self, graph: LazyGraph) -> None:
+        self.__dict__.update(graph.__dict__)
+        self._graph = graph
+        self._results: Sequence[Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Sequence[Any]:
+        start = time.perf_counter()
+        if self._results is None:
+            self._results = self._graph(*arguments)
+        self.seconds += time.perf_counter() - start
+        return self._results
 
 
 def _model() -> nn.Module:
@@ -73,7 +101,8 @@ def measure(setting: str, steps: int) -> HostCost:
     """The host's time at each of these steps of one trajectory."""
     torch.compiler.reset()
     model = _model()
-    ours = torch.compile(model, backend="rfc", options=_SETTINGS[setting])
+    options = {**_SETTINGS[setting], "inner": "eager"}
+    ours = torch.compile(model, backend="rfc", options=options)
     generator = torch.Generator().manual_seed(0)
     device = glyph.default_device()
     start, direction = (
@@ -84,16 +113,22 @@ def measure(setting: str, steps: int) -> HostCost:
     def call(k: int) -> float:
         latent: Tensor = start + k * _CHANGE * direction
         timestep = torch.full((2,), 999 - k, device=device)
+        before = rfc_compile.stats(ours).host_seconds
         ours(latent, timestep=timestep, class_labels=labels)
-        return rfc_compile.stats(ours).host_seconds
+        return 1e6 * (rfc_compile.stats(ours).host_seconds - before)
 
-    *_, before = [call(k) for k in range(_WARMUP)]
+    numbers = itertools.count()
+    for k in islice(numbers, _WARMUP):
+        call(k)
     regions = len(rfc_compile.explain(ours).regions)
     cost = HostCost(setting, regions, len(list(model.parameters())))
-    for k in range(_WARMUP, _WARMUP + steps):
-        after = call(k)
-        cost.microseconds.append(1e6 * (after - before))
-        before = after
+    cost.behind_graphs.extend(map(call, islice(numbers, steps)))
+    (dispatcher,) = dispatchers_of(model)
+    for name, graph in dispatcher.graphs.items():
+        dispatcher.graphs[name] = _Recorded(graph)
+    for k in islice(numbers, _WARMUP):
+        call(k)
+    cost.alone.extend(map(call, islice(numbers, steps)))
     torch.compiler.reset()
     return cost
 
@@ -104,21 +139,18 @@ def run(*, quick: bool) -> None:
     for setting in _SETTINGS:
         console.print(f"measuring {setting}")
         costs.append(measure(setting, 40 if quick else 400))
-    rows = []
-    for cost in costs:
-        low, _, high = statistics.quantiles(cost.microseconds, n=4)
-        numbers = [cost.median, low, high]
-        rows.append([cost.setting, *(f"{number:.0f}" for number in numbers)])
     title = (
         f"The host's time at a step, {costs[0].regions} regions, "
         f"{costs[0].parameters} parameters"
     )
-    grid = Grid(title, ["schedule", "median us", "quartile 1", "quartile 3"], rows)
+    header = ["schedule", "us alone: median [quartiles]", "behind graphs"]
+    grid = Grid(title, header, [cost.row() for cost in costs])
     grid.show()
     verdicts = [
-        f"{cost.setting}: {cost.median:.0f} us a step (target {TARGET:.0f}): "
-        f"{'met' if cost.median <= TARGET else 'missed'}"
+        f"{cost.setting}: {median:.0f} us a step alone (target {TARGET:.0f}): "
+        f"{'met' if median <= TARGET else 'missed'}"
         for cost in costs
+        for median in [statistics.median(cost.alone)]
     ]
     console.print("\n".join(verdicts), highlight=False)
     save(

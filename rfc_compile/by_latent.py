@@ -20,7 +20,8 @@ from typing import Any
 
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller
-from rfc_compile.dispatch import Dispatcher
+from rfc_compile.dispatch import Dispatcher, pool_of
+from rfc_compile.routes import Pool
 from rfc_compile.schedules import FULL
 from rfc_compile.scopes import Scope
 from rfc_compile.signal import Signal
@@ -165,12 +166,12 @@ class ByLatent(Dispatcher):
         )
         return self._execute(call, signal)
 
-    def _run_whole(self, name: str, pool: list[Any]) -> Sequence[Any]:
+    def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
         return self._run(name, pool)
 
     def _probe(self, branch: Branch, arguments: Sequence[Any], step: int) -> Signal:
         state = branch.state
-        pool = [*arguments, *state.slots, state.weights(step)]
+        pool = pool_of(arguments, state, step)
         (value,) = self._run("probe", pool)
         return Signal.read(value, self._layout.conditioning)
 
@@ -180,5 +181,5 @@ class ByLatent(Dispatcher):
         if branch.clock is None:  # the second call may be another image's first
             limit, reason = FULL, call.refused or "warmup"
         branch.read_clock(signal)
-        pool = [*call.arguments, *state.slots, state.weights(call.step)]
+        pool = pool_of(call.arguments, state, call.step)
         return self._finish(call, signal, limit, reason, pool)

@@ -24,11 +24,12 @@ from rfc_compile import readback
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller
 from rfc_compile.config import Options
-from rfc_compile.dispatch import Dispatcher
+from rfc_compile.dispatch import Dispatcher, pool_of
 from rfc_compile.inner import LazyGraph
 from rfc_compile.observe import GraphReport
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.readback import Readback
+from rfc_compile.routes import Pool
 from rfc_compile.schedules import FULL
 from rfc_compile.scopes import Scope
 from rfc_compile.signal import Signal
@@ -199,12 +200,12 @@ class ByTimestep(Dispatcher):
         """Run a step whose signal will be looked at when it has arrived."""
         branch, state = call.branch, call.branch.state
         limit, reason = self._limit(call)
-        pool = [*call.arguments, *state.slots, state.weights(call.step)]
+        pool = pool_of(call.arguments, state, call.step)
         timestep = _few_timesteps(call.arguments[self._timestep])
         if "probe" in self.graphs:
             live = self._run("probe", pool)
             arrival = Readback([live[0], timestep])
-            pool += live
+            pool.others.extend(live)
         full = branch.last_error > limit
         history = state.forget() if full else []
         outputs = self._run("full" if full else "cached", pool)
@@ -248,7 +249,7 @@ class ByTimestep(Dispatcher):
     def _probe_ahead(self, call: Call) -> Ahead:
         """Probe the expected branch; its signal and the timestep come in one copy."""
         state = call.branch.state
-        pool = [*call.arguments, *state.slots, state.weights(call.step)]
+        pool = pool_of(call.arguments, state, call.step)
         live = self._run("probe", pool)
         timestep = _few_timesteps(call.arguments[self._timestep])
         arrival = Readback([live[0], timestep])
@@ -260,7 +261,7 @@ class ByTimestep(Dispatcher):
     ) -> Sequence[Any] | Mismatch:
         """Probe, read the signal, decide, run the rest of the forward."""
         state = call.branch.state
-        pool = [*call.arguments, *state.slots, state.weights(call.step)]
+        pool = pool_of(call.arguments, state, call.step)
         live = self._run("probe", pool) if ahead is None else ahead.live
         value = live[0] if ahead is None else ahead.signal
         signal = Signal.read(value, self._layout.conditioning)
@@ -268,14 +269,14 @@ class ByTimestep(Dispatcher):
         if refused is not None:
             return refused
         limit, reason = self._limit(call)
-        pool += live
+        pool.others.extend(live)
         return self._finish(call, signal, limit, reason, pool)
 
     def _step_whole(self, call: Call, _: Ahead | None) -> Sequence[Any] | Mismatch:
         """Decide by the step's index, run the forward, then check its signal."""
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
-        pool = [*call.arguments, *state.slots, state.weights(call.step)]
+        pool = pool_of(call.arguments, state, call.step)
         if limit == FULL:
             state.forget()
         *outputs, value = self._run("full" if limit == FULL else "cached", pool)
@@ -293,9 +294,10 @@ class ByTimestep(Dispatcher):
         self._accept(call, signal, full=True, reason=reason)
         return outputs
 
-    def _run_whole(self, name: str, pool: list[Any]) -> Sequence[Any]:
+    def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
         if "probe" in self.graphs:
-            return self._run(name, [*pool, *self._run("probe", pool)])
+            pool.others.extend(self._run("probe", pool))
+            return self._run(name, pool)
         return self._run(name, pool)[:-1]
 
 

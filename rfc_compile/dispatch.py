@@ -24,6 +24,7 @@ from rfc_compile.observe import GraphReport, log_decision
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.pieces import note_call_with_regions
 from rfc_compile.routes import (
+    Pool,
     computation_of,
     owned_by_modules,
     picker,
@@ -83,7 +84,7 @@ class Dispatcher(ABC):
         self._weights = WeightsReader(owned_by_modules(specialized, inputs, count))
         self._changes_of_weights = 0
         self._sizes = SizeBinding(layout, specialized.examples[:count])
-        self._routes = routes_of(specialized)
+        self._routes = routes_of(specialized, layout.slots)
         self._computes = type(self), computation_of(specialized)
         self._unled = without_reader(specialized, layout, count)
         self._serial = next(_serials)
@@ -175,7 +176,7 @@ class Dispatcher(ABC):
                 state.layout = self._layout  # Dynamo made a more general graph of it
             else:
                 state = branch.followers[member] = own
-        pool = [*arguments, *state.slots, state.weights(running.step)]
+        pool = pool_of(arguments, state, running.step)
         if state.full_steps and not running.full:
             return self._run_whole("cached", pool)
         history = state.forget()
@@ -218,7 +219,7 @@ class Dispatcher(ABC):
         signal: Signal,
         limit: float,
         reason: str,
-        pool: Sequence[Any],
+        pool: Pool,
     ) -> Sequence[Any]:
         """Decide by the signal, run the rest of the forward, record the decision."""
         if signal.finite and self._statistic(call.branch, signal) <= limit:
@@ -321,8 +322,13 @@ class Dispatcher(ABC):
                 )
 
     @abstractmethod
-    def _run_whole(self, name: str, pool: list[Any]) -> Sequence[Any]:
+    def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
         """The whole forward in full or cached, without its signal."""
 
-    def _run(self, name: str, pool: Sequence[Any]) -> Sequence[Any]:
+    def _run(self, name: str, pool: Pool) -> Sequence[Any]:
         return self.graphs[name](*self._routes[name](pool))
+
+
+def pool_of(arguments: Sequence[Any], state: KeptState, step: int) -> Pool:
+    """What the graphs of a step of a branch pick their inputs from."""
+    return Pool(arguments, state.slots, [state.weights(step)])

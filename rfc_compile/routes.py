@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+from bisect import bisect
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from torch import fx
+from torch import Tensor, fx
 
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.passes.graph import is_copy, is_layout
@@ -55,16 +57,53 @@ def identities(values: tuple[Any, ...]) -> bytes:
     return ctypes.string_at(id(values) + tuple.__basicsize__, _POINTER * len(values))
 
 
-def routes_of(specialized: Specialized) -> dict[str, Pick]:
-    """Picks inputs of each graph: arguments, state, step weights and live values."""
+class Pool(NamedTuple):
+    """What the graphs of a step pick their inputs from.
+
+    Not one list: a graph that takes few parameters touches no others.
+
+    Attributes:
+        arguments: what Dynamo passes.
+        slots: the state, as ``KeptState.slots``.
+        others: the step weights, behind the probe its results, too.
+
+    """
+
+    arguments: Sequence[Any]
+    slots: Sequence[Tensor]
+    others: list[Any]
+
+
+Route = Callable[[Pool], tuple[Any, ...]]
+
+
+def routes_of(specialized: Specialized, slots: int) -> dict[str, Route]:
+    """For each graph, what picks its inputs; ``slots`` is the length of the state."""
     names = list(specialized.inputs[:-1])  # the last is the limit, which no graph takes
+    first_slot, weights = len(names) - 1 - slots, len(names) - 1
     if specialized.probe is not None:
         names += specialized.probe.gives
     index = {name: i for i, name in enumerate(names)}
+    starts = 0, first_slot, weights, len(names)
     return {
-        name: picker([index[taken] for taken in graph.takes])
+        name: _route([index[taken] for taken in graph.takes], starts)
         for name, graph in specialized.graphs.items()
     }
+
+
+def _route(positions: Sequence[int], starts: Sequence[int]) -> Route:
+    """A graph takes its inputs group by group, in the order of the pool."""
+    groups = [bisect(starts, i) for i in positions]
+    assert groups == sorted(groups), "placeholders come before what the probe gives"
+    arguments, slots, others = (
+        picker([i - start for i in positions if start <= i < end])
+        for start, end in itertools.pairwise(starts)
+    )
+    return lambda pool: (
+        *arguments(pool.arguments),
+        *slots(pool.slots),
+        *others(pool.others),
+    )
 
 
 def owned_by_modules(
