@@ -8,7 +8,7 @@ needed.
 """
 
 from rfc_compile.config import Options
-from rfc_compile.errors import OptionError, UncachedWarning
+from rfc_compile.errors import BudgetWarning, OptionError, UncachedWarning
 from rfc_compile.explanation import Explanation, Statistics
 from rfc_compile.observe import explain, reset, stats
 from rfc_compile.runs import trajectory
@@ -16,6 +16,7 @@ from rfc_compile.runs import trajectory
 __version__ = "0.1.0"
 
 __all__ = [
+    "BudgetWarning",
     "Explanation",
     "OptionError",
     "Options",

@@ -68,7 +68,7 @@ class Dispatcher(ABC):
         self.seconds = 0.0
         self._layout = layout
         self._options = options
-        self._schedule = options.make_schedule()
+        self._schedule = options.make_schedule(report)
         self._lagged = options.decision == "lagged"
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
@@ -208,6 +208,9 @@ class Dispatcher(ABC):
             since_full=branch.since_full,
             error=branch.error,
             total=None if total is None else total - branch.first_step,
+            branch=branch.index,
+            decisions=call.trajectory.decisions,
+            earlier=call.scope.earlier(call.trajectory),
         )
         limit, reason = guarded_limit(self._schedule, self._options, position)
         return limit, call.refused or reason

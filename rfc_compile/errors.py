@@ -39,3 +39,7 @@ class InvariantError(AssertionError):
 
 class UncachedWarning(UserWarning):
     """A forward, or one step of it, runs without caching; the text says why."""
+
+
+class BudgetWarning(UserWarning):
+    """A wanted number of full steps, or speed-up, cannot be met; the text says why."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from rfc_compile.errors import UncachedWarning
+from rfc_compile.errors import BudgetWarning, UncachedWarning
 from rfc_compile.explanation import Explanation, RegionInfo, Statistics
 from rfc_compile.subclasses import plain_tensors
 from rfc_compile.torch_internals import dump_graph
@@ -54,11 +54,23 @@ class GraphReport:
     tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     layers: set[frozenset[int]] = field(default_factory=set)
 
+    @property
+    def coverage(self) -> float:
+        """Share of the graph's FLOPs inside regions, 0 to 1."""
+        inside = sum(region.flops for region in self.regions)
+        return inside / self.flops if self.flops else 0.0
+
     def fall_back(self, reason: str) -> None:
         """Record why something runs uncached, and warn the first time."""
         if reason not in self.fallbacks:
             self.fallbacks.append(reason)
             warnings.warn(f"rfc_compile: {reason}", UncachedWarning, stacklevel=2)
+
+    def warn(self, text: str) -> None:
+        """Record that a wish cannot be met, and warn the first time."""
+        if text not in self.notes:
+            self.notes.append(text)
+            warnings.warn(f"rfc_compile: {text}", BudgetWarning, stacklevel=2)
 
     def note(self, text: str) -> None:
         """Record something worth knowing about the runtime, and log it."""
