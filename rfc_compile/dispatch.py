@@ -51,7 +51,8 @@ MANY_CHANGES = 3
 class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
 
-    ``seconds`` is the time in it so far, that in its graphs and compilation included.
+    ``seconds`` is the time in it so far, that in its graphs and compilation included;
+    ``layout`` that of the state which its graphs take.
     """
 
     def __init__(
@@ -66,8 +67,8 @@ class Dispatcher(ABC):
         self.graphs = graphs
         self.report = report
         self.seconds = 0.0
-        self._layout = layout
-        self._options = options
+        self.layout = self._layout = layout
+        self.options = self._options = options
         self._schedule = options.make_schedule(report)
         self._lagged = options.decision == "lagged"
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
