@@ -8,16 +8,19 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS, Estimator
 from rfc_compile.passes import Keeping
 from rfc_compile.passes.storage import CACHE_DTYPES
-from rfc_compile.schedules import SCHEDULES, Schedule
+from rfc_compile.schedules import DEFAULT_CACHED_RUN, SCHEDULES, Schedule
 from rfc_compile.torch_internals import find_backend
+
+if TYPE_CHECKING:
+    from rfc_compile.observe import GraphReport
 
 GRANULARITIES = ("module", "block", "stack")
 DECISIONS = ("sync", "lagged")
@@ -32,13 +35,23 @@ class Options:
             ``reuse``.
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
             ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2, or 0 for ``reuse``.
-        schedule: which steps are full: ``rcs``, ``interval`` or ``mask``.
+        schedule: which steps are full: ``rcs``, ``interval``, ``mask``, or ``budget``,
+            which one of the next three options chooses by itself.
+        target_nfc: full steps of a CFG branch wanted; the threshold adapts so that they
+            are met, from the first run on if its number of steps is told by
+            ``rfc_compile.trajectory(num_steps=...)``, else from the second on.
+        target_speedup: the same for ``steps / (full + c * cached)``, where c is the
+            share of the FLOPs outside of regions; more than the speed-up in time, for a
+            cached step has its state to read.
+        max_error: largest accumulated error of a cached run. With a target, which gives
+            way to it; by itself in place of ``threshold``.
         threshold: for ``rcs``, the accumulated relative prediction error of the
             input above which a step is full; larger is faster.
         interval: for ``interval``, one full step in this many.
         full_steps: for ``mask``, the indices of the full steps.
         warmup: full steps at the start of a trajectory.
-        max_cached_run: most cached steps in a row, None for no limit.
+        max_cached_run: most cached steps in a row, None for no limit; ``"auto"`` is 4,
+            or with a target what that needs.
         final_full: full steps at the end of a trajectory; takes effect once the number
             of steps is known, from ``rfc_compile.trajectory(num_steps=...)`` or from an
             earlier trajectory with the same first timesteps.
@@ -69,11 +82,14 @@ class Options:
     estimator: str = "subspace"
     order: int | None = None
     schedule: str = "rcs"
+    target_nfc: int | None = None
+    target_speedup: float | None = None
+    max_error: float | None = None
     threshold: float = 0.5
     interval: int = 4
     full_steps: tuple[int, ...] = ()
     warmup: int = 2
-    max_cached_run: int | None = 4
+    max_cached_run: int | Literal["auto"] | None = "auto"
     final_full: int = 0
     decision: str = "sync"
     ridge: float = 0.5
@@ -111,9 +127,10 @@ class Options:
             _bytes("memory_budget", self.memory_budget)
         _integer("warmup", self.warmup, low=1)
         _integer("final_full", self.final_full, low=0)
-        if self.max_cached_run is not None:
+        if self.max_cached_run not in ("auto", None):
             _integer("max_cached_run", self.max_cached_run, low=0)
         self._check_mask()
+        self._check_budget()
         self._check_inner()
 
     def _check_cache_dtype(self) -> None:
@@ -136,6 +153,52 @@ class Options:
         if self.schedule == "mask" and not self.full_steps:
             raise OptionError(
                 "schedule='mask' needs full_steps, the indices to compute"
+            )
+
+    def _check_budget(self) -> None:
+        if self.target_nfc is not None:
+            _integer("target_nfc", self.target_nfc, low=1)
+        if self.target_speedup is not None:
+            _number("target_speedup", self.target_speedup, low=1)
+            if self.target_speedup == 1:
+                raise OptionError("target_speedup=1 is not allowed: give a number > 1")
+        if self.max_error is not None:
+            _number("max_error", self.max_error, low=0)
+        names = ("target_nfc", "target_speedup", "max_error")
+        given = [
+            f"{x}={getattr(self, x)!r}" for x in names if getattr(self, x) is not None
+        ]
+        if not given:
+            if self.schedule == "budget":
+                raise OptionError(f"schedule='budget' needs one of {', '.join(names)}")
+            return
+        if SCHEDULES[self.schedule].static:
+            raise OptionError(
+                f"schedule={self.schedule!r} and {given[0]} exclude each other: "
+                "leave one of them out"
+            )
+        self._check_target(given)
+        object.__setattr__(self, "schedule", "budget")
+
+    def _check_target(self, given: Sequence[str]) -> None:
+        nfc, speedup, cap = self.target_nfc, self.target_speedup, self.max_cached_run
+        if nfc is not None and speedup is not None:
+            raise OptionError(f"{given[0]} and {given[1]} exclude each other: give one")
+        if not self.has_target and self.threshold != type(self).threshold:
+            raise OptionError(
+                f"{given[0]} and threshold={self.threshold!r} exclude each other: both "
+                "bound the accumulated error"
+            )
+        if nfc is not None and nfc < self.warmup + self.final_full:
+            raise OptionError(
+                f"{given[0]} is less than warmup={self.warmup} and final_full="
+                f"{self.final_full} take; allowed: a whole number >= "
+                f"{self.warmup + self.final_full}"
+            )
+        if speedup is not None and isinstance(cap, int) and speedup > cap + 1:
+            raise OptionError(
+                f"{given[0]} cannot be met with max_cached_run={cap}, which has a step "
+                f"in {cap + 1} full; allowed: a max_cached_run >= {speedup - 1:g}"
             )
 
     def _check_inner(self) -> None:
@@ -189,9 +252,21 @@ class Options:
         dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
         return Keeping(self.make_estimator(), dtype, self.input_sketch)
 
-    def make_schedule(self) -> Schedule:
-        """The schedule these options name."""
-        return SCHEDULES[self.schedule](self)
+    @property
+    def has_target(self) -> bool:
+        """Whether a number of full steps, or a speed-up, is wanted."""
+        return self.target_nfc is not None or self.target_speedup is not None
+
+    @property
+    def longest_run(self) -> int | None:
+        """``max_cached_run`` in steps; None for no limit, or one that a target sets."""
+        if isinstance(self.max_cached_run, str):
+            return None if self.has_target else DEFAULT_CACHED_RUN
+        return self.max_cached_run
+
+    def make_schedule(self, report: GraphReport | None = None) -> Schedule:
+        """The schedule these options name, for the graph of this report."""
+        return SCHEDULES[self.schedule](self, report)
 
 
 def _one_of(name: str, value: object, allowed: Iterable[str]) -> None:

@@ -52,7 +52,8 @@ MANY_CHANGES = 3
 class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
 
-    ``seconds`` is the time in it so far, that in its graphs and compilation included.
+    ``seconds`` is the time in it so far, that in its graphs and compilation included;
+    ``layout`` that of the state which its graphs take.
     """
 
     def __init__(
@@ -67,9 +68,9 @@ class Dispatcher(ABC):
         self.graphs = graphs
         self.report = report
         self.seconds = 0.0
-        self._layout = layout
-        self._options = options
-        self._schedule = options.make_schedule()
+        self.layout = self._layout = layout
+        self.options = self._options = options
+        self._schedule = options.make_schedule(report)
         self._lagged = options.decision == "lagged"
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
@@ -209,6 +210,9 @@ class Dispatcher(ABC):
             since_full=branch.since_full,
             error=branch.error,
             total=None if total is None else total - branch.first_step,
+            branch=branch.index,
+            decisions=call.trajectory.decisions,
+            earlier=call.scope.earlier(call.trajectory),
         )
         limit, reason = guarded_limit(self._schedule, self._options, position)
         return limit, call.refused or reason

@@ -13,6 +13,25 @@ class OptionError(PassedThroughByDynamo, ValueError):
     """
 
 
+class TargetError(ValueError):
+    """A model, or the way it is sampled, with which nothing can be measured.
+
+    The message names the model and says what is wrong with its images or calls.
+    """
+
+
+class TunedFileError(ValueError):
+    """A file of tuned options (``rfc.json``) that cannot be used.
+
+    The message names the file and the place in it (as ``$.options.threshold``), and
+    says what is allowed there.
+    """
+
+
+class FingerprintWarning(UserWarning):
+    """Tuned options are used with another model or sampler; the text says which."""
+
+
 class CannotCache(Exception):
     """A graph, or a part of it, that rfc leaves to the inner backend.
 
@@ -39,3 +58,7 @@ class InvariantError(AssertionError):
 
 class UncachedWarning(UserWarning):
     """A forward, or one step of it, runs without caching; the text says why."""
+
+
+class BudgetWarning(UserWarning):
+    """A wanted number of full steps, or speed-up, cannot be met; the text says why."""

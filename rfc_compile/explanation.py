@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from rfc_compile.passes import Refusal
+    from rfc_compile.streams import Streams
     from rfc_compile.trajectories import Decision
 
 
@@ -37,6 +42,27 @@ class RegionInfo:
 
 
 @dataclass(frozen=True)
+class GraphMap:
+    """The regions of one graph and where they hang on its residual streams.
+
+    Attributes:
+        regions: from top to bottom.
+        streams: what they are added to.
+        cached: share of the calls that were cached in the newest trajectory, 0 to 1;
+            None before the first call.
+        errors: for each region, by name, how well the output of the last full step
+            would have been predicted from those kept before it (relative, an upper
+            bound for cached steps); regions of which too little is kept are left out.
+
+    """
+
+    regions: tuple[RegionInfo, ...]
+    streams: Streams
+    cached: float | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What the backend did with a model; ``str()`` gives a table.
 
@@ -52,6 +78,7 @@ class Explanation:
         notes: what the runtime learnt about the calls.
         cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
             the regions, and the latent and the input that steps are told apart by.
+        maps: what ``plot`` draws, one for each graph with regions.
 
     """
 
@@ -65,6 +92,20 @@ class Explanation:
     graph_breaks: tuple[str, ...]
     notes: tuple[str, ...]
     cache_bytes: int = 0
+    maps: tuple[GraphMap, ...] = ()
+
+    def plot(self) -> Figure:
+        """The residual streams with the regions, coloured twice.
+
+        By the FLOPs saved in the newest trajectory (before the first one: by a cached
+        step), and by the prediction error, where it is known. Needs matplotlib, which
+        the extra `demo` has.
+
+        Raises:
+            ModuleNotFoundError: there is no matplotlib.
+
+        """
+        return _plots().explanation_figure(self)
 
     def __str__(self) -> str:
         """A table of the regions, then refusals and fallbacks."""
@@ -123,6 +164,17 @@ class Statistics:
     sketch_error: float | None = None
     last: Statistics | None = None
 
+    def plot(self) -> Figure:
+        """The prediction error and the decisions, with their reasons, step by step.
+
+        Needs matplotlib, which the extra `demo` has.
+
+        Raises:
+            ModuleNotFoundError: there is no matplotlib.
+
+        """
+        return _plots().statistics_figure(self)
+
     def __str__(self) -> str:
         """One line of totals, then how often each reason decided."""
         reasons: dict[str, int] = {}
@@ -138,6 +190,17 @@ class Statistics:
             f"{self.steps} steps, {self.nfc} full of {len(self.decisions)} calls: "
             f"{counts or 'none yet'}; {held}{sketch}"
         )
+
+
+def _plots() -> ModuleType:
+    """The module that draws; only there is matplotlib imported."""
+    try:
+        return import_module("rfc_compile.plots")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"plot() needs {error.name}: pip install 'rfc-compile[demo]'",
+            name=error.name,
+        ) from error
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

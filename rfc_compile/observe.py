@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from rfc_compile.errors import UncachedWarning
+from rfc_compile.errors import BudgetWarning, UncachedWarning
 from rfc_compile.explanation import Explanation, RegionInfo, Statistics
+from rfc_compile.region_maps import maps_of
 from rfc_compile.subclasses import plain_tensors
 from rfc_compile.torch_internals import dump_graph
 
 if TYPE_CHECKING:
     from rfc_compile.dispatch import Dispatcher
     from rfc_compile.passes import Refusal
+    from rfc_compile.scopes import Scope
+    from rfc_compile.streams import Streams
     from rfc_compile.trajectories import Decision, Trajectory
 
 log = logging.getLogger("rfc_compile")
@@ -34,6 +37,7 @@ log = logging.getLogger("rfc_compile")
 class GraphReport:
     """What became of one graph; lives as long as its compiled form.
 
+    ``kept_as`` names, for every region and output, where its input and it are kept;
     ``state_bytes`` is the state of one CFG branch where the graph leads,
     ``following_bytes`` where it takes over the decisions of another.
     """
@@ -45,6 +49,8 @@ class GraphReport:
     notes: list[str] = field(default_factory=list)
     flops: int = 0
     block_flops: int = 0
+    streams: Streams | None = None
+    kept_as: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     timestep: str | None = None
     graph_break: str | None = None
     piece: bool = False
@@ -54,11 +60,23 @@ class GraphReport:
     tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     layers: set[frozenset[int]] = field(default_factory=set)
 
+    @property
+    def coverage(self) -> float:
+        """Share of the graph's FLOPs inside regions, 0 to 1."""
+        inside = sum(region.flops for region in self.regions)
+        return inside / self.flops if self.flops else 0.0
+
     def fall_back(self, reason: str) -> None:
         """Record why something runs uncached, and warn the first time."""
         if reason not in self.fallbacks:
             self.fallbacks.append(reason)
             warnings.warn(f"rfc_compile: {reason}", UncachedWarning, stacklevel=2)
+
+    def warn(self, text: str) -> None:
+        """Record that a wish cannot be met, and warn the first time."""
+        if text not in self.notes:
+            self.notes.append(text)
+            warnings.warn(f"rfc_compile: {text}", BudgetWarning, stacklevel=2)
 
     def note(self, text: str) -> None:
         """Record something worth knowing about the runtime, and log it."""
@@ -130,7 +148,9 @@ def explain(model: nn.Module | None = None) -> Explanation:
     Call it after the model's first forward; before it, there is nothing to explain.
     None explains every graph of the process.
     """
-    found = explanation_of(_reports_of(model), tensor_ids(model))
+    reports = _reports_of(model)
+    found = explanation_of(reports, tensor_ids(model))
+    found = replace(found, maps=maps_of(reports, newest_run(model)))
     if model is None or found.graphs or not any(p.is_meta for p in model.parameters()):
         return found
     reason = (
@@ -184,19 +204,25 @@ def stats(model: nn.Module | None = None) -> Statistics:
 
     With several graphs, shapes or owners: the one that ran most recently.
     """
+    newest = newest_run(model)
+    if newest is None:
+        return Statistics()
+    scope, dispatcher = newest
+    last = None if scope.last is None else _statistics(scope.last, dispatcher)
+    if scope.current is None:
+        return Statistics(last=last)
+    return replace(_statistics(scope.current, dispatcher), last=last)
+
+
+def newest_run(model: nn.Module | None) -> tuple[Scope, Dispatcher] | None:
+    """The scope that ran most recently, and the dispatcher that led it."""
     ids = tensor_ids(model)
     running = [
         (scope.last_used, position, scope, dispatcher)
         for position, dispatcher in enumerate(dispatchers_of(model))
         for scope in dispatcher.scopes(ids)
     ]
-    if not running:
-        return Statistics()
-    _, _, scope, dispatcher = max(running, key=lambda entry: entry[:2])
-    last = None if scope.last is None else _statistics(scope.last, dispatcher)
-    if scope.current is None:
-        return Statistics(last=last)
-    return replace(_statistics(scope.current, dispatcher), last=last)
+    return max(running, key=lambda entry: entry[:2])[2:] if running else None
 
 
 def reset(model: nn.Module | None = None) -> None:

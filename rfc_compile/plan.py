@@ -24,7 +24,8 @@ from rfc_compile.passes import (
     fit_budget,
     make_step_graph,
 )
-from rfc_compile.passes.rings import input_ring, stored_in
+from rfc_compile.passes.rings import input_ring, own_ring, stored_in
+from rfc_compile.streams import find_streams
 from rfc_compile.subclasses import with_plain_parameters
 
 
@@ -67,6 +68,7 @@ def make_plan(
 
     """
     captured = capture(gm, example_inputs, options, report, observe)
+    report.streams = find_streams(captured)
     return complete_plan(captured, options, report, observe)
 
 
@@ -168,3 +170,10 @@ def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) 
             )
         )
     report.regions = tuple(regions)
+    report.kept_as = {
+        region.name: tuple(
+            (input_ring(region.inputs[place]), own_ring(region, "output", position))
+            for position, place in enumerate(region.input_of)
+        )
+        for region in captured.regions.found
+    }

@@ -19,7 +19,7 @@ from torch import Tensor
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
 from rfc_compile.routes import identities, picker
-from rfc_compile.trajectories import Trajectory
+from rfc_compile.trajectories import Decision, Trajectory
 
 MAX_SCOPES = 8
 """Owners (threads, tasks, names, shapes) whose state one graph keeps; oldest goes."""
@@ -36,6 +36,9 @@ Shapes = tuple[tuple[int, ...], ...]
 LayerShapes = tuple[Layer, Shapes]
 """A layer and the shapes of the other tensors of a call."""
 
+Start = tuple[int | None, tuple[float, ...]]
+"""The number of steps, if told, and the first timesteps of a trajectory."""
+
 Key = tuple[LayerShapes, tuple[Any, ...]]
 """A layer with its shapes, and the numbers that a call passes."""
 
@@ -45,7 +48,8 @@ class Scope:
     """The trajectories of one owner: the running one and the last finished.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
-    counts those that lead.
+    counts those that lead. ``courses`` are the decisions of the last whole trajectory
+    of every kind.
     """
 
     layer: Layer = frozenset()
@@ -53,6 +57,7 @@ class Scope:
     current: Trajectory | None = None
     last: Trajectory | None = None
     lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
+    courses: dict[Start, Sequence[Decision]] = field(default_factory=dict)
     calls: int = 0
 
     def begin(self, caller: Caller) -> Trajectory:
@@ -64,6 +69,9 @@ class Scope:
             self.lengths[start] = max(length, self.lengths.get(start, 0))
             self.current.finish()
             self.last = self.current
+            decisions = self.current.decisions
+            if len(decisions) >= len(self.earlier(self.current)):
+                self.courses[_start(self.current)] = decisions
         self.current = Trajectory(
             caller.owner, run=caller.run, num_steps=caller.num_steps
         )
@@ -80,6 +88,10 @@ class Scope:
         """Steps of a trajectory, told or learnt from one that began the same way."""
         known = self.lengths.get(tuple(trajectory.timesteps[:2]))
         return trajectory.num_steps or known
+
+    def earlier(self, trajectory: Trajectory) -> Sequence[Decision]:
+        """What was decided in a trajectory before that began the same way."""
+        return self.courses.get(_start(trajectory), ())
 
 
 class Scopes:
@@ -209,6 +221,10 @@ def running() -> list[tuple[str, Trajectory]]:
         for scope in scopes.of(None)
         if scope.current is not None and not scope.current.finished
     ]
+
+
+def _start(trajectory: Trajectory) -> Start:
+    return trajectory.num_steps, tuple(trajectory.timesteps[:2])
 
 
 def _shapes(values: Sequence[Any]) -> Shapes:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rfc_compile.passes import StateLayout
 from rfc_compile.passes.sketch import relative_error
+from rfc_compile.passes.storage import Storage
 from rfc_compile.weights import Reading
 
 SizeOf = Callable[[object], int]
@@ -116,6 +117,20 @@ class KeptState:
             ring.insert(0, ring.pop())
         self.slots = self._flat()
         self.full_steps = [step, *history][: self._width + 1]
+
+    def kept(self, name: str) -> list[Tensor]:
+        """The kept values of an input or output by name, newest first, in float32.
+
+        Fewer than the slots while there were fewer full steps; none if it is not kept.
+        """
+        slots = {ring.name: i for i, ring in enumerate(self.layout.rings)}
+        names = [name + end for end in ("", ".changes", ".scales")]
+        rings = [self._rings[slots[part]] for part in names if part in slots]
+        if not rings:
+            return []
+        changes = rings[1][0].dtype if len(rings) > 1 else None
+        storage = Storage(len(rings[0]), torch.float32, changes)
+        return storage.load(rings)[: len(self.full_steps)]
 
     def sketch_errors(self) -> list[Tensor]:
         """Of every sketched input, the relative errors of its norm, shape (G,) each.

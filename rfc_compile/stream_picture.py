@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 from rfc_compile.dry_run import DryRun
 from rfc_compile.explanation import RegionInfo
 from rfc_compile.observe import GraphReport
-from rfc_compile.streams import Streams
+from rfc_compile.streams import Streams, find_lanes
 
 _COLOURS = {
     "attention": "#a9c8ec",
@@ -127,15 +127,8 @@ def _note(text: str) -> _Row:
 def _region_rows(
     regions: Sequence[RegionInfo], streams: Streams, total: int
 ) -> Iterator[_Row]:
-    added = [streams.of_region[region.name] for region in regions]
-    first = [_first(i, added, default=0) for i in range(len(streams.found))]
-    last = [
-        len(added) - 1 - _first(i, added[::-1], default=0)
-        if stream.into is None
-        else first[stream.into] - 1
-        for i, stream in enumerate(streams.found)
-    ]
-    for row, region in enumerate(regions):
+    lanes = find_lanes(streams, [region.name for region in regions])
+    for region, lane in zip(regions, lanes, strict=True):
         share = region.flops / total if total else 0.0
         yield _Row(
             text=_short(f"{region.name}  {region.module}  {share:.1%}"),
@@ -144,23 +137,10 @@ def _region_rows(
                 f"{total / 1e9:.1f} GFLOP, {region.cache_bytes / 2**20:.1f} MiB"
             ),
             fill=_COLOURS.get(region.kind, _FAINT),
-            lanes=tuple(
-                i
-                for i, (start, end) in enumerate(zip(first, last, strict=True))
-                if start <= row <= max(start, end)
-            ),
-            added=added[row],
-            joined=tuple(
-                (i, stream.into)
-                for i, stream in enumerate(streams.found)
-                if stream.into is not None and first[stream.into] == row
-            ),
+            lanes=lane.passing,
+            added=lane.added,
+            joined=lane.joined,
         )
-
-
-def _first(stream: int, added: Sequence[tuple[int, ...]], default: int) -> int:
-    """The first row that is added to the stream."""
-    return next((row for row, ids in enumerate(added) if stream in ids), default)
 
 
 def _of_stream(index: int) -> str:

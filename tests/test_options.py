@@ -17,7 +17,10 @@ NOT_NUMBERS = (-0.1, float("nan"), float("inf") * -1, "0.1", True, None)
 NOT_POSITIVE = (0, -1, 1.5, "3", True, None)
 BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "estimator": (("spline", "RFE", 3, None), "subspace, rfe, taylor, reuse"),
-    "schedule": (("always", 3, None), "rcs, interval, mask"),
+    "schedule": (("always", 3, None), "rcs, interval, mask, budget"),
+    "target_nfc": ((0, -1, 1.5, "14", True), "a whole number >= 1"),
+    "target_speedup": ((0.9, -2, float("nan"), "3", True), "a number >= 1"),
+    "max_error": ((-0.1, float("nan"), "0.1", True), "a number >= 0"),
     "granularity": (("layer", None), "module"),
     "decision": (("async", None, True), "sync, lagged"),
     "cache_dtype": (("float32", "bf16", torch.float16, 8), "bfloat16, float16, float8"),
@@ -140,7 +143,57 @@ def test_estimator_is_the_one_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_schedule_is_the_one_named(name: str) -> None:
-    assert Options(schedule=name, full_steps=(0,)).make_schedule().name == name
+    target = 14 if name == "budget" else None
+    options = Options(schedule=name, full_steps=(0,), target_nfc=target)
+    assert options.make_schedule().name == name
+
+
+@pytest.mark.parametrize(
+    "wish", [{"target_nfc": 14}, {"target_speedup": 3}, {"max_error": 0.4}]
+)
+def test_a_wish_chooses_the_schedule(wish: dict[str, Any]) -> None:
+    (name,) = wish
+    assert Options(**wish).schedule == "budget"
+    with pytest.raises(OptionError, match=rf"schedule='interval' and {name}="):
+        Options(schedule="interval", **wish)
+    with pytest.raises(OptionError, match=rf"schedule='mask' and {name}="):
+        Options(schedule="mask", full_steps=(0,), **wish)
+    with pytest.raises(OptionError, match="target_nfc, target_speedup, max_error"):
+        Options(schedule="budget")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"target_nfc": 9, "target_speedup": 3},
+            "target_nfc=9 and target_speedup=3 ex",
+        ),
+        ({"max_error": 0.4, "threshold": 0.3}, "max_error=0.4 and threshold=0.3 exclu"),
+        ({"target_nfc": 1}, "target_nfc=1 is less than warmup=2 and final_full=0 take"),
+        ({"target_nfc": 5, "warmup": 3, "final_full": 3}, "whole number >= 6"),
+        ({"target_speedup": 1}, "target_speedup=1 is not allowed: give a number > 1"),
+        (
+            {"target_speedup": 6, "max_cached_run": 4},
+            "target_speedup=6 cannot.*run >= 5",
+        ),
+    ],
+)
+def test_wishes_that_exclude_each_other(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Options(**options)
+
+
+def test_a_wish_takes_what_does_not_exclude_it() -> None:
+    assert Options(target_nfc=14, threshold=0.3, max_error=0.6).threshold == 0.3
+    assert Options(target_speedup=6, max_cached_run=5).longest_run == 5
+
+
+def test_the_longest_run_is_what_a_target_needs() -> None:
+    assert Options().longest_run == Options(max_error=0.5).longest_run == 4
+    assert Options(target_nfc=8).longest_run is None
+    assert Options(target_nfc=8, max_cached_run=4).longest_run == 4
+    assert Options(max_cached_run=None).longest_run is None
 
 
 @pytest.mark.parametrize(

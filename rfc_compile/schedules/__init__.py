@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from rfc_compile.schedules.base import (
     CACHED,
+    DEFAULT_CACHED_RUN,
     FULL,
     Position,
     Schedule,
     guarded_limit,
 )
+from rfc_compile.schedules.budget import Budget
 from rfc_compile.schedules.interval import Interval
 from rfc_compile.schedules.mask import Mask
 from rfc_compile.schedules.rcs import RelationalCacheScheduling
 
 SCHEDULES: dict[str, type[Schedule]] = {
-    schedule.name: schedule for schedule in (RelationalCacheScheduling, Interval, Mask)
+    schedule.name: schedule
+    for schedule in (RelationalCacheScheduling, Interval, Mask, Budget)
 }
 
-__all__ = ["CACHED", "FULL", "SCHEDULES", "Position", "Schedule", "guarded_limit"]
+__all__ = [
+    "CACHED",
+    "DEFAULT_CACHED_RUN",
+    "FULL",
+    "SCHEDULES",
+    "Position",
+    "Schedule",
+    "guarded_limit",
+]

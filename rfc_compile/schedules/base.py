@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rfc_compile.config import Options
+    from rfc_compile.observe import GraphReport
+    from rfc_compile.trajectories import Decision
 
 FULL, CACHED = -math.inf, math.inf
+
+DEFAULT_CACHED_RUN = 4
+"""Most cached steps in a row where ``max_cached_run`` is ``"auto"`` and no number of
+full steps is wanted."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class Position:
         since_full: cached steps since the last full one.
         error: sum of the errors of those cached steps.
         total: steps of the whole trajectory, None while not known.
+        branch: index of the CFG branch.
+        decisions: of this trajectory so far, all branches.
+        earlier: of the trajectory before that began alike, if there was one.
 
     """
 
@@ -36,6 +46,9 @@ class Position:
     since_full: int
     error: float
     total: int | None
+    branch: int = 0
+    decisions: Sequence[Decision] = ()
+    earlier: Sequence[Decision] = ()
 
 
 class Schedule(ABC):
@@ -52,12 +65,17 @@ class Schedule(ABC):
     static: bool
     reason: str
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, report: GraphReport | None = None) -> None:
         self.options = options
+        self.report = report
 
     @abstractmethod
     def limit(self, position: Position) -> float:
         """Largest error of this step with which it may be cached."""
+
+    def decide(self, position: Position) -> tuple[float, str]:
+        """The limit, and what ``stats`` calls a full step beyond it."""
+        return self.limit(position), self.reason
 
 
 def guarded_limit(
@@ -69,7 +87,7 @@ def guarded_limit(
     total = position.total
     if total is not None and total - options.final_full <= position.step < total:
         return FULL, "final"
-    cap = options.max_cached_run
+    cap = options.longest_run
     if cap is not None and position.since_full >= cap:
         return FULL, "cap"
-    return schedule.limit(position), schedule.reason
+    return schedule.decide(position)
