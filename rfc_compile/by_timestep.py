@@ -24,7 +24,7 @@ from rfc_compile import readback
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller
 from rfc_compile.config import Options
-from rfc_compile.dispatch import Dispatcher, pool_of
+from rfc_compile.dispatch import Dispatcher, levels_of, pool_of
 from rfc_compile.inner import LazyGraph
 from rfc_compile.observe import GraphReport
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
@@ -88,6 +88,7 @@ class ByTimestep(Dispatcher):
         super().__init__(specialized, graphs, layout, options, report, inputs)
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
+        self._by_noise = options.time == "noise"
         self.follows = report.piece  # a whole model knows the step by itself
         self._step = self._step_with_probe if "probe" in graphs else self._step_whole
         self._conditioning_names = inputs.conditioning_names
@@ -184,7 +185,8 @@ class ByTimestep(Dispatcher):
         """Whether it may be run before it is known to continue its branch.
 
         Somebody tells where the run began and, if it has several branches, which one
-        this is; and the last steps of the branch were what they were taken for.
+        this is; the last steps of the branch were what they were taken for; and where
+        predictions go by the noise level, a run before had the same timesteps.
         """
         branches = call.trajectory.branches
         named = len({branch.name for branch in branches}) == len(branches)
@@ -194,6 +196,7 @@ class ByTimestep(Dispatcher):
             and call.caller.run > 0
             and (len(branches) == 1 or (named and call.caller.branch is not None))
             and all(branch.signals >= SIGNALS_SEEN for branch in branches)
+            and (call.trajectory.noise is None or call.step in call.trajectory.foreseen)
         )
 
     def _run_unseen(self, call: Call) -> Sequence[Any]:
@@ -206,6 +209,7 @@ class ByTimestep(Dispatcher):
             live = self._run("probe", pool)
             arrival = Readback([live[0], timestep])
             pool.others.extend(live)
+        pool.others[0] = state.weights(call.step, levels_of(call))
         full = branch.last_error > limit
         history = state.forget() if full else []
         outputs = self._run("full" if full else "cached", pool)
@@ -276,7 +280,7 @@ class ByTimestep(Dispatcher):
         """Decide by the step's index, run the forward, then check its signal."""
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
-        pool = pool_of(call.arguments, state, call.step)
+        pool = pool_of(call.arguments, state, call.step, levels_of(call))
         if limit == FULL:
             state.forget()
         *outputs, value = self._run("full" if limit == FULL else "cached", pool)

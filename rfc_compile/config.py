@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GRANULARITIES = ("module", "block", "stack")
 DECISIONS = ("sync", "lagged")
+TIMES = ("noise", "step")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Options:
 
     Attributes:
         estimator: how outputs are predicted: ``subspace``, ``rfe``, ``taylor`` or
-            ``reuse``.
+            ``reuse``; None is ``subspace`` for modules, ``taylor`` for whole blocks.
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
             ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2, or 0 for ``reuse``.
         schedule: which steps are full: ``rcs``, ``interval``, ``mask``, or ``budget``,
@@ -50,7 +51,7 @@ class Options:
         interval: for ``interval``, one full step in this many.
         full_steps: for ``mask``, the indices of the full steps.
         warmup: full steps at the start of a trajectory.
-        max_cached_run: most cached steps in a row, None for no limit; ``"auto"`` is 4,
+        max_cached_run: most cached steps in a row, None for no limit; ``"auto"`` is 8,
             or with a target what that needs.
         final_full: full steps at the end of a trajectory; takes effect once the number
             of steps is known, from ``rfc_compile.trajectory(num_steps=...)`` or from an
@@ -58,6 +59,10 @@ class Options:
         decision: what ``rcs`` goes by: ``sync``, this step's prediction error, which
             the host waits for; ``lagged``, that of the branch's step before, if it was
             cached: in a run that a pipeline announces the host waits for nothing.
+        time: what Taylor extrapolation takes for time: ``step``, the index of the step;
+            ``noise``, the noise level that the timestep stands for
+            (``rfc_compile.noise``), where it is known. None is ``noise`` for whole
+            blocks, ``step`` for modules.
         ridge: for ``subspace``, the pull towards Taylor extrapolation in time.
         cache_dtype: of what is kept of inputs and outputs: ``bfloat16``, ``float16``
             (values beyond 65504 become 65504) or ``float8`` (the newest value in
@@ -79,7 +84,7 @@ class Options:
 
     """
 
-    estimator: str = "subspace"
+    estimator: str | None = None
     order: int | None = None
     schedule: str = "rcs"
     target_nfc: int | None = None
@@ -88,15 +93,16 @@ class Options:
     threshold: float = 0.5
     interval: int = 4
     full_steps: tuple[int, ...] = ()
-    warmup: int = 2
+    warmup: int = 1
     max_cached_run: int | Literal["auto"] | None = "auto"
     final_full: int = 0
     decision: str = "sync"
+    time: str | None = None
     ridge: float = 0.5
     cache_dtype: str | None = None
     input_sketch: int = 1
     memory_budget: int | str | None = None
-    granularity: str = "module"
+    granularity: str = "stack"
     inner: str = "inductor"
     inner_options: Mapping[str, Any] = field(default_factory=dict)
     timestep: str | None = None
@@ -104,10 +110,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check every value, and the values against each other."""
-        _one_of("estimator", self.estimator, ESTIMATORS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("granularity", self.granularity, GRANULARITIES)
         _one_of("decision", self.decision, DECISIONS)
+        self._choose_by_granularity()
+        assert self.estimator is not None
         orders = ESTIMATORS[self.estimator].orders
         if self.order is None:
             object.__setattr__(self, "order", 2 if 2 in orders else orders[-1])
@@ -132,6 +139,16 @@ class Options:
         self._check_mask()
         self._check_budget()
         self._check_inner()
+
+    def _choose_by_granularity(self) -> None:
+        modules = self.granularity == "module"
+        if self.estimator is None:
+            estimator = "subspace" if modules else "taylor"
+            object.__setattr__(self, "estimator", estimator)
+        _one_of("estimator", self.estimator, ESTIMATORS)
+        if self.time is None:
+            object.__setattr__(self, "time", "step" if modules else "noise")
+        _one_of("time", self.time, TIMES)
 
     def _check_cache_dtype(self) -> None:
         if self.cache_dtype is None:
@@ -238,6 +255,7 @@ class Options:
     def make_estimator(self) -> Estimator:
         """The estimator these options name."""
         assert self.order is not None
+        assert self.estimator is not None
         return ESTIMATORS[self.estimator](self.order, self.ridge)
 
     @property

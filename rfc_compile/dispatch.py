@@ -8,6 +8,7 @@ call -> takes part in a running call of the model?   (rfc_compile.model_call)
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from abc import ABC, abstractmethod
@@ -53,7 +54,8 @@ class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
 
     ``seconds`` is the time in it so far, that in its graphs and compilation included;
-    ``layout`` that of the state which its graphs take.
+    ``layout`` that of the state which its graphs take. ``_by_noise``: whether noise
+    levels, which timesteps tell, take the place of the index of the step.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Dispatcher(ABC):
         self.options = self._options = options
         self._schedule = options.make_schedule(report)
         self._lagged = options.decision == "lagged"
+        self._by_noise = False
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         timed = {inputs.timestep_index}
@@ -177,7 +180,8 @@ class Dispatcher(ABC):
                 state.layout = self._layout  # Dynamo made a more general graph of it
             else:
                 state = branch.followers[member] = own
-        pool = pool_of(arguments, state, running.step)
+        levels = running.levels(state.full_steps)
+        pool = pool_of(arguments, state, running.step, levels)
         if state.full_steps and not running.full:
             return self._run_whole("cached", pool)
         history = state.forget()
@@ -227,6 +231,7 @@ class Dispatcher(ABC):
     ) -> Sequence[Any]:
         """Decide by the signal, run the rest of the forward, record the decision."""
         if signal.finite and self._statistic(call.branch, signal) <= limit:
+            pool.others[0] = call.branch.state.weights(call.step, levels_of(call))
             outputs = self._run("cached", pool)
             kind = "scheduled" if self._schedule.static else "within_limit"
             self._accept(call, signal, full=False, reason=kind)
@@ -263,6 +268,8 @@ class Dispatcher(ABC):
         finite = signal is None or signal.finite
         if call.step > trajectory.step:
             trajectory.timesteps.append(call.timestep)
+        if self._by_noise and trajectory.step == 1 and branch.step == 0 and signal:
+            trajectory.recognise(signal.change, call.scope.earlier(trajectory))
         if branch not in trajectory.branches:
             trajectory.branches.append(branch)
         trajectory.newest = branch
@@ -283,7 +290,13 @@ class Dispatcher(ABC):
         log_decision(trajectory.name, decision)
         self._watch_weights(decision)
         model_call.begin(
-            self._serial, call.caller, branch, call.step, full=full, keep=finite
+            self._serial,
+            call.caller,
+            branch,
+            call.step,
+            levels=functools.partial(trajectory.levels, call.step, call.timestep),
+            full=full,
+            keep=finite,
         )
 
     def _run_of(self, call: Call, signal: Signal | None) -> Trajectory:
@@ -333,6 +346,17 @@ class Dispatcher(ABC):
         return self.graphs[name](*self._routes[name](pool))
 
 
-def pool_of(arguments: Sequence[Any], state: KeptState, step: int) -> Pool:
+def levels_of(call: Call) -> tuple[float, ...] | None:
+    """The noise levels that a call's step weights go by, where they are known."""
+    full_steps = call.branch.state.full_steps
+    return call.trajectory.levels(call.step, call.timestep, full_steps)
+
+
+def pool_of(
+    arguments: Sequence[Any],
+    state: KeptState,
+    step: int,
+    levels: tuple[float, ...] | None = None,
+) -> Pool:
     """What the graphs of a step of a branch pick their inputs from."""
-    return Pool(arguments, state.slots, [state.weights(step)])
+    return Pool(arguments, state.slots, [state.weights(step, levels)])

@@ -16,7 +16,7 @@ import operator
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +34,8 @@ MAX_RUNS_OF_A_LAYER = 64
 
 _NEVER = -1, -1
 
+LevelsOf = Callable[[Sequence[int]], tuple[float, ...] | None]
+
 
 class ModelCall:
     """What the graph that leads a call tells the others.
@@ -43,6 +45,7 @@ class ModelCall:
         caller: who calls.
         branch: the CFG branch; its ``followers`` hold the state of the other graphs.
         step: index of the step in the trajectory.
+        levels: noise levels of this step and of given full steps before, if known.
         full: the decision.
         keep: whether values of a full step may be kept (not after broken inputs).
         number: of the call, counted by owner.
@@ -58,6 +61,7 @@ class ModelCall:
         branch: Branch,
         step: int,
         *,
+        levels: LevelsOf,
         full: bool,
         keep: bool,
         before: ModelCall | None = None,
@@ -66,6 +70,7 @@ class ModelCall:
         self.caller = caller
         self._branch = weakref.ref(branch)
         self.step = step
+        self.levels = levels
         self.full = full
         self.keep = keep
         self._layers: dict[LayerShapes, int] = {}
@@ -144,13 +149,27 @@ def running(caller: Caller) -> ModelCall | None:
 
 
 def begin(
-    leader: int, caller: Caller, branch: Branch, step: int, *, full: bool, keep: bool
+    leader: int,
+    caller: Caller,
+    branch: Branch,
+    step: int,
+    *,
+    levels: LevelsOf,
+    full: bool,
+    keep: bool,
 ) -> None:
     """A graph leads a new call, with the attributes that ``ModelCall`` lists."""
     with _lock:
         before = _running.get(caller.owner)
         call = ModelCall(
-            leader, caller, branch, step, full=full, keep=keep, before=before
+            leader,
+            caller,
+            branch,
+            step,
+            levels=levels,
+            full=full,
+            keep=keep,
+            before=before,
         )
         _running[caller.owner] = call
         _running.move_to_end(caller.owner)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
+from rfc_compile.noise import newton_weights
 from rfc_compile.passes import StateLayout
 from rfc_compile.passes.sketch import relative_error
 from rfc_compile.passes.storage import Storage
@@ -36,14 +37,19 @@ def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[
     return [taylor, valid]
 
 
-@functools.lru_cache(maxsize=256)  # the same distances come again and again
+@functools.lru_cache(maxsize=1024)  # the same distances come again and again
 def _weights_tensor(
-    distances: tuple[int, ...], width: int, device: torch.device
+    distances: tuple[int, ...],
+    levels: tuple[float, ...] | None,
+    width: int,
+    device: torch.device,
 ) -> Tensor:
     """``distances`` are the indices of the kept full steps, counted from this one."""
-    rows = step_weights(0, distances, width)
+    taylor, valid = step_weights(0, distances, width)
+    if levels is not None:
+        taylor = newton_weights(levels[0], levels[1:], width) or taylor
     with torch.inference_mode(mode=False):
-        return torch.tensor(rows, dtype=torch.float32, device=device)
+        return torch.tensor([taylor, valid], dtype=torch.float32, device=device)
 
 
 def geometry_of(
@@ -96,10 +102,14 @@ class KeptState:
         """Shape and dtype of every slot: whether another graph's state fits."""
         return [(slot.shape, slot.dtype) for slot in self.slots]
 
-    def weights(self, step: int) -> Tensor:
-        """The (2, M) weights of a step, on the device of the state."""
+    def weights(self, step: int, levels: tuple[float, ...] | None = None) -> Tensor:
+        """The (2, M) weights of a step, on the device of the state.
+
+        ``levels`` are the noise levels of this step and of the kept full steps, newest
+        first; without them, time is the index of the step.
+        """
         distances = tuple([full - step for full in self.full_steps])
-        return _weights_tensor(distances, self._width, self._device)
+        return _weights_tensor(distances, levels, self._width, self._device)
 
     def remember(self, latents: Sequence[Tensor]) -> None:
         """Keep the latents of a call, to tell the next step from another image."""

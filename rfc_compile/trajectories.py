@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from rfc_compile.noise import NoiseSchedule, recognise
 from rfc_compile.readback import Readback
 from rfc_compile.signal import Signal
 from rfc_compile.state import KeptState
@@ -183,7 +184,9 @@ class Trajectory:
     """One denoising run: its branches and what was decided.
 
     ``name`` is its owner's, ``run`` the number of the run, where starts are known;
-    ``unsettled`` are the steps that await their signal, oldest first.
+    ``unsettled`` are the steps that await their signal, oldest first. ``noise`` is how
+    its timesteps are read, None until the second one; ``foreseen`` are the timesteps of
+    a run before, by step, for steps whose own are not known yet.
     """
 
     name: str
@@ -194,6 +197,8 @@ class Trajectory:
     num_steps: int | None = None
     newest: Branch | None = None
     finished: bool = False
+    noise: NoiseSchedule | None = None
+    foreseen: dict[int, float] = field(default_factory=dict)
     unsettled: deque[Unsettled] = field(default_factory=deque)
 
     def settle(self, *, most: int) -> None:
@@ -210,6 +215,29 @@ class Trajectory:
         self.finished = True
         self.branches = []
         self.newest = None
+
+    def recognise(self, change: float, earlier: Sequence[Decision]) -> None:
+        """Learn from the second step how timesteps are read.
+
+        ``change`` is how far its latent moved; ``earlier`` was decided in a run that
+        began with the same timesteps, so goes on with them.
+        """
+        self.noise = recognise(*self.timesteps[:2], change)
+        self.foreseen = {decision.step: decision.timestep for decision in earlier}
+
+    def levels(
+        self, step: int, timestep: float, full_steps: Sequence[int]
+    ) -> tuple[float, ...] | None:
+        """Noise levels of a step and of the full ones before; None if not known."""
+        if self.noise is None:
+            return None
+        times = [timestep, *[self.timesteps[full] for full in full_steps]]
+        levels = [
+            self.noise.level(self.foreseen.get(at, time) if math.isnan(time) else time)
+            for at, time in zip((step, *full_steps), times, strict=True)
+        ]
+        known = tuple([level for level in levels if level is not None])
+        return known if len(known) == len(levels) else None
 
     @property
     def complete(self) -> bool:

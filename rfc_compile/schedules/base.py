@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FULL, CACHED = -math.inf, math.inf
 
-DEFAULT_CACHED_RUN = 4
+DEFAULT_CACHED_RUN = 8
 """Most cached steps in a row where ``max_cached_run`` is ``"auto"`` and no number of
 full steps is wanted."""
 
