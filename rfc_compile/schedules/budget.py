@@ -193,6 +193,7 @@ class Budget(Schedule):
 
     def _without_length(self, position: Position) -> tuple[float, str]:
         threshold = self.options.threshold
+        assert threshold is not None, "options fill it in"
         if self.report is not None:
             self.report.note(
                 f"{self._wanted}: the number of steps is not known before a run has "
