@@ -8,6 +8,7 @@ and the prediction error of every estimator. Prints a table, writes a PNG and JS
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ from rfc_compile.config import GRANULARITIES
 from rfc_compile.errors import OptionError
 from rfc_compile.files import check_writable, replace_file
 from rfc_compile.targets import add_target_arguments, target_of
+
+_WIDTH: Final = 118
+"""Characters of a line where the output is no terminal."""
 
 _INNER: Final = ("eager", "aot_eager", "inductor")
 
@@ -56,7 +60,7 @@ def run(args: Namespace) -> int:
     picture, numbers = args.output / "analysis.png", args.output / "analysis.json"
     for path in (picture, numbers):
         check_writable(path, "--output")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     with console.status("drawing one run in full") as status:
         found = analyse(
             target_of(args),
@@ -77,8 +81,8 @@ def run(args: Namespace) -> int:
 
 def _table(found: Analysis) -> Table:
     table = Table(title=f"{found.target}: {_how(found)}")
-    table.add_column("region", overflow="fold")
-    for column in ("input moves", "output moves", "ratio varies", *found.estimators):
+    table.add_column("region", no_wrap=True)
+    for column in ("input", "output", "ratio", *found.estimators):
         table.add_column(column, justify="right")
     for region in found.regions:
         name = f"{region.module} ({region.kind})"
@@ -113,7 +117,7 @@ def _percent(value: float | None) -> str:
 
 
 _LEGEND: Final = (
-    "Moves: change from a step to the next, relative, the median. Varies: how far the "
-    "ratio of the two is from that of the step before, the median. Then the relative "
-    "error of the predicted output, from exact history; the mean of the steps."
+    "Input, output: relative change from a step to the next, the median of the steps. "
+    "Ratio: how far that of the two is from the one of the step before, the median. "
+    "Then the relative error of the output that each estimator predicts, the mean."
 )

@@ -164,7 +164,7 @@ def analyse(
 def _estimators(order: int) -> dict[str, Estimator]:
     """Every estimator, by its name and order: the nearest to what was asked for."""
     chosen = {}
-    for name, kind in ESTIMATORS.items():
+    for name, kind in reversed(ESTIMATORS.items()):
         own = min(kind.orders, key=lambda known: abs(known - order))
         label = f"{name} {own}" if own else name
         chosen[label] = Options(estimator=name, order=own).make_estimator()

@@ -31,12 +31,10 @@ def analysis_figure(found: Analysis) -> Figure:
     figure.suptitle(
         f"{found.target}{sampler}: {found.steps} steps, an interval of {found.interval}"
     )
-    changes, ratio, per_region, per_step, best = (
-        figure.add_subplot(3, 2, 1),
-        figure.add_subplot(3, 2, 2),
-        figure.add_subplot(3, 2, 3),
-        figure.add_subplot(3, 2, 4),
-        figure.add_subplot(3, 1, 3),
+    panels = [["changes", "ratio"], ["region", "step"], ["nearest", "nearest"]]
+    axes = figure.subplot_mosaic(panels)
+    changes, ratio, per_region, per_step = (
+        axes[name] for row in panels[:2] for name in row
     )
     _draw_changes(changes, [r.input_change for r in found.regions], "inputs", "C0")
     _draw_changes(changes, [r.output_change for r in found.regions], "outputs", "C1")
@@ -57,7 +55,7 @@ def analysis_figure(found: Analysis) -> Figure:
         ax.set(xlabel=what, ylabel="relative prediction error", yscale="log")
         ax.grid(axis="y", alpha=0.3)
     per_region.legend(fontsize=8)
-    _draw_best(best, found)
+    _draw_nearest(axes["nearest"], found)
     return figure
 
 
@@ -71,7 +69,7 @@ def _draw_changes(ax: Axes, series: Sequence[Series], label: str, colour: str) -
     ax.grid(axis="y", alpha=0.3)
 
 
-def _draw_best(ax: Axes, found: Analysis) -> None:
+def _draw_nearest(ax: Axes, found: Analysis) -> None:
     """A cell for every region and step in the colour of the nearest estimator."""
     count = len(found.estimators)
     errors = np.array(
