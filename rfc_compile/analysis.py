@@ -119,6 +119,8 @@ def analyse(
 ) -> Analysis:
     """Draw one run of a target in full and measure its regions.
 
+    Forgets what was compiled before, in the whole process.
+
     ``order`` is that of the estimators, as far as they have it; ``progress`` is called
     after every call of the model with the number of calls so far.
 

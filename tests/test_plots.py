@@ -104,19 +104,17 @@ PROGRAM = """
 import sys
 sys.modules["matplotlib"] = None
 import rfc_compile
-rfc_compile.{name}().plot()
+for found in (rfc_compile.stats(), rfc_compile.explain()):
+    try:
+        found.plot()
+    except ModuleNotFoundError as error:
+        print(error)
 """
 
 
-@pytest.mark.parametrize("name", ["stats", "explain"])
-def test_without_matplotlib_the_extra_is_named(name: str) -> None:
+def test_without_matplotlib_the_extra_is_named() -> None:
     found = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(name=name)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
     )
-    assert found.returncode == 1
-    last = found.stderr.strip().splitlines()[-1]
-    assert last.startswith("ModuleNotFoundError: plot() needs matplotlib")
-    assert "pip install 'rfc-compile[demo]'" in last
+    wanted = "plot() needs matplotlib: pip install 'rfc-compile[demo]'"
+    assert found.stdout.splitlines() == [wanted, wanted]
