@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+import rfc_compile
+from rfc_compile.explanation import Explanation
 from rfc_compile.measuring import (
     Run,
     TimedModel,
@@ -41,6 +43,7 @@ class Finalist(Candidate):
 
     measured: Measured
     runs: tuple[Run, ...]
+    explanation: Explanation
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Finals:
             note(describe(candidate.setting))
             decide_by(compiled, candidate.setting)
             drawn.append(compare(self.reference, compiled))
+        explanation = rfc_compile.explain(compiled)
         timed: TimedModel | None = None
         for candidate, trial in zip(group, drawn, strict=True):
             key = {
@@ -111,4 +115,6 @@ class Finals:
                 times = timed.times(self.repeats)
                 self.journal.add(key, times)
             measured = replace(trial.measured, **times)
-            yield Finalist(candidate.kind, candidate.setting, measured, trial.runs)
+            yield Finalist(
+                candidate.kind, candidate.setting, measured, trial.runs, explanation
+            )

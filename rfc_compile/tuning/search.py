@@ -36,7 +36,7 @@ from rfc_compile.tuning.space import (
 )
 from rfc_compile.tuning.threshold import fit_threshold
 from rfc_compile.tuning.timing import StepCost, step_cost
-from rfc_compile.tuning.trials import Tried, Trials
+from rfc_compile.tuning.trials import Trials, Tried
 
 SHARES: Final = (0.16, 0.22, 0.28, 0.36, 0.5)
 """Full steps to search at, as shares of all, where no cost is given."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rfc_compile.config import Options
 from rfc_compile.tuning.space import Setting
-from rfc_compile.tuning.trials import Tried, Trials
+from rfc_compile.tuning.trials import Trials, Tried
 
 _RUNS: Final = 5
 _FACTOR: Final = 2.0
