@@ -33,6 +33,7 @@ from rfc_compile.tuning.space import (
     graph_settings,
     interval_settings,
     mask_setting,
+    scheduled,
 )
 from rfc_compile.tuning.threshold import fit_threshold
 from rfc_compile.tuning.timing import StepCost, step_cost
@@ -213,11 +214,14 @@ class Search:
         if mask is not None:
             settings.append(("optimum mask", mask_setting(mask)))
         for kind, setting in settings:
-            yield from self._one_seed(kind, {**graph, **setting}, count)
+            whole = scheduled(graph, setting, self.fixed)
+            if whole:
+                yield from self._one_seed(kind, whole, count)
 
     def _dynamic(self, graph: Setting, count: int) -> Iterator[Tried]:
         for setting in dynamic_settings(self.steps, count):
-            tried = fit_threshold(self.trials, {**graph, **setting}, count)
+            whole = scheduled(graph, setting, self.fixed)
+            tried = fit_threshold(self.trials, whole, count) if whole else None
             if tried is not None:
                 yield tried
 
@@ -253,14 +257,17 @@ class Search:
 
     def _chosen(self) -> list[Candidate]:
         """What is measured again, the most promising first, the defaults last."""
-        points = self.points or self.tried or self.screened
+        points = self.points or self.tried
         candidates = [Candidate(t.kind, t.setting) for t in self._promising(points)]
-        if not candidates:  # no number of full steps is few enough
+        if not candidates and not self.late:  # no number of full steps is few enough
+            fewest = even_setting(self.steps, LEAST)
             candidates = [
-                Candidate("even mask", {**graph, **even_setting(self.steps, LEAST)})
+                Candidate("even mask", scheduled(graph, fewest, self.fixed))
                 for graph in _by_granularity(graph_settings(self.fixed)).values()
+                if scheduled(graph, fewest, self.fixed)
             ]
-        return [*candidates, Candidate("defaults", default_graph(self.fixed))]
+        own = {**default_graph(self.fixed), **self.fixed}
+        return [*candidates, Candidate("defaults", own)]
 
     def _promising(self, points: Sequence[Tried]) -> list[Tried]:
         if self.goal.limits_cost:

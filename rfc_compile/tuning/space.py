@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from rfc_compile.config import GRANULARITIES, Options
+from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.schedules import CACHED, FULL, SCHEDULES, Position, guarded_limit
 from rfc_compile.tuning.masks import even_mask
@@ -28,6 +29,9 @@ OF_SCHEDULES: Final = (
 )
 """Options that no graph depends on, but for whether it needs a probe."""
 
+SEARCHED: Final = ("threshold", "interval", "full_steps")
+"""Options that are always searched."""
+
 DYNAMIC: Final = tuple(name for name, kind in SCHEDULES.items() if not kind.static)
 """Schedules that go by the input, which `threshold` makes more or less strict."""
 
@@ -38,8 +42,14 @@ def graph_settings(fixed: Setting) -> list[dict[str, Any]]:
     """Every estimator, order and granularity, the default ones first.
 
     Args:
-        fixed: options that are not searched.
+        fixed: options that are not searched; those of schedules are left out.
+
+    Raises:
+        OptionError: one of them is always searched.
     """
+    for name in SEARCHED:
+        if name in fixed:
+            raise OptionError(f"{name} is searched by tuning and cannot be given")
     found = [
         {"estimator": estimator, "order": order, "granularity": granularity}
         for granularity in GRANULARITIES
@@ -48,7 +58,8 @@ def graph_settings(fixed: Setting) -> list[dict[str, Any]]:
     ]
     default = _graph_of({})
     found.sort(key=lambda setting: setting != default)
-    return [setting | fixed for setting in found if _agrees(setting, fixed)]
+    own = graph_part(fixed)
+    return [setting | own for setting in found if _agrees(setting, own)]
 
 
 def default_graph(fixed: Setting) -> dict[str, Any]:
@@ -59,6 +70,17 @@ def default_graph(fixed: Setting) -> dict[str, Any]:
 def graph_part(setting: Setting) -> dict[str, Any]:
     """The options of a setting that its graphs are compiled with."""
     return {name: x for name, x in setting.items() if name not in OF_SCHEDULES}
+
+
+def scheduled(graph: Setting, schedule: Setting, fixed: Setting) -> dict[str, Any]:
+    """A whole setting: graphs, a schedule, and what is fixed of schedules.
+
+    Empty if another schedule is fixed.
+    """
+    own = {name: x for name, x in fixed.items() if name in OF_SCHEDULES}
+    if own.get("schedule", schedule["schedule"]) != schedule["schedule"]:
+        return {}
+    return {**graph, **schedule, **own}
 
 
 def _graph_of(setting: Setting) -> dict[str, Any]:
@@ -152,28 +174,29 @@ def is_static(setting: Setting) -> bool:
     return Options.from_mapping(setting).make_schedule().static
 
 
-def without_defaults(setting: Setting) -> dict[str, Any]:
-    """A setting without what is the default anyway."""
-    names = [name for name in setting if name not in ("estimator", "order")]
-    kept = {n: setting[n] for n in names if setting[n] != getattr(_DEFAULT, n)}
-    named = Options.from_mapping(setting)
-    own_order = Options(estimator=named.estimator).order
-    if named.estimator != _DEFAULT.estimator:
-        kept = {"estimator": named.estimator, **kept}
-    if named.order != own_order:
-        kept["order"] = named.order
-    return kept
-
-
 def describe(setting: Setting) -> str:
     """A setting in one line."""
-    kept = without_defaults(setting)
-    steps = kept.pop("full_steps", None)
-    words = [f"{name}={_short(value)}" for name, value in kept.items()]
-    if steps is not None:
-        words.append(f"full steps {' '.join(map(str, steps))}")
-    return ", ".join(words) or "defaults"
+    options = Options.from_mapping(setting)
+    named = ("estimator", "order", "granularity", *OF_SCHEDULES)
+    others = [f"{name}={x}" for name, x in setting.items() if name not in named]
+    return ", ".join(
+        (
+            f"{options.estimator} {options.order}",
+            options.granularity,
+            *others,
+            *_schedule_words(options),
+        )
+    )
 
 
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _schedule_words(options: Options) -> list[str]:
+    if options.schedule == "mask":
+        return [f"full steps {' '.join(map(str, options.full_steps))}"]
+    if options.schedule == "interval":
+        return [f"interval {options.interval}", f"warm-up {options.warmup}"]
+    cap = options.max_cached_run
+    return [
+        f"{options.schedule} {options.threshold:g}",
+        f"warm-up {options.warmup}",
+        "no cap" if cap is None else f"at most {cap} cached",
+    ]
