@@ -1,4 +1,4 @@
-"""The table of errors that masks are made from, measured along the uncached run.
+"""The tables of errors that masks are made from, measured along the uncached run.
 
 The sampler is given the outputs of the uncached run, whatever the cached model says, so
 every step is predicted from true inputs:
@@ -6,9 +6,11 @@ every step is predicted from true inputs:
     full steps s - g, s, s + g, ...   the cached steps s + 1 .. s + g - 1 are predicted
                                       and compared with the true outputs
 
-for every distance g and every phase. How much an error of a step's output changes the
-image is the sampler's own doing: its weight is measured by replaying the run with that
-output changed, which calls no model.
+for every distance g and every phase. What an error of one step's output does to the
+image has two parts. The sampler's own weight of the step is measured by replaying the
+run with that output changed, which calls no model; what later steps make of it is not
+known. So there is a table for each of a few powers of the weight: drawing images with
+the masks of all of them tells which is right.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ _NUDGE: Final = 0.01
 """Relative size of the change that weights are measured with."""
 
 
-def calibrate(trials: Trials, graph: Setting, distances: Sequence[int]) -> Costs:
+POWERS: Final = (0.0, 0.5, 1.0)
+"""Of a step's weight in the sampler, one table each."""
+
+
+def calibrate(
+    trials: Trials, graph: Setting, distances: Sequence[int]
+) -> tuple[Costs, ...]:
     """What cached steps cost between two full ones, for these distances.
 
     Args:
@@ -39,29 +47,35 @@ def calibrate(trials: Trials, graph: Setting, distances: Sequence[int]) -> Costs
         distances: from one full step to the next, 1 excepted, which costs nothing.
 
     Returns:
-        By step and distance, the sum of the cached steps' squared errors in the final
-        image, each as if it were the only one.
+        For each of `POWERS`, by step and distance, the sum of the norms of the cached
+        steps' errors, weighted.
     """
     key = {"calibration": dict(graph), "distances": list(distances)}
     known = trials.journal.get(key)
     if isinstance(known, list):
-        return [{int(g): float(c) for g, c in row.items()} for row in known]  # type: ignore[union-attr, arg-type]
+        return tuple(_read(table) for table in known)
     target, seed = trials.reference.target, trials.reference.seeds[0]
     outputs = _recorded(target, seed)
     weights = _weights(target, seed, outputs)
-    costs: list[dict[int, float]] = [{1: 0.0} for _ in range(trials.steps)]
+    calls = len(outputs) // trials.steps  # one for each CFG branch
+    tables = [[{1: 0.0} for _ in range(trials.steps)] for _ in POWERS]
     for distance in distances:
         for phase in range(distance):
             trials.clock.check(SHARE)
             trials.note(f"calibration: distance {distance}, phase {phase}")
             errors = _errors(trials, graph, outputs, distance, phase)
-            weighted = [(w * e) ** 2 for w, e in zip(weights, errors, strict=True)]
-            calls = len(outputs) // trials.steps  # one for each CFG branch
-            for start in range(phase, trials.steps - distance + 1, distance):
-                part = weighted[(start + 1) * calls : (start + distance) * calls]
-                costs[start][distance] = sum(part)
-    trials.journal.add(key, [{str(g): c for g, c in row.items()} for row in costs])
-    return costs
+            for power, table in zip(POWERS, tables, strict=True):
+                each = [w**power * e for w, e in zip(weights, errors, strict=True)]
+                for start in range(phase, trials.steps - distance + 1, distance):
+                    part = each[(start + 1) * calls : (start + distance) * calls]
+                    table[start][distance] = sum(part)
+    trials.journal.add(key, tables)  # type: ignore[arg-type]
+    return tuple(tables)
+
+
+def _read(table: Any) -> Costs:
+    """As it was before JSON made strings of the distances."""
+    return [{int(distance): cost for distance, cost in row.items()} for row in table]
 
 
 def _errors(

@@ -2,8 +2,8 @@
 
     cost        what a full and a cached step take, for each granularity
     screen      estimators and orders, on one seed, with full steps evenly spread
-    schedules   of the best ones: intervals, masks and thresholds for every number of
-                full steps that matters, on one seed; the best kinds on all of them
+    schedules   of the best ones: intervals, masks (calibrated), thresholds; for every
+                number of full steps that matters, on one seed; the best kinds on all
     finals      the best of all: other seeds, and times in turn with the uncached model
 
 Nothing in it is random but the seeds that are drawn.
@@ -90,6 +90,7 @@ class Search:
     points: list[Tried] = field(default_factory=list)
     measured: list[Finalist] = field(default_factory=list)
     late: bool = False
+    _masks: list[dict[int, tuple[int, ...]]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -116,6 +117,7 @@ class Search:
             self.progress.begin("screen")
             graphs = self._screen()
             self.progress.begin("schedules")
+            self._calibrate(graphs)
             for graph in graphs:
                 self._search_schedules(graph, self._counts(graph))
             self._halve_gaps(graphs)
@@ -188,16 +190,20 @@ class Search:
             setting = {**graph, **even_setting(self.steps, count)}
             self.screened += self._one_seed("even mask", setting, count)
 
-    def _search_schedules(self, graph: Setting, counts: Sequence[int]) -> None:
-        """Every kind of schedule at these numbers of full steps."""
+    def _calibrate(self, graphs: Sequence[Setting]) -> None:
+        """Find masks for every number of full steps, with the best of the graphs."""
+        counts = [count for graph in graphs for count in self._counts(graph)]
         if not counts:
             return
-        farthest = min(self.steps - 1, math.ceil(1.5 * self.steps / counts[0]))
-        costs = calibrate(self.trials, graph, range(2, farthest + 1))
-        masks = best_masks(costs, max(counts))
+        best = graph_part(_by_quality(self.screened)[0].setting)
+        farthest = min(self.steps - 1, math.ceil(1.3 * self.steps / min(counts)))
+        tables = calibrate(self.trials, best, range(2, farthest + 1))
+        self._masks = [best_masks(costs, self.steps) for costs in tables]
+
+    def _search_schedules(self, graph: Setting, counts: Sequence[int]) -> None:
+        """Every kind of schedule at these numbers of full steps."""
         for count in counts:
-            found = [*self._static(graph, count, masks.get(count))]
-            found += self._dynamic(graph, count)
+            found = [*self._static(graph, count), *self._dynamic(graph, count)]
             self.tried += found
             best: dict[str, Tried] = {}
             for tried in _by_quality(found):
@@ -206,13 +212,14 @@ class Search:
                 again = self.trials.measure(tried.kind, tried.setting, count)
                 self.points += [] if again is None else [again]
 
-    def _static(
-        self, graph: Setting, count: int, mask: tuple[int, ...] | None
-    ) -> Iterator[Tried]:
+    def _static(self, graph: Setting, count: int) -> Iterator[Tried]:
         settings = [("even mask", even_setting(self.steps, count))]
         settings += [("interval", s) for s in interval_settings(self.steps, count)]
-        if mask is not None:
-            settings.append(("optimum mask", mask_setting(mask)))
+        settings += [
+            ("optimum mask", mask_setting(masks[count]))
+            for masks in self._masks
+            if count in masks
+        ]
         for kind, setting in settings:
             whole = scheduled(graph, setting, self.fixed)
             if whole:
