@@ -49,6 +49,7 @@ __all__ = [
     "draw_cached",
     "draw_reference",
     "draw_with",
+    "forget_compiled",
     "measure",
     "similarity",
     "time_in_turn",
@@ -93,6 +94,12 @@ class Trial:
 
     measured: Measured
     runs: tuple[Run, ...]
+
+
+def forget_compiled() -> None:
+    """Drop everything compiled, so that nothing is said of it any more."""
+    torch.compiler.reset()
+    gc.collect()
 
 
 def compile_model(
@@ -183,7 +190,7 @@ def measure(
         OptionError: a wrong option.
 
     """
-    torch.compiler.reset()
+    forget_compiled()
     compiled = compile_model(target.model, "eager", options)
     trial = compare(reference, compiled)
     if not repeats:
@@ -217,8 +224,7 @@ class TimedModel:
         seeds: Sequence[int],
         inner: str,
     ) -> None:
-        torch.compiler.reset()
-        gc.collect()
+        forget_compiled()
         self._target, self._seeds = target, seeds
         self._uncached = compile_model(target.model, inner)
         draw_with(target, self._uncached, seeds[0])

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 import rfc_compile
 from rfc_compile.explanation import Explanation
 from rfc_compile.measuring import (
@@ -21,6 +19,7 @@ from rfc_compile.measuring import (
     compile_model,
     decide_by,
     draw_cached,
+    forget_compiled,
 )
 from rfc_compile.reference import Reference
 from rfc_compile.tuned import Measured
@@ -90,7 +89,7 @@ class Finals:
     ) -> Iterator[Finalist]:
         """Candidates with the same graphs: first the images of all, then the times."""
         first, target = group[0].setting, self.reference.target
-        torch.compiler.reset()
+        forget_compiled()
         compiled = compile_model(target.model, "eager", first)
         draw_cached(target, compiled, self.reference.seeds[0])
         drawn = []

@@ -16,6 +16,7 @@ from rfc_compile.figures import ErrorCurve, save_comparison, save_error_curves
 from rfc_compile.tuning.finals import Finalist
 from rfc_compile.tuning.goal import speedup
 from rfc_compile.tuning.study import Study
+from rfc_compile.tuning.trials import Tried
 
 _MOST_IMAGES: Final = 6
 _COLOURS: Final = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown")
@@ -131,7 +132,7 @@ def memory_plot(study: Study) -> bytes:
     """State of a run against quality, for every setting drawn with all seeds."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     ax = figure.subplots()
-    points = [*study.search.points, *study.search.measured]
+    points: list[Tried | Finalist] = [*study.search.points, *study.search.measured]
     names = sorted({str(p.setting["granularity"]) for p in points})
     for name, colour in zip(names, _COLOURS, strict=False):
         own = [p.measured for p in points if p.setting["granularity"] == name]

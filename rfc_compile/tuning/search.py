@@ -111,6 +111,7 @@ class Search:
         """
         self.progress.begin("cost")
         self.trials.begin(default_graph(self.fixed))
+        self.trials.close()
         self._measure_costs()
         graphs: list[dict[str, Any]] = []
         try:

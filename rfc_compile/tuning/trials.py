@@ -13,12 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 import rfc_compile
 from rfc_compile.errors import TargetError
-from rfc_compile.measuring import compare, compile_model, decide_by, draw_cached
+from rfc_compile.measuring import (
+    compare,
+    compile_model,
+    decide_by,
+    draw_cached,
+    forget_compiled,
+)
 from rfc_compile.observe import dispatchers_of
 from rfc_compile.reference import Reference, TooManyFullSteps
 from rfc_compile.tuned import Measured
@@ -111,7 +116,7 @@ class Trials:
     def close(self) -> None:
         """Free what was compiled."""
         self._compiled = None
-        torch.compiler.reset()
+        forget_compiled()
 
     def decide_by(self, setting: Setting) -> None:
         """Have the compiled model follow the schedule of a setting.
