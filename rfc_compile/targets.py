@@ -180,8 +180,9 @@ def _pipeline(name: str, pipe: Any, settings: Settings) -> Target:
             f"{name} is neither a pipeline of diffusers with a transformer nor a pair "
             "(model, sample)"
         )
+    scheduler = pipe.scheduler
     if settings.sampler is not None:
-        _use_scheduler(pipe, settings.sampler)
+        scheduler = _scheduler(pipe, settings.sampler)
     call = dict(settings.call)
     if settings.steps is not None:
         call["num_inference_steps"] = settings.steps
@@ -190,16 +191,17 @@ def _pipeline(name: str, pipe: Any, settings: Settings) -> Target:
     if components.get("vae") is None:
         call.setdefault("output_type", "latent")
     call.setdefault("output_type", "pt")
-    draw = _PipelineDraw(pipe, call, settings.prompts)
-    sampler = type(components.get("scheduler")).__name__
+    draw = _PipelineDraw(pipe, scheduler, call, settings.prompts)
+    sampler = type(scheduler).__name__
     return Target(name, model, draw, sampler, settings.steps, model_fingerprint(model))
 
 
 @dataclass(frozen=True)
 class _PipelineDraw:
-    """Calls a pipeline with a model in the place of its transformer."""
+    """Calls a pipeline with a model and a scheduler in the place of its own."""
 
     pipe: Any
+    scheduler: Any
     call: Mapping[str, Any]
     prompts: Sequence[str]
 
@@ -208,17 +210,17 @@ class _PipelineDraw:
         if self.prompts:
             call["prompt"] = self.prompts[seed % len(self.prompts)]
         generator = torch.Generator().manual_seed(seed)
-        own = self.pipe.transformer
-        self.pipe.transformer = model
+        own = self.pipe.transformer, self.pipe.scheduler
+        self.pipe.transformer, self.pipe.scheduler = model, self.scheduler
         try:
             drawn = self.pipe(generator=generator, return_dict=False, **call)[0]
         finally:
-            self.pipe.transformer = own
+            self.pipe.transformer, self.pipe.scheduler = own
         drawn = torch.as_tensor(drawn)
         return drawn * 2 - 1 if call["output_type"] == "pt" else drawn
 
 
-def _use_scheduler(pipe: Any, name: str) -> None:
+def _scheduler(pipe: Any, name: str) -> Any:
     import diffusers
 
     known = [kind.__name__ for kind in pipe.scheduler.compatibles]
@@ -228,7 +230,7 @@ def _use_scheduler(pipe: Any, name: str) -> None:
             f"{', '.join(sorted(known))}"
         )
     kind: Any = getattr(diffusers, name)
-    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    return kind.from_config(pipe.scheduler.config)
 
 
 def _refuse(name: str, settings: Settings, *names: str) -> None:

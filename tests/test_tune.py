@@ -13,24 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+import tuning_factory
 from torch import Tensor, nn
+from tuning_factory import FIXED, SPEC, STEPS
 
 import rfc_compile
-from rfc_compile import GoalError, OptionError, TargetError, Tuned, cli, glyph
-from rfc_compile.targets import Settings
+from rfc_compile import GoalError, OptionError, TargetError, Tuned, cli
 
-STEPS = 12
-SMALL: dict[str, Any] = {
-    "settings": Settings(steps=STEPS, images=1),
-    "options": {"estimator": "taylor", "order": 1, "granularity": "stack"},
-    "seeds": 1,
-    "inner": "eager",
-}
-ARGUMENTS = (
-    *("tune", "--steps", "12", "--images", "1", "--seeds", "1", "--inner", "eager"),
-    *("--options", "estimator=taylor", "--options", "order=1"),
-    *("--options", "granularity=stack"),
-)
+SMALL: dict[str, Any] = {"options": FIXED, "seeds": 1, "inner": "eager"}
+OPTIONS = [word for n, x in FIXED.items() for word in ("--options", f"{n}={x}")]
+ARGUMENTS = ("tune", SPEC, "--seeds", "1", "--inner", "eager", *OPTIONS)
+
+
+def tune(**others: Any) -> Tuned:
+    """Of the small model, with only schedules to search."""
+    return rfc_compile.tune(SPEC, **SMALL, **others)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> Tuned:
-    return rfc_compile.tune("glyph-dit", **SMALL, output=folder)
+    return tune(output=folder)
 
 
 def test_options_are_found_and_measured(tuned: Tuned, folder: Path) -> None:
@@ -50,22 +47,23 @@ def test_options_are_found_and_measured(tuned: Tuned, folder: Path) -> None:
     found = tuned.measured
     assert found is not None
     assert 3 <= found.nfc < STEPS
-    assert found.images == 2
+    assert found.images == 4
     assert found.speedup is not None
     assert found.speedup > 1
     assert tuned.fingerprint.steps == STEPS
-    assert tuned.fingerprint.sampler == "ddim, guidance 2"
-    assert tuned.fingerprint.model["num_layers"] == 12
+    assert tuned.fingerprint.sampler is None
+    assert tuned.fingerprint.model["class"] == "DiTTransformer2DModel"
 
 
 def test_tuned_options_give_what_was_measured(tuned: Tuned) -> None:
     """On the seeds of the finals, 1 and 2."""
     options = {**tuned.options, "inner": "eager"}
-    model = torch.compile(glyph.load_glyph_dit(), backend="rfc", options=options)
+    model, _ = tuning_factory.make()
+    model = torch.compile(model, backend="rfc", options=options)
     counts = []
     for seed in (1, 2):
         rfc_compile.reset(model)
-        glyph.sample(model, labels=torch.tensor([0]), seed=seed, steps=STEPS)
+        tuning_factory.sample(model, seed)
         counts.append(rfc_compile.stats(model).nfc)
     assert tuned.measured is not None
     assert sum(counts) / 2 == tuned.measured.nfc
@@ -95,16 +93,14 @@ def test_the_report_holds_everything_in_one_file(tuned: Tuned, folder: Path) -> 
 
 def test_a_study_goes_on_without_drawing_again(tuned: Tuned, folder: Path) -> None:
     before = (folder / "study.jsonl").read_text()
-    again = rfc_compile.tune("glyph-dit", **SMALL, output=folder, resume=True)
+    again = tune(output=folder, resume=True)
     assert again == tuned
     assert (folder / "study.jsonl").read_text() == before
 
 
 def test_another_goal_uses_the_same_study(tuned: Tuned, folder: Path) -> None:
     before = (folder / "study.jsonl").read_text().splitlines()
-    found = rfc_compile.tune(
-        "glyph-dit", **SMALL, output=folder, resume=True, target_nfc=5
-    )
+    found = tune(output=folder, resume=True, target_nfc=5)
     assert found.measured is not None
     assert found.measured.nfc <= 5
     after = (folder / "study.jsonl").read_text().splitlines()
@@ -113,14 +109,12 @@ def test_another_goal_uses_the_same_study(tuned: Tuned, folder: Path) -> None:
 
 def test_another_seed_is_another_study(tuned: Tuned, folder: Path) -> None:
     with pytest.raises(OptionError, match="seed was 0 and is 5"):
-        rfc_compile.tune("glyph-dit", **SMALL, output=folder, resume=True, seed=5)
+        tune(output=folder, resume=True, seed=5)
 
 
 def test_an_unreachable_goal_says_what_the_best_is(tmp_path: Path) -> None:
     with pytest.raises(GoalError, match=r"misses speed-up .* < 50") as caught:
-        rfc_compile.tune(
-            "glyph-dit", **SMALL, output=tmp_path, target_speedup=50, time_limit=2
-        )
+        tune(output=tmp_path, target_speedup=50, time_limit=2)
     best = caught.value.best.measured
     assert best is not None
     assert best.nfc == 3
@@ -136,6 +130,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=300,
+        cwd=Path(__file__).parent,
     )
 
 
@@ -156,6 +151,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=Path(__file__).parent,
     )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
@@ -241,7 +237,7 @@ def test_bad_input_is_one_line(
 def test_a_file_that_cannot_be_written_fails_first(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(OptionError, match=f"--output: .*{name}"):
-        rfc_compile.tune("glyph-dit", **SMALL, output=tmp_path)
+        tune(output=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

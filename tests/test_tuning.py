@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tuning_factory
 from hypothesis import given
 from hypothesis import strategies as st
+from tuning_factory import FIXED, STEPS
 
 from rfc_compile import OptionError, Options
 from rfc_compile.config import GRANULARITIES
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.reference import draw_reference
-from rfc_compile.targets import Settings, resolve_target
+from rfc_compile.targets import resolve_target
 from rfc_compile.tuned import Measured
 from rfc_compile.tuning.calibration import POWERS, calibrate
 from rfc_compile.tuning.clock import Clock, TimeUpError
@@ -38,9 +40,6 @@ from rfc_compile.tuning.space import (
 from rfc_compile.tuning.threshold import fit_threshold
 from rfc_compile.tuning.timing import StepCost
 from rfc_compile.tuning.trials import Trials
-
-STEPS = 12
-FIXED = {"estimator": "taylor", "order": 1, "granularity": "stack"}
 
 
 def measured(speedup: float, psnr: float, nfc: float = 10) -> Measured:
@@ -140,7 +139,7 @@ def test_no_schedule_has_more_full_steps_than_wanted(
 def test_a_setting_is_split_and_described() -> None:
     setting = {**FIXED, **mask_setting((0, 3, 7))}
     assert graph_part(setting) == FIXED
-    assert describe(setting) == "taylor 1, stack, full steps 0 3 7"
+    assert describe(setting) == "taylor 1, stack, min_coverage=0.0, full steps 0 3 7"
     assert describe({"threshold": 0.25, "cache_dtype": "bfloat16"}) == (
         "subspace 2, module, cache_dtype=bfloat16, rcs 0.25, warm-up 2, "
         "at most 4 cached"
@@ -192,7 +191,7 @@ def test_a_clock_runs_out() -> None:
 
 @pytest.fixture(scope="module")
 def trials() -> Iterator[Trials]:
-    target = resolve_target("glyph-dit", Settings(steps=STEPS, images=1))
+    target = resolve_target(tuning_factory.make())
     journal = Journal.open(None, {}, resume=False)
     reference = draw_reference(target, (0, 1))
     made = Trials(reference, journal, Clock(None), lambda _: None)
@@ -212,7 +211,7 @@ def test_a_trial_has_the_schedule_that_it_asks_for(trials: Trials) -> None:
         tried = trials.measure("even mask", setting, count)
         assert tried is not None
         assert tried.measured.nfc == count
-        assert tried.measured.images == 2
+        assert tried.measured.images == 4
     done = trials.done
     trials.measure("even mask", setting, 4)
     assert trials.done == done  # it is known
