@@ -1,0 +1,9 @@
+"""Measurements judged by limits, for CI: the parts of `rfc-compile check`.
+
+    quantities.py   what can be limited
+    limits.py       limits and verdicts
+    baseline.py     limits from an earlier run
+    outcome.py      what one check found
+    junit.py, markdown.py, record.py   how it is written down
+    session.py      one check, from a target to its outcome
+"""
