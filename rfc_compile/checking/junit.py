@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
+from dataclasses import asdict
 from typing import Final
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
@@ -50,11 +51,11 @@ def _suite_attributes(outcome: Outcome) -> dict[str, str]:
 
 
 def _properties(outcome: Outcome) -> dict[str, str]:
-    return {
-        "config": outcome.config,
-        **{f"option.{name}": str(value) for name, value in outcome.options.items()},
-        **{f"model.{name}": str(value) for name, value in outcome.fingerprint.items()},
-    }
+    about = asdict(outcome.tuned.fingerprint)
+    del about["model"]
+    options = {f"option.{n}": value for n, value in outcome.tuned.options.items()}
+    facts = {"config": outcome.config, **about, **options}
+    return {name: str(value) for name, value in facts.items()}
 
 
 def _add_case(suite: Element, verdict: Verdict, classname: str) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from rfc_compile.bench.report import Environment, Grid
 from rfc_compile.checking.limits import Verdict
 from rfc_compile.checking.quantities import QUANTITIES
-from rfc_compile.measuring import Measured
+from rfc_compile.tuned import Tuned
 
 HEADER: Final = ("", "measured", "wanted", "verdict")
 
@@ -22,9 +21,7 @@ class Outcome:
     Attributes:
         target: name of what was drawn with.
         config: where the options come from.
-        options: of the backend.
-        fingerprint: of the model, the sampler and the software.
-        measured: what was measured.
+        tuned: the options, what was measured with them, and on what.
         verdicts: one for every limit, in the order of the tables.
         notes: what the reader should know beside the numbers.
         seconds: that the check took.
@@ -35,9 +32,7 @@ class Outcome:
 
     target: str
     config: str
-    options: Mapping[str, Any]
-    fingerprint: Mapping[str, Any]
-    measured: Measured
+    tuned: Tuned
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
     seconds: float
@@ -79,7 +74,7 @@ class Outcome:
         ]
         judged = {verdict.label for verdict in self.verdicts}
         for quantity in QUANTITIES:
-            value = getattr(self.measured, quantity.field)
+            value = getattr(self.tuned.measured, quantity.field)
             if quantity.label not in judged and value is not None:
                 rows.append([quantity.label, quantity.show(value), "", ""])
         return Grid(self.title, HEADER, rows)
