@@ -90,11 +90,11 @@ def run(args: Namespace) -> int:
 
 
 def _rules(args: Namespace, config: Config) -> Rules:
-    given = {q.limit: vars(args)[q.limit] for q in QUANTITIES}
+    bounds = {q.limit: vars(args)[q.limit] for q in QUANTITIES}
     if args.tolerance is not None and args.baseline is None and config.tuned is None:
         raise OptionError("argument --tolerance: needs --baseline or a tuned file")
     return Rules(
-        limits=make_limits({n: bound for n, bound in given.items() if bound is not None}),
+        limits=make_limits({n: x for n, x in bounds.items() if x is not None}),
         baseline=None if args.baseline is None else read_baseline(args.baseline),
         tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
         strict=args.strict,

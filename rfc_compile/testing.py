@@ -5,9 +5,9 @@
     def test_caching(rfc_check):
         rfc_check((model, sample), "rfc.json", min_psnr=30, max_nfc=20)
 
-It has to be asked for, like this or with `-p rfc_compile.testing`: pytest would import a
-registered plugin in every run, and with it torch, which takes seconds. Needs the extra
-`demo`.
+It has to be asked for, like this or with `-p rfc_compile.testing`: pytest would import
+a registered plugin in every run, and with it torch, which takes seconds. Needs the
+extra `demo`.
 """
 
 from __future__ import annotations
@@ -90,9 +90,11 @@ def rfc_check(record_property: Callable[[str, object], None]) -> RfcCheck:
             strict=strict,
             allow_uncached=allow_uncached,
         )
-        resolved = resolve_target(target, settings)
         outcome = check(
-            resolved, make_config(config), rules, seeds=SEEDS if seeds is None else seeds
+            resolve_target(target, settings),
+            make_config(config),
+            rules,
+            seeds=SEEDS if seeds is None else seeds,
         )
         for verdict in outcome.verdicts:
             record_property(f"rfc_{verdict.name}", verdict.value)

@@ -1,4 +1,4 @@
-"""Factories for `rfc-compile check`: quick targets, and those that cannot be measured."""
+"""Factories for `rfc-compile check`: a quick target, and those that must fail."""
 
 from __future__ import annotations
 

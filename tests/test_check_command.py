@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rfc_compile import cli
+from rfc_compile.checking.baseline import read_baseline
+from rfc_compile.tuned import Fingerprint, Tuned
 
 SMALL = ("--target", "check_targets:small")
 LOOSE = ("--min-psnr", "10", "--max-graph-breaks", "0", "--max-recompiles", "0")
 
 
 @pytest.fixture
-def check(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[int, str]]:
+def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Runs the command; returns the exit code and all that it printed."""
 
     def run(*arguments: str | Path) -> tuple[int, str]:
-        try:
-            code = cli.main(["check", *map(str, arguments)])
-        except SystemExit as error:
-            assert isinstance(error.code, int)
-            code = error.code
+        code = cli.main(["check", *map(str, arguments)])
         captured = capsys.readouterr()
         return code, captured.out + captured.err
 
@@ -130,16 +126,78 @@ def test_options_that_cache_nothing_fail(check: Check, tmp_path: Path) -> None:
 
 
 def write_tuned(
-    folder: Path, options: dict[str, Any], measured: dict[str, Any] | None, **known: Any
+    folder: Path, options: dict[str, Any], measured: Any, **known: Any
 ) -> Path:
     """A file as `rfc-compile tune` writes it."""
-    fingerprint = {"model": {}, "sampler": None, "steps": None, **known}
-    record = {
-        "schema": 1,
-        "options": options,
-        "measured": measured,
-        "fingerprint": {**fingerprint, "torch": None, "rfc_compile": None},
-    }
+    fingerprint = Fingerprint(**{"model": {}, **known})
     file = folder / "rfc.json"
-    file.write_text(json.dumps(record))
+    Tuned(options, measured, fingerprint).save(file)
     return file
+
+
+def test_a_tuned_file_is_held_to_its_own_numbers(check: Check, tmp_path: Path) -> None:
+    code, text = check(*SMALL, *LOOSE, *reports(tmp_path))
+    assert code == 0, text
+    measured = read_baseline(tmp_path / "check.json").measured
+    code, text = check(write_tuned(tmp_path, {}, measured), *SMALL)
+    assert code == 0, text
+    assert "no limit was given: those are the numbers in rfc.json" in text
+    better = replace(measured, nfc=measured.nfc / 2, speedup=9.0)
+    file = write_tuned(tmp_path, {}, better)
+    code, text = check(file, *SMALL, *reports(tmp_path))
+    assert code == 1
+    missed = [x["name"] for x in read(tmp_path)["limits"] if not x["passed"]]
+    assert missed == ["baseline_max_nfc"]  # times depend on the machine
+    code, text = check(file, *SMALL, "--tolerance", "99%", "--max-nfc", "14")
+    assert code == 0, text
+
+
+def test_a_baseline_is_an_earlier_report_that_passed(
+    check: Check, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    code, _ = check(*SMALL, *LOOSE, *reports(first))
+    assert code == 0
+    baseline = ("--baseline", first / "check.json", "--tolerance", "0%")
+    code, text = check(*SMALL, *baseline, *reports(second))
+    assert code == 0, text
+    names = {limit["name"] for limit in read(second)["limits"]}
+    assert {"baseline_min_psnr", "baseline_max_memory"} <= names
+    assert "baseline_min_speedup" not in names
+    worse = write_tuned(tmp_path, {"estimator": "reuse"}, None)
+    code, text = check(worse, *SMALL, *baseline, *reports(second))
+    assert code == 1
+    assert re.search(r"missed: PSNR, mean: .* measured, at least .*check\.json", text)
+    code, text = check(*SMALL, "--baseline", second / "check.json")
+    assert code == 2
+    assert f"{second / 'check.json'}: $.passed is not true" in text
+
+
+def test_another_sampler_is_noted_or_strictly_refused(
+    check: Check, tmp_path: Path
+) -> None:
+    file = write_tuned(tmp_path, {}, None, steps=20)
+    code, text = check(file, *SMALL, *LOOSE)
+    assert code == 0, text
+    assert "note: another model or sampler: steps is 14, tuned with 20" in text
+    code, text = check(file, *SMALL, *LOOSE, "--strict")
+    assert code == 1
+    assert "missed: model and sampler: steps is 14, tuned with 20" in text
+    code, text = check(write_tuned(tmp_path, {}, None, steps=14), *SMALL, "--strict")
+    assert code == 0, text
+    code, text = check(*SMALL, *LOOSE, "--strict")
+    assert code == 2
+    assert "strict needs a tuned file or a baseline" in text
+
+
+def test_a_speed_limit_has_both_models_timed(check: Check, tmp_path: Path) -> None:
+    """With the inner backend of the options; inductor takes too long here."""
+    file = write_tuned(tmp_path, {"inner": "eager"}, None)
+    code, text = check(file, *SMALL, "--min-speedup", "1000", *reports(tmp_path))
+    assert code == 1
+    assert re.search(r"missed: speed-up: \d\.\d\dx measured, at least 1000", text)
+    measured = read(tmp_path)["measured"]
+    assert measured["seconds"] > 0
+    assert measured["uncached_seconds"] > 0
+    code, text = check(file, *SMALL, "--min-speedup", "0.01")
+    assert code == 0, text

@@ -16,7 +16,9 @@ from rfc_compile.checking.limits import Verdict
 from rfc_compile.checking.outcome import Outcome
 
 _PACKAGE: Final = "rfc-compile.check"
-_NOT_IN_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_IN_XML: Final = re.compile(
+    "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
 
 
 def junit(outcome: Outcome) -> str:

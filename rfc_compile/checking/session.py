@@ -1,6 +1,8 @@
 """One check: options drawn with, next to the uncached model, and judged.
 
     target, Config, Rules -> reference images -> Trial -> verdicts -> Outcome
+
+The command and the fixture for pytest both come down to `check`.
 """
 
 from __future__ import annotations
@@ -92,16 +94,16 @@ def check(
     rules: Rules,
     *,
     seeds: Sequence[int] = SEEDS,
-    inner: str = "inductor",
 ) -> Outcome:
     """Draw with and without the options, and judge.
+
+    Both are timed, where that is wanted, with the inner backend of the options.
 
     Args:
         target: the model and sampler.
         config: the options.
         rules: the limits.
         seeds: of the images.
-        inner: the backend whose graphs are timed.
 
     Raises:
         OptionError: rules that do not fit the config.
@@ -114,6 +116,7 @@ def check(
     timed = rules.timed or any(limit.quantity.timed for limit in limits)
     reference = draw_reference(target, seeds)
     repeats = REPEATS if timed else 0
+    inner = Options.from_mapping(config.options).inner
     trial = measure(target, config.options, reference, repeats=repeats, inner=inner)
     found = Tuned(
         config.options, trial.measured, target.fingerprint(trial.measured.steps)
