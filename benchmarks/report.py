@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from rfc_compile.bench.report import Grid, console, environment, replace_file
+from rfc_compile.bench.report import Grid, console, environment
+from rfc_compile.files import replace_file
 
 RESULTS: Final = Path(__file__).parent / "results"
 

@@ -4,24 +4,35 @@
 
 ``Options`` lists what can be set, ``explain`` and ``stats`` show what was done,
 ``reset`` drops the cached state and ``trajectory`` names a denoising run where that is
-needed.
+needed. ``load`` reads options that were tuned.
 """
 
 from rfc_compile.config import Options
-from rfc_compile.errors import OptionError, UncachedWarning
+from rfc_compile.errors import (
+    FingerprintWarning,
+    OptionError,
+    TargetError,
+    TunedFileError,
+    UncachedWarning,
+)
 from rfc_compile.explanation import Explanation, Statistics
 from rfc_compile.observe import explain, reset, stats
 from rfc_compile.runs import trajectory
+from rfc_compile.tuned import load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Explanation",
+    "FingerprintWarning",
     "OptionError",
     "Options",
     "Statistics",
+    "TargetError",
+    "TunedFileError",
     "UncachedWarning",
     "explain",
+    "load",
     "reset",
     "stats",
     "trajectory",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, NoReturn
 
-from rfc_compile.errors import OptionError
+from rfc_compile.errors import OptionError, TargetError, TunedFileError
 
 COMMANDS: Final = {
     "bench": "compare this package with every rival on the same models",
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _build_parser(command).parse_args(argv)
         exit_code: int = args.run(args)
-    except OptionError as error:
+    except (OptionError, TargetError, TunedFileError) as error:
         message = str(error)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("rfc_compile"):

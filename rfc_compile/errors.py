@@ -13,6 +13,25 @@ class OptionError(PassedThroughByDynamo, ValueError):
     """
 
 
+class TargetError(ValueError):
+    """A model, or the way it is sampled, with which nothing can be measured.
+
+    The message names the model and says what is wrong with its images or calls.
+    """
+
+
+class TunedFileError(ValueError):
+    """A file of tuned options (``rfc.json``) that cannot be used.
+
+    The message names the file and the place in it (as ``$.options.threshold``), and
+    says what is allowed there.
+    """
+
+
+class FingerprintWarning(UserWarning):
+    """Tuned options are used with another model or sampler; the text says which."""
+
+
 class CannotCache(Exception):
     """A graph, or a part of it, that rfc leaves to the inner backend.
 

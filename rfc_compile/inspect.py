@@ -12,12 +12,10 @@ import json
 import logging
 import os
 import re
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +25,8 @@ from torch import Tensor, nn
 from rfc_compile.config import Options
 from rfc_compile.dry_run import DryRun, dry_run
 from rfc_compile.errors import OptionError
+from rfc_compile.factories import call_factory, is_factory, one_line
+from rfc_compile.files import check_writable
 from rfc_compile.stream_picture import save_picture
 
 Inputs = Mapping[str, Any] | Sequence[Any]
@@ -77,7 +77,7 @@ def run(args: Namespace) -> int:
     """
     options = Options.from_mapping(dict(args.options))
     if args.graph is not None:
-        _check_writable(args.graph)
+        check_writable(args.graph, "--graph")
     model, inputs = _model_and_inputs(args)
     try:
         with _silent_torch():
@@ -93,10 +93,10 @@ def run(args: Namespace) -> int:
 def _model_and_inputs(args: Namespace) -> tuple[nn.Module, Inputs]:
     sizes = {name.replace("-", "_"): None for name in _SIZES}
     given = {n: vars(args)[n] for n in sizes if vars(args)[n] is not None}
-    if ":" in args.model and not Path(args.model).exists():
+    if is_factory(args.model):
         if given or args.dtype:
             raise OptionError("sizes and --dtype are not for a factory, which chooses")
-        return _call_factory(args.model)
+        return _made_by_factory(args.model)
     from rfc_compile.integrations.model_config import build_from_config
     from rfc_compile.integrations.model_inputs import make_inputs
 
@@ -105,17 +105,9 @@ def _model_and_inputs(args: Namespace) -> tuple[nn.Module, Inputs]:
     return model, make_inputs(model, given, dtype)
 
 
-def _call_factory(target: str) -> tuple[nn.Module, Inputs]:
+def _made_by_factory(target: str) -> tuple[nn.Module, Inputs]:
     """What the user's `package.module:factory` returns, checked."""
-    module_name, _, name = target.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(import_module(module_name), name)
-        made = factory()
-    except Exception as error:
-        raise OptionError(f"{target}: {_one_line(error)}") from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
+    made = call_factory(target)
     if not (
         isinstance(made, tuple)
         and len(made) == 2
@@ -192,15 +184,10 @@ def _shape(value: Any) -> Any:
     return value if isinstance(value, int | float | str | None) else repr(value)
 
 
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 def _forward_error(error: Exception) -> str:
     """What went wrong; Dynamo tells it in the middle of a long explanation."""
     told = re.search(r"got (\w+)\(['\"](.*?)['\"]\)", str(error), re.DOTALL)
-    return ": ".join(told.groups()) if told else _one_line(error)
+    return ": ".join(told.groups()) if told else one_line(error)
 
 
 @contextmanager
@@ -218,17 +205,6 @@ def _silent_torch() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _check_writable(path: Path) -> None:
-    """Fail before the work rather than after it; leave no empty file behind."""
-    existed = path.exists()
-    try:
-        path.open("a", encoding="utf-8").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise OptionError(f"argument --graph: {error}") from error
 
 
 def _positive(text: str) -> int:

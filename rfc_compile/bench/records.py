@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rfc_compile.bench.pareto import Point
-from rfc_compile.bench.report import replace_file
+from rfc_compile.files import replace_file
 
 _DERIVED: Final = ("speedup", "spread")
 """What the file says of a timing beside its fields."""

@@ -1,7 +1,4 @@
-"""What every benchmark writes: its environment, JSON for machines, Markdown for people.
-
-Files are replaced in one step, so that a reader never sees half a result.
-"""
+"""What every benchmark writes: its environment, and tables as Markdown."""
 
 import os
 import platform
@@ -86,13 +83,6 @@ def environment(program: str) -> Environment:
         torch=torch.__version__,
         python=platform.python_version(),
     )
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file in one step."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _command(program: str) -> str:

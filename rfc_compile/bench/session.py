@@ -14,7 +14,7 @@ from rfc_compile.bench.methods.base import SETTINGS, Method, Mode, describe
 from rfc_compile.bench.plot import save_plot
 from rfc_compile.bench.quality import make_judge, measure_quality
 from rfc_compile.bench.records import Quality, Records, Score, Timing
-from rfc_compile.bench.report import console, environment, replace_file
+from rfc_compile.bench.report import console, environment
 from rfc_compile.bench.selection import SHAPE_TARGETS, TARGETS, best_at, chosen
 from rfc_compile.bench.tables import grids, readme_table, write_readme
 from rfc_compile.bench.timing import measure_time
@@ -28,6 +28,7 @@ from rfc_compile.bench.workloads import (
     Workload,
 )
 from rfc_compile.errors import OptionError
+from rfc_compile.files import replace_file
 
 SHAPE_IMAGES: Final = 2
 """In a batch of the random shapes, as guidance makes of one image."""

@@ -6,9 +6,10 @@ from typing import Final
 
 from rfc_compile.bench.methods import METHODS
 from rfc_compile.bench.records import Quality, Records, Score, Timing
-from rfc_compile.bench.report import Grid, replace_file
+from rfc_compile.bench.report import Grid
 from rfc_compile.bench.selection import best_at
 from rfc_compile.bench.workloads import GLYPH, WORKLOADS
+from rfc_compile.files import replace_file
 
 START: Final = "<!-- bench: written by make bench -->"
 END: Final = "<!-- end of bench -->"

@@ -1,0 +1,82 @@
+"""What tells one model from another, and one sampler: the facts of a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+import rfc_compile
+from rfc_compile.errors import OptionError
+from rfc_compile.tuned import JSON, Fingerprint
+
+
+def model_fingerprint(model: nn.Module) -> dict[str, JSON]:
+    """The class, the parameters' shapes and the config of a model, compiled or not.
+
+    Weights are not in it: options hold for a fine-tuned model too.
+    """
+    plain = _uncompiled(model)
+    shapes = [f"{name} {tuple(x.shape)}" for name, x in plain.named_parameters()]
+    facts: dict[str, JSON] = {
+        "class": type(plain).__name__,
+        "parameters": sum(x.numel() for x in plain.parameters()),
+        "shapes": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
+    }
+    config = getattr(plain, "config", None)  # of diffusers: a mapping
+    if isinstance(config, Mapping):
+        facts |= {str(n): _plain(x) for n, x in config.items() if _belongs(str(n))}
+    return facts
+
+
+def known_of(source: Any) -> dict[str, Any]:
+    """The model's facts of a model or a pipeline, and the sampler of a pipeline.
+
+    Raises:
+        OptionError: it is neither.
+
+    """
+    if isinstance(source, nn.Module):
+        return {"model": model_fingerprint(source)}
+    components = getattr(source, "components", None)
+    if not isinstance(components, Mapping):
+        raise OptionError(
+            f"a {type(source).__name__} is neither a model nor a pipeline of diffusers"
+        )
+    sampler = type(components.get("scheduler")).__name__
+    return {
+        "model": model_fingerprint(components["transformer"]),
+        "sampler": sampler,
+    }
+
+
+def make_fingerprint(
+    model: Mapping[str, JSON], sampler: str | None, steps: int | None
+) -> Fingerprint:
+    """The fingerprint of a model's facts with a sampler, in this environment."""
+    return Fingerprint(
+        model, sampler, steps, str(torch.__version__), rfc_compile.__version__
+    )
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    inside = model._modules.get("_orig_mod")
+    return model if inside is None else inside
+
+
+def _belongs(name: str) -> bool:
+    """Not where the model was loaded from, nor the version that saved it."""
+    return not name.startswith("_")
+
+
+def _plain(value: Any) -> JSON:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(x) for name, x in value.items()}
+    return str(value)

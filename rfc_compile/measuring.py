@@ -1,0 +1,238 @@
+"""One setting measured against the uncached model: images, full steps, time.
+
+    reference = draw_reference(target, seeds)      once, without caching
+    trial = measure(target, options, reference)    images with eager graphs
+    trial = measure(..., repeats=3)                and times under inductor
+
+Needs the extra `demo`.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import rfc_compile
+from rfc_compile.reference import (
+    Reference,
+    TooManyFullSteps,
+    draw_reference,
+    draw_with,
+    similarity,
+)
+from rfc_compile.targets import Target
+from rfc_compile.torch_internals import CompileCounts
+from rfc_compile.trajectories import Decision
+from rfc_compile.tuned import Measured
+
+__all__ = [
+    "Measured",
+    "Reference",
+    "Run",
+    "TooManyFullSteps",
+    "Trial",
+    "compare",
+    "compile_model",
+    "draw_cached",
+    "draw_reference",
+    "draw_with",
+    "measure",
+    "similarity",
+    "time_in_turn",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One drawing of one seed.
+
+    Attributes:
+        images: (B, ...), on the CPU.
+        decisions: of the backend, one a call; fewer where calls were uncached.
+        calls: of the model.
+
+    """
+
+    images: Tensor
+    decisions: tuple[Decision, ...]
+    calls: int
+
+    @property
+    def branches(self) -> int:
+        """CFG branches that called the model in turn."""
+        return 1 + max((d.branch for d in self.decisions), default=0)
+
+    @property
+    def steps(self) -> float:
+        """Calls of the model for one branch."""
+        return self.calls / self.branches
+
+    @property
+    def nfc(self) -> float:
+        """Calls computed in full, for one branch."""
+        cached = sum(not d.full for d in self.decisions)
+        return (self.calls - cached) / self.branches
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The runs of one setting, and their numbers."""
+
+    measured: Measured
+    runs: tuple[Run, ...]
+
+
+def compile_model(
+    model: nn.Module, inner: str, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A model compiled by `inner`, with caching if there are options."""
+    if options is None:
+        return cast(nn.Module, torch.compile(model, backend=inner))
+    chosen = {**options, "inner": inner}
+    return cast(nn.Module, torch.compile(model, backend="rfc", options=chosen))
+
+
+def draw_cached(
+    target: Target, compiled: nn.Module, seed: int, most_full: float = math.inf
+) -> Run:
+    """One run of a compiled model, with what was decided at every call.
+
+    Raises:
+        TargetError: as ``draw_with``.
+        TooManyFullSteps: more than ``most_full`` steps of a branch were full.
+
+    """
+    rfc_compile.reset(compiled)
+    decisions: list[Decision] = []
+    calls = 0
+
+    def note(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        decisions.extend(rfc_compile.stats(compiled).decisions[-1:])
+        if sum(d.full and d.branch == 0 for d in decisions) > most_full:
+            raise TooManyFullSteps
+
+    with compiled.register_forward_hook(note):
+        images = draw_with(target, compiled, seed)
+    return Run(images, tuple(decisions), calls)
+
+
+def compare(
+    reference: Reference, compiled: nn.Module, most_full: float = math.inf
+) -> Trial:
+    """Draw the reference's seeds with a model compiled with caching.
+
+    Raises:
+        TargetError: as ``draw_with``; or the images have another shape.
+        TooManyFullSteps: more than ``most_full`` steps of a branch were full.
+
+    """
+    counts = CompileCounts()
+    target = reference.target
+    runs = tuple(
+        draw_cached(target, compiled, seed, most_full) for seed in reference.seeds
+    )
+    breaks, recompiles = counts.since()
+    branches = max(run.branches for run in runs)
+    quality = similarity([run.images for run in runs], reference)
+    measured = Measured(
+        nfc=statistics.mean(run.nfc for run in runs),
+        steps=round(statistics.mean(run.steps for run in runs)),
+        state_bytes=rfc_compile.explain(compiled).cache_bytes * branches,
+        graph_breaks=breaks,
+        recompiles=recompiles,
+        **quality,
+    )
+    return Trial(measured, runs)
+
+
+def measure(
+    target: Target,
+    options: Mapping[str, Any],
+    reference: Reference,
+    *,
+    repeats: int = 0,
+    inner: str = "inductor",
+) -> Trial:
+    """One setting compiled afresh: images with eager graphs, then times if asked for.
+
+    Args:
+        target: the model and sampler.
+        options: of the backend, without `inner`.
+        reference: of the seeds to draw.
+        repeats: timed pairs of runs; 0 for no times.
+        inner: the backend whose graphs are timed, and that the uncached model is
+            compiled with.
+
+    Raises:
+        TargetError: as ``draw_with``.
+        OptionError: a wrong option.
+
+    """
+    torch.compiler.reset()
+    compiled = compile_model(target.model, "eager", options)
+    trial = compare(reference, compiled)
+    if not repeats:
+        return trial
+    times = time_in_turn(target, options, reference.seeds, repeats, inner)
+    return replace(trial, measured=replace(trial.measured, **times))
+
+
+def time_in_turn(
+    target: Target,
+    options: Mapping[str, Any],
+    seeds: Sequence[int],
+    repeats: int,
+    inner: str = "inductor",
+) -> dict[str, Any]:
+    """Seconds of runs with and without caching that take turns, as `Measured` has them.
+
+    Both are compiled afresh in this process, and run once before. Graph breaks and
+    recompiles are those of the model with caching.
+    """
+    torch.compiler.reset()
+    gc.collect()
+    uncached = compile_model(target.model, inner)
+    draw_with(target, uncached, seeds[0])
+    counts = CompileCounts()
+    cached = compile_model(target.model, inner, options)
+    draw_with(target, cached, seeds[0])
+    draw_with(target, cached, seeds[0])  # graphs compile when they are first needed
+    breaks, recompiles = counts.since()
+    pairs = []
+    for repeat in range(repeats):
+        draw = partial(draw_with, target, seed=seeds[repeat % len(seeds)])
+        pairs.append((elapsed(lambda: draw(uncached)), elapsed(lambda: draw(cached))))  # noqa: B023
+    before, after = zip(*pairs, strict=True)
+    return {
+        "seconds": statistics.median(after),
+        "uncached_seconds": statistics.median(before),
+        "speedup": statistics.median(a / b for a, b in pairs),
+        "graph_breaks": breaks,
+        "recompiles": recompiles,
+    }
+
+
+def elapsed(run: Callable[[], object]) -> float:
+    """Seconds that a call takes, the accelerator's work included."""
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    """Wait for the accelerator, where there is one."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

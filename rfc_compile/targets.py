@@ -1,0 +1,313 @@
+"""What is tuned and checked: a model, and how images are drawn with it.
+
+    glyph-dit              the bundled model
+    folder/of/a/pipeline   of diffusers; its ``transformer`` is the model
+    package.module:factory  a function that returns (model, sample), where
+                            sample(model, seed) draws
+
+From Python also a pipeline that is loaded already, or a pair (model, sample).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from rfc_compile.errors import OptionError, TargetError
+from rfc_compile.factories import call_factory, is_factory, one_line
+from rfc_compile.fingerprints import make_fingerprint, model_fingerprint
+from rfc_compile.tuned import JSON, Fingerprint
+
+Draw = Callable[[nn.Module, int], Tensor]
+"""(model, compiled or not; seed) -> images or latents (B, ...), float; images in
+[-1, 1]."""
+
+BUNDLED: Final = "glyph-dit"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model and a way to sample it.
+
+    Attributes:
+        name: as the user gave it.
+        model: the denoiser, not compiled, in evaluation mode.
+        draw: draws with a model in its place; the same seed gives the same result.
+        sampler: name of the sampler or scheduler, None if not known.
+        steps: denoising steps, None if not known.
+        config: facts of the model, for the fingerprint.
+
+    """
+
+    name: str
+    model: nn.Module
+    draw: Draw
+    sampler: str | None = None
+    steps: int | None = None
+    config: Mapping[str, JSON] = field(default_factory=dict)
+
+    def fingerprint(self, steps: int | None = None) -> Fingerprint:
+        """Of this model and sampler here; ``steps`` where they were counted."""
+        return make_fingerprint(
+            self.config, self.sampler, self.steps if steps is None else steps
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a target is sampled; None leaves it to the sampler.
+
+    Attributes:
+        steps: denoising steps.
+        sampler: scheduler of the bundled model, or class name of a diffusers scheduler.
+        guidance: scale.
+        images: drawn per seed with the bundled model.
+        prompts: of a pipeline; seed i is drawn with prompt i, from the first one again
+            when they are used up.
+        call: more arguments of a pipeline's call.
+        dtype: of a pipeline that is loaded from a folder.
+
+    """
+
+    steps: int | None = None
+    sampler: str | None = None
+    guidance: float | None = None
+    images: int = 4
+    prompts: tuple[str, ...] = ()
+    call: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+
+
+def resolve_target(source: Any, settings: Settings | None = None) -> Target:
+    """The target that a name, a pipeline or a pair (model, sample) stands for.
+
+    Raises:
+        OptionError: there is no such target, or a setting does not fit it.
+        TargetError: what a factory returns is no pair (model, sample).
+
+    """
+    settings = settings or Settings()
+    if isinstance(source, tuple):
+        return _pair("(model, sample)", source, settings)
+    if not isinstance(source, str | Path):
+        return _pipeline(type(source).__name__, source, settings)
+    spec = str(source)
+    if spec == BUNDLED:
+        return _bundled(settings)
+    if is_factory(spec):
+        return _pair(spec, call_factory(spec), settings)
+    if not Path(spec).is_dir():
+        raise OptionError(
+            f"{spec!r} is no target; allowed: {BUNDLED}, the folder of a pipeline of "
+            "diffusers, or package.module:factory"
+        )
+    return _pipeline(spec, _load_pipeline(spec, settings), settings)
+
+
+def _bundled(settings: Settings) -> Target:
+    from rfc_compile import glyph
+
+    _refuse(BUNDLED, settings, "prompts", "call")
+    sampler, steps = settings.sampler or "ddim", settings.steps or 50
+    guidance = 2.0 if settings.guidance is None else settings.guidance
+    if sampler not in glyph.SCHEDULERS:
+        allowed = ", ".join(glyph.SCHEDULERS)
+        raise OptionError(f"sampler={sampler!r} is not allowed; allowed: {allowed}")
+    device = glyph.default_device()
+    labels = torch.arange(settings.images, device=device) % glyph.NUM_CLASSES
+    model = glyph.load_glyph_dit().to(device)
+
+    def draw(model: nn.Module, seed: int) -> Tensor:
+        return glyph.sample(
+            model,
+            labels=labels,
+            seed=seed * settings.images,  # the noise of image i is that of seed + i
+            scheduler=sampler,
+            steps=steps,
+            guidance=guidance,
+        )
+
+    facts = model_fingerprint(model)
+    return Target(
+        BUNDLED, model, draw, f"{sampler}, guidance {guidance:g}", steps, facts
+    )
+
+
+def _pair(name: str, made: Any, settings: Settings) -> Target:
+    _refuse(name, settings, "steps", "sampler", "guidance", "prompts", "call")
+    if not (
+        isinstance(made, tuple)
+        and len(made) == 2
+        and isinstance(made[0], nn.Module)
+        and callable(made[1])
+    ):
+        raise TargetError(
+            f"{name} must be a pair (model, sample): a module, and a function that "
+            "draws with it, sample(model, seed) -> tensor"
+        )
+    model, sample = made
+    return Target(name, model, sample, config=model_fingerprint(model))
+
+
+def _load_pipeline(folder: str, settings: Settings) -> Any:
+    from diffusers import DiffusionPipeline
+
+    from rfc_compile.glyph import default_device
+
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, dtype=getattr(torch, settings.dtype)
+        )
+        pipe = pipe.to(default_device())
+    except Exception as error:
+        raise OptionError(f"{folder}: {one_line(error)}") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _pipeline(name: str, pipe: Any, settings: Settings) -> Target:
+    components = getattr(pipe, "components", None)
+    model = components.get("transformer") if isinstance(components, Mapping) else None
+    if not isinstance(model, nn.Module):
+        raise OptionError(
+            f"{name} is neither a pipeline of diffusers with a transformer nor a pair "
+            "(model, sample)"
+        )
+    if settings.sampler is not None:
+        _use_scheduler(pipe, settings.sampler)
+    call = dict(settings.call)
+    if settings.steps is not None:
+        call["num_inference_steps"] = settings.steps
+    if settings.guidance is not None:
+        call["guidance_scale"] = settings.guidance
+    if components.get("vae") is None:
+        call.setdefault("output_type", "latent")
+    call.setdefault("output_type", "pt")
+    draw = _PipelineDraw(pipe, call, settings.prompts)
+    sampler = type(components.get("scheduler")).__name__
+    return Target(name, model, draw, sampler, settings.steps, model_fingerprint(model))
+
+
+@dataclass(frozen=True)
+class _PipelineDraw:
+    """Calls a pipeline with a model in the place of its transformer."""
+
+    pipe: Any
+    call: Mapping[str, Any]
+    prompts: Sequence[str]
+
+    def __call__(self, model: nn.Module, seed: int) -> Tensor:
+        call = dict(self.call)
+        if self.prompts:
+            call["prompt"] = self.prompts[seed % len(self.prompts)]
+        generator = torch.Generator().manual_seed(seed)
+        own = self.pipe.transformer
+        self.pipe.transformer = model
+        try:
+            drawn = self.pipe(generator=generator, return_dict=False, **call)[0]
+        finally:
+            self.pipe.transformer = own
+        drawn = torch.as_tensor(drawn)
+        return drawn * 2 - 1 if call["output_type"] == "pt" else drawn
+
+
+def _use_scheduler(pipe: Any, name: str) -> None:
+    import diffusers
+
+    known = [kind.__name__ for kind in pipe.scheduler.compatibles]
+    if name not in known:
+        raise OptionError(
+            f"sampler={name!r} is not allowed for {type(pipe).__name__}; allowed: "
+            f"{', '.join(sorted(known))}"
+        )
+    kind: Any = getattr(diffusers, name)
+    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+
+
+def _refuse(name: str, settings: Settings, *names: str) -> None:
+    """Settings that this kind of target does not take are not left out silently."""
+    for field_name in names:
+        if getattr(settings, field_name) != getattr(Settings(), field_name):
+            raise OptionError(
+                f"{field_name} is not for {name}, which chooses it itself"
+            )
+
+
+def add_target_arguments(parser: ArgumentParser) -> None:
+    """Adds what names a target, and how it is sampled, to a command."""
+    add = parser.add_argument
+    add(
+        "target",
+        nargs="?",
+        default=BUNDLED,
+        help=f"{BUNDLED} (default), the folder of a pipeline of diffusers, or "
+        "package.module:factory, which returns (model, sample)",
+    )
+    add("--steps", type=_positive, help="denoising steps")
+    add("--sampler", help="scheduler: of the bundled model, or a class of diffusers")
+    add("--guidance", type=float, help="guidance scale")
+    add("--images", type=_positive, default=4, help="per seed, of the bundled model")
+    add("--prompt", action="append", default=[], help="of a pipeline; may be repeated")
+    add("--prompts-file", type=Path, help="a prompt a line")
+    add(
+        "--call",
+        type=_argument,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the pipeline's call, as height=512; may be repeated",
+    )
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, default="float32", help="of a pipeline's folder")
+
+
+def target_of(args: Namespace) -> Target:
+    """The target that a command was given.
+
+    Raises:
+        OptionError: as ``resolve_target``; or the file of prompts cannot be read.
+        TargetError: as ``resolve_target``.
+
+    """
+    prompts = list(args.prompt)
+    if args.prompts_file is not None:
+        try:
+            lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"argument --prompts-file: {error}") from error
+        prompts += [line.strip() for line in lines if line.strip()]
+    settings = Settings(
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance=args.guidance,
+        images=args.images,
+        prompts=tuple(prompts),
+        call=dict(args.call),
+        dtype=args.dtype,
+    )
+    return resolve_target(args.target, settings)
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """A pair `name=value`; the value as in Python, or else a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ArgumentTypeError(f"{text!r} is not of the form name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
