@@ -17,6 +17,7 @@ from rfc_compile.errors import OptionError, TargetError, TunedFileError
 
 COMMANDS: Final = {
     "bench": "compare this package with every rival on the same models",
+    "check": "judge options by limits, for CI: images, work, memory, time",
     "demo": "draw images with the bundled model, with and without caching",
     "inspect": "show what would be cached of a model, without its weights",
 }
