@@ -32,7 +32,7 @@ class _Parser(ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
 
-def _build_parser(command: str | None) -> ArgumentParser:
+def build_parser(command: str | None) -> ArgumentParser:
     """Builds the parser; only `command` gets its arguments, and is imported."""
     parser = _Parser(
         prog="rfc-compile",
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     command = next((arg for arg in argv if arg in COMMANDS), None)
     try:
-        args = _build_parser(command).parse_args(argv)
+        args = build_parser(command).parse_args(argv)
         exit_code: int = args.run(args)
     except (OptionError, TargetError, TunedFileError) as error:
         message = str(error)

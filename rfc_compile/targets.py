@@ -255,10 +255,10 @@ def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> Non
         add("--target", default=BUNDLED, help=words)
     else:
         add("target", nargs="?", default=BUNDLED, help=words)
-    add("--steps", type=_positive, help="denoising steps")
+    add("--steps", type=positive, help="denoising steps")
     add("--sampler", help="scheduler: of the bundled model, or a class of diffusers")
     add("--guidance", type=float, help="guidance scale")
-    add("--images", type=_positive, default=4, help="per seed, of the bundled model")
+    add("--images", type=positive, default=4, help="per seed, of the bundled model")
     add("--prompt", action="append", default=[], help="of a pipeline; may be repeated")
     add("--prompts-file", type=Path, help="a prompt a line")
     add(
@@ -300,7 +300,8 @@ def target_of(args: Namespace) -> Target:
     return resolve_target(args.target, settings)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
     if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)

@@ -1,4 +1,4 @@
-"""`rfc-compile check` with what it cannot work with: one clear line, nothing written."""
+"""`rfc-compile check` with what it cannot use: one clear line, nothing written."""
 
 from __future__ import annotations
 

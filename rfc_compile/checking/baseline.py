@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,9 +17,6 @@ from rfc_compile.checking.quantities import QUANTITIES
 from rfc_compile.checking.record import KIND
 from rfc_compile.errors import OptionError, TunedFileError
 from rfc_compile.tuned import Fingerprint, Measured, Tuned, read_json
-
-TOLERANCE: Final = 0.05
-"""Where the user gives none."""
 
 _SHARED: Final = ("schema", "options", "measured", "fingerprint")
 
@@ -62,21 +60,23 @@ def read_baseline(path: str | Path) -> Baseline:
 
 
 def baseline_limits(
-    baseline: Baseline, tolerance: float, *, timed: bool = True
+    baseline: Baseline, tolerance: float, *, without: Collection[str] = ()
 ) -> tuple[Limit, ...]:
     """A limit for every number that the earlier run measured.
 
     Args:
         baseline: the earlier run.
         tolerance: how much worse a number may be, as a share of it.
-        timed: whether times count.
+        without: fields of `Measured` that are not compared.
     """
     limits = []
     for quantity in QUANTITIES:
         value = getattr(baseline.measured, quantity.field)
-        if value is None or (quantity.timed and not timed):
+        if value is None or quantity.field in without:
             continue
-        origin = f"{baseline.name}: {quantity.show(value)}, tolerance {tolerance:.2%}"
+        origin = (
+            f"{baseline.name}: {quantity.show(value)}, tolerance {100 * tolerance:g}%"
+        )
         limits.append(Limit(quantity, loosened(quantity, value, tolerance), origin))
     return tuple(limits)
 

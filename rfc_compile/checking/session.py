@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from rfc_compile.bench.report import environment
 from rfc_compile.checking import conditions
-from rfc_compile.checking.baseline import TOLERANCE, Baseline, baseline_limits
+from rfc_compile.checking.baseline import Baseline, baseline_limits
 from rfc_compile.checking.limits import Limit, Verdict, judge, make_limits
 from rfc_compile.checking.outcome import Outcome
 from rfc_compile.config import Options
@@ -25,10 +25,20 @@ from rfc_compile.measuring import Trial, draw_reference, measure
 from rfc_compile.targets import Target
 from rfc_compile.tuned import Fingerprint, Tuned
 
-SEEDS: Final = (0, 1)
+SEEDS: Final = 2
+"""How many are drawn."""
 
 REPEATS: Final = 5
 """Timed pairs of runs."""
+
+TOLERANCE: Final = 0.05
+"""How much worse than the baseline, as a share."""
+
+OWN_TOLERANCE: Final = 0.10
+"""The same for a tuned file's own numbers, which are of other images."""
+
+OTHERS: Final = ("speedup", "psnr_min")
+"""Of a tuned file's own numbers those that another machine, or other images, change."""
 
 LEAST: Final = {"max_graph_breaks": 0, "max_recompiles": 0}
 """The limits where nobody gives one."""
@@ -73,7 +83,8 @@ class Rules:
     Attributes:
         limits: those that the user gave.
         baseline: an earlier run, None for none.
-        tolerance: how much worse than it a number may be, as a share.
+        tolerance: how much worse than it a number may be, as a share; None for
+            `TOLERANCE`, or `OWN_TOLERANCE` where it applies.
         strict: another model or sampler than that of the file or baseline is a miss.
         allow_uncached: a model that is not cached, or not at every call, is no miss.
         timed: whether runs are timed though no limit asks for it.
@@ -82,7 +93,7 @@ class Rules:
 
     limits: tuple[Limit, ...] = ()
     baseline: Baseline | None = None
-    tolerance: float = TOLERANCE
+    tolerance: float | None = None
     strict: bool = False
     allow_uncached: bool = False
     timed: bool = False
@@ -93,7 +104,7 @@ def check(
     config: Config,
     rules: Rules,
     *,
-    seeds: Sequence[int] = SEEDS,
+    seeds: Sequence[int] = range(SEEDS),
 ) -> Outcome:
     """Draw with and without the options, and judge.
 
@@ -140,12 +151,14 @@ def _chosen(config: Config, rules: Rules) -> tuple[list[Limit], list[str]]:
     """The limits, and a note where the user gave none."""
     limits = list(rules.limits)
     if rules.baseline is not None:
-        limits += baseline_limits(rules.baseline, rules.tolerance)
+        tolerance = TOLERANCE if rules.tolerance is None else rules.tolerance
+        limits += baseline_limits(rules.baseline, tolerance)
     if limits:
         return limits, []
     own = _own_baseline(config)
     if own is not None:
-        limits += baseline_limits(own, rules.tolerance, timed=rules.timed)
+        tolerance = OWN_TOLERANCE if rules.tolerance is None else rules.tolerance
+        limits += baseline_limits(own, tolerance, without=OTHERS)
         note = f"no limit was given: those are the numbers in {config.name}"
     else:
         limits += make_limits(LEAST)
