@@ -74,9 +74,8 @@ def baseline_limits(
         value = getattr(baseline.measured, quantity.field)
         if value is None or quantity.field in without:
             continue
-        origin = (
-            f"{baseline.name}: {quantity.show(value)}, tolerance {100 * tolerance:g}%"
-        )
+        share = f"{100 * tolerance:g}% tolerance"
+        origin = f"{baseline.name}: {quantity.show(value)}, {share}"
         limits.append(Limit(quantity, loosened(quantity, value, tolerance), origin))
     return tuple(limits)
 
