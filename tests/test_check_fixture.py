@@ -22,6 +22,9 @@ def target():
         return glyph.sample(model, labels=labels, seed=seed, steps=14, guidance=1.0)
     return model, sample
 
+def test_refused(rfc_check, target):
+    rfc_check(target, {"min_coverage": 1.0}, max_graph_breaks=0, seeds=1)
+
 def test_good(rfc_check, target):
     found = rfc_check(target, min_psnr=10, max_graph_breaks=0, seeds=1)
     assert found.passed and found.tuned.measured.nfc < 14
@@ -44,10 +47,11 @@ def test_the_fixture_fails_tests_whose_limits_are_missed(
     pytester.makeconftest('pytest_plugins = ["rfc_compile.testing"]')
     pytester.makepyfile(SUITE)
     result = pytester.runpytest_subprocess("--junitxml=out.xml", timeout=300)
-    result.assert_outcomes(passed=2, failed=2)
+    result.assert_outcomes(passed=2, failed=3)
     text = result.stdout.str()
     assert "missed: full steps (NFC): " in text
     assert "at most 2 wanted" in text
+    assert "missed: cached steps: nothing was cached: this forward runs" in text
     assert "nothing was cached: every step was computed in full" in text
     assert "Traceback" not in text
     good = next(

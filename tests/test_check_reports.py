@@ -101,6 +101,15 @@ def test_markdown_is_one_table_with_a_row_a_verdict(found: Outcome) -> None:
     assert not [t for t in tokens if t.type == "html_block" and "script" in t.content]
 
 
+def test_times_are_shown_where_there_are_some() -> None:
+    page = markdown(
+        outcome({"min_speedup": 2}, seconds=1, uncached_seconds=3, speedup=3)
+    )
+    assert "| speed-up | 3.00x | at least 2.00x |" in page
+    assert "| time without caching | 3 s |" in page
+    assert "time" not in markdown(GOOD).split("<details>")[0]
+
+
 def test_markdown_shows_numbers_misses_and_notes() -> None:
     page = markdown(MISSED)
     assert "| PSNR, mean | 41.25 dB | at least 45.00 dB | :x: missed |" in page

@@ -77,4 +77,10 @@ class Outcome:
             value = getattr(self.tuned.measured, quantity.field)
             if quantity.label not in judged and value is not None:
                 rows.append([quantity.label, quantity.show(value), "", ""])
+        for label, seconds in (
+            ("time of a run", self.tuned.measured.seconds),
+            ("time without caching", self.tuned.measured.uncached_seconds),
+        ):
+            if seconds is not None:
+                rows.append([label, f"{seconds:.3g} s", "", ""])
         return Grid(self.title, HEADER, rows)
