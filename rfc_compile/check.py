@@ -95,9 +95,8 @@ def run(args: Namespace) -> int:
     reports.prepare()
     outcome = check(target, config, rules, seeds=range(args.seeds))
     outcome.grid().show()
-    console.print(
-        "\n".join(outcome.lines()), highlight=False, markup=False, soft_wrap=True
-    )
+    for line in outcome.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     reports.write(outcome)
     return 0 if outcome.passed else EXIT_MISSED
 

@@ -51,9 +51,11 @@ class Outcome:
 
     def __str__(self) -> str:
         """The table as text, then what was missed and the notes."""
-        grid = self.grid()
-        lines = [f"{row[0]}: {row[1]} ({row[2]}): {row[3]}" for row in grid.rows]
-        return "\n".join([grid.title, *lines, *self.lines()])
+        rows = [
+            f"{label}: {value}" + (f" ({wanted}): {verdict}" if wanted else "")
+            for label, value, wanted, verdict in self.grid().rows
+        ]
+        return "\n".join([self.title, *rows, *self.lines()])
 
     @property
     def title(self) -> str:
