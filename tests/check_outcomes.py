@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from rfc_compile.bench.report import environment
 from rfc_compile.checking.limits import judge, make_limits
 from rfc_compile.checking.outcome import Outcome
-from rfc_compile.tuned import Fingerprint, Measured, Tuned
+from rfc_compile.tuned import Fingerprint, Measured
 
 MEASURED = Measured(
     nfc=14,
@@ -42,11 +42,9 @@ def outcome(
     return Outcome(
         target=target,
         config="rfc.json",
-        tuned=Tuned(
-            {"threshold": 0.4},
-            measured,
-            Fingerprint({"class": "DiT"}, "ddim", 50, "2.13.0", "0.1.0"),
-        ),
+        options={"threshold": 0.4},
+        measured=measured,
+        fingerprint=Fingerprint({"class": "DiT"}, "ddim", 50, "2.13.0", "0.1.0"),
         verdicts=verdicts,
         notes=notes,
         seconds=12.3456,

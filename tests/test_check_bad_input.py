@@ -12,6 +12,7 @@ from check_outcomes import GOOD, MISSED
 
 from rfc_compile import cli
 from rfc_compile.checking.record import record
+from rfc_compile.tuned import Tuned
 
 SMALL = ("--target", "check_targets:small")
 
@@ -125,7 +126,7 @@ def test_a_bad_tuned_file_is_named_by_its_place(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "rfc.json"
-    tuned = GOOD.tuned.record()
-    file.write_text(json.dumps({**tuned, "options": {"threshold": -1}}))
+    Tuned({"threshold": 0.5}, None, GOOD.fingerprint).save(file)
+    file.write_text(file.read_text().replace("0.5", "-1"))
     line = refused([str(file), *SMALL], capsys, tmp_path)
     assert f"{file}: $.options.threshold" in line

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from check_outcomes import GOOD
 
 from rfc_compile import cli
-from rfc_compile.checking.reports import WRITERS
+from rfc_compile.checking.record import record
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "ci"
 SCRIPTS = Path(sys.executable).parent
@@ -94,20 +94,19 @@ def pre_merge(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_the_script_passes_then_holds_the_next_run_to_its_baseline(
-    tmp_path: Path,
-) -> None:
-    assert shutil.which("bash")
+def test_the_script_holds_a_run_to_its_limits_and_its_baseline(tmp_path: Path) -> None:
+    """A baseline that no cached image reaches; every other limit holds."""
+    baseline = json.loads(record(GOOD))
+    baseline["measured"] |= {"psnr": 110.0, "psnr_min": 5.0, "ssim": 0.1}
+    baseline["measured"] |= {"nfc": 30, "state_bytes": 2**30}
+    (tmp_path / "rfc-baseline.json").write_text(json.dumps(baseline))
     result = pre_merge(tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "missed: PSNR, mean:" in result.stdout
     reports = tmp_path / "reports"
     assert {p.suffix for p in reports.iterdir()} == {".json", ".xml", ".md"}
-    assert len(WRITERS) == 3
-    report = json.loads((reports / "check.json").read_text())
-    assert report["passed"] is True
-    report["measured"]["psnr"] = 100.0
-    (tmp_path / "rfc-baseline.json").write_text(json.dumps(report))
-    result = pre_merge(tmp_path)
-    assert result.returncode == 1, result.stderr
-    assert "missed: PSNR, mean:" in result.stdout
-    assert json.loads((reports / "check.json").read_text())["passed"] is False
+    verdicts = json.loads((reports / "check.json").read_text())["limits"]
+    missed = [verdict["name"] for verdict in verdicts if not verdict["passed"]]
+    assert missed == ["baseline_min_psnr"]
+    names = {verdict["name"] for verdict in verdicts}
+    assert names > {"min_psnr", "max_nfc", "max_graph_breaks", "max_recompiles"}

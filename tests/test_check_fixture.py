@@ -27,7 +27,7 @@ def test_refused(rfc_check, target):
 
 def test_good(rfc_check, target):
     found = rfc_check(target, min_psnr=10, max_graph_breaks=0, seeds=1)
-    assert found.passed and found.tuned.measured.nfc < 14
+    assert found.passed and found.measured.nfc < 14
 
 def test_missed(rfc_check, target):
     rfc_check(target, {"estimator": "reuse"}, max_nfc=2, seeds=1)

@@ -143,7 +143,7 @@ def test_a_report_is_a_baseline(tmp_path: Path) -> None:
     path.write_text(record(GOOD))
     baseline = read_baseline(path)
     assert baseline.measured == MEASURED
-    assert baseline.fingerprint == GOOD.tuned.fingerprint
+    assert baseline.fingerprint == GOOD.fingerprint
 
 
 def test_reports_are_written_in_one_step_into_new_folders(tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ def _suite_attributes(outcome: Outcome) -> dict[str, str]:
 
 
 def _properties(outcome: Outcome) -> dict[str, str]:
-    about = asdict(outcome.tuned.fingerprint)
+    about = asdict(outcome.fingerprint)
     del about["model"]
-    options = {f"option.{n}": value for n, value in outcome.tuned.options.items()}
+    options = {f"option.{n}": value for n, value in outcome.options.items()}
     facts = {"config": outcome.config, **about, **options}
     return {name: str(value) for name, value in facts.items()}
 

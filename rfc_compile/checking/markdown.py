@@ -20,7 +20,7 @@ def markdown(outcome: Outcome) -> str:
     rows = [
         [*map(_escape, cells), _MARKS.get(verdict, "")] for *cells, verdict in grid.rows
     ]
-    settings = json.dumps(dict(outcome.tuned.options), indent=1, default=str)
+    settings = json.dumps(dict(outcome.options), indent=1, default=str)
     return "\n".join(
         (
             f"## rfc-compile check: {_escape(outcome.title)}",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from rfc_compile.bench.report import Environment, Grid
 from rfc_compile.checking.limits import Verdict
 from rfc_compile.checking.quantities import QUANTITIES
-from rfc_compile.tuned import Tuned
+from rfc_compile.tuned import Fingerprint, Measured
 
 HEADER: Final = ("", "measured", "wanted", "verdict")
 
@@ -21,7 +22,9 @@ class Outcome:
     Attributes:
         target: name of what was drawn with.
         config: where the options come from.
-        tuned: the options, what was measured with them, and on what.
+        options: of the backend.
+        measured: with these options.
+        fingerprint: of the model, the sampler and the software.
         verdicts: one for every limit, in the order of the tables.
         notes: what the reader should know beside the numbers.
         seconds: that the check took.
@@ -32,7 +35,9 @@ class Outcome:
 
     target: str
     config: str
-    tuned: Tuned
+    options: Mapping[str, Any]
+    measured: Measured
+    fingerprint: Fingerprint
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]
     seconds: float
@@ -76,12 +81,12 @@ class Outcome:
         ]
         judged = {verdict.label for verdict in self.verdicts}
         for quantity in QUANTITIES:
-            value = getattr(self.tuned.measured, quantity.field)
+            value = getattr(self.measured, quantity.field)
             if quantity.label not in judged and value is not None:
                 rows.append([quantity.label, quantity.show(value), "", ""])
         for label, seconds in (
-            ("time of a run", self.tuned.measured.seconds),
-            ("time without caching", self.tuned.measured.uncached_seconds),
+            ("time of a run", self.measured.seconds),
+            ("time without caching", self.measured.uncached_seconds),
         ):
             if seconds is not None:
                 rows.append([label, f"{seconds:.3g} s", "", ""])

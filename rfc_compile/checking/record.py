@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from rfc_compile.checking.outcome import Outcome
+from rfc_compile.tuned import Tuned
 
 KIND: Final = "rfc-compile check"
 
@@ -29,7 +30,7 @@ def record(outcome: Outcome) -> str:
         "notes": outcome.notes,
         "seconds": round(outcome.seconds, 3),
         "environment": asdict(outcome.environment),
-        **outcome.tuned.record(),
+        **Tuned(outcome.options, outcome.measured, outcome.fingerprint).record(),
     }
     return json.dumps(_finite(written), indent=1, allow_nan=False) + "\n"
 

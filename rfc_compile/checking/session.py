@@ -129,16 +129,16 @@ def check(
     repeats = REPEATS if timed else 0
     inner = Options.from_mapping(config.options).inner
     trial = measure(target, config.options, reference, repeats=repeats, inner=inner)
-    found = Tuned(
-        config.options, trial.measured, target.fingerprint(trial.measured.steps)
-    )
-    differing = _differences(config, rules, found.fingerprint)
+    fingerprint = target.fingerprint(trial.measured.steps)
+    differing = _differences(config, rules, fingerprint)
     if not rules.strict:
         notes += [f"another model or sampler: {line}" for line in differing]
     return Outcome(
         target=target.name,
         config=config.name,
-        tuned=found,
+        options=config.options,
+        measured=trial.measured,
+        fingerprint=fingerprint,
         verdicts=tuple(_verdicts(trial, limits, rules, differing)),
         notes=tuple(notes),
         seconds=time.perf_counter() - begin,
