@@ -35,7 +35,7 @@ class Options:
     """How the backend caches. Unknown or wrong values raise ``OptionError``.
 
     Attributes:
-        preset: ``quality``, ``balanced`` or ``fast``: the threshold, unless it is given.
+        preset: ``quality``, ``balanced`` or ``fast``: the threshold if none is given.
         estimator: how outputs are predicted: ``subspace``, ``rfe``, ``taylor`` or
             ``reuse``; None is ``subspace`` for modules, ``taylor`` for whole blocks.
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
@@ -139,7 +139,7 @@ class Options:
         _integer("interval", self.interval, low=1)
         _integer("input_sketch", self.input_sketch, low=1)
         if self.memory_budget is not None:
-            _bytes("memory_budget", self.memory_budget)
+            parse_bytes("memory_budget", self.memory_budget)
         _integer("warmup", self.warmup, low=1)
         _integer("final_full", self.final_full, low=0)
         if self.max_cached_run not in ("auto", None):
@@ -273,7 +273,7 @@ class Options:
         """``memory_budget`` in bytes."""
         if self.memory_budget is None:
             return None
-        return _bytes("memory_budget", self.memory_budget)
+        return parse_bytes("memory_budget", self.memory_budget)
 
     def make_keeping(self) -> Keeping:
         """How these options have the values of regions kept."""
@@ -326,7 +326,13 @@ _UNITS |= {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", 1)}
 _UNITS |= {f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)}
 
 
-def _bytes(name: str, value: object) -> int:
+def parse_bytes(name: str, value: object) -> int:
+    """Bytes of a positive whole number, or of a text such as ``"512 MiB"``.
+
+    Raises:
+        OptionError: it is neither; names it ``name``.
+
+    """
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     text = value if isinstance(value, str) else ""

@@ -90,10 +90,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Trial:
-    """The runs of one setting, and their numbers."""
+    """One setting: its numbers, its runs, and why calls ran uncached, if any did."""
 
     measured: Measured
     runs: tuple[Run, ...]
+    uncached: tuple[str, ...] = ()
 
 
 def forget_compiled() -> None:
@@ -154,17 +155,18 @@ def compare(
         draw_cached(target, compiled, seed, most_full) for seed in reference.seeds
     )
     breaks, recompiles = counts.since()
+    explanation = rfc_compile.explain(compiled)
     branches = max(run.branches for run in runs)
     quality = similarity([run.images for run in runs], reference)
     measured = Measured(
         nfc=statistics.mean(run.nfc for run in runs),
         steps=round(statistics.mean(run.steps for run in runs)),
-        state_bytes=rfc_compile.explain(compiled).cache_bytes * branches,
+        state_bytes=explanation.cache_bytes * branches,
         graph_breaks=breaks,
         recompiles=recompiles,
         **quality,
     )
-    return Trial(measured, runs)
+    return Trial(measured, runs, explanation.fallbacks)
 
 
 def measure(

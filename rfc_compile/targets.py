@@ -242,16 +242,20 @@ def _refuse(name: str, settings: Settings, *names: str) -> None:
             )
 
 
-def add_target_arguments(parser: ArgumentParser) -> None:
-    """Adds what names a target, and how it is sampled, to a command."""
+def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> None:
+    """Adds what names a target, and how it is sampled, to a command.
+
+    The target is the command's own argument, or the option `--target`.
+    """
     add = parser.add_argument
-    add(
-        "target",
-        nargs="?",
-        default=BUNDLED,
-        help=f"{BUNDLED} (default), the folder of a pipeline of diffusers, or "
-        "package.module:factory, which returns (model, sample)",
+    words = (
+        f"{BUNDLED} (default), the folder of a pipeline of diffusers, or "
+        "package.module:factory, which returns (model, sample)"
     )
+    if option:
+        add("--target", default=BUNDLED, help=words)
+    else:
+        add("target", nargs="?", default=BUNDLED, help=words)
     add("--steps", type=positive, help="denoising steps")
     add("--sampler", help="scheduler: of the bundled model, or a class of diffusers")
     add("--guidance", type=number, help="guidance scale")
