@@ -13,6 +13,7 @@ from rfc_compile.config import GRANULARITIES, Options
 from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.schedules import CACHED, FULL, SCHEDULES, Position, guarded_limit
+from rfc_compile.schedules.budget import Budget
 from rfc_compile.tuning.masks import even_mask
 
 Setting = Mapping[str, Any]
@@ -32,7 +33,11 @@ OF_SCHEDULES: Final = (
 SEARCHED: Final = ("threshold", "interval", "full_steps")
 """Options that are always searched."""
 
-DYNAMIC: Final = tuple(name for name, kind in SCHEDULES.items() if not kind.static)
+DYNAMIC: Final = tuple(
+    name
+    for name, kind in SCHEDULES.items()
+    if not kind.static and name != Budget.name  # which seeks its threshold itself
+)
 """Schedules that go by the input, which `threshold` makes more or less strict."""
 
 _DEFAULT: Final = Options()
@@ -125,7 +130,7 @@ def interval_settings(steps: int, count: int) -> Iterator[dict[str, Any]]:
 
 def dynamic_settings(steps: int, count: int) -> Iterator[dict[str, Any]]:
     """Ways to go by the input that can do with that many full steps; no threshold."""
-    cap = _DEFAULT.max_cached_run
+    cap = _DEFAULT.longest_run
     caps = [None] if cap is None else [cap, cap + 2, 2 * cap]
     for schedule in DYNAMIC:
         for warmup in _warmups():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from rfc_compile.config import Options
+from rfc_compile.config import PRESETS, Options
 from rfc_compile.tuning.space import Setting
 from rfc_compile.tuning.trials import Trials, Tried
 
@@ -29,7 +29,7 @@ def fit_threshold(trials: Trials, setting: Setting, count: float) -> Tried | Non
     """
     seeds = trials.reference.seeds[:1]
     strict, loose = 0.0, math.inf  # too many full steps, few enough
-    threshold, found = Options().threshold, list[Tried]()
+    threshold, found = PRESETS[Options().preset], list[Tried]()
     for _ in range(_RUNS):
         options: dict[str, Any] = {**setting, "threshold": _rounded(threshold)}
         kind = f"{setting['schedule']}"
