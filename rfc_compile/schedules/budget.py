@@ -112,6 +112,7 @@ class Budget(Schedule):
         super().__init__(options, report)
         self._outside = 0.0 if report is None else 1 - report.coverage
         speedup = options.target_speedup
+        self._missed = False
         self._wanted = f"target_nfc={options.target_nfc}"
         if speedup is not None:
             self._wanted = f"target_speedup={speedup:g}"
@@ -156,7 +157,8 @@ class Budget(Schedule):
             last=self._last_error(own) if rates else None,
         )
         fewest = used + final + outlook.full_steps(CACHED)
-        if fewest > target:
+        if fewest > target and not self._missed:
+            self._missed = True
             self._warn(self._why_not(fewest, steps))
         threshold = outlook.threshold(left)
         if rates:
@@ -199,10 +201,8 @@ class Budget(Schedule):
                 f"ended; until then threshold={threshold:g} decides. To tell it: "
                 "rfc_compile.trajectory(name, num_steps=...)"
             )
-        if (
-            self.options.longest_run is None
-            and position.since_full >= DEFAULT_CACHED_RUN
-        ):
+        told = self.options.max_cached_run != "auto"
+        if not told and position.since_full >= DEFAULT_CACHED_RUN:
             return FULL, "cap"
         return threshold, "threshold"
 
