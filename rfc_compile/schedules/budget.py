@@ -39,8 +39,8 @@ full steps that are left were spread evenly."""
 RECENT = 4
 """Steps whose rates stand for those to come where no trajectory was seen before."""
 
-HALVINGS = 24
-"""Of the range in which the threshold is looked for, at most."""
+TRIALS = 24
+"""Thresholds that are tried at most, to find one with the wanted full steps."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,16 @@ class Outlook:
             return CACHED
         longest = self.since_full + len(self.rates)
         low, high = 0.0, self.error + 2 * sum(self.rates) * longest
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            count = self.full_steps(middle)
+        # a run of length n at a rate a accumulates a n^2 / 2
+        tried = sum(map(math.sqrt, self.rates)) ** 2 / (2 * full_steps**2)
+        for _ in range(TRIALS):
+            count = self.full_steps(tried)
             if count == full_steps:
-                return middle
-            low, high = (middle, high) if count > full_steps else (low, middle)
+                return tried
+            if count < full_steps:
+                high, tried = tried, (low + tried) / 2
+            else:
+                low, tried = tried, min(2 * tried, (tried + high) / 2)
         return high
 
 
