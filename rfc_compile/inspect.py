@@ -147,12 +147,14 @@ def _text(model: nn.Module, inputs: Inputs, found: DryRun) -> str:
 
 
 def _json(model: nn.Module, inputs: Inputs, found: DryRun) -> str:
+    explained = asdict(found.explanation)
+    del explained["maps"]  # of a run, and this is none
     record = {
         **_facts(model),
         "inputs": {name: _shape(x) for name, x in _named(inputs).items()},
         "flops": sum(report.flops for report in found.reports),
         "cache_bytes": found.explanation.cache_bytes,
-        **asdict(found.explanation),
+        **explained,
     }
     return json.dumps(record, indent=1)
 

@@ -349,3 +349,12 @@ def test_a_reset_forgets_what_was_learnt() -> None:
     assert "budget" not in reasons
     draw(model, 2)
     assert rfc_compile.stats(model).nfc == 8
+
+
+def test_full_steps_that_max_error_forces_are_told_once() -> None:
+    model = compiled(small_glyph(1), target_nfc=3, max_error=0.05)
+    with rfc_compile.trajectory("strict", num_steps=20):
+        with pytest.warns(BudgetWarning, match=r"target_nfc=3.*max_error=0.05") as w:
+            draw(model, 0)
+        assert len(w) == 1
+    assert rfc_compile.stats(model).nfc > 3
