@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from rfc_compile.arguments import positive
 from rfc_compile.bench.report import console
 from rfc_compile.checking.baseline import parse_tolerance, read_baseline
 from rfc_compile.checking.limits import make_limits
@@ -28,7 +29,7 @@ from rfc_compile.checking.session import (
     make_config,
 )
 from rfc_compile.errors import OptionError
-from rfc_compile.targets import add_target_arguments, positive, target_of
+from rfc_compile.targets import add_target_arguments, target_of
 
 EXIT_MISSED: Final = 1
 

@@ -20,7 +20,12 @@ COMMANDS: Final = {
     "check": "judge options by limits, for CI: images, work, memory, time",
     "demo": "draw images with the bundled model, with and without caching",
     "inspect": "show what would be cached of a model, without its weights",
+    "tune": "search for the options that are fast or close enough",
 }
+
+_MODULES: Final = {"tune": "tuning.command"}
+"""Where a command is that has no module of its own name: `rfc_compile.tune` is taken by
+the function."""
 
 EXIT_USAGE: Final = 2
 
@@ -42,7 +47,7 @@ def build_parser(command: str | None) -> ArgumentParser:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         if name == command:
-            module = import_module(f"rfc_compile.{name}")
+            module = import_module(f"rfc_compile.{_MODULES.get(name, name)}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser

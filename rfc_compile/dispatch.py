@@ -67,9 +67,7 @@ class Dispatcher(ABC):
         self.report = report
         self.seconds = 0.0
         self._layout = layout
-        self._options = options
-        self._schedule = options.make_schedule()
-        self._lagged = options.decision == "lagged"
+        self.decide_by(options)
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         timed = {inputs.timestep_index}
@@ -183,6 +181,12 @@ class Dispatcher(ABC):
         if running.keep:
             state.record(running.step, history)
         return outputs
+
+    def decide_by(self, options: Options) -> None:
+        """Follow the schedule of these options from the next run on; graphs stay."""
+        self._options = options
+        self._schedule = options.make_schedule()
+        self._lagged = options.decision == "lagged"
 
     def reset(self, of: Set[int] | None = None) -> None:
         """Drop trajectories and their state; compiled graphs stay.

@@ -10,9 +10,7 @@ From Python also a pipeline that is loaded already, or a pair (model, sample).
 
 from __future__ import annotations
 
-import ast
-import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from rfc_compile.arguments import name_and_value, number, positive
 from rfc_compile.errors import OptionError, TargetError
 from rfc_compile.factories import call_factory, is_factory, one_line
 from rfc_compile.fingerprints import make_fingerprint, model_fingerprint
@@ -174,7 +173,7 @@ def _load_pipeline(folder: str, settings: Settings) -> Any:
 
 
 def _pipeline(name: str, pipe: Any, settings: Settings) -> Target:
-    components = getattr(pipe, "components", None)
+    components: Any = getattr(pipe, "components", None)
     model = components.get("transformer") if isinstance(components, Mapping) else None
     if not isinstance(model, nn.Module):
         raise OptionError(
@@ -257,13 +256,13 @@ def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> Non
         add("target", nargs="?", default=BUNDLED, help=words)
     add("--steps", type=positive, help="denoising steps")
     add("--sampler", help="scheduler: of the bundled model, or a class of diffusers")
-    add("--guidance", type=float, help="guidance scale")
+    add("--guidance", type=number, help="guidance scale")
     add("--images", type=positive, default=4, help="per seed, of the bundled model")
     add("--prompt", action="append", default=[], help="of a pipeline; may be repeated")
     add("--prompts-file", type=Path, help="a prompt a line")
     add(
         "--call",
-        type=_argument,
+        type=name_and_value,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -298,21 +297,3 @@ def target_of(args: Namespace) -> Target:
         dtype=args.dtype,
     )
     return resolve_target(args.target, settings)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _argument(text: str) -> tuple[str, Any]:
-    """A pair `name=value`; the value as in Python, or else a string."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ArgumentTypeError(f"{text!r} is not of the form name=value")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
