@@ -36,3 +36,8 @@ def test_regions_are_found_and_nothing_falls_back(name: str) -> None:
 @every
 def test_caching_changes_the_result_a_little(name: str) -> None:
     checks.close_but_different(runs(name))
+
+
+@every
+def test_steps_in_full_give_the_uncompiled_result(name: str) -> None:
+    checks.full_is_exact(runs(name))
