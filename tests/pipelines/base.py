@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from denoising import compute_all_steps
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 import rfc_compile
-from rfc_compile import Options
 from rfc_compile.explanation import Explanation, Statistics
-from rfc_compile.observe import dispatchers_of
 
 STEPS = 12
 SEEDS = (0, 7)
 INTERVAL = {"inner": "eager", "schedule": "interval", "interval": 3, "warmup": 3}
-ALL_FULL = {"inner": "eager", "schedule": "interval", "interval": 1}
 
 Result = dict[str, Tensor]
 
@@ -139,12 +137,6 @@ def compiled(case: Case, options: dict[str, Any]) -> Any:
     return pipe
 
 
-def compute_all_steps(pipe: Any) -> None:
-    """Let a compiled pipeline compute every step in full, without compiling again."""
-    for dispatcher in dispatchers_of(pipe.transformer):
-        dispatcher._schedule = Options(**ALL_FULL).make_schedule()
-
-
 @dataclass(frozen=True)
 class Runs:
     """What every test of a case looks at.
@@ -181,7 +173,7 @@ class Runs:
             stats.append(rfc_compile.stats(pipe.transformer))
         again = case.run(pipe, SEEDS[0])
         explanation = rfc_compile.explain(pipe.transformer)
-        compute_all_steps(pipe)
+        compute_all_steps(pipe.transformer)
         full = case.run(pipe, SEEDS[0])
         decisions = rfc_compile.stats(pipe.transformer).decisions
         assert decisions
