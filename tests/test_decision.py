@@ -16,8 +16,8 @@ from rfc_compile.caller import begin_run
 from rfc_compile.runs import end_run
 from tests.denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
 
-RCS = {"threshold": 0.3, "max_cached_run": 6}
-STATIC = {"schedule": "interval", "interval": 3}
+RCS = {"threshold": 0.3, "max_cached_run": 6, "warmup": 2}
+STATIC = {"schedule": "interval", "interval": 3, "warmup": 2}
 LAGGED = {**RCS, "decision": "lagged"}
 
 

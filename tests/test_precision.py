@@ -18,6 +18,7 @@ from comparing import (
     twin,
 )
 from denoisers.base import Denoiser
+from options import MODULES
 from torch import nn
 
 import rfc_compile
