@@ -1,8 +1,8 @@
 """What the memory options cost in quality: bytes of state against PSNR.
 
-The bundled model, DDIM, 50 steps, guidance 2 in one batch, one full step in four; regions are single modules, which keep most. The graphs run
-eagerly, since the numbers are about values and not about time. PSNR is against the
-uncached images.
+The bundled model, DDIM, 50 steps, guidance 2 in one batch, one full step in four;
+regions are single modules, which keep most. The graphs run eagerly, since the numbers
+are about values and not about time. PSNR is against the uncached images.
 """
 
 import warnings
