@@ -120,8 +120,13 @@ _MODELS: Final[dict[str, tuple[Callable[[], nn.Module], _Inputs]]] = {
     "57 blocks, tiny": (_deep_model, _deep_inputs),
 }
 _SCHEDULES: Final[dict[str, dict[str, Any]]] = {
-    "interval": {"schedule": "interval", "interval": 2, "max_cached_run": None},
-    "rcs": {"schedule": "rcs", "threshold": 1e9, "max_cached_run": 1},
+    "interval": {
+        "schedule": "interval",
+        "interval": 2,
+        "warmup": 2,
+        "max_cached_run": None,
+    },
+    "rcs": {"schedule": "rcs", "threshold": 1e9, "warmup": 2, "max_cached_run": 1},
 }
 """Steps 0, 1, 3, 5 and so on are full, the others cached."""
 

@@ -24,7 +24,12 @@ HEADER: Final = (
     "why less, or why it breaks",
 )
 
-_OPTIONS: Final = {"inner": "eager", "schedule": "interval", "min_coverage": 0.0}
+_OPTIONS: Final = {
+    "inner": "eager",
+    "schedule": "interval",
+    "granularity": "module",
+    "min_coverage": 0.0,
+}
 _ENOUGH: Final = 0.95
 _INTRODUCTION: Final = """\
 # Coverage
@@ -32,7 +37,8 @@ _INTRODUCTION: Final = """\
 What the backend finds in each denoiser of `tests/denoisers`: classes of diffusers, a
 variant of the config after the dash, at least 2 layers in every stack. *Graphs* is the
 number that Dynamo makes of a forward, 1 where it is not broken. *Regions* are found /
-expected from the code of the class, over all graphs. The share of the repeated blocks'
+expected from the code of the class, over all graphs, of `granularity="module"`; by
+default they are merged into whole stacks of blocks. The share of the repeated blocks'
 FLOPs inside regions is that of these tiny sizes; it grows with the size.
 
 Written by `make coverage` (`python -m benchmarks.coverage`), {versions}.

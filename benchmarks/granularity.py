@@ -2,8 +2,8 @@
 
 Images: every granularity and estimator under TaylorSeer's fixed intervals, 50 steps at
 guidance 2 by two samplers, PSNR against the uncached images; graphs run eagerly. State:
-what `explain` says is kept. Times: a step of each granularity with the default
-estimator under inductor, in turn with the uncached model.
+what `explain` says is kept. Times: a step of each granularity with the estimator of
+modules under inductor, in turn with the uncached model.
 """
 
 import json
@@ -37,7 +37,7 @@ ESTIMATORS: Final = (
     ("rfe", 1),
     ("reuse", 0),
 )
-"""The default first."""
+"""The default of modules first; Taylor in the time of the granularity."""
 
 _CELLS: Final = (Cell("ddim", 2.0), Cell("dpmpp_2m", 2.0))
 _BATCH: Final = 8
@@ -111,7 +111,7 @@ def measure_images(sampling: Sampling, *, quick: bool) -> Iterator[Images]:
 
 
 def measure_times(rounds: int) -> Iterator[Times]:
-    """Of the default estimator under inductor."""
+    """Of the default estimator of modules under inductor."""
     model = glyph.load_glyph_dit().to(glyph.default_device())
     for granularity in GRANULARITIES:
         variant = Variant("subspace", 2, "interval", granularity)
@@ -125,7 +125,7 @@ def measure_times(rounds: int) -> Iterator[Times]:
 
 
 def grids(images: Sequence[Images], times: Sequence[Times]) -> list[Grid]:
-    """The default estimator in short, PSNR by estimator, the state."""
+    """The default of modules in short, PSNR by estimator, the state."""
     tables = [_summary(images, times)]
     for nfc in dict.fromkeys(item.nfc for item in images):
         own = [item for item in images if item.nfc == nfc]

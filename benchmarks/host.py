@@ -109,7 +109,7 @@ def measure(setting: str, steps: int) -> HostCost:
     """The host's time at each of these steps of one trajectory."""
     torch.compiler.reset()
     model = _model()
-    options = {**_SETTINGS[setting], "inner": "eager"}
+    options = {**_SETTINGS[setting], "granularity": "module", "inner": "eager"}
     ours = torch.compile(model, backend="rfc", options=options)
     generator = torch.Generator().manual_seed(0)
     device = glyph.default_device()

@@ -1,8 +1,8 @@
 """How close cached images are to uncached ones, at equal numbers of full steps (NFC).
 
-Every estimator under TaylorSeer's fixed intervals, on the bundled model: samplers x
-guidance scales (batched), 50 steps, fixed seeds. A score is the mean over the images of
-their PSNR against the uncached images. Everything runs through
+Every estimator of single modules under TaylorSeer's fixed intervals, on the bundled
+model: samplers x guidance scales (batched), 50 steps, fixed seeds. A score is the mean
+over the images of their PSNR against the uncached images. Everything runs through
 `torch.compile(backend="rfc")` with the graphs run eagerly, so that a setting starts
 fast; the passes and the runtime are the real ones.
 """
@@ -34,7 +34,7 @@ ESTIMATORS: Final = (
     ("rfe", 1),
     ("reuse", 0),
 )
-"""The default first."""
+"""The default of modules first."""
 INTERVALS: Final = {14: 4, 11: 5, 8: 7}
 """TaylorSeer's interval for each NFC, with two full steps first."""
 
@@ -118,9 +118,15 @@ def make_sampling(cells: Sequence[Cell], count: int) -> Sampling:
 
 @contextmanager
 def compiled(estimator: str, order: int, **options: Any) -> Iterator[nn.Module]:
-    """The bundled model with the backend; forgotten afterwards."""
+    """The bundled model with the backend, of modules; forgotten afterwards."""
     model = glyph.load_glyph_dit().to(glyph.default_device())
-    settings = {"inner": "eager", "estimator": estimator, "order": order, **options}
+    settings = {
+        "inner": "eager",
+        "granularity": "module",
+        "estimator": estimator,
+        "order": order,
+        **options,
+    }
     try:
         yield compile_model(model, "rfc", dynamic=False, options=settings)
     finally:

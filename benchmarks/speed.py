@@ -1,7 +1,8 @@
 """What a cached and a full step cost, as ratios over the uncached compiled forward.
 
-Steps: DiT-B (width 768, 12 blocks) with every estimator, and with the blocks as one
-region; DiT-XL/2 (width 1152, 28 blocks) with the default alone; both at 256 tokens,
+Steps: DiT-B (width 768, 12 blocks) with the blocks as one region, which is the default,
+and with every estimator of single modules; DiT-XL/2 (width 1152, 28 blocks) with the
+default of either alone; both at 256 tokens,
 batch 2, random weights, float32, on inputs that change smoothly. Each variant runs full
 and cached steps in turn, between them the uncached model, all in one process; whether a
 call was full comes from `stats`. End to end: whole 50-step runs of the bundled model.
@@ -35,6 +36,10 @@ _SCHEDULES: Final[dict[str, dict[str, Any]]] = {
     "rcs": {"schedule": "rcs", "threshold": 1e9, "max_cached_run": 1},
 }
 """Both alternate full and cached steps; `rcs` by its cap, so that the probe decides."""
+_RUN_SCHEDULES: Final[dict[str, dict[str, Any]]] = {
+    "interval 4": {"schedule": "interval", "interval": 4, "max_cached_run": None},
+    "rcs, at most 3 cached": {"threshold": 1e9, "max_cached_run": 3},
+}
 _STEPS: Final = 50
 
 
@@ -58,12 +63,13 @@ class Variant:
             "estimator": self.estimator,
             "order": self.order,
             "granularity": self.granularity,
+            "warmup": 2,
             **_SCHEDULES[self.schedule],
         }
 
 
-_DEFAULT: Final = tuple(Variant("subspace", 2, name) for name in _SCHEDULES)
-_STACKS: Final = tuple(Variant("subspace", 2, name, "stack") for name in _SCHEDULES)
+_MODULES: Final = tuple(Variant("subspace", 2, name) for name in _SCHEDULES)
+_DEFAULT: Final = tuple(Variant("taylor", 2, name, "stack") for name in _SCHEDULES)
 _OTHERS: Final = tuple(
     Variant(estimator, order, schedule)
     for estimator, order in (("rfe", 1), ("taylor", 1), ("reuse", 0))
@@ -215,20 +221,11 @@ def _measure_step(
 @torch.no_grad()
 def measure_runs(count: int, repeats: int) -> list[dict[str, Any]]:
     """Whole runs of the bundled model: uncached and with 14 full steps of 50."""
-    settings: dict[str, dict[str, Any] | None] = {
-        "uncached": None,
-        "subspace 2, interval 4": {
-            "schedule": "interval",
-            "interval": 4,
-            "warmup": 2,
-            "max_cached_run": None,
-        },
-        "subspace 2, rcs, at most 3 cached": {
-            "threshold": 1e9,
-            "warmup": 2,
-            "max_cached_run": 3,
-        },
-    }
+    settings: dict[str, dict[str, Any] | None] = {"uncached": None}
+    for regions, granularity in (("modules", "module"), ("stack", "stack")):
+        for name, schedule in _RUN_SCHEDULES.items():
+            own = {"granularity": granularity, "warmup": 2, **schedule}
+            settings[f"{regions}, {name}"] = own
     device = glyph.default_device()
     labels = torch.arange(count, device=device) % glyph.NUM_CLASSES
     with fresh_compiler():
@@ -321,7 +318,7 @@ def _measure_each(
 def run(*, quick: bool) -> None:
     """Measure, print and write `results/speed.json` and `speed.md`."""
     repeats, count = (3, 4) if quick else (5, 8)
-    variants = (*_DEFAULT, *_STACKS, *(() if quick else _OTHERS))
+    variants = (*_MODULES, *_DEFAULT, *(() if quick else _OTHERS))
     costs = _measure_each(DIT_B.make(), DIT_B.name, variants, 5 if quick else 15)
     runs = measure_runs(count, repeats)
     _report("speed", costs, [_run_grid(runs, count)], runs=runs)
@@ -330,7 +327,8 @@ def run(*, quick: bool) -> None:
 def run_xl(*, quick: bool) -> None:
     """The same of steps of DiT-XL/2: `results/speed_xl.json` and `speed_xl.md`."""
     model = random_dit(heads=16, head_width=72, layers=28)
-    costs = _measure_each(model, "DiT-XL/2", _DEFAULT, 3 if quick else 7)
+    variants = (*_MODULES, *_DEFAULT)
+    costs = _measure_each(model, "DiT-XL/2", variants, 3 if quick else 7)
     _report("speed_xl", costs, [])
 
 

@@ -63,7 +63,8 @@ class Options:
             earlier trajectory with the same first timesteps.
         decision: what ``rcs`` goes by: ``sync``, this step's prediction error, which
             the host waits for; ``lagged``, that of the branch's step before, if it was
-            cached: in a run that a pipeline announces the host waits for nothing.
+            cached: in a run that a pipeline announces the host waits for nothing; with
+            ``time="noise"`` from the second run on, for a first one reads timesteps.
         time: what Taylor extrapolation takes for time: ``step``, the index of the step;
             ``noise``, the noise level that the timestep stands for
             (``rfc_compile.noise``), where it is known. None is ``noise`` for whole

@@ -43,6 +43,10 @@ number = 3
 """
 
 
+MODULES = ("--options", "granularity=module")
+"""Every attention and MLP is a region of its own."""
+
+
 class Output(NamedTuple):
     """What a command printed, and its exit code."""
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from comparing import CADENCE, FLUX, FORMS, QWEN, WAN, compare, compiled
 from denoisers.base import Denoiser
+from options import MODULES
 from torch import Tensor, nn
 
 import rfc_compile
@@ -62,7 +63,7 @@ def at_step_6(change: Callable[[], object]) -> Callable[[int], object]:
 def test_regions_hold_the_adapter(denoiser: Denoiser, form: str) -> None:
     """As many regions as without it; the branch of the adapter lies inside."""
     eager, model = with_adapters(denoiser, "a"), with_adapters(denoiser, "a")
-    rfc = compiled(model, form)
+    rfc = compiled(model, form, **MODULES)
     compare(denoiser, rfc, eager).check()
     explanation = rfc_compile.explain(rfc)
     assert explanation.block_coverage >= denoiser.share

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from rfc_compile import Options
 from rfc_compile.bench import frechet, quality, session, timing
 from rfc_compile.bench.frechet import frechet_distance
 from rfc_compile.bench.methods import METHODS, reference
@@ -28,7 +29,7 @@ from rfc_compile.bench.workloads import (
 )
 from rfc_compile.torch_internals import CompileCounts
 
-OURS = "rfc, module"
+OURS = "rfc, stack"
 
 
 # the numbers
@@ -152,6 +153,7 @@ def test_nfc_is_the_work_in_the_blocks() -> None:
 def test_our_nfc_is_that_of_the_decisions() -> None:
     options = {"schedule": "interval", "interval": 3, "warmup": 1}
     assert nfc(OURS, options) == 2
+    assert nfc(OURS, {"target_nfc": 3}) == 3  # in the first run, whose length is told
 
 
 RUNS = [
@@ -207,12 +209,12 @@ def test_our_settings_follow_one_rule_at_every_granularity() -> None:
     ]
     assert len(sweeps) == 3
     assert sweeps[0] == sweeps[1] == sweeps[2]
-    masks = [s["full_steps"] for s in sweeps[0] if "full_steps" in s]
-    assert [len(steps) for steps in masks] == list(TARGETS)
-    for steps in masks:
-        gaps = {b - a for a, b in zip(steps, (*steps[1:], STEPS), strict=True)}
-        assert steps[0] == 0
-        assert max(gaps) - min(gaps) <= 1
+    wanted = [s["target_nfc"] for s in sweeps[0] if "target_nfc" in s]
+    assert wanted == list(TARGETS)
+    for method in METHODS.values():
+        for setting in method.sweep if method.ours else ():
+            granularity = Options.from_mapping(setting).granularity
+            assert method.name == f"rfc, {granularity}"
 
 
 def test_the_two_sets_of_images_share_no_noise() -> None:

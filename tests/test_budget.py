@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import Stack, build, timesteps, tokens
+from options import MODULES
 from random_models import RECIPES, random_model
 from torch import nn
 from whole_models import FromLinear
@@ -19,6 +20,8 @@ from rfc_compile import Explanation, Options, UncachedWarning
 from rfc_compile.dry_run import dry_run
 
 OPTIONS = {
+    **MODULES,
+    "estimator": "subspace",  # of merged regions too
     "inner": "eager",
     "min_coverage": 0.0,
     "schedule": "interval",

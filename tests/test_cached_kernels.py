@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from options import MODULES
 from torch._inductor.graph import GraphLowering
 
 from rfc_compile.glyph import initial_noise
@@ -24,7 +25,9 @@ def cached_code() -> str:
     code: list[str] = []
     options = {"schedule": "interval", "interval": 8, "max_cached_run": None}
     model: Any = torch.compile(
-        small_glyph(BLOCKS), backend="rfc", options={**options, "min_coverage": 0.0}
+        small_glyph(BLOCKS),
+        backend="rfc",
+        options={**options, **MODULES, "warmup": 2, "min_coverage": 0.0},
     )
     start = initial_noise(BATCH, 0)
     direction = initial_noise(BATCH, 1)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from models import Stack, build, timesteps, tokens
+from options import MODULES
 from torch._inductor.graph import GraphLowering
 
 pytestmark = pytest.mark.slow
@@ -86,7 +87,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch, blocks: int) -> list[set[str]]:
     code: list[str] = []
     torch.compiler.reset()
     model = build(type("Deep", (Stack,), {"depth": blocks}))
-    options = {"threshold": 9.0, "min_coverage": 0.0}
+    options = {**MODULES, "threshold": 9.0, "min_coverage": 0.0}
     rfc: Any = torch.compile(model, backend="rfc", options=options)
     with monkeypatch.context() as patched, torch.no_grad():
         patched.setattr(GraphLowering, "save_output_code", staticmethod(code.append))

@@ -16,8 +16,10 @@ from rfc_compile.caller import begin_run
 from rfc_compile.runs import end_run
 from tests.denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
 
-RCS = {"threshold": 0.3, "max_cached_run": 6}
-STATIC = {"schedule": "interval", "interval": 3}
+BY_STEP = {"warmup": 2, "time": "step"}
+"""Noise levels would let only the second run go on unseen."""
+RCS = {**BY_STEP, "threshold": 0.3, "max_cached_run": 6}
+STATIC = {**BY_STEP, "schedule": "interval", "interval": 3}
 LAGGED = {**RCS, "decision": "lagged"}
 
 
@@ -164,6 +166,29 @@ def test_an_announced_lagged_run_waits_for_the_step_before(
             assert all(n in link.waited for n in range(1, link.started))
     assert unseen == len(expected["lagged"][1]) - 2
     assert decisions_of(model) == expected["lagged"][1]
+
+
+@pytest.mark.parametrize("options", [STATIC, LAGGED], ids=["static", "lagged"])
+def test_noise_levels_are_foreseen_by_the_run_before(
+    options: dict[str, Any], link: Link
+) -> None:
+    """The default: a first run waits for its timesteps, the next one for nothing."""
+    model = compiled(small_glyph(), **{**options, "time": "noise"})
+    images, unseen = [], []
+    for _ in range(2):
+        number, waited_not = begin_run(), 0
+        for image in steps_of(model):  # noqa: B007
+            waited_not += link.started > 0 and link.started not in link.waited
+        images.append(image)
+        unseen.append(waited_not)
+        end_run(number)
+    assert unseen == [0, 20 - 2]
+    assert torch.equal(*images)
+    stats = rfc_compile.stats(model)
+    assert stats.last is not None
+    assert {d.full for d in stats.decisions} == {True, False}
+    full = [[d.full for d in run.decisions] for run in (stats.last, stats)]
+    assert full[0] == full[1]
 
 
 def test_another_prompt_in_an_announced_run_is_told(

@@ -8,11 +8,13 @@ import pytest
 import torch
 from denoisers import ALL
 from denoisers.base import flat
+from options import MODULES
 from torch import Tensor, nn
 
 import rfc_compile
 
 OPTIONS = {
+    **MODULES,
     "inner": "eager",
     "min_coverage": 0.0,
     "schedule": "interval",

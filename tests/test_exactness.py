@@ -10,6 +10,7 @@ import reference
 import torch
 from denoising import LABELS, compiled, small_glyph
 from helpers import Walk, capture
+from options import MODULES
 from torch import Tensor, nn
 
 import rfc_compile
@@ -101,7 +102,8 @@ def test_all_forms_equal_the_hooked_reference(name: str) -> None:
 )
 def test_the_backend_equals_the_hooked_reference(options: dict[str, Any]) -> None:
     """The whole bundled model through torch.compile; rcs hands over its plan."""
-    rfc = compiled(load_glyph_dit(), ridge=0.1, max_cached_run=None, **options)
+    options = {**MODULES, "ridge": 0.1, "max_cached_run": None, **options}
+    rfc = compiled(load_glyph_dit(), **options)
     images = sample(rfc, labels=LABELS, seed=5, guidance=1.0)
     plan = [d.full for d in rfc_compile.stats(rfc).decisions]
     assert 5 < sum(plan) < 40, "the run must hold full and cached steps"

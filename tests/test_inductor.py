@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from denoising import compiled, run, small_glyph
+from options import MODULES
 from torch import Tensor
 
 import rfc_compile
@@ -88,10 +89,11 @@ def test_all_full_behind_the_probe_is_within_rounding(
 @pytest.mark.parametrize(
     "options",
     [
+        {**MODULES, "threshold": 0.6},
         {"threshold": 0.6},
-        {"schedule": "interval", "interval": 3, "estimator": "rfe", "order": 1},
+        {**MODULES, "schedule": "interval", "estimator": "rfe", "order": 1},
     ],
-    ids=["subspace-rcs", "rfe-interval"],
+    ids=["subspace-rcs", "stack-rcs", "rfe-interval"],
 )
 def test_cached_steps_equal_the_eager_inner_backend(options: dict[str, Any]) -> None:
     """Same graphs, other compiler: the same run within float32 rounding."""

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import torch
 from denoisers import ALL
-from inspecting import FACTORY, Inspect, model_folder, process
+from inspecting import FACTORY, MODULES, Inspect, model_folder, process
 from torch import nn
 
 import rfc_compile
@@ -36,9 +36,10 @@ def test_a_process_prints_and_draws(tmp_path: Path) -> None:
     first, inputs, summary, header, *rows = result.stdout.splitlines()
     assert re.fullmatch(r"SD3Transformer2DModel, 0\.\d+ M parameters, bfloat16", first)
     assert inputs.startswith("inputs: hidden_states (1, 4, 8, 8), encoder_hidden_st")
-    assert summary.startswith("1 graph(s), 5 regions, ")
+    assert summary.startswith("1 graph(s), 1 regions, ")
     assert header.split()[:3] == ["region", "kind", "module"]
-    assert sum(row.startswith("region_") for row in rows) == 5
+    (region,) = (row.split() for row in rows if row.startswith("region_"))
+    assert region[1] == "stack"
     assert "timestep input: timestep" in rows
     assert re.fullmatch(r"\d+\.\d% of the repeated blocks' FLOPs .*", rows[-1])
     assert (tmp_path / "streams.svg").stat().st_size > 1000
@@ -69,7 +70,8 @@ SERVED = (
 def test_the_config_alone_tells_the_regions(
     name: str, inspect: Inspect, tmp_path: Path
 ) -> None:
-    found = inspect.json(model_folder(name, tmp_path), "--options", "min_coverage=0")
+    options = (*MODULES, "--options", "min_coverage=0")
+    found = inspect.json(model_folder(name, tmp_path), *options)
     assert len(found["regions"]) == ALL[name].regions
     assert found["graphs"] == ALL[name].graphs
     assert found["block_coverage"] >= ALL[name].share
@@ -81,6 +83,8 @@ def test_a_pipeline_folder_holds_the_model(inspect: Inspect, tmp_path: Path) -> 
     model_folder(name, tmp_path).rename(tmp_path / "transformer")
     (tmp_path / "model_index.json").write_text("{}")
     found = inspect.json(tmp_path)
+    assert (found["model"], len(found["regions"])) == (name, 1)
+    found = inspect.json(tmp_path, *MODULES)
     assert (found["model"], len(found["regions"])) == (name, 4)
 
 
@@ -104,18 +108,20 @@ def test_it_tells_what_explain_tells(inspect: Inspect, tmp_path: Path) -> None:
 
 def test_sizes_and_options_change_the_state(inspect: Inspect, tmp_path: Path) -> None:
     folder = model_folder("SanaTransformer2DModel", tmp_path)
-    usual = inspect.json(folder)
+    usual = inspect.json(folder, *MODULES)
     assert usual["inputs"]["hidden_states"] == [1, 4, 4, 4]  # its sample_size
     given = ("--batch", 3, "--height", 8, "--width", 6, "--text-tokens", 5)
-    larger = inspect.json(folder, *given)
+    larger = inspect.json(folder, *MODULES, *given)
     assert larger["inputs"]["hidden_states"] == [3, 4, 8, 6]
     assert larger["inputs"]["encoder_hidden_states"] == [3, 5, 16]
     # three float32 numbers per sample and output are the same for more tokens
     statistics = 3 * 4 * sum(region["outputs"] for region in usual["regions"])
     tokens = usual["cache_bytes"] - statistics
     assert larger["cache_bytes"] == 9 * tokens + 3 * statistics
-    reuse = inspect.json(folder, "--options", "estimator=reuse")
+    reuse = inspect.json(folder, *MODULES, "--options", "estimator=reuse")
     assert 0 < reuse["cache_bytes"] < usual["cache_bytes"]
+    stack = inspect.json(folder)
+    assert 0 < stack["cache_bytes"] < usual["cache_bytes"]
 
 
 def test_twelve_billion_weights_take_no_memory() -> None:
@@ -162,7 +168,7 @@ def test_the_picture_shows_streams_and_regions(
 ) -> None:
     path = tmp_path / "flux.svg"
     folder = model_folder("FluxTransformer2DModel", tmp_path)
-    found = inspect.json(folder, "--graph", path)
+    found = inspect.json(folder, *MODULES, "--graph", path)
     svg = ET.parse(path).getroot()
     texts = ["".join(text.itertext()) for text in svg.iter(f"{SVG}text")]
     for region in found["regions"]:
@@ -184,7 +190,7 @@ def test_the_picture_shows_streams_and_regions(
 def test_the_picture_shows_what_is_refused(inspect: Inspect, tmp_path: Path) -> None:
     path = tmp_path / "audio.svg"
     folder = model_folder("StableAudioDiTModel", tmp_path)
-    found = inspect.json(folder, "--graph", path)
+    found = inspect.json(folder, *MODULES, "--graph", path)
     assert found["refused"]
     dashed = [
         box for box in ET.parse(path).iter(f"{SVG}rect") if box.get("stroke-dasharray")

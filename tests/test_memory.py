@@ -11,6 +11,7 @@ from denoisers import ALL
 from denoisers.base import Denoiser
 from denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
 from models import WIDTH, Stack, build, timesteps
+from options import MODULES
 from torch import Tensor
 
 import rfc_compile
@@ -83,7 +84,7 @@ OPTIONS = {
     "schedule": "interval",
     "interval": 3,
 }
-STATIC = {"schedule": "interval", "interval": 4}
+STATIC = {"schedule": "interval", "interval": 4, "warmup": 2}
 
 
 def checked_run(model: Any, plain: Any) -> Tensor:
@@ -121,7 +122,7 @@ def test_a_smaller_dtype_is_nearly_as_good(estimator: str, granularity: str) -> 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8"])
 def test_a_smaller_dtype_is_predicted(dtype: str) -> None:
-    options = {"cache_dtype": dtype}
+    options = {**MODULES, "cache_dtype": dtype}
     model = compiled(**options)
     check_prediction(model, options, 2)
     explanation = rfc_compile.explain(model)
@@ -138,7 +139,7 @@ def test_a_smaller_dtype_is_predicted(dtype: str) -> None:
 @pytest.mark.slow
 def test_float8_compiles() -> None:
     """Inductor draws what eager graphs draw; its full steps are its uncached ones."""
-    options = {**STATIC, "cache_dtype": "float8", "input_sketch": 3}
+    options = {**STATIC, **MODULES, "cache_dtype": "float8", "input_sketch": 3}
     expected = run(compiled(small_glyph(1), **options))
     torch._dynamo.reset()
     fast = compiled(small_glyph(1), inner="inductor", **options)
@@ -152,11 +153,11 @@ def test_a_sketch_of_the_inputs(options: dict[str, Any]) -> None:
     """Full steps are exact, the error is told, the state is smaller, as predicted."""
     plain = small_glyph()
     expected = torch.stack(list(steps_of(plain)))
-    whole = compiled(**STATIC, **options)
+    whole = compiled(**STATIC, **MODULES, **options)
     usual = float((checked_run(whole, plain) - expected).norm())
     assert rfc_compile.stats(whole).sketch_error is None
     assert "sketch" not in str(rfc_compile.stats(whole))
-    sketch = {**STATIC, **options, "input_sketch": 4}
+    sketch = {**STATIC, **MODULES, **options, "input_sketch": 4}
     model = compiled(**sketch)
     found = float((checked_run(model, plain) - expected).norm())
     assert 0 < found < 1.25 * usual
@@ -183,7 +184,7 @@ def test_a_sketch_of_any_number_of_tokens(dtype: str | None) -> None:
         plain,
         backend="rfc",
         dynamic=True,
-        options={**OPTIONS, "input_sketch": 3, "cache_dtype": dtype},
+        options={**OPTIONS, **MODULES, "input_sketch": 3, "cache_dtype": dtype},
     )
     for count in (9, 10, 4):
         x = torch.randn(2, count, WIDTH, generator=torch.Generator().manual_seed(count))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from denoising import LABELS, compiled, run, small_glyph
+from options import MODULES
 from torch import Tensor, nn
 
 import rfc_compile
@@ -102,7 +103,7 @@ def test_in_place_compile_and_explain_on_the_plain_module() -> None:
     model = small_glyph()
     model.compile(backend="rfc", options={**DYNAMIC, "inner": "eager"})
     run(model)
-    assert len(rfc_compile.explain(model).regions) == 4
+    assert [region.kind for region in rfc_compile.explain(model).regions] == ["stack"]
     assert rfc_compile.stats(model).steps == 20
 
 
@@ -129,16 +130,19 @@ def flow(model: Any, steps: int = 20) -> Tensor:
     return x
 
 
+@pytest.mark.parametrize("regions", [MODULES, {}], ids=["modules", "stack"])
 @pytest.mark.parametrize("options", [ALL_FULL, {"threshold": 0.0}, STATIC, DYNAMIC])
 @torch.no_grad()
-def test_a_dit_that_is_not_from_diffusers(options: dict[str, Any]) -> None:
+def test_a_dit_that_is_not_from_diffusers(
+    options: dict[str, Any], regions: dict[str, Any]
+) -> None:
     """Fused qkv, SwiGLU, RMSNorm; the timestep is found without its usual name."""
     model = custom_dit()
-    rfc = compiled(model, **options)
+    rfc = compiled(model, **options, **regions)
     found, expected = flow(rfc), flow(model)
     explanation = rfc_compile.explain(rfc)
     kinds = [region.kind for region in explanation.regions]
-    assert kinds == ["attention", "mlp"] * 2
+    assert kinds == (["attention", "mlp"] * 2 if regions else ["stack"])
     assert explanation.timestep == ("t",)
     assert explanation.coverage > 0.8
     if rfc_compile.stats(rfc).nfc == 20:

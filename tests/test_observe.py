@@ -15,6 +15,7 @@ import pytest
 import torch
 from denoising import LABELS, compiled, run, small_glyph
 from diffusers import DiTTransformer2DModel
+from options import MODULES
 from torch import nn
 
 import rfc_compile
@@ -145,7 +146,7 @@ def test_region_flops_are_those_of_the_shapes() -> None:
     attention = projections + scores + weighted
     mlp = matmul(rows, width, hidden) + matmul(rows, hidden, width)
 
-    model = compiled(**OPTIONS)
+    model = compiled(**OPTIONS, **MODULES)
     run(model, steps=3)
     explanation = rfc_compile.explain(model)
     assert [(r.kind, r.module, r.flops) for r in explanation.regions] == [
@@ -191,7 +192,7 @@ def test_the_predicted_state_is_the_state_held(options: dict[str, Any]) -> None:
 
 
 def test_the_table_names_every_region() -> None:
-    model = compiled(**OPTIONS)
+    model = compiled(**OPTIONS, **MODULES)
     run(model, steps=3)
     explanation = rfc_compile.explain(model)
     assert len(explanation.regions) == 4

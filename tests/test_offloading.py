@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import CADENCE, FLUX, FORMS, WAN, compare, compiled
+from comparing import CADENCE, FLUX, FORMS, OPTIONS, WAN, compare, compiled
 from denoisers.base import Denoiser
 from denoisers.flux import flux
+from options import MODULES
 from torch import nn
 
 import rfc_compile
@@ -89,17 +90,9 @@ def test_a_hook_around_the_model(in_place: bool) -> None:
     model: Any = FLUX.model()
     hook = hooks.AlignDevicesHook(execution_device=CPU, io_same_device=True)
     hooks.add_hook_to_module(model, hook)
-    rfc = model if in_place else compiled(model)
+    rfc = model if in_place else compiled(model, **MODULES)
     if in_place:
-        model.compile(
-            backend="rfc",
-            options={
-                "inner": "eager",
-                "schedule": "interval",
-                "interval": 3,
-                "warmup": 3,
-            },
-        )
+        model.compile(backend="rfc", options={**OPTIONS, **MODULES})
     compare(FLUX, rfc, FLUX.model()).check()
     assert len(rfc_compile.explain(rfc).regions) == FLUX.regions
 

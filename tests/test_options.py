@@ -16,15 +16,16 @@ from rfc_compile.schedules import SCHEDULES
 NOT_NUMBERS = (-0.1, float("nan"), float("inf") * -1, "0.1", True, None)
 NOT_POSITIVE = (0, -1, 1.5, "3", True, None)
 BAD: dict[str, tuple[tuple[Any, ...], str]] = {
-    "estimator": (("spline", "RFE", 3, None), "subspace, rfe, taylor, reuse"),
+    "estimator": (("spline", "RFE", 3), "subspace, rfe, taylor, reuse"),
     "schedule": (("always", 3, None), "rcs, interval, mask, budget"),
     "target_nfc": ((0, -1, 1.5, "14", True), "a whole number >= 1"),
     "target_speedup": ((0.9, -2, float("nan"), "3", True), "a number >= 1"),
     "max_error": ((-0.1, float("nan"), "0.1", True), "a number >= 0"),
     "granularity": (("layer", None), "module"),
+    "time": (("steps", 3, True), "noise, step"),
     "decision": (("async", None, True), "sync, lagged"),
     "cache_dtype": (("float32", "bf16", torch.float16, 8), "bfloat16, float16, float8"),
-    "order": ((0, 4, "2", 1.5), "1, 2, 3"),
+    "order": ((0, 3, "2", 1.5), "1, 2"),
     "threshold": (NOT_NUMBERS, "a number >= 0"),
     "ridge": (NOT_NUMBERS, "a number >= 0"),
     "min_coverage": ((-0.1, 1.1, "half", True, None), "a number from 0 to 1"),
@@ -77,6 +78,25 @@ def test_orders_depend_on_the_estimator(name: str, order: int) -> None:
 )
 def test_default_order(name: str, order: int) -> None:
     assert Options(estimator=name).order == order
+
+
+@pytest.mark.parametrize(
+    ("granularity", "estimator", "time"),
+    [
+        ("module", "subspace", "step"),
+        ("block", "taylor", "noise"),
+        ("stack", "taylor", "noise"),
+    ],
+)
+def test_the_granularity_chooses_what_is_left_out(
+    granularity: str, estimator: str, time: str
+) -> None:
+    chosen = Options(granularity=granularity)
+    assert (chosen.estimator, chosen.time) == (estimator, time)
+    assert Options(granularity=granularity, time="step").time == "step"
+    given = Options(granularity=granularity, estimator="rfe")
+    assert (given.estimator, given.time) == ("rfe", time)
+    assert Options() == Options(granularity="stack")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +190,10 @@ def test_a_wish_chooses_the_schedule(wish: dict[str, Any]) -> None:
             "target_nfc=9 and target_speedup=3 ex",
         ),
         ({"max_error": 0.4, "threshold": 0.3}, "max_error=0.4 and threshold=0.3 exclu"),
-        ({"target_nfc": 1}, "target_nfc=1 is less than warmup=2 and final_full=0 take"),
+        (
+            {"target_nfc": 1, "warmup": 2},
+            "target_nfc=1 is less than warmup=2 and final_full=0 take",
+        ),
         ({"target_nfc": 5, "warmup": 3, "final_full": 3}, "whole number >= 6"),
         ({"target_speedup": 1}, "target_speedup=1 is not allowed: give a number > 1"),
         (
@@ -190,7 +213,7 @@ def test_a_wish_takes_what_does_not_exclude_it() -> None:
 
 
 def test_the_longest_run_is_what_a_target_needs() -> None:
-    assert Options().longest_run == Options(max_error=0.5).longest_run == 4
+    assert Options().longest_run == Options(max_error=0.5).longest_run == 8
     assert Options(target_nfc=8).longest_run is None
     assert Options(target_nfc=8, max_cached_run=4).longest_run == 4
     assert Options(max_cached_run=None).longest_run is None

@@ -18,6 +18,7 @@ from comparing import (
     twin,
 )
 from denoisers.base import Denoiser
+from options import MODULES
 from torch import nn
 
 import rfc_compile
@@ -38,7 +39,7 @@ def test_half_precision(denoiser: Denoiser, dtype: torch.dtype) -> None:
     """Full steps are the eager model's, bit for bit; cached ones are close."""
     half = of_dtype(denoiser, dtype)
     model = denoiser.model().to(dtype)
-    rfc = compiled(model)
+    rfc = compiled(model, **MODULES)
     compare(half, rfc, model).check()
     assert len(rfc_compile.explain(rfc).regions) == denoiser.regions
 
@@ -54,7 +55,7 @@ def test_half_precision_block_by_block(denoiser: Denoiser) -> None:
 @pytest.mark.parametrize("denoiser", [WAN, QWEN, DIT], ids=["wan", "qwen", "dit"])
 def test_autocast_of_a_float32_model(denoiser: Denoiser) -> None:
     model = denoiser.model()
-    rfc = compiled(model)
+    rfc = compiled(model, **MODULES)
     with torch.autocast("cpu", torch.bfloat16):
         compare(denoiser, rfc, model).check()
     assert len(rfc_compile.explain(rfc).regions) == denoiser.regions
@@ -105,7 +106,7 @@ def test_int8_weights(quantize: Any, denoiser: Denoiser, form: str) -> None:
     """Regions hold the operations on the tensors inside a quantized weight."""
     model = quantize(denoiser.model())
     eager = twin(model)
-    rfc = compiled(model, form)
+    rfc = compiled(model, form, **MODULES)
     compare(denoiser, rfc, eager).check()
     explanation = rfc_compile.explain(rfc)
     assert explanation.block_coverage > 0.9

@@ -20,6 +20,7 @@ from comparing import (
     twin,
 )
 from denoisers.base import STEPS, Denoiser, flat
+from options import MODULES
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -204,7 +205,7 @@ def test_functional_call_with_new_weights_every_time() -> None:
 def test_a_copy_of_a_compiled_model() -> None:
     """The copy is compiled too; neither uses the state of the other."""
     model = FLUX.model()
-    rfc = compiled(model)
+    rfc = compiled(model, **MODULES)
     compare(FLUX, rfc, model, steps=4).check("FFFC")
     other = copy.deepcopy(rfc)
     compare(FLUX, other, other._orig_mod).check()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from model_zoo import ZOO, inputs_of
 from models import build, timesteps
+from options import MODULES
 from torch import Tensor, fx, nn
 
 from rfc_compile import torch_internals
@@ -99,11 +100,13 @@ def capture(
 ) -> Capture:
     """Run all passes on a forward; ``options`` are the backend's own.
 
+    Regions are single modules unless they say otherwise.
+
     Raises:
         CannotCache: an analysis refused the forward.
 
     """
-    settings = Options.from_mapping({"inner": "eager", **options})
+    settings = Options.from_mapping({"inner": "eager", **MODULES, **options})
     result = Capture(model, [], call)
     refusals: list[CannotCache] = []
 

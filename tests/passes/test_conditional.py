@@ -11,6 +11,7 @@ import torch
 from expecttest import assert_expected_inline
 from helpers import CACHED, FULL, Walk, copy_graph, readable, walk_inputs, zoo_capture
 from model_zoo import ZOO
+from options import MODULES
 from torch import fx
 
 from rfc_compile.config import Options
@@ -35,13 +36,13 @@ def test_one_conditional_and_one_predicate_a_region(name: str) -> None:
 
 def test_no_region_no_change() -> None:
     gm = zoo_capture("Small").functional
-    keeping = Options(inner="eager").make_keeping()
+    keeping = Options(inner="eager", **MODULES).make_keeping()
     assert make_conditional(gm, keeping, "mul", ["arg1_1"], [], None) is gm
 
 
 def test_a_second_run_changes_nothing() -> None:
     gm = copy_graph(conditional_graph("Small"))
-    keeping = Options(inner="eager").make_keeping()
+    keeping = Options(inner="eager", **MODULES).make_keeping()
     before = gm.graph.python_code("self").src
     assert make_conditional(gm, keeping, "mul", ["arg1_1"], [], None) is gm
     assert gm.graph.python_code("self").src == before

@@ -5,25 +5,33 @@ and the runtime are the same.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from torch import nn
 
 import rfc_compile
-from rfc_compile.bench.methods.base import Applied, Method, Mode, compile_model
+from rfc_compile.bench.methods.base import (
+    Applied,
+    Method,
+    Mode,
+    calling,
+    compile_model,
+)
 from rfc_compile.bench.selection import TARGETS
-from rfc_compile.bench.workloads import STEPS, Workload, plain
-from rfc_compile.config import GRANULARITIES
+from rfc_compile.bench.workloads import Step, Workload, plain
+from rfc_compile.config import GRANULARITIES, Options
 
-_STATIC: Final = {"schedule": "interval", "max_cached_run": None}
-_LISTED: Final = {"schedule": "mask", "max_cached_run": None, "warmup": 1}
+_STATIC: Final = {"schedule": "interval", "warmup": 2, "max_cached_run": None}
+_MODULES: Final = {"granularity": "module"}
+_DEFAULT: Final = Options().granularity
 _THRESHOLDS: Final = (0.2, 0.3, 0.7, 1.2)
 _INTERVALS: Final = (3, 4, 5, 6, 7)
 _FOR_TARGETS: Final = (3, 4, 5, 7)
 """Intervals that give an NFC of 18, 14, 11 and 8 with two full steps at the start."""
 _ON_SHAPES: Final[tuple[dict[str, Any], ...]] = (
-    {**_STATIC, "interval": 4, "warmup": 2},
-    {"threshold": 1e9, "max_cached_run": 3},
+    {**_STATIC, "interval": 4},
+    {"threshold": 1e9, "warmup": 2, "max_cached_run": 3},
 )
 """14 full steps of 50, without and with a probe at every step."""
 
@@ -40,7 +48,14 @@ def _apply(
     def nfc() -> float:
         return sum(_full_steps(rfc_compile.stats(compiled)))
 
-    return Applied(plain(compiled), begin=begin, nfc=nfc)
+    told = "target_nfc" in setting  # no run comes before it, to learn the length from
+    denoise = calling(compiled, _told) if told else plain(compiled)
+    return Applied(denoise, begin=begin, nfc=nfc)
+
+
+def _told(step: Step) -> AbstractContextManager[None]:
+    """The run with its number of steps."""
+    return rfc_compile.trajectory("run", num_steps=step.total)
 
 
 def _full_steps(statistics: rfc_compile.Statistics) -> list[bool]:
@@ -50,21 +65,16 @@ def _full_steps(statistics: rfc_compile.Statistics) -> list[bool]:
 
 
 def _at(granularity: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:
-    own = {} if granularity == "module" else {"granularity": granularity}
+    own = {} if granularity == _DEFAULT else {"granularity": granularity}
     return [{**own, **setting} for setting in settings]
 
 
-def _even(count: int) -> tuple[int, ...]:
-    """Indices of full steps, spread evenly over a run, the first one among them."""
-    return tuple(round(index * STEPS / count) for index in range(count))
-
-
 def _sweep(granularity: str) -> list[dict[str, Any]]:
-    """The defaults, other thresholds, fixed intervals, an even mask for each NFC."""
+    """The defaults, other thresholds, fixed intervals, each NFC as the target."""
     adaptive = [{"threshold": threshold} for threshold in _THRESHOLDS]
     fixed = [{**_STATIC, "interval": interval} for interval in _INTERVALS]
-    listed = [{**_LISTED, "full_steps": _even(nfc)} for nfc in TARGETS]
-    return _at(granularity, {}, *adaptive, *fixed, *listed)
+    wanted = [{"target_nfc": nfc} for nfc in TARGETS]
+    return _at(granularity, {}, *adaptive, *fixed, *wanted)
 
 
 METHODS: Final = (
@@ -82,14 +92,17 @@ METHODS: Final = (
     Method(
         "TaylorSeer in rfc",
         _apply,
-        [{"estimator": "taylor", "interval": n} | _STATIC for n in _FOR_TARGETS],
+        [
+            {"estimator": "taylor", "interval": n} | _STATIC | _MODULES
+            for n in _FOR_TARGETS
+        ],
         rival=False,
     ),
     Method(
         "FORA in rfc",
         _apply,
         [
-            {"estimator": "reuse", "warmup": 1, "interval": n} | _STATIC
+            {"estimator": "reuse", "interval": n} | _STATIC | _MODULES | {"warmup": 1}
             for n in _FOR_TARGETS
         ],
         rival=False,
