@@ -174,7 +174,7 @@ def _load_pipeline(folder: str, settings: Settings) -> Any:
 
 
 def _pipeline(name: str, pipe: Any, settings: Settings) -> Target:
-    components = getattr(pipe, "components", None)
+    components: Any = getattr(pipe, "components", None)
     model = components.get("transformer") if isinstance(components, Mapping) else None
     if not isinstance(model, nn.Module):
         raise OptionError(
