@@ -105,7 +105,8 @@ class Explanation:
             ModuleNotFoundError: there is no matplotlib.
 
         """
-        return _plots().explanation_figure(self)
+        figure: Figure = _plots().explanation_figure(self)
+        return figure
 
     def __str__(self) -> str:
         """A table of the regions, then refusals and fallbacks."""
@@ -173,7 +174,8 @@ class Statistics:
             ModuleNotFoundError: there is no matplotlib.
 
         """
-        return _plots().statistics_figure(self)
+        figure: Figure = _plots().statistics_figure(self)
+        return figure
 
     def __str__(self) -> str:
         """One line of totals, then how often each reason decided."""

@@ -141,7 +141,8 @@ def predict(
 
 def relative_error(predicted: Tensor, value: Tensor) -> Tensor:
     """``||predicted - value|| / ||value||``, mean over the samples, shape ()."""
-    return (norms(predicted - value) / norms(value)).mean()
+    errors: Tensor = norms(predicted - value) / norms(value)
+    return errors.mean()
 
 
 def norms(value: Tensor) -> Tensor:
