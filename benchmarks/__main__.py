@@ -8,7 +8,9 @@ from benchmarks import (
     end_to_end,
     granularity,
     host,
+    matrix,
     memory,
+    presets,
     quality,
     speed,
 )
@@ -20,12 +22,14 @@ def main() -> None:
     add = parser.add_argument
     add("which", nargs="?", default="all")
     add("--quick", action="store_true", help="a small part, minutes")
-    add("--images", type=int, help="per cell of the quality benchmark")
+    add("--images", type=int, help="per cell of matrix, presets, quality")
     parts = granularity.PARTS
     add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
     add("--only", default="", help="part of the names: compile_time, end_to_end")
     args = parser.parse_args()
     benchmarks = {
+        "matrix": functools.partial(matrix.run, images=args.images),
+        "presets": functools.partial(presets.run, images=args.images),
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "memory": memory.run,

@@ -4,13 +4,15 @@
 
 ``Options`` lists what can be set, ``explain`` and ``stats`` show what was done,
 ``reset`` drops the cached state and ``trajectory`` names a denoising run where that is
-needed. ``load`` reads options that were tuned.
+needed. ``tune`` searches for
+options, ``load`` reads those that were found.
 """
 
 from rfc_compile.config import Options
 from rfc_compile.errors import (
     BudgetWarning,
     FingerprintWarning,
+    GoalError,
     OptionError,
     TargetError,
     TunedFileError,
@@ -19,7 +21,8 @@ from rfc_compile.errors import (
 from rfc_compile.explanation import Explanation, Statistics
 from rfc_compile.observe import explain, reset, stats
 from rfc_compile.runs import trajectory
-from rfc_compile.tuned import load
+from rfc_compile.tuned import Tuned, load
+from rfc_compile.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -27,10 +30,12 @@ __all__ = [
     "BudgetWarning",
     "Explanation",
     "FingerprintWarning",
+    "GoalError",
     "OptionError",
     "Options",
     "Statistics",
     "TargetError",
+    "Tuned",
     "TunedFileError",
     "UncachedWarning",
     "explain",
@@ -38,4 +43,5 @@ __all__ = [
     "reset",
     "stats",
     "trajectory",
+    "tune",
 ]

@@ -129,6 +129,7 @@ def _likeliest(
 class ByLatent(Dispatcher):
     """Places calls by how the latent and the conditioning change."""
 
+    timed = False
     follows = True
 
     def _lead(

@@ -76,6 +76,8 @@ class Ahead:
 class ByTimestep(Dispatcher):
     """Places calls by the value of the timestep input, and checks the latent."""
 
+    timed = True
+
     def __init__(
         self,
         specialized: Specialized,
@@ -88,7 +90,6 @@ class ByTimestep(Dispatcher):
         super().__init__(specialized, graphs, layout, options, report, inputs)
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
-        self._by_noise = options.time == "noise"
         self.follows = report.piece  # a whole model knows the step by itself
         self._step = self._step_with_probe if "probe" in graphs else self._step_whole
         self._conditioning_names = inputs.conditioning_names

@@ -16,10 +16,17 @@ from typing import Final, NoReturn
 from rfc_compile.errors import OptionError, TargetError, TunedFileError
 
 COMMANDS: Final = {
+    "analyse": "measure how well the outputs of a model's regions can be predicted",
     "bench": "compare this package with every rival on the same models",
+    "check": "judge options by limits, for CI: images, work, memory, time",
     "demo": "draw images with the bundled model, with and without caching",
     "inspect": "show what would be cached of a model, without its weights",
+    "tune": "search for the options that are fast or close enough",
 }
+
+_MODULES: Final = {"tune": "tuning.command"}
+"""Where a command is that has no module of its own name: `rfc_compile.tune` is taken by
+the function."""
 
 EXIT_USAGE: Final = 2
 
@@ -31,7 +38,7 @@ class _Parser(ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
 
-def _build_parser(command: str | None) -> ArgumentParser:
+def build_parser(command: str | None) -> ArgumentParser:
     """Builds the parser; only `command` gets its arguments, and is imported."""
     parser = _Parser(
         prog="rfc-compile",
@@ -41,7 +48,7 @@ def _build_parser(command: str | None) -> ArgumentParser:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         if name == command:
-            module = import_module(f"rfc_compile.{name}")
+            module = import_module(f"rfc_compile.{_MODULES.get(name, name)}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
@@ -56,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     command = next((arg for arg in argv if arg in COMMANDS), None)
     try:
-        args = _build_parser(command).parse_args(argv)
+        args = build_parser(command).parse_args(argv)
         exit_code: int = args.run(args)
     except (OptionError, TargetError, TunedFileError) as error:
         message = str(error)

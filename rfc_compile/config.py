@@ -26,12 +26,16 @@ GRANULARITIES = ("module", "block", "stack")
 DECISIONS = ("sync", "lagged")
 TIMES = ("noise", "step")
 
+PRESETS = {"quality": 0.2, "balanced": 0.5, "fast": 1.0}
+"""Thresholds, chosen by `python -m benchmarks presets`."""
+
 
 @dataclass(frozen=True)
 class Options:
     """How the backend caches. Unknown or wrong values raise ``OptionError``.
 
     Attributes:
+        preset: ``quality``, ``balanced`` or ``fast``: the threshold if none is given.
         estimator: how outputs are predicted: ``subspace``, ``rfe``, ``taylor`` or
             ``reuse``; None is ``subspace`` for modules, ``taylor`` for whole blocks.
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
@@ -47,7 +51,8 @@ class Options:
         max_error: largest accumulated error of a cached run. With a target, which gives
             way to it; by itself in place of ``threshold``.
         threshold: for ``rcs``, the accumulated relative prediction error of the
-            input above which a step is full; larger is faster.
+            input above which a step is full; larger is faster. None is that of the
+            preset.
         interval: for ``interval``, one full step in this many.
         full_steps: for ``mask``, the indices of the full steps.
         warmup: full steps at the start of a trajectory.
@@ -85,13 +90,14 @@ class Options:
 
     """
 
+    preset: str = "balanced"
     estimator: str | None = None
     order: int | None = None
     schedule: str = "rcs"
     target_nfc: int | None = None
     target_speedup: float | None = None
     max_error: float | None = None
-    threshold: float = 0.5
+    threshold: float | None = None
     interval: int = 4
     full_steps: tuple[int, ...] = ()
     warmup: int = 1
@@ -126,13 +132,15 @@ class Options:
                 f"estimator={self.estimator!r}; allowed: {allowed}"
             )
         self._check_cache_dtype()
-        _number("threshold", self.threshold, low=0)
+        _one_of("preset", self.preset, PRESETS)
+        if self.threshold is not None:
+            _number("threshold", self.threshold, low=0)
         _number("ridge", self.ridge, low=0)
         _number("min_coverage", self.min_coverage, low=0, high=1)
         _integer("interval", self.interval, low=1)
         _integer("input_sketch", self.input_sketch, low=1)
         if self.memory_budget is not None:
-            _bytes("memory_budget", self.memory_budget)
+            parse_bytes("memory_budget", self.memory_budget)
         _integer("warmup", self.warmup, low=1)
         _integer("final_full", self.final_full, low=0)
         if self.max_cached_run not in ("auto", None):
@@ -140,6 +148,8 @@ class Options:
         self._check_mask()
         self._check_budget()
         self._check_inner()
+        if self.threshold is None:
+            object.__setattr__(self, "threshold", PRESETS[self.preset])
 
     def _choose_by_granularity(self) -> None:
         modules = self.granularity == "module"
@@ -202,7 +212,7 @@ class Options:
         nfc, speedup, cap = self.target_nfc, self.target_speedup, self.max_cached_run
         if nfc is not None and speedup is not None:
             raise OptionError(f"{given[0]} and {given[1]} exclude each other: give one")
-        if not self.has_target and self.threshold != type(self).threshold:
+        if not self.has_target and self.threshold is not None:
             raise OptionError(
                 f"{given[0]} and threshold={self.threshold!r} exclude each other: both "
                 "bound the accumulated error"
@@ -264,7 +274,7 @@ class Options:
         """``memory_budget`` in bytes."""
         if self.memory_budget is None:
             return None
-        return _bytes("memory_budget", self.memory_budget)
+        return parse_bytes("memory_budget", self.memory_budget)
 
     def make_keeping(self) -> Keeping:
         """How these options have the values of regions kept."""
@@ -317,7 +327,13 @@ _UNITS |= {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", 1)}
 _UNITS |= {f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)}
 
 
-def _bytes(name: str, value: object) -> int:
+def parse_bytes(name: str, value: object) -> int:
+    """Bytes of a positive whole number, or of a text such as ``"512 MiB"``.
+
+    Raises:
+        OptionError: it is neither; names it ``name``.
+
+    """
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     text = value if isinstance(value, str) else ""

@@ -54,8 +54,7 @@ class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
 
     ``seconds`` is the time in it so far, that in its graphs and compilation included;
-    ``layout`` that of the state which its graphs take. ``_by_noise``: whether noise
-    levels, which timesteps tell, take the place of the index of the step.
+    ``layout`` that of the state which its graphs take.
     """
 
     def __init__(
@@ -71,10 +70,7 @@ class Dispatcher(ABC):
         self.report = report
         self.seconds = 0.0
         self.layout = self._layout = layout
-        self.options = self._options = options
-        self._schedule = options.make_schedule(report)
-        self._lagged = options.decision == "lagged"
-        self._by_noise = False
+        self.decide_by(options)
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         timed = {inputs.timestep_index}
@@ -147,6 +143,9 @@ class Dispatcher(ABC):
                 return before
         return scope
 
+    timed: bool
+    """Whether the timestep of a call is known, and so its noise level."""
+
     follows: bool
     """Whether it takes over the decisions of other graphs, not only of other layers."""
 
@@ -189,6 +188,13 @@ class Dispatcher(ABC):
         if running.keep:
             state.record(running.step, history)
         return outputs
+
+    def decide_by(self, options: Options) -> None:
+        """Follow the schedule of these options from the next run on; graphs stay."""
+        self.options = self._options = options
+        self._schedule = options.make_schedule(self.report)
+        self._lagged = options.decision == "lagged"
+        self._by_noise = self.timed and options.time == "noise"
 
     def reset(self, of: Set[int] | None = None) -> None:
         """Drop trajectories and their state; compiled graphs stay.

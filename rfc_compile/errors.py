@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rfc_compile.torch_internals import PassedThroughByDynamo
+
+if TYPE_CHECKING:
+    from rfc_compile.tuned import Tuned
 
 
 class OptionError(PassedThroughByDynamo, ValueError):
@@ -26,6 +31,18 @@ class TunedFileError(ValueError):
     The message names the file and the place in it (as ``$.options.threshold``), and
     says what is allowed there.
     """
+
+
+class GoalError(ValueError):
+    """Tuning found nothing that meets the limits.
+
+    The message says which are missed, and by how much, by the options that come
+    closest; ``best`` holds these.
+    """
+
+    def __init__(self, message: str, best: Tuned) -> None:
+        super().__init__(message)
+        self.best = best
 
 
 class FingerprintWarning(UserWarning):

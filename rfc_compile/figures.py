@@ -1,4 +1,4 @@
-"""The two pictures of the demo. Needs the extra `demo`.
+"""Pictures of images, and of what a schedule saw. Needs the extra `demo`.
 
 Images are (B, C, H, W) in [-1, 1], on the CPU.
 """
@@ -6,7 +6,7 @@ Images are (B, C, H, W) in [-1, 1], on the CPU.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,12 +29,12 @@ class ErrorCurve:
 
 
 def save_comparison(
-    path: Path, reference: Tensor, cached: dict[str, Tensor], title: str
+    path: Path | BinaryIO, reference: Tensor, cached: dict[str, Tensor], title: str
 ) -> None:
     """Saves a PNG: a row of the reference, then per label its images and differences.
 
     Args:
-        path: the file to write.
+        path: the file to write, or one that is open.
         reference: (B, C, H, W), the images drawn without caching.
         cached: the same images drawn with caching, by row label.
         title: stands above the rows.
@@ -62,7 +62,9 @@ def _strip(images: Tensor) -> Tensor:
     return padded.permute(2, 0, 3, 1).flatten(1, 2)
 
 
-def save_error_curves(path: Path, curves: Sequence[ErrorCurve], title: str) -> None:
+def save_error_curves(
+    path: Path | BinaryIO, curves: Sequence[ErrorCurve], title: str
+) -> None:
     """Saves a PNG: for each curve the error over the steps, with full steps marked."""
     size = (7.5, 0.9 + 1.7 * len(curves))
     figure = Figure(figsize=size, layout="constrained")

@@ -15,7 +15,7 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
     """
     data = content.encode() if isinstance(content, str) else content
-    part = path.with_name(f"{path.name}.part")
+    part = _part(path)
     try:
         part.write_bytes(data)
         part.replace(path)
@@ -27,13 +27,20 @@ def check_writable(path: Path, argument: str) -> None:
     """Fail before the work rather than after it; leave no empty file behind.
 
     Raises:
-        OptionError: the file cannot be written; the message names ``argument``.
+        OptionError: the file cannot be written, or not replaced; the message names
+            ``argument``.
 
     """
-    existed = path.exists()
     try:
-        path.open("a", encoding="utf-8").close()
-        if not existed:
-            path.unlink()
+        for file in (path, _part(path)):
+            existed = file.exists()
+            file.open("a", encoding="utf-8").close()
+            if not existed:
+                file.unlink()
     except OSError as error:
         raise OptionError(f"argument {argument}: {error}") from error
+
+
+def _part(path: Path) -> Path:
+    """Where a file is written before it takes the place of another."""
+    return path.with_name(f"{path.name}.part")

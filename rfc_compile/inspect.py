@@ -7,12 +7,11 @@ diffusers, of which only the config is read, or a function of the user's that ma
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import os
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from rfc_compile.arguments import name_and_value, positive
 from rfc_compile.config import Options
 from rfc_compile.dry_run import DryRun, dry_run
 from rfc_compile.errors import OptionError
@@ -55,11 +55,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "package.module:factory, which returns (model, inputs)",
     )
     for name, meaning in _SIZES.items():
-        add(f"--{name}", type=_positive, help=f"{meaning}; not for a factory")
+        add(f"--{name}", type=positive, help=f"{meaning}; not for a factory")
     add("--dtype", choices=_DTYPES, help="of weights and inputs (default: bfloat16)")
     add(
         "--options",
-        type=_option,
+        type=name_and_value,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -147,12 +147,14 @@ def _text(model: nn.Module, inputs: Inputs, found: DryRun) -> str:
 
 
 def _json(model: nn.Module, inputs: Inputs, found: DryRun) -> str:
+    explained = asdict(found.explanation)
+    del explained["maps"]  # of a run, and this is none
     record = {
         **_facts(model),
         "inputs": {name: _shape(x) for name, x in _named(inputs).items()},
         "flops": sum(report.flops for report in found.reports),
         "cache_bytes": found.explanation.cache_bytes,
-        **asdict(found.explanation),
+        **explained,
     }
     return json.dumps(record, indent=1)
 
@@ -205,20 +207,3 @@ def _silent_torch() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not text.isascii() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """A pair `name=value`; the value as in Python, or else a string."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ArgumentTypeError(f"{text!r} is not of the form name=value")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import rfc_compile
+from rfc_compile.config import Options
+from rfc_compile.observe import dispatchers_of
 from rfc_compile.reference import (
     Reference,
     TooManyFullSteps,
@@ -38,13 +40,16 @@ __all__ = [
     "Measured",
     "Reference",
     "Run",
+    "TimedModel",
     "TooManyFullSteps",
     "Trial",
     "compare",
     "compile_model",
+    "decide_by",
     "draw_cached",
     "draw_reference",
     "draw_with",
+    "forget_compiled",
     "measure",
     "similarity",
     "time_in_turn",
@@ -85,10 +90,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Trial:
-    """The runs of one setting, and their numbers."""
+    """One setting: its numbers, its runs, and why calls ran uncached, if any did."""
 
     measured: Measured
     runs: tuple[Run, ...]
+    uncached: tuple[str, ...] = ()
+
+
+def forget_compiled() -> None:
+    """Drop everything compiled, so that nothing is said of it any more."""
+    torch.compiler.reset()
+    gc.collect()
 
 
 def compile_model(
@@ -143,17 +155,18 @@ def compare(
         draw_cached(target, compiled, seed, most_full) for seed in reference.seeds
     )
     breaks, recompiles = counts.since()
+    explanation = rfc_compile.explain(compiled)
     branches = max(run.branches for run in runs)
     quality = similarity([run.images for run in runs], reference)
     measured = Measured(
         nfc=statistics.mean(run.nfc for run in runs),
         steps=round(statistics.mean(run.steps for run in runs)),
-        state_bytes=rfc_compile.explain(compiled).cache_bytes * branches,
+        state_bytes=explanation.cache_bytes * branches,
         graph_breaks=breaks,
         recompiles=recompiles,
         **quality,
     )
-    return Trial(measured, runs)
+    return Trial(measured, runs, explanation.fallbacks)
 
 
 def measure(
@@ -179,7 +192,7 @@ def measure(
         OptionError: a wrong option.
 
     """
-    torch.compiler.reset()
+    forget_compiled()
     compiled = compile_model(target.model, "eager", options)
     trial = compare(reference, compiled)
     if not repeats:
@@ -200,27 +213,60 @@ def time_in_turn(
     Both are compiled afresh in this process, and run once before. Graph breaks and
     recompiles are those of the model with caching.
     """
-    torch.compiler.reset()
-    gc.collect()
-    uncached = compile_model(target.model, inner)
-    draw_with(target, uncached, seeds[0])
-    counts = CompileCounts()
-    cached = compile_model(target.model, inner, options)
-    draw_with(target, cached, seeds[0])
-    draw_with(target, cached, seeds[0])  # graphs compile when they are first needed
-    breaks, recompiles = counts.since()
-    pairs = []
-    for repeat in range(repeats):
-        draw = partial(draw_with, target, seed=seeds[repeat % len(seeds)])
-        pairs.append((elapsed(lambda: draw(uncached)), elapsed(lambda: draw(cached))))  # noqa: B023
-    before, after = zip(*pairs, strict=True)
-    return {
-        "seconds": statistics.median(after),
-        "uncached_seconds": statistics.median(before),
-        "speedup": statistics.median(a / b for a, b in pairs),
-        "graph_breaks": breaks,
-        "recompiles": recompiles,
-    }
+    return TimedModel(target, options, seeds, inner).times(repeats)
+
+
+class TimedModel:
+    """A model compiled twice, with and without caching, to be timed in turn."""
+
+    def __init__(
+        self,
+        target: Target,
+        options: Mapping[str, Any],
+        seeds: Sequence[int],
+        inner: str,
+    ) -> None:
+        forget_compiled()
+        self._target, self._seeds = target, seeds
+        self._uncached = compile_model(target.model, inner)
+        draw_with(target, self._uncached, seeds[0])
+        counts = CompileCounts()
+        self._cached = compile_model(target.model, inner, options)
+        for _ in range(2):  # graphs compile when they are first needed
+            draw_with(target, self._cached, seeds[0])
+        self._breaks, self._recompiles = counts.since()
+
+    def times(self, repeats: int) -> dict[str, Any]:
+        """Seconds, the speed-up and what compiling met, by the names in `Measured`."""
+        pairs = []
+        for repeat in range(repeats):
+            seed = self._seeds[repeat % len(self._seeds)]
+            before, after = (
+                elapsed(partial(draw_with, self._target, model, seed))
+                for model in (self._uncached, self._cached)
+            )
+            pairs.append((before, after))
+        return {
+            "seconds": statistics.median(after for _, after in pairs),
+            "uncached_seconds": statistics.median(before for before, _ in pairs),
+            "speedup": statistics.median(before / after for before, after in pairs),
+            "graph_breaks": self._breaks,
+            "recompiles": self._recompiles,
+        }
+
+    def decide_by(self, options: Mapping[str, Any]) -> None:
+        """Follow another schedule from now on, with the same graphs."""
+        decide_by(self._cached, options)
+
+
+def decide_by(compiled: nn.Module, options: Mapping[str, Any]) -> None:
+    """Have a compiled model that has run before follow the schedule of options.
+
+    Its graphs stay: other options that they depend on have no effect.
+    """
+    chosen = Options.from_mapping(options)
+    for dispatcher in dispatchers_of(compiled):
+        dispatcher.decide_by(chosen)
 
 
 def elapsed(run: Callable[[], object]) -> float:

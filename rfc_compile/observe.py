@@ -122,7 +122,7 @@ def tensor_ids(model: nn.Module | None) -> frozenset[int] | None:
 
 def dispatchers_of(model: nn.Module | None) -> list[Dispatcher]:
     """The dispatchers of a model's graphs, of all graphs for None."""
-    return _dispatchers_of(_reports_of(model))
+    return _dispatchers_of(reports_of(model))
 
 
 def dispatchers_with(layer: Set[int]) -> list[Dispatcher]:
@@ -136,7 +136,8 @@ def _dispatchers_of(reports: Iterable[GraphReport]) -> list[Dispatcher]:
     return [dispatcher for dispatcher in alive if dispatcher is not None]
 
 
-def _reports_of(model: nn.Module | None) -> list[GraphReport]:
+def reports_of(model: nn.Module | None) -> list[GraphReport]:
+    """The reports of a model's graphs, in the order of compilation; all for None."""
     ids = tensor_ids(model)
     reports = [report for report in list(_reports) if report.belongs_to(ids)]
     return sorted(reports, key=lambda report: report.number)
@@ -148,7 +149,7 @@ def explain(model: nn.Module | None = None) -> Explanation:
     Call it after the model's first forward; before it, there is nothing to explain.
     None explains every graph of the process.
     """
-    reports = _reports_of(model)
+    reports = reports_of(model)
     found = explanation_of(reports, tensor_ids(model))
     found = replace(found, maps=maps_of(reports, newest_run(model)))
     if model is None or found.graphs or not any(p.is_meta for p in model.parameters()):

@@ -37,7 +37,9 @@ _UNUSUAL: Final = "tab:red"
 _ROW: Final = 0.19
 _MOST_ROWS: Final = 64
 _LABEL_CHARACTERS: Final = 44
-_UNKNOWN: Final = "0.92"
+_UNKNOWN: Final = (0.92, 0.92, 0.92, 1.0)
+_DARK: Final = 1.2
+"""Sum of red, green and blue below which text is white."""
 
 
 def statistics_figure(stats: Statistics, title: str = "") -> Figure:
@@ -64,6 +66,9 @@ def statistics_figure(stats: Statistics, title: str = "") -> Figure:
         errors.set_yscale("log")
     errors.grid(axis="y", alpha=0.3)
     _draw_decisions(decided, stats.decisions, branches)
+    handles, labels = decided.get_legend_handles_labels()
+    place = "outside lower center"
+    figure.legend(handles, labels, fontsize=8, ncols=4, frameon=False, loc=place)
     return figure
 
 
@@ -103,9 +108,6 @@ def _draw_decisions(
     ax.set_ylim(len(branches) - 0.5, -0.5)
     ax.set_xlabel("step")
     ax.margins(x=0.01)
-    if labelled:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.55)}
-        ax.legend(fontsize=8, ncols=4, frameon=False, **below)
 
 
 def explanation_figure(
@@ -194,7 +196,16 @@ def _draw_map(
         ax.add_patch(
             Rectangle(box, width - streams, 0.84, facecolor=fill, edgecolor="0.6")
         )
-        ax.text(*box, _label(region, value), fontsize=6.5, va="bottom")
+        dark = positive and value is not None and sum(fill[:3]) < _DARK
+        colour = "white" if dark else "black"
+        ax.text(
+            left + streams,
+            y,
+            _label(region, value),
+            fontsize=6.5,
+            va="center",
+            color=colour,
+        )
     columns = -(-len(lanes) // _MOST_ROWS)
     ax.set_xlim(-1, columns * (width + 1))
     ax.set_ylim(-min(len(lanes), _MOST_ROWS), 1)

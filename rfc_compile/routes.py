@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 from bisect import bisect
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -18,8 +17,6 @@ Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
 
 _LONG: Final = 8
 """Positions in a row, on average, from which on slices are the faster way to pick."""
-
-_POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
 
 
 def picker(positions: Sequence[int]) -> Pick:
@@ -47,14 +44,6 @@ def _in_a_row(positions: Sequence[int]) -> Iterator[slice]:
         if end == len(positions) or positions[end] != positions[end - 1] + 1:
             yield slice(positions[start], positions[end - 1] + 1)
             start = end
-
-
-def identities(values: tuple[Any, ...]) -> bytes:
-    """What ``id`` gives for every value, packed: equal only for the same objects.
-
-    They are read where a tuple keeps them, in a hundredth of the time of ``map(id)``.
-    """
-    return ctypes.string_at(id(values) + tuple.__basicsize__, _POINTER * len(values))
 
 
 class Pool(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
-from rfc_compile.routes import identities, picker
+from rfc_compile.routes import picker
 from rfc_compile.trajectories import Decision, Trajectory
 
 MAX_SCOPES = 8
@@ -109,8 +109,8 @@ class Scopes:
         examples: Sequence[Any],
         report: GraphReport,
     ) -> None:
-        self._layers: dict[bytes, Layer] = {}
-        self._newest: tuple[bytes | None, Layer] = None, frozenset()
+        self._layers: dict[tuple[int, ...], Layer] = {}
+        self._newest: tuple[tuple[int, ...] | None, Layer] = None, frozenset()
         self._others = others
         self._numbers = picker(numbers)
         shapes = _shapes([examples[i] for i in others])
@@ -127,7 +127,7 @@ class Scopes:
 
         ``static`` are the parameters and buffers among the arguments.
         """
-        same = identities(static)
+        same = tuple(map(id, static))
         newest, layer = self._newest
         if same != newest:  # most graphs serve one layer only
             layer = self._layers.get(same) or self._new_layer(same, static)
@@ -137,7 +137,7 @@ class Scopes:
             shapes = _shapes([arguments[i] for i in self._others])
         return (layer, shapes), self._numbers(arguments)
 
-    def _new_layer(self, same: bytes, static: Sequence[Tensor]) -> Layer:
+    def _new_layer(self, same: tuple[int, ...], static: Sequence[Tensor]) -> Layer:
         layer = frozenset(map(id, static))
         self._report_short_lives()
         with self._lock:

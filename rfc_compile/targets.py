@@ -10,9 +10,7 @@ From Python also a pipeline that is loaded already, or a pair (model, sample).
 
 from __future__ import annotations
 
-import ast
-import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from rfc_compile.arguments import name_and_value, number, positive
 from rfc_compile.errors import OptionError, TargetError
 from rfc_compile.factories import call_factory, is_factory, one_line
 from rfc_compile.fingerprints import make_fingerprint, model_fingerprint
@@ -174,15 +173,16 @@ def _load_pipeline(folder: str, settings: Settings) -> Any:
 
 
 def _pipeline(name: str, pipe: Any, settings: Settings) -> Target:
-    components = getattr(pipe, "components", None)
+    components: Any = getattr(pipe, "components", None)
     model = components.get("transformer") if isinstance(components, Mapping) else None
     if not isinstance(model, nn.Module):
         raise OptionError(
             f"{name} is neither a pipeline of diffusers with a transformer nor a pair "
             "(model, sample)"
         )
+    scheduler = pipe.scheduler
     if settings.sampler is not None:
-        _use_scheduler(pipe, settings.sampler)
+        scheduler = _scheduler(pipe, settings.sampler)
     call = dict(settings.call)
     if settings.steps is not None:
         call["num_inference_steps"] = settings.steps
@@ -191,16 +191,17 @@ def _pipeline(name: str, pipe: Any, settings: Settings) -> Target:
     if components.get("vae") is None:
         call.setdefault("output_type", "latent")
     call.setdefault("output_type", "pt")
-    draw = _PipelineDraw(pipe, call, settings.prompts)
-    sampler = type(components.get("scheduler")).__name__
+    draw = _PipelineDraw(pipe, scheduler, call, settings.prompts)
+    sampler = type(scheduler).__name__
     return Target(name, model, draw, sampler, settings.steps, model_fingerprint(model))
 
 
 @dataclass(frozen=True)
 class _PipelineDraw:
-    """Calls a pipeline with a model in the place of its transformer."""
+    """Calls a pipeline with a model and a scheduler in the place of its own."""
 
     pipe: Any
+    scheduler: Any
     call: Mapping[str, Any]
     prompts: Sequence[str]
 
@@ -209,17 +210,17 @@ class _PipelineDraw:
         if self.prompts:
             call["prompt"] = self.prompts[seed % len(self.prompts)]
         generator = torch.Generator().manual_seed(seed)
-        own = self.pipe.transformer
-        self.pipe.transformer = model
+        own = self.pipe.transformer, self.pipe.scheduler
+        self.pipe.transformer, self.pipe.scheduler = model, self.scheduler
         try:
             drawn = self.pipe(generator=generator, return_dict=False, **call)[0]
         finally:
-            self.pipe.transformer = own
+            self.pipe.transformer, self.pipe.scheduler = own
         drawn = torch.as_tensor(drawn)
         return drawn * 2 - 1 if call["output_type"] == "pt" else drawn
 
 
-def _use_scheduler(pipe: Any, name: str) -> None:
+def _scheduler(pipe: Any, name: str) -> Any:
     import diffusers
 
     known = [kind.__name__ for kind in pipe.scheduler.compatibles]
@@ -229,7 +230,7 @@ def _use_scheduler(pipe: Any, name: str) -> None:
             f"{', '.join(sorted(known))}"
         )
     kind: Any = getattr(diffusers, name)
-    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    return kind.from_config(pipe.scheduler.config)
 
 
 def _refuse(name: str, settings: Settings, *names: str) -> None:
@@ -241,25 +242,29 @@ def _refuse(name: str, settings: Settings, *names: str) -> None:
             )
 
 
-def add_target_arguments(parser: ArgumentParser) -> None:
-    """Adds what names a target, and how it is sampled, to a command."""
+def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> None:
+    """Adds what names a target, and how it is sampled, to a command.
+
+    The target is the command's own argument, or the option `--target`.
+    """
     add = parser.add_argument
-    add(
-        "target",
-        nargs="?",
-        default=BUNDLED,
-        help=f"{BUNDLED} (default), the folder of a pipeline of diffusers, or "
-        "package.module:factory, which returns (model, sample)",
+    words = (
+        f"{BUNDLED} (default), the folder of a pipeline of diffusers, or "
+        "package.module:factory, which returns (model, sample)"
     )
-    add("--steps", type=_positive, help="denoising steps")
+    if option:
+        add("--target", default=BUNDLED, help=words)
+    else:
+        add("target", nargs="?", default=BUNDLED, help=words)
+    add("--steps", type=positive, help="denoising steps")
     add("--sampler", help="scheduler: of the bundled model, or a class of diffusers")
-    add("--guidance", type=float, help="guidance scale")
-    add("--images", type=_positive, default=4, help="per seed, of the bundled model")
+    add("--guidance", type=number, help="guidance scale")
+    add("--images", type=positive, default=4, help="per seed, of the bundled model")
     add("--prompt", action="append", default=[], help="of a pipeline; may be repeated")
     add("--prompts-file", type=Path, help="a prompt a line")
     add(
         "--call",
-        type=_argument,
+        type=name_and_value,
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -294,20 +299,3 @@ def target_of(args: Namespace) -> Target:
         dtype=args.dtype,
     )
     return resolve_target(args.target, settings)
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _argument(text: str) -> tuple[str, Any]:
-    """A pair `name=value`; the value as in Python, or else a string."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ArgumentTypeError(f"{text!r} is not of the form name=value")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value

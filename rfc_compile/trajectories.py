@@ -222,7 +222,8 @@ class Trajectory:
         ``change`` is how far its latent moved; ``earlier`` was decided in a run that
         began with the same timesteps, so goes on with them.
         """
-        self.noise = recognise(*self.timesteps[:2], change)
+        first, second = self.timesteps[:2]
+        self.noise = recognise(first, second, change)
         self.foreseen = {decision.step: decision.timestep for decision in earlier}
 
     def levels(

@@ -128,9 +128,12 @@ class Tuned:
             OSError: it cannot be written.
 
         """
-        record = {"schema": self.schema, **asdict(self)}
-        text = json.dumps(record, indent=1, allow_nan=False)
+        text = json.dumps(self.record(), indent=1, allow_nan=False)
         replace_file(Path(path), text + "\n")
+
+    def record(self) -> dict[str, Any]:
+        """What ``save`` writes."""
+        return {"schema": self.schema, **asdict(self)}
 
     @classmethod
     def read(cls, path: str | Path) -> Tuned:
@@ -141,8 +144,19 @@ class Tuned:
                 message names the place in it.
 
         """
+        return cls.from_record(read_json(path), path)
+
+    @classmethod
+    def from_record(cls, record: Any, path: str | Path) -> Tuned:
+        """What ``record`` gave, read from a file.
+
+        Raises:
+            TunedFileError: it holds something unexpected; the message names the file
+                and the place in it.
+
+        """
         try:
-            return _tuned(_parse(Path(path)))
+            return _tuned(record)
         except _Unexpected as error:
             raise TunedFileError(f"{path}: {error}") from error
 
@@ -190,6 +204,19 @@ def load(path: str | Path, model: nn.Module | None = None) -> dict[str, Any]:
 
         tuned.warn_if_other(**known_of(model))
     return dict(tuned.options)
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a file of JSON.
+
+    Raises:
+        TunedFileError: the file cannot be read, is too large or is not JSON.
+
+    """
+    try:
+        return _parse(Path(path))
+    except _Unexpected as error:
+        raise TunedFileError(f"{path}: {error}") from error
 
 
 class _Unexpected(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from denoisers import ALL
 from denoisers.base import STEPS, Denoiser, flat
+from denoisers.flux import flux
 from torch import Tensor, nn
 
 import rfc_compile
@@ -24,8 +26,11 @@ OPTIONS = {
 CADENCE = "FFFCCFCCFCCF"
 """Full and cached steps of a run that nothing disturbs."""
 
-FLUX, WAN = ALL["FluxTransformer2DModel"], ALL["WanTransformer3DModel"]
+DEEP_FLUX, WAN = ALL["FluxTransformer2DModel"], ALL["WanTransformer3DModel"]
 QWEN, DIT = ALL["QwenImageTransformer2DModel"], ALL["DiTTransformer2DModel"]
+FLUX = replace(DEEP_FLUX, build=functools.partial(flux, joint=1), regions=5)
+"""One joint block and two single ones, which are traced in less time."""
+
 FORMS = ("whole", "blocks")
 
 

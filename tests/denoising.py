@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rfc_compile import Options
 from rfc_compile.glyph import EMPTY_CLASS, initial_noise, load_glyph_dit, make_scheduler
 from rfc_compile.observe import dispatchers_of
 
@@ -85,3 +86,10 @@ def guided_steps(
 def full_calls(model: Any) -> int:
     """How often the full graphs of a compiled model have run."""
     return sum(d.graphs["full"].calls for d in dispatchers_of(model))
+
+
+def compute_all_steps(model: Any) -> None:
+    """Let a compiled model compute every step in full, without compiling it again."""
+    schedule = Options(schedule="interval", interval=1).make_schedule()
+    for dispatcher in dispatchers_of(model):
+        dispatcher._schedule = schedule

@@ -20,7 +20,7 @@ peft_utils = pytest.importorskip("peft.utils")
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+TARGETS = ["to_q", "to_out.0"]
 SWITCHED = "FFFCCF" + CADENCE[:6]
 """A run in which everything changes before the 7th step."""
 

@@ -86,22 +86,12 @@ def test_demo_writes_two_pictures(demo: str, output: Path) -> None:
         assert pixels.std() > 20  # with something drawn on it
 
 
-BAD_PROCESSES = {
-    "command": (["draw"], ["draw", "demo"]),
-    "scheduler": (["demo", "--scheduler", "plms"], ["--scheduler", "plms", "ddim"]),
-    "threshold": (["demo", "--thresholds", "0.2,low"], ["--thresholds", "low"]),
-}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"), BAD_PROCESSES.values(), ids=BAD_PROCESSES
-)
-def test_a_bad_argument_is_one_line(arguments: list[str], named: list[str]) -> None:
-    result = rfc_compile(*arguments)
+def test_a_bad_argument_is_one_line() -> None:
+    result = rfc_compile("draw")
     assert result.returncode == 2
     assert result.stdout == ""
     line = one_line(result.stderr)
-    assert all(text in line for text in named)
+    assert all(text in line for text in ("draw", "demo"))
 
 
 def test_an_output_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -124,10 +114,12 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         ("--steps", "\u00b2"),
         ("--images", "0"),
         ("--seed", "-1"),
+        ("--scheduler", "plms"),
         ("--guidance", "strong"),
         ("--guidance", "nan"),
         ("--thresholds", ""),
         ("--thresholds", "0.2,"),
+        ("--thresholds", "0.2,low"),
         ("--thresholds", "-0.5"),
         ("--thresholds", "inf"),
         ("--inner", "rfc"),
@@ -144,6 +136,7 @@ def test_a_bad_value_is_named(
     line = one_line(output.err)
     assert option in line
     assert value.split(",")[-1] in line
+    assert option != "--scheduler" or all(name in line for name in SCHEDULERS)
     assert output.out == ""
     assert not (tmp_path / "none").exists()
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import tuning_factory
 from pipelines.images import dit
 from torch import Tensor, nn
+from tuning_factory import STEPS
 
 from rfc_compile import OptionError, TargetError
 from rfc_compile.measuring import measure
@@ -18,16 +20,21 @@ from rfc_compile.metrics import psnr
 from rfc_compile.reference import draw_reference
 from rfc_compile.targets import Settings, Target, resolve_target
 
-STEPS = 12
-INTERVAL = {"schedule": "interval", "interval": 3, "warmup": 3, "max_cached_run": None}
+INTERVAL = {
+    "schedule": "interval",
+    "interval": 3,
+    "warmup": 3,
+    "max_cached_run": None,
+    "min_coverage": 0.0,
+}
 
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    return resolve_target("glyph-dit", Settings(steps=STEPS, images=2))
+    return resolve_target(tuning_factory.make())
 
 
-def test_the_bundled_model_is_measured(target: Target) -> None:
+def test_a_setting_is_measured(target: Target) -> None:
     reference = draw_reference(target, (0, 1))
     assert reference.calls == {0: STEPS, 1: STEPS}
     assert reference.span == 2
@@ -46,7 +53,7 @@ def test_the_bundled_model_is_measured(target: Target) -> None:
     assert found.psnr_min == pytest.approx(float(decibels.min()), abs=1e-4)
     assert found.ssim is not None
     assert 0.3 < found.ssim < 1
-    assert found.state_bytes > 1 << 20
+    assert found.state_bytes > 1 << 18
     assert (found.graph_breaks, found.recompiles, found.seconds) == (0, 0, None)
 
 
@@ -61,12 +68,13 @@ def test_times_are_of_runs_that_take_turns(target: Target) -> None:
 
 
 def test_nothing_cached_is_identical(target: Target) -> None:
-    options = {"schedule": "interval", "interval": 1}
+    options = {"schedule": "interval", "interval": 1, "min_coverage": 0.0}
     found = measure(target, options, draw_reference(target, (3,))).measured
     assert (found.nfc, found.psnr) == (STEPS, 120)
 
 
-def test_seeds_of_the_bundled_model_share_no_image(target: Target) -> None:
+def test_seeds_of_the_bundled_model_share_no_image() -> None:
+    target = resolve_target("glyph-dit", Settings(steps=2, images=2))
     drawn = [target.draw(target.model, seed) for seed in (0, 1)]
     every = torch.cat(drawn)
     for i in range(4):
@@ -89,28 +97,24 @@ def test_a_pipeline_is_a_target(tmp_path: Path) -> None:
     assert images.shape == (1, 3, 8, 8)
     assert float(images.min()) >= -1
     assert torch.equal(images, draw_reference(given, (0,)).images[0])
-    found = measure(given, {**INTERVAL, "min_coverage": 0}, draw_reference(given, (1,)))
+    found = measure(given, INTERVAL, draw_reference(given, (1,)))
     assert (found.measured.nfc, found.measured.steps) == (6, STEPS)
     assert found.measured.ssim is None  # 8 pixels
     assert pipe.transformer is given.model
     assert given.sampler == "DDIMScheduler"
     assert loaded.fingerprint().differences(given.fingerprint()) == []
-    other = resolve_target(
-        pipe, Settings(sampler="EulerDiscreteScheduler", call={"class_labels": [3]})
-    )
+    call = {"class_labels": [3]}
+    euler = Settings(STEPS, sampler="EulerDiscreteScheduler", call=call)
+    other = resolve_target(pipe, euler)
+    assert not torch.equal(draw_reference(other, (0,)).images[0], images)
+    assert type(pipe.scheduler).__name__ == "DDIMScheduler"
     assert given.fingerprint().differences(other.fingerprint()) == [
         "sampler is 'EulerDiscreteScheduler', tuned with 'DDIMScheduler'"
     ]
 
 
 FACTORY = """
-from rfc_compile import glyph
-import torch
-def make():
-    model = glyph.load_glyph_dit()
-    def sample(model, seed):
-        return glyph.sample(model, labels=torch.tensor([seed]), seed=seed, steps=12)
-    return model, sample
+from tuning_factory import make
 def broken():
     raise RuntimeError("no weights here")
 def one():
@@ -122,8 +126,8 @@ def test_a_factory_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "my_factory.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     made = resolve_target("my_factory:make")
-    assert made.fingerprint().model["num_layers"] == 12
-    assert draw_reference(made, (5,)).images[5].shape == (1, 3, 32, 32)
+    assert made.fingerprint().model["class"] == "DiTTransformer2DModel"
+    assert draw_reference(made, (5,)).images[5].shape == (2, 3, 32, 32)
     with pytest.raises(OptionError, match="my_factory:broken: RuntimeError: no weigh"):
         resolve_target("my_factory:broken")
     with pytest.raises(OptionError, match="my_factory:none: AttributeError"):

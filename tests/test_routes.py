@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from operator import itemgetter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfc_compile.routes import identities, picker
+from rfc_compile.routes import picker
 
 SIZE = 60
 _RUNS = st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(1, 20)), max_size=5)
@@ -27,10 +26,3 @@ def test_a_pick_is_a_tuple_whatever_its_length() -> None:
     """Not so `itemgetter`."""
     assert picker([])("abc") == ()
     assert picker([1])("abc") == ("b",) != itemgetter(1)("abc")
-
-
-@given(st.lists(st.sampled_from([object() for _ in range(4)]), max_size=6))
-def test_identities_are_those_of_id(values: list[object]) -> None:
-    """Of the same objects in the same order, and of no others."""
-    packed = identities(tuple(values))
-    assert struct.unpack(f"{len(values)}P", packed) == tuple(map(id, values))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import rfc_compile
-from rfc_compile import BudgetWarning, Options, glyph
+from rfc_compile import BudgetWarning, Options
 from rfc_compile.schedules import Position, guarded_limit
 from rfc_compile.schedules.budget import Outlook
 from rfc_compile.trajectories import Decision
@@ -182,27 +182,32 @@ def draw(
     return run(denoise, seed=seed, labels=labels, steps=steps, scheduler=scheduler)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "euler"])
-@pytest.mark.parametrize(("steps", "nfc"), [(50, 8), (50, 14), (50, 18), (20, 8)])
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "nfc"),
+    [
+        ("ddim", 50, 8),
+        ("ddim", 20, 8),
+        ("dpmpp_2m", 50, 14),
+        ("dpmpp_2m", 20, 10),
+        ("euler", 50, 18),
+        ("euler", 50, 11),
+    ],
+)
 def test_the_second_run_of_a_model_meets_the_target(
     scheduler: str, steps: int, nfc: int
 ) -> None:
-    model = compiled(small_glyph(), target_nfc=nfc)
-    for seed in range(3):
+    model = compiled(small_glyph(1), target_nfc=nfc)
+    for seed in range(2):
         draw(model, seed, steps=steps, scheduler=scheduler)
-        stats = rfc_compile.stats(model)
-        assert stats.steps == steps
-        if seed:
-            assert stats.nfc == nfc
-            assert {d.reason for d in stats.decisions if d.full} <= {
-                "warmup",
-                "budget",
-                "cap",
-            }
+    stats = rfc_compile.stats(model)
+    assert (stats.nfc, stats.steps) == (nfc, steps)
+    reasons = {d.reason for d in stats.decisions if d.full}
+    assert reasons <= {"warmup", "budget", "cap"}
+    assert not rfc_compile.explain(model).fallbacks
 
 
 def test_with_the_length_told_the_first_run_meets_it() -> None:
-    model = compiled(small_glyph(), target_nfc=9)
+    model = compiled(small_glyph(1), target_nfc=9)
     with rfc_compile.trajectory("told", num_steps=30):
         draw(model, 0, steps=30)
     assert rfc_compile.stats(model).nfc == 9
@@ -210,14 +215,14 @@ def test_with_the_length_told_the_first_run_meets_it() -> None:
 
 
 def test_before_the_length_is_known_the_threshold_decides() -> None:
-    model = compiled(small_glyph(), target_nfc=9, threshold=0.3)
-    draw(model, 0, steps=30)
+    model = compiled(small_glyph(1), target_nfc=9, threshold=0.3)
+    draw(model, 0, steps=20)
     first = rfc_compile.stats(model).decisions
     (note,) = rfc_compile.explain(model).notes
     assert "target_nfc=9: the number of steps is not known" in note
     assert "threshold=0.3 decides" in note
-    plain = compiled(small_glyph(), threshold=0.3)
-    draw(plain, 0, steps=30)
+    plain = compiled(small_glyph(1), threshold=0.3)
+    draw(plain, 0)
     assert [d.full for d in first] == [
         d.full for d in rfc_compile.stats(plain).decisions
     ]
@@ -225,8 +230,8 @@ def test_before_the_length_is_known_the_threshold_decides() -> None:
 
 
 def test_another_sampler_is_learnt_anew() -> None:
-    model = compiled(small_glyph(), target_nfc=8)
-    for scheduler, steps in (("ddim", 40), ("euler", 30), ("ddim", 20)):
+    model = compiled(small_glyph(1), target_nfc=8)
+    for scheduler, steps in (("ddim", 40), ("euler", 24)):
         counts = []
         for seed in range(2):
             draw(model, seed, steps=steps, scheduler=scheduler)
@@ -237,7 +242,7 @@ def test_another_sampler_is_learnt_anew() -> None:
 
 def test_every_branch_has_the_budget() -> None:
     """Guidance by two calls a step."""
-    model = compiled(small_glyph(), target_nfc=7, decision="lagged")
+    model = compiled(small_glyph(1), target_nfc=7, decision="lagged")
     for seed in range(2):
         list(guided_steps(model, seed=seed))
     decisions = rfc_compile.stats(model).decisions
@@ -246,17 +251,27 @@ def test_every_branch_has_the_budget() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["reuse", "taylor", "rfe", "subspace"])
-def test_blocks_that_are_compiled_one_by_one(estimator: str) -> None:
-    options = {"inner": "eager", "target_nfc": 8, "estimator": estimator}
-    model = small_glyph()
-    model.compile_repeated_blocks(backend="rfc", options=options)
+def test_whatever_the_estimator(estimator: str) -> None:
+    model = compiled(small_glyph(1), target_nfc=7, estimator=estimator)
     for seed in range(2):
-        draw(model, seed, steps=24)
-    assert rfc_compile.stats(model).nfc == 8
+        draw(model, seed)
+    assert rfc_compile.stats(model).nfc == 7
+
+
+def test_blocks_that_are_compiled_one_by_one() -> None:
+    """The first one decides for the others."""
+    model = small_glyph(2)
+    blocks: Any = model.transformer_blocks
+    for block in blocks:
+        block.compile(backend="rfc", options={"inner": "eager", "target_nfc": 7})
+    for seed in range(2):
+        draw(model, seed)
+    stats = rfc_compile.stats(model)
+    assert (stats.nfc, stats.steps) == (7, 20)
 
 
 def test_a_speedup_counts_what_is_outside_of_regions() -> None:
-    model = compiled(small_glyph(), target_speedup=3)
+    model = compiled(small_glyph(1), target_speedup=3)
     for seed in range(2):
         draw(model, seed, steps=40)
     outside = 1 - rfc_compile.explain(model).coverage
@@ -267,14 +282,14 @@ def test_a_speedup_counts_what_is_outside_of_regions() -> None:
 
 
 def test_a_speedup_beyond_the_flops_outside_is_told() -> None:
-    model = compiled(small_glyph(), target_speedup=1000)
+    model = compiled(small_glyph(1), target_speedup=1000)
     with pytest.warns(BudgetWarning, match="target_speedup=1000 cannot be met: .*%"):
         draw(model, 0, steps=4)
     assert any("target_speedup" in note for note in rfc_compile.explain(model).notes)
 
 
 def test_guards_that_forbid_the_target_are_told_once() -> None:
-    model = compiled(small_glyph(), target_nfc=4, max_cached_run=3)
+    model = compiled(small_glyph(1), target_nfc=4, max_cached_run=3)
     draw(model, 0)
     with pytest.warns(BudgetWarning, match=r"max_cached_run=3.* at least 5 of 20") as w:
         draw(model, 1)
@@ -288,7 +303,7 @@ def test_guards_that_forbid_the_target_are_told_once() -> None:
 def test_max_error_in_place_of_a_threshold() -> None:
     runs = []
     for options in ({"max_error": 0.2}, {"threshold": 0.2}):
-        model = compiled(small_glyph(), **options)
+        model = compiled(small_glyph(1), **options)
         draw(model, 0)
         runs.append([d.full for d in rfc_compile.stats(model).decisions])
         reasons = {d.reason for d in rfc_compile.stats(model).decisions if d.full}
@@ -300,9 +315,9 @@ PROGRAM = """
 import torch, rfc_compile
 from tests.test_target import draw
 from tests.denoising import compiled, small_glyph
-model = compiled(small_glyph(), target_nfc=8)
-for seed in range(3):
-    draw(model, seed, steps=24)
+model = compiled(small_glyph(1), target_nfc=8)
+for seed in range(2):
+    draw(model, seed)
     print([d.step for d in rfc_compile.stats(model).decisions if d.full])
 """
 
@@ -317,38 +332,31 @@ def test_the_same_calls_give_the_same_decisions() -> None:
         check=True,
         cwd=root,
     )
-    model = compiled(small_glyph(), target_nfc=8)
+    model = compiled(small_glyph(1), target_nfc=8)
     lines = []
-    for seed in range(3):
-        draw(model, seed, steps=24)
+    for seed in range(2):
+        draw(model, seed)
         steps = [d.step for d in rfc_compile.stats(model).decisions if d.full]
         lines.append(str(steps))
     assert found.stdout.splitlines() == lines
-    assert lines[1] != lines[2]
+    assert len(set(lines)) == 2
 
 
 def test_a_reset_forgets_what_was_learnt() -> None:
-    model = compiled(small_glyph(), target_nfc=8)
-    draw(model, 0, steps=24)
+    model = compiled(small_glyph(1), target_nfc=8)
+    draw(model, 0)
     rfc_compile.reset(model)
-    draw(model, 1, steps=24)
+    draw(model, 1)
     reasons = {d.reason for d in rfc_compile.stats(model).decisions if d.full}
     assert "budget" not in reasons
-    draw(model, 2, steps=24)
+    draw(model, 2)
     assert rfc_compile.stats(model).nfc == 8
 
 
-def test_images_are_as_good_as_at_fixed_intervals() -> None:
-    """14 full steps of 50 of the whole model, mean of the log of the error."""
-    labels = torch.arange(3)
-    settings = {"labels": labels, "seed": 3, "guidance": 1.0}
-    true = glyph.sample(glyph.load_glyph_dit(), **settings)
-    errors = {}
-    options: dict[str, Any] = {"schedule": "interval", "interval": 4, "warmup": 2}
-    for name, chosen in (("budget", {"target_nfc": 14}), ("interval", options)):
-        model = compiled(glyph.load_glyph_dit(), **chosen)
-        glyph.sample(model, **{**settings, "seed": 90})
-        drawn = glyph.sample(model, **settings)
-        assert rfc_compile.stats(model).nfc == 14
-        errors[name] = (drawn - true).square().flatten(1).mean(1).log().mean()
-    assert errors["budget"] < errors["interval"] + 0.2
+def test_full_steps_that_max_error_forces_are_told_once() -> None:
+    model = compiled(small_glyph(1), target_nfc=3, max_error=0.05)
+    with rfc_compile.trajectory("strict", num_steps=20):
+        with pytest.warns(BudgetWarning, match=r"target_nfc=3.*max_error=0.05") as w:
+            draw(model, 0)
+        assert len(w) == 1
+    assert rfc_compile.stats(model).nfc > 3

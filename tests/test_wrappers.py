@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import CADENCE, FLUX, FORMS, WAN, compare, compiled, distance, twin
+from comparing import (
+    CADENCE,
+    DEEP_FLUX,
+    FLUX,
+    FORMS,
+    WAN,
+    compare,
+    compiled,
+    distance,
+    twin,
+)
 from denoisers.base import STEPS, Denoiser, flat
 from options import MODULES
 from torch import Tensor, nn
@@ -50,9 +60,9 @@ def tied_weight(model: Any) -> None:
 @pytest.mark.parametrize(
     ("denoiser", "share"),
     [
-        (FLUX, first_twice),
-        (FLUX, always_the_same),
-        (FLUX, tied_weight),
+        (DEEP_FLUX, first_twice),
+        (DEEP_FLUX, always_the_same),
+        (DEEP_FLUX, tied_weight),
         (WAN, first_and_last),
         (WAN, last_twice),
         (WAN, one_mlp),

@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console: Final = Console(width=None if sys.stdout.isatty() else 110)
@@ -64,11 +65,11 @@ class Grid:
 
     def show(self) -> None:
         """Print the table."""
-        table = Table(title=self.title, title_justify="left")
+        table = Table(title=escape(self.title), title_justify="left")
         for i, name in enumerate(self.header):
             table.add_column(name, justify="right" if i else "left", no_wrap=True)
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
 
 

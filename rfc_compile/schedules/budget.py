@@ -39,8 +39,8 @@ full steps that are left were spread evenly."""
 RECENT = 4
 """Steps whose rates stand for those to come where no trajectory was seen before."""
 
-HALVINGS = 24
-"""Of the range in which the threshold is looked for, at most."""
+TRIALS = 24
+"""Thresholds that are tried at most, to find one with the wanted full steps."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,16 @@ class Outlook:
             return CACHED
         longest = self.since_full + len(self.rates)
         low, high = 0.0, self.error + 2 * sum(self.rates) * longest
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            count = self.full_steps(middle)
+        # a run of length n at a rate a accumulates a n^2 / 2
+        tried = sum(map(math.sqrt, self.rates)) ** 2 / (2 * full_steps**2)
+        for _ in range(TRIALS):
+            count = self.full_steps(tried)
             if count == full_steps:
-                return middle
-            low, high = (middle, high) if count > full_steps else (low, middle)
+                return tried
+            if count < full_steps:
+                high, tried = tried, (low + tried) / 2
+            else:
+                low, tried = tried, min(2 * tried, (tried + high) / 2)
         return high
 
 
@@ -112,6 +116,7 @@ class Budget(Schedule):
         super().__init__(options, report)
         self._outside = 0.0 if report is None else 1 - report.coverage
         speedup = options.target_speedup
+        self._missed = False
         self._wanted = f"target_nfc={options.target_nfc}"
         if speedup is not None:
             self._wanted = f"target_speedup={speedup:g}"
@@ -156,7 +161,8 @@ class Budget(Schedule):
             last=self._last_error(own) if rates else None,
         )
         fewest = used + final + outlook.full_steps(CACHED)
-        if fewest > target:
+        if fewest > target and not self._missed:
+            self._missed = True
             self._warn(self._why_not(fewest, steps))
         threshold = outlook.threshold(left)
         if rates:
@@ -193,16 +199,15 @@ class Budget(Schedule):
 
     def _without_length(self, position: Position) -> tuple[float, str]:
         threshold = self.options.threshold
+        assert threshold is not None, "options fill it in"
         if self.report is not None:
             self.report.note(
                 f"{self._wanted}: the number of steps is not known before a run has "
                 f"ended; until then threshold={threshold:g} decides. To tell it: "
                 "rfc_compile.trajectory(name, num_steps=...)"
             )
-        if (
-            self.options.longest_run is None
-            and position.since_full >= DEFAULT_CACHED_RUN
-        ):
+        told = self.options.max_cached_run != "auto"
+        if not told and position.since_full >= DEFAULT_CACHED_RUN:
             return FULL, "cap"
         return threshold, "threshold"
 

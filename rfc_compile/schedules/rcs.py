@@ -17,4 +17,6 @@ class RelationalCacheScheduling(Schedule):
 
     def limit(self, position: Position) -> float:
         """What is left of the threshold."""
-        return self.options.threshold - position.error
+        threshold = self.options.threshold
+        assert threshold is not None, "options fill it in"
+        return threshold - position.error

@@ -22,8 +22,10 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def _flux() -> nn.Module:
-    return FluxTransformer2DModel(**_CONFIG, pooled_projection_dim=32)
+def flux(joint: int = 2, single: int = 2) -> nn.Module:
+    """FLUX with so many joint and single blocks."""
+    config = {**_CONFIG, "num_layers": joint, "num_single_layers": single}
+    return FluxTransformer2DModel(**config, pooled_projection_dim=32)
 
 
 def _flux_inputs() -> dict[str, Any]:
@@ -62,7 +64,7 @@ def _chroma_inputs() -> dict[str, Any]:
 DENOISERS = [
     # 2 joint blocks: attention, image MLP, text MLP; 2 single blocks
     Denoiser(
-        "FluxTransformer2DModel", _flux, _flux_inputs, regions=8, first=1.0, last=0.02
+        "FluxTransformer2DModel", flux, _flux_inputs, regions=8, first=1.0, last=0.02
     ),
     # the same with an embedding of the guidance
     Denoiser(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from denoising import compute_all_steps
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from rfc_compile.explanation import Explanation, Statistics
 STEPS = 12
 SEEDS = (0, 7)
 INTERVAL = {"inner": "eager", "schedule": "interval", "interval": 3, "warmup": 3}
-ALL_FULL = {"inner": "eager", "schedule": "interval", "interval": 1}
 
 Result = dict[str, Tensor]
 
@@ -144,23 +144,26 @@ class Runs:
     Attributes:
         case: the case.
         uncached: results of the pipeline as it is, for both seeds.
-        cached: results of one compiled pipeline, first one seed, then the other.
-        fresh: the second seed's result of a compiled pipeline that ran nothing before.
-        stats: what ``stats`` said after either run of the compiled pipeline.
-        explanation: what ``explain`` said.
+        cached: results of one compiled pipeline that ran nothing before, first one
+            seed, then the other.
+        again: the first seed's result of the same pipeline after them.
+        stats: what ``stats`` said after either of the first two runs.
+        explanation: what ``explain`` said after all three.
+        full: the first seed's result of the same pipeline with every step in full.
 
     """
 
     case: Case
     uncached: tuple[Result, Result]
     cached: tuple[Result, Result]
-    fresh: Result
+    again: Result
     stats: tuple[Statistics, Statistics]
     explanation: Explanation
+    full: Result
 
     @classmethod
     def of(cls, case: Case) -> Runs:
-        """Run a case."""
+        """Run a case: one compilation serves all the tests of it."""
         plain = case.pipeline()
         uncached = case.run(plain, SEEDS[0]), case.run(plain, SEEDS[1])
         pipe = compiled(case, INTERVAL)
@@ -168,15 +171,21 @@ class Runs:
         for seed in SEEDS:
             cached.append(case.run(pipe, seed))
             stats.append(rfc_compile.stats(pipe.transformer))
+        again = case.run(pipe, SEEDS[0])
         explanation = rfc_compile.explain(pipe.transformer)
-        fresh = case.run(compiled(case, INTERVAL), SEEDS[1])
+        compute_all_steps(pipe.transformer)
+        full = case.run(pipe, SEEDS[0])
+        decisions = rfc_compile.stats(pipe.transformer).decisions
+        assert decisions
+        assert all(decision.full for decision in decisions)
         return cls(
             case,
             uncached,
             (cached[0], cached[1]),
-            fresh,
+            again,
             (stats[0], stats[1]),
             explanation,
+            full,
         )
 
 

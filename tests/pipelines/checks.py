@@ -29,5 +29,10 @@ def close_but_different(runs: Runs) -> None:
 
 
 def no_trace(runs: Runs) -> None:
-    """The second run gives what it gives on a pipeline that ran nothing before."""
-    assert equal(runs.cached[1], runs.fresh)
+    """After another run, a run gives what it gave when nothing had run before."""
+    assert equal(runs.again, runs.cached[0])
+
+
+def full_is_exact(runs: Runs) -> None:
+    """With every step in full the result is that of the uncompiled pipeline."""
+    assert equal(runs.full, runs.uncached[0])

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
 from pipelines import ALL, checks
-from pipelines.base import ALL_FULL, SEEDS, Runs, compiled, equal
-
-every = pytest.mark.parametrize("name", ALL)
+from pipelines.base import Runs
 
 
-@cache
-def runs(name: str) -> Runs:
-    return Runs.of(ALL[name])
+@pytest.fixture(scope="module", params=ALL)
+def runs(request: pytest.FixtureRequest) -> Runs:
+    """Of one case at a time: pytest puts the tests of a case one after another."""
+    return Runs.of(ALL[request.param])
 
 
-@every
-def test_a_run_leaves_no_trace_in_the_next(name: str) -> None:
-    checks.no_trace(runs(name))
+def test_a_run_leaves_no_trace_in_the_next(runs: Runs) -> None:
+    checks.no_trace(runs)
 
 
-@every
-def test_the_schedule_is_followed_in_every_branch(name: str) -> None:
-    checks.follows_the_schedule(runs(name))
+def test_the_schedule_is_followed_in_every_branch(runs: Runs) -> None:
+    checks.follows_the_schedule(runs)
 
 
-@every
-def test_regions_are_found_and_nothing_falls_back(name: str) -> None:
-    checks.regions_without_fallbacks(runs(name))
+def test_regions_are_found_and_nothing_falls_back(runs: Runs) -> None:
+    checks.regions_without_fallbacks(runs)
 
 
-@every
-def test_caching_changes_the_result_a_little(name: str) -> None:
-    checks.close_but_different(runs(name))
+def test_caching_changes_the_result_a_little(runs: Runs) -> None:
+    checks.close_but_different(runs)
 
 
-@every
-def test_steps_in_full_give_the_uncompiled_result(name: str) -> None:
-    case = ALL[name]
-    result = case.run(compiled(case, ALL_FULL), SEEDS[0])
-    assert equal(result, runs(name).uncached[0])
+def test_steps_in_full_give_the_uncompiled_result(runs: Runs) -> None:
+    checks.full_is_exact(runs)
