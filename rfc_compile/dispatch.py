@@ -265,7 +265,7 @@ class Dispatcher(ABC):
     def _accept(
         self, call: Call, signal: Signal | None, *, full: bool, reason: str
     ) -> None:
-        """Advance, record the decision (completed when a signal arrives), lead others."""
+        """Advance, record the decision (a late signal completes it), lead others."""
         trajectory, branch = self._run_of(call, signal), call.branch
         finite = signal is None or signal.finite
         if call.step > trajectory.step:

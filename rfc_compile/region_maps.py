@@ -148,4 +148,5 @@ def relative_error(predicted: Tensor, value: Tensor) -> Tensor:
 def norms(value: Tensor) -> Tensor:
     """The norm of every sample, float32, at least the smallest positive number."""
     least = torch.finfo(torch.float32).tiny
-    return value.float().flatten(1).norm(dim=1).clamp_min(least)
+    norm: Tensor = value.float().flatten(1).norm(dim=1)
+    return norm.clamp_min(least)
