@@ -141,12 +141,11 @@ def predict(
 
 def relative_error(predicted: Tensor, value: Tensor) -> Tensor:
     """``||predicted - value|| / ||value||``, mean over the samples, shape ()."""
-    errors: Tensor = norms(predicted - value) / norms(value)
-    return errors.mean()
+    return (norms(predicted - value) / norms(value)).mean()
 
 
 def norms(value: Tensor) -> Tensor:
     """The norm of every sample, float32, at least the smallest positive number."""
     least = torch.finfo(torch.float32).tiny
-    norm: Tensor = value.float().flatten(1).norm(dim=1)
-    return norm.clamp_min(least)
+    lengths: Tensor = torch.linalg.vector_norm(value.float().flatten(1), dim=1)
+    return lengths.clamp_min(least)
