@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 import torch
 from denoisers import ALL
-<<<<<<< HEAD
-from denoisers.base import flat
-from options import MODULES
-=======
 from denoisers.base import STEPS, Denoiser, flat
->>>>>>> suite
+from options import MODULES
 from torch import Tensor, nn
 
 import rfc_compile
