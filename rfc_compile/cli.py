@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from rfc_compile.errors import OptionError, TargetError, TunedFileError
 
 COMMANDS: Final = {
-    "analyse": "measure how well the outputs of a model's regions can be predicted",
+    "analyse": "measure how well outputs of a model's regions are predicted",
     "bench": "compare this package with every rival on the same models",
     "demo": "draw images with the bundled model, with and without caching",
     "inspect": "show what would be cached of a model, without its weights",
