@@ -199,9 +199,9 @@ def _plots() -> ModuleType:
     try:
         return import_module("rfc_compile.plots")
     except ModuleNotFoundError as error:
+        package, *_ = (error.name or "").split(".")
         raise ModuleNotFoundError(
-            f"plot() needs {error.name}: pip install 'rfc-compile[demo]'",
-            name=error.name,
+            f"plot() needs {package}: pip install 'rfc-compile[demo]'", name=package
         ) from error
 
 
