@@ -2,7 +2,7 @@
 
 Nothing is measured while the model runs: the newest kept output is predicted from those
 kept before it. One change less is left for that than the estimator uses, and the step
-is as wide as the gap between full steps, so a cached step errs by less.
+is as wide as the gap between full steps: wider than that of a cached step.
 """
 
 from __future__ import annotations

@@ -100,6 +100,7 @@ def test_what_is_asked_of_all_schedules_comes_first(
 ) -> None:
     """Nearest to the target that the guards allow."""
     options = {"max_cached_run": cap, "final_full": final, "target_nfc": nfc + final}
+    options["warmup"] = 2
     earlier = simulate(rates, **options)
     decisions = simulate(rates, earlier, STEPS, **options)
     assert longest_run(decisions) <= cap
@@ -123,8 +124,9 @@ def test_no_run_errs_by_more_than_max_error(
 def test_full_steps_go_where_the_errors_are() -> None:
     """At four times the rate a cached run is half as long."""
     rates = [0.02] * 25 + [0.08] * 25
-    earlier = simulate(rates, target_nfc=14)
-    steps = full_steps(simulate(rates, earlier, STEPS, target_nfc=14))[2:]
+    earlier = simulate(rates, target_nfc=14, warmup=2)
+    decisions = simulate(rates, earlier, STEPS, target_nfc=14, warmup=2)
+    steps = full_steps(decisions)[2:]
     assert len([s for s in steps if s >= 25]) == 8
     assert len([s for s in steps if s < 25]) == 4
 
