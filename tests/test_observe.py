@@ -234,7 +234,8 @@ def narrow_dit() -> nn.Module:
 
 
 def test_models_are_explained_one_by_one() -> None:
-    wide, narrow = compiled(small_glyph(), **OPTIONS), compiled(narrow_dit(), **OPTIONS)
+    options = {**OPTIONS, **MODULES}
+    wide, narrow = compiled(small_glyph(), **options), compiled(narrow_dit(), **options)
     run(wide)
     assert rfc_compile.explain(narrow).graphs == 0
     run(narrow, steps=25)
