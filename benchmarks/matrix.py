@@ -126,11 +126,19 @@ def ours(options: Mapping[str, Any], images: int) -> Callable[[int], Draw]:
             for seed in (_OTHER_SEED, _SEED):
                 with rfc_compile.trajectory("matrix", num_steps=cell.steps):
                     drawn = draw(model, cell, images, seed)
-            return drawn, rfc_compile.stats(model).nfc
+            return drawn, _full_steps(rfc_compile.stats(model), cell.steps)
 
         return run
 
     return at
+
+
+def _full_steps(statistics: rfc_compile.Statistics, steps: int) -> int:
+    """Of a run of so many steps; one that jumps is two trajectories."""
+    left = steps - len(statistics.decisions)
+    if left <= 0 or statistics.last is None:
+        return statistics.nfc
+    return statistics.nfc + _full_steps(statistics.last, left)
 
 
 def taylorseer(images: int) -> Callable[[int], Draw]:

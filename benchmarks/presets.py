@@ -19,7 +19,7 @@ from rfc_compile.bench.methods.base import EAGER, compile_model
 from rfc_compile.config import PRESETS
 from rfc_compile.metrics import psnr
 
-THRESHOLDS: Final = (*sorted(PRESETS.values()), 0.1, 0.35, 0.75, 1.5)
+THRESHOLDS: Final = (*sorted(PRESETS.values()), 0.1, 0.5, 1.0, 1.5)
 WAYS: Final = (("ddim", 2.0), ("dpmpp_2m", 4.0), ("euler", 2.0), ("unipc", 1.0))
 STEPS: Final = (50, 20)
 

@@ -229,7 +229,8 @@ class Recorder:
         branch = trajectory.newest
         history = self._histories.setdefault(branch.index, _History())
         now: dict[str, tuple[Tensor, Tensor]] = {}
-        names, rows = [], []
+        names: list[str] = []
+        rows: list[Tensor] = []
         for name, inputs, outputs in self._values(run[0]):
             key = f"{name}, output {names.count(name)}"
             now[key] = inputs[0], outputs[0]
@@ -286,14 +287,13 @@ class Recorder:
         found = []
         for name, rows in self._rows.items():
             columns = range(3 + len(names))
-            series = [
+            moved, changed, ratio, *errors = (
                 [_mean(rows.get(s, []), c) for s in range(steps)] for c in columns
-            ]
-            region = self._regions[name]
-            errors = dict(zip(names, series[3:], strict=True))
-            found.append(
-                RegionSeries(name, region.kind, region.module, *series[:3], errors)
             )
+            own = self._regions[name]
+            by_name = dict(zip(names, errors, strict=True))
+            facts = name, own.kind, own.module
+            found.append(RegionSeries(*facts, moved, changed, ratio, by_name))
         return tuple(found)
 
 

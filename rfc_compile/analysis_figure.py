@@ -31,11 +31,8 @@ def analysis_figure(found: Analysis) -> Figure:
     figure.suptitle(
         f"{found.target}{sampler}: {found.steps} steps, an interval of {found.interval}"
     )
-    panels = [["changes", "ratio"], ["region", "step"], ["nearest", "nearest"]]
-    axes = figure.subplot_mosaic(panels)
-    changes, ratio, per_region, per_step = (
-        axes[name] for row in panels[:2] for name in row
-    )
+    axes = figure.subplot_mosaic("ab;cd;ee")
+    changes, ratio, per_region, per_step, nearest = (axes[name] for name in "abcde")
     _draw_changes(changes, [r.input_change for r in found.regions], "inputs", "C0")
     _draw_changes(changes, [r.output_change for r in found.regions], "outputs", "C1")
     changes.set(xlabel="step", ylabel="relative change", yscale="log")
@@ -55,7 +52,7 @@ def analysis_figure(found: Analysis) -> Figure:
         ax.set(xlabel=what, ylabel="relative prediction error", yscale="log")
         ax.grid(axis="y", alpha=0.3)
     per_region.legend(fontsize=8)
-    _draw_nearest(axes["nearest"], found)
+    _draw_nearest(nearest, found)
     return figure
 
 

@@ -27,6 +27,7 @@ from rfc_compile.passes import few_rows, fold_repeats, specialize
 from rfc_compile.pieces import Uncached
 from rfc_compile.plan import make_plan
 from rfc_compile.subclasses import unwrapping, wrapped_parameters
+from rfc_compile.tuned import TunedOptions
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ def rfc(
 
     """
     settings = Options.from_mapping(options or {})
+    if isinstance(options, TunedOptions):
+        options.warn_if_foreign(example_inputs)
     diffusers.connect()
     adapters.connect()
     report = observe.new_report(example_inputs)

@@ -20,7 +20,7 @@ from typing import Any
 
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller
-from rfc_compile.dispatch import Dispatcher, pool_of
+from rfc_compile.dispatch import Dispatcher
 from rfc_compile.routes import Pool
 from rfc_compile.schedules import FULL
 from rfc_compile.scopes import Scope
@@ -172,7 +172,7 @@ class ByLatent(Dispatcher):
 
     def _probe(self, branch: Branch, arguments: Sequence[Any], step: int) -> Signal:
         state = branch.state
-        pool = pool_of(arguments, state, step)
+        pool = state.pool(arguments, step)
         (value,) = self._run("probe", pool)
         return Signal.read(value, self._layout.conditioning)
 
@@ -182,5 +182,5 @@ class ByLatent(Dispatcher):
         if branch.clock is None:  # the second call may be another image's first
             limit, reason = FULL, call.refused or "warmup"
         branch.read_clock(signal)
-        pool = pool_of(call.arguments, state, call.step)
+        pool = state.pool(call.arguments, call.step)
         return self._finish(call, signal, limit, reason, pool)

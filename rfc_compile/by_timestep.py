@@ -24,7 +24,7 @@ from rfc_compile import readback
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller
 from rfc_compile.config import Options
-from rfc_compile.dispatch import Dispatcher, levels_of, pool_of
+from rfc_compile.dispatch import Dispatcher
 from rfc_compile.inner import LazyGraph
 from rfc_compile.observe import GraphReport
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
@@ -204,13 +204,13 @@ class ByTimestep(Dispatcher):
         """Run a step whose signal will be looked at when it has arrived."""
         branch, state = call.branch, call.branch.state
         limit, reason = self._limit(call)
-        pool = pool_of(call.arguments, state, call.step)
+        pool = state.pool(call.arguments, call.step)
         timestep = _few_timesteps(call.arguments[self._timestep])
         if "probe" in self.graphs:
             live = self._run("probe", pool)
             arrival = Readback([live[0], timestep])
             pool.others.extend(live)
-        pool.others[0] = state.weights(call.step, levels_of(call))
+        pool.others[0] = state.weights(call.step, call.levels)
         full = branch.last_error > limit
         history = state.forget() if full else []
         outputs = self._run("full" if full else "cached", pool)
@@ -254,7 +254,7 @@ class ByTimestep(Dispatcher):
     def _probe_ahead(self, call: Call) -> Ahead:
         """Probe the expected branch; its signal and the timestep come in one copy."""
         state = call.branch.state
-        pool = pool_of(call.arguments, state, call.step)
+        pool = state.pool(call.arguments, call.step)
         live = self._run("probe", pool)
         timestep = _few_timesteps(call.arguments[self._timestep])
         arrival = Readback([live[0], timestep])
@@ -266,7 +266,7 @@ class ByTimestep(Dispatcher):
     ) -> Sequence[Any] | Mismatch:
         """Probe, read the signal, decide, run the rest of the forward."""
         state = call.branch.state
-        pool = pool_of(call.arguments, state, call.step)
+        pool = state.pool(call.arguments, call.step)
         live = self._run("probe", pool) if ahead is None else ahead.live
         value = live[0] if ahead is None else ahead.signal
         signal = Signal.read(value, self._layout.conditioning)
@@ -281,7 +281,7 @@ class ByTimestep(Dispatcher):
         """Decide by the step's index, run the forward, then check its signal."""
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
-        pool = pool_of(call.arguments, state, call.step, levels_of(call))
+        pool = state.pool(call.arguments, call.step, call.levels)
         if limit == FULL:
             state.forget()
         *outputs, value = self._run("full" if limit == FULL else "cached", pool)

@@ -35,3 +35,9 @@ class Call:
     step: int
     timestep: float
     refused: str | None = None
+
+    @property
+    def levels(self) -> tuple[float, ...] | None:
+        """The noise levels that its step weights go by, where they are known."""
+        full_steps = self.branch.state.full_steps
+        return self.trajectory.levels(self.step, self.timestep, full_steps)

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 from rfc_compile.errors import OptionError, TargetError, TunedFileError
 
 COMMANDS: Final = {
-    "analyse": "measure how well the outputs of a model's regions can be predicted",
+    "analyse": "measure how well the outputs of regions are predicted",
     "bench": "compare this package with every rival on the same models",
     "check": "judge options by limits, for CI: images, work, memory, time",
     "demo": "draw images with the bundled model, with and without caching",

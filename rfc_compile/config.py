@@ -26,7 +26,7 @@ GRANULARITIES = ("module", "block", "stack")
 DECISIONS = ("sync", "lagged")
 TIMES = ("noise", "step")
 
-PRESETS = {"quality": 0.2, "balanced": 0.5, "fast": 1.0}
+PRESETS = {"quality": 0.2, "balanced": 0.35, "fast": 0.75}
 """Thresholds, chosen by `python -m benchmarks presets`."""
 
 

@@ -8,11 +8,11 @@ call -> takes part in a running call of the model?   (rfc_compile.model_call)
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence, Set
+from functools import partial
 from typing import Any
 
 from rfc_compile import model_call, observe
@@ -179,8 +179,7 @@ class Dispatcher(ABC):
                 state.layout = self._layout  # Dynamo made a more general graph of it
             else:
                 state = branch.followers[member] = own
-        levels = running.levels(state.full_steps)
-        pool = pool_of(arguments, state, running.step, levels)
+        pool = state.pool(arguments, running.step, running.levels(state.full_steps))
         if state.full_steps and not running.full:
             return self._run_whole("cached", pool)
         history = state.forget()
@@ -237,7 +236,7 @@ class Dispatcher(ABC):
     ) -> Sequence[Any]:
         """Decide by the signal, run the rest of the forward, record the decision."""
         if signal.finite and self._statistic(call.branch, signal) <= limit:
-            pool.others[0] = call.branch.state.weights(call.step, levels_of(call))
+            pool.others[0] = call.branch.state.weights(call.step, call.levels)
             outputs = self._run("cached", pool)
             kind = "scheduled" if self._schedule.static else "within_limit"
             self._accept(call, signal, full=False, reason=kind)
@@ -266,10 +265,7 @@ class Dispatcher(ABC):
     def _accept(
         self, call: Call, signal: Signal | None, *, full: bool, reason: str
     ) -> None:
-        """Advance the trajectory and the branch, record the decision, lead others.
-
-        Without a signal, the decision is completed when it has arrived.
-        """
+        """Advance, record the decision (a late signal completes it), lead others."""
         trajectory, branch = self._run_of(call, signal), call.branch
         finite = signal is None or signal.finite
         if call.step > trajectory.step:
@@ -300,7 +296,7 @@ class Dispatcher(ABC):
             call.caller,
             branch,
             call.step,
-            levels=functools.partial(trajectory.levels, call.step, call.timestep),
+            levels=partial(trajectory.levels, call.step, call.timestep),
             full=full,
             keep=finite,
         )
@@ -350,19 +346,3 @@ class Dispatcher(ABC):
 
     def _run(self, name: str, pool: Pool) -> Sequence[Any]:
         return self.graphs[name](*self._routes[name](pool))
-
-
-def levels_of(call: Call) -> tuple[float, ...] | None:
-    """The noise levels that a call's step weights go by, where they are known."""
-    full_steps = call.branch.state.full_steps
-    return call.trajectory.levels(call.step, call.timestep, full_steps)
-
-
-def pool_of(
-    arguments: Sequence[Any],
-    state: KeptState,
-    step: int,
-    levels: tuple[float, ...] | None = None,
-) -> Pool:
-    """What the graphs of a step of a branch pick their inputs from."""
-    return Pool(arguments, state.slots, [state.weights(step, levels)])

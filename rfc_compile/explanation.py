@@ -105,7 +105,8 @@ class Explanation:
             ModuleNotFoundError: there is no matplotlib.
 
         """
-        return _plots().explanation_figure(self)
+        figure: Figure = _plots().explanation_figure(self)
+        return figure
 
     def __str__(self) -> str:
         """A table of the regions, then refusals and fallbacks."""
@@ -173,7 +174,8 @@ class Statistics:
             ModuleNotFoundError: there is no matplotlib.
 
         """
-        return _plots().statistics_figure(self)
+        figure: Figure = _plots().statistics_figure(self)
+        return figure
 
     def __str__(self) -> str:
         """One line of totals, then how often each reason decided."""
@@ -197,9 +199,9 @@ def _plots() -> ModuleType:
     try:
         return import_module("rfc_compile.plots")
     except ModuleNotFoundError as error:
+        package, *_ = (error.name or "").split(".")
         raise ModuleNotFoundError(
-            f"plot() needs {error.name}: pip install 'rfc-compile[demo]'",
-            name=error.name,
+            f"plot() needs {package}: pip install 'rfc-compile[demo]'", name=package
         ) from error
 
 

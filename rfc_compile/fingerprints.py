@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 
 import rfc_compile
 from rfc_compile.errors import OptionError
-from rfc_compile.tuned import JSON, Fingerprint
+from rfc_compile.tuned import JSON, Fingerprint, shape_name
 
 
 def model_fingerprint(model: nn.Module) -> dict[str, JSON]:
@@ -20,11 +19,11 @@ def model_fingerprint(model: nn.Module) -> dict[str, JSON]:
     Weights are not in it: options hold for a fine-tuned model too.
     """
     plain = _uncompiled(model)
-    shapes = [f"{name} {tuple(x.shape)}" for name, x in plain.named_parameters()]
+    shapes: list[JSON] = [*sorted({shape_name(x) for x in plain.parameters()})]
     facts: dict[str, JSON] = {
         "class": type(plain).__name__,
         "parameters": sum(x.numel() for x in plain.parameters()),
-        "shapes": hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:16],
+        "shapes": shapes,
     }
     config = getattr(plain, "config", None)  # of diffusers: a mapping
     if isinstance(config, Mapping):

@@ -30,9 +30,10 @@ def flow_level(time: float) -> float:
 def diffusion_level(time: float) -> float:
     """Diffusion with betas from 1e-4 to 0.02 over 1000 steps, linear in time.
 
-    The product of ``1 - beta`` is taken as the exponential of an integral.
+    The product of ``1 - beta``, this step's among them, is the exponential of a sum.
     """
-    exponent = 0.1 * time + 9.95 * time * time
+    end = time + 1e-3
+    exponent = 0.1 * end + 9.95 * end * end
     return math.sqrt(math.expm1(exponent))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
@@ -66,23 +67,26 @@ def statistics_figure(stats: Statistics, title: str = "") -> Figure:
         errors.set_yscale("log")
     errors.grid(axis="y", alpha=0.3)
     _draw_decisions(decided, stats.decisions, branches)
-    handles, labels = decided.get_legend_handles_labels()
-    place = "outside lower center"
-    figure.legend(handles, labels, fontsize=8, ncols=4, frameon=False, loc=place)
+    figure.legend(
+        *decided.get_legend_handles_labels(),
+        loc="outside lower center",
+        fontsize=8,
+        ncols=4,
+        frameon=False,
+    )
     return figure
 
 
 def _draw_errors(ax: Axes, own: Sequence[Decision], label: str, colour: str) -> None:
-    known = [d for d in own if d.statistic]
-    full = [d for d in known if d.full]
-    ax.plot(
-        [d.step for d in known],
-        [d.statistic for d in known],
-        color=colour,
-        linewidth=1.2,
-        label=label,
-    )
-    ax.plot([d.step for d in full], [d.statistic for d in full], "o", color=colour)
+    known = [(d.step, d.statistic or 0.0) for d in own if d.statistic is not None]
+    full = {d.step for d in own if d.full}
+    dots = [(step, error) for step, error in known if step in full]
+    ax.plot(*_columns(known), color=colour, linewidth=1.2, label=label)
+    ax.plot(*_columns(dots), "o", color=colour)
+
+
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _draw_decisions(
@@ -190,7 +194,11 @@ def _draw_map(
     for i, (one, region, lane) in enumerate(lanes):
         left, y = (i // _MOST_ROWS) * (width + 1), -(i % _MOST_ROWS)
         value = values.get(_key(one, region))
-        fill = scale.to_rgba(value) if positive and value is not None else _UNKNOWN
+        fill = (
+            scale.to_rgba(np.array(value))
+            if positive and value is not None
+            else _UNKNOWN
+        )
         _draw_lane(ax, lane, left, y, streams)
         box = (left + streams, y - 0.42)
         ax.add_patch(

@@ -2,7 +2,7 @@
 
 Nothing is measured while the model runs: the newest kept output is predicted from those
 kept before it. One change less is left for that than the estimator uses, and the step
-is as wide as the gap between full steps, so a cached step errs by less.
+is as wide as the gap between full steps: wider than that of a cached step.
 """
 
 from __future__ import annotations
@@ -147,4 +147,5 @@ def relative_error(predicted: Tensor, value: Tensor) -> Tensor:
 def norms(value: Tensor) -> Tensor:
     """The norm of every sample, float32, at least the smallest positive number."""
     least = torch.finfo(torch.float32).tiny
-    return value.float().flatten(1).norm(dim=1).clamp_min(least)
+    lengths: Tensor = torch.linalg.vector_norm(value.float().flatten(1), dim=1)
+    return lengths.clamp_min(least)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from rfc_compile.noise import newton_weights
 from rfc_compile.passes import StateLayout
 from rfc_compile.passes.sketch import relative_error
 from rfc_compile.passes.storage import Storage
+from rfc_compile.routes import Pool
 from rfc_compile.weights import Reading
 
 SizeOf = Callable[[object], int]
@@ -110,6 +112,15 @@ class KeptState:
         """
         distances = tuple([full - step for full in self.full_steps])
         return _weights_tensor(distances, levels, self._width, self._device)
+
+    def pool(
+        self,
+        arguments: Sequence[Any],
+        step: int,
+        levels: tuple[float, ...] | None = None,
+    ) -> Pool:
+        """What the graphs of a step pick their inputs from; ``levels`` as above."""
+        return Pool(arguments, self.slots, [self.weights(step, levels)])
 
     def remember(self, latents: Sequence[Tensor]) -> None:
         """Keep the latents of a call, to tell the next step from another image."""

@@ -12,17 +12,16 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
+
+from torch import Tensor, nn
 
 from rfc_compile.config import Options
 from rfc_compile.errors import FingerprintWarning, OptionError, TunedFileError
 from rfc_compile.files import replace_file
-
-if TYPE_CHECKING:
-    from torch import nn
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 
@@ -173,15 +172,34 @@ class Tuned:
         """
         found = self.fingerprint.differences(Fingerprint(model, **known))
         if found:
-            message = (
-                f"rfc_compile: options tuned on something else: {'; '.join(found)}. "
-                "Expect another speed-up and quality, or tune again"
-            )
-            warnings.warn(message, FingerprintWarning, stacklevel=3)
+            _warn(found)
         return found
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> dict[str, Any]:
+class TunedOptions(dict[str, Any]):
+    """Options of a file, with the fingerprint of what they were tuned on."""
+
+    def __init__(self, tuned: Tuned) -> None:
+        super().__init__(tuned.options)
+        self.fingerprint = tuned.fingerprint
+
+    def warn_if_foreign(self, inputs: Sequence[Any]) -> None:
+        """Warn if a graph reads a parameter of a shape that the tuned model lacks."""
+        known = self.fingerprint.model.get("shapes")
+        if not isinstance(known, list):
+            return
+        for x in inputs:
+            if isinstance(x, nn.Parameter) and shape_name(x) not in known:
+                _warn([f"model.shapes has {shape_name(x)!r}, tuned with {known!r}"])
+                return
+
+
+def shape_name(x: Tensor) -> str:
+    """A shape in a word: ``128x512``."""
+    return "x".join(map(str, x.shape))
+
+
+def load(path: str | Path, model: Any = None) -> dict[str, Any]:
     """The options of a file that ``rfc-compile tune`` wrote.
 
         options = rfc_compile.load("rfc.json")
@@ -192,6 +210,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> dict[str, Any]:
         model: what the options are for, a model or a pipeline of diffusers, compiled
             or not; if it is not the one they were tuned on, a ``FingerprintWarning``
             says in which field it differs. A pipeline's scheduler is compared too.
+            Without it, a model whose parameters have other shapes is noticed when it
+            is compiled.
 
     Raises:
         TunedFileError: the file is malformed, too large, of a later schema or holds
@@ -203,7 +223,16 @@ def load(path: str | Path, model: nn.Module | None = None) -> dict[str, Any]:
         from rfc_compile.fingerprints import known_of
 
         tuned.warn_if_other(**known_of(model))
-    return dict(tuned.options)
+    return TunedOptions(tuned)
+
+
+def _warn(differences: Sequence[str]) -> None:
+    warnings.warn(
+        f"rfc_compile: options tuned on something else: {'; '.join(differences)}. "
+        "Expect another speed-up and quality, or tune again",
+        FingerprintWarning,
+        stacklevel=4,
+    )
 
 
 def read_json(path: str | Path) -> Any:

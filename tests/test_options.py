@@ -16,6 +16,7 @@ from rfc_compile.schedules import SCHEDULES
 NOT_NUMBERS = (-0.1, float("nan"), float("inf") * -1, "0.1", True, None)
 NOT_POSITIVE = (0, -1, 1.5, "3", True, None)
 BAD: dict[str, tuple[tuple[Any, ...], str]] = {
+    "preset": (("best", 3, None), "quality, balanced, fast"),
     "estimator": (("spline", "RFE", 3), "subspace, rfe, taylor, reuse"),
     "schedule": (("always", 3, None), "rcs, interval, mask, budget"),
     "target_nfc": ((0, -1, 1.5, "14", True), "a whole number >= 1"),
@@ -26,7 +27,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "decision": (("async", None, True), "sync, lagged"),
     "cache_dtype": (("float32", "bf16", torch.float16, 8), "bfloat16, float16, float8"),
     "order": ((0, 3, "2", 1.5), "1, 2"),
-    "threshold": (NOT_NUMBERS, "a number >= 0"),
+    "threshold": (NOT_NUMBERS[:-1], "a number >= 0"),
     "ridge": (NOT_NUMBERS, "a number >= 0"),
     "min_coverage": ((-0.1, 1.1, "half", True, None), "a number from 0 to 1"),
     "input_sketch": (NOT_POSITIVE, "a whole number >= 1"),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,24 @@ def test_the_same_model_is_recognised_compiled_or_not(file: Path) -> None:
     with torch.no_grad():
         model.proj_out_1.weight.mul_(2)  # another set of weights
     rfc_compile.load(file, model)
+
+
+def test_a_compiled_model_with_other_shapes_is_noticed(file: Path) -> None:
+    """Though `load` was told no model."""
+    options = {**TUNED.options, "inner": "eager", "min_coverage": 0.0}
+    model = small_glyph()
+    facts = model_fingerprint(model)
+    for shapes, foreign in ((facts["shapes"], 0), (["3x3"], 1)):
+        print_of = Fingerprint({**facts, "shapes": shapes})
+        replace(TUNED, options=options, fingerprint=print_of).save(file)
+        torch.compiler.reset()
+        compiled = torch.compile(model, backend="rfc", options=rfc_compile.load(file))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            glyph.sample(compiled, labels=torch.tensor([3]), seed=0, steps=1)
+        found = [w for w in caught if w.category is FingerprintWarning]
+        assert len(found) == foreign
+    assert "tuned with ['3x3']" in str(found[0].message)
 
 
 def test_only_what_is_known_of_both_counts() -> None:

@@ -161,7 +161,10 @@ class Trials:
                 self.skipped += 1
                 return None
             found.append(one)
-        return Tried(kind, setting, combined(found), seeds)
+        measured = combined(found)
+        if measured.nfc > most_nfc + SLACK:  # the latent jumped, which no option tells
+            return None
+        return Tried(kind, setting, measured, seeds)
 
     def _one(self, setting: Setting, seed: int, most_nfc: float) -> Measured | None:
         most = None if is_static(setting) else most_nfc + SLACK
