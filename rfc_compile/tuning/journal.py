@@ -7,7 +7,7 @@ file what was measured before; a line that was cut off in the middle is left out
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rfc_compile.errors import OptionError
@@ -50,7 +50,7 @@ class Journal:
             raise OptionError(f"study file: {error}") from error
         return journal
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[tuple[str, JSON]]:
         """Pairs of key and value."""
         return iter(self._known.items())
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from rfc_compile.measuring import TimedModel
 from rfc_compile.targets import Target
 from rfc_compile.tuning.journal import Journal
-from rfc_compile.tuning.space import DYNAMIC, Setting, even_setting
+from rfc_compile.tuning.space import Setting, even_setting
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def step_cost(
 ) -> StepCost:
     """The cost of steps with these graphs: from runs with many and with few full ones.
 
+    Which steps are full is given, so that there is no probe, which costs little.
+
     Args:
         target: the model and sampler.
         graph: the options that the graphs are compiled with.
@@ -57,11 +59,12 @@ def step_cost(
     known = journal.get(key)
     if isinstance(known, dict):
         return StepCost(**known)  # type: ignore[arg-type]
-    timed = TimedModel(target, {**graph, "schedule": DYNAMIC[0]}, seeds, inner)
     many, few = max(2, steps // 2), max(1, steps // 8)
+    settings = [{**graph, **even_setting(steps, count)} for count in (many, few)]
+    timed = TimedModel(target, settings[0], seeds, inner)
     shares = []
-    for count in (many, few):
-        timed.decide_by({**graph, **even_setting(steps, count)})
+    for setting in settings:
+        timed.decide_by(setting)
         shares.append(1 / timed.times(repeats)["speedup"])
     slope = (shares[0] - shares[1]) * steps / (many - few)
     cached = max(0.0, shares[1] - slope * few / steps)
