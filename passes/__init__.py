@@ -74,9 +74,11 @@ def analyse(
     is_static: Callable[[fx.Node], bool],
     timestep: str | None,
     observe: Observer,
-    granularity: str = "module",
+    granularity: Callable[[bool], str] = lambda timed: "module",
 ) -> Captured:
     """Retrace a Dynamo graph and find its regions, merged to the granularity.
+
+    ``granularity`` is told whether the timestep is among the inputs.
 
     Raises:
         CannotCache: the forward cannot be cached, with the reason.
@@ -91,7 +93,8 @@ def analyse(
     adds = residual_stream(gm, inputs.sources, ancestry)
     inputs = with_streams(gm, inputs, adds)
     regions = find_regions(gm, adds, ancestry, inputs.static)
-    regions = merge_regions(regions, granularity, ancestry)
+    wanted = granularity(inputs.timestep is not None)
+    regions = merge_regions(regions, wanted, ancestry)
     regions = with_watched(regions, inputs, ancestry)
     blocks = block_flops(ancestry, inputs.sources, has_regions=bool(regions.found))
     return Captured(gm, inputs, regions, blocks)

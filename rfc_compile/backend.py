@@ -87,6 +87,7 @@ def _cached(
     _refuse_gradients(example_inputs)
     observer = PassObserver()
     plan = make_plan(gm, example_inputs, options, report, observer)
+    options = plan.options
     schedule = options.make_schedule()
     specialized = specialize(
         plan.step_graph, probe=not schedule.static, apart=not plan.timed

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import difflib
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS, Estimator
+from rfc_compile.option_values import integer, number, one_of, parse_bytes
 from rfc_compile.passes import Keeping
 from rfc_compile.passes.storage import CACHE_DTYPES
 from rfc_compile.schedules import DEFAULT_CACHED_RUN, SCHEDULES, Schedule
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 GRANULARITIES = ("module", "block", "stack")
 DECISIONS = ("sync", "lagged")
 TIMES = ("noise", "step")
+
+CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time", "threshold")
+"""Options that are chosen where they are left out."""
 
 PRESETS = {"quality": 0.2, "balanced": 0.35, "fast": 0.75}
 """Thresholds, chosen by `python -m benchmarks presets`."""
@@ -81,7 +83,8 @@ class Options:
             would take more, blocks are merged, then regions dropped, until it fits. It
             holds for every graph and for the sizes that it was compiled for.
         granularity: what a region is: ``module``, every attention and MLP; ``block``;
-            ``stack``, the whole run of blocks. Coarser is faster and keeps less.
+            ``stack``, the whole run of blocks. Coarser is faster and keeps less. None
+            is ``stack``, but ``module`` for a graph that is not given the timestep.
         inner: the Dynamo backend that compiles the resulting graphs.
         inner_options: its options.
         timestep: name of the model's timestep input, None to find it.
@@ -89,6 +92,9 @@ class Options:
             forward with less runs uncached.
 
     """
+
+    chosen: ClassVar[frozenset[str]]
+    """Of an instance: the options that were left out. No option itself."""
 
     preset: str = "balanced"
     estimator: str | None = None
@@ -109,7 +115,7 @@ class Options:
     cache_dtype: str | None = None
     input_sketch: int = 1
     memory_budget: int | str | None = None
-    granularity: str = "stack"
+    granularity: str | None = None
     inner: str = "inductor"
     inner_options: Mapping[str, Any] = field(default_factory=dict)
     timestep: str | None = None
@@ -117,9 +123,13 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check every value, and the values against each other."""
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _one_of("granularity", self.granularity, GRANULARITIES)
-        _one_of("decision", self.decision, DECISIONS)
+        chosen = frozenset(n for n in CHOSEN_BY_GRAPH if getattr(self, n) is None)
+        object.__setattr__(self, "chosen", chosen)
+        if self.granularity is None:
+            object.__setattr__(self, "granularity", "stack")
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("granularity", self.granularity, GRANULARITIES)
+        one_of("decision", self.decision, DECISIONS)
         self._choose_by_granularity()
         assert self.estimator is not None
         orders = ESTIMATORS[self.estimator].orders
@@ -132,19 +142,19 @@ class Options:
                 f"estimator={self.estimator!r}; allowed: {allowed}"
             )
         self._check_cache_dtype()
-        _one_of("preset", self.preset, PRESETS)
+        one_of("preset", self.preset, PRESETS)
         if self.threshold is not None:
-            _number("threshold", self.threshold, low=0)
-        _number("ridge", self.ridge, low=0)
-        _number("min_coverage", self.min_coverage, low=0, high=1)
-        _integer("interval", self.interval, low=1)
-        _integer("input_sketch", self.input_sketch, low=1)
+            number("threshold", self.threshold, low=0)
+        number("ridge", self.ridge, low=0)
+        number("min_coverage", self.min_coverage, low=0, high=1)
+        integer("interval", self.interval, low=1)
+        integer("input_sketch", self.input_sketch, low=1)
         if self.memory_budget is not None:
             parse_bytes("memory_budget", self.memory_budget)
-        _integer("warmup", self.warmup, low=1)
-        _integer("final_full", self.final_full, low=0)
+        integer("warmup", self.warmup, low=1)
+        integer("final_full", self.final_full, low=0)
         if self.max_cached_run not in ("auto", None):
-            _integer("max_cached_run", self.max_cached_run, low=0)
+            integer("max_cached_run", self.max_cached_run, low=0)
         self._check_mask()
         self._check_budget()
         self._check_inner()
@@ -156,15 +166,15 @@ class Options:
         if self.estimator is None:
             estimator = "subspace" if modules else "taylor"
             object.__setattr__(self, "estimator", estimator)
-        _one_of("estimator", self.estimator, ESTIMATORS)
+        one_of("estimator", self.estimator, ESTIMATORS)
         if self.time is None:
             object.__setattr__(self, "time", "step" if modules else "noise")
-        _one_of("time", self.time, TIMES)
+        one_of("time", self.time, TIMES)
 
     def _check_cache_dtype(self) -> None:
         if self.cache_dtype is None:
             return
-        _one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
+        one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
         if self.cache_dtype == "float8" and self.order == 0:
             raise OptionError(
                 "cache_dtype='float8' is for the changes between full steps, and "
@@ -176,7 +186,7 @@ class Options:
         if isinstance(steps, str) or not isinstance(steps, Iterable):
             raise OptionError(f"full_steps={steps!r}: give a list of step indices")
         for step in steps:
-            _integer("full_steps", step, low=0)
+            integer("full_steps", step, low=0)
         object.__setattr__(self, "full_steps", tuple(steps))
         if self.schedule == "mask" and not self.full_steps:
             raise OptionError(
@@ -185,13 +195,13 @@ class Options:
 
     def _check_budget(self) -> None:
         if self.target_nfc is not None:
-            _integer("target_nfc", self.target_nfc, low=1)
+            integer("target_nfc", self.target_nfc, low=1)
         if self.target_speedup is not None:
-            _number("target_speedup", self.target_speedup, low=1)
+            number("target_speedup", self.target_speedup, low=1)
             if self.target_speedup == 1:
                 raise OptionError("target_speedup=1 is not allowed: give a number > 1")
         if self.max_error is not None:
-            _number("max_error", self.max_error, low=0)
+            number("max_error", self.max_error, low=0)
         names = ("target_nfc", "target_speedup", "max_error")
         given = [
             f"{x}={getattr(self, x)!r}" for x in names if getattr(self, x) is not None
@@ -245,6 +255,16 @@ class Options:
         if self.timestep is not None and not isinstance(self.timestep, str):
             raise OptionError(f"timestep={self.timestep!r}: give the input's name")
 
+    def for_graph(self, *, timed: bool) -> Options:
+        """These options for a graph that is given the timestep, or not.
+
+        Without it there are no noise levels, by which alone a stack is predicted well.
+        """
+        if timed or "granularity" not in self.chosen:
+            return self
+        again: dict[str, Any] = dict.fromkeys(self.chosen)
+        return replace(self, **{**again, "granularity": "module"})
+
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> Options:
         """Options from the dict given to ``torch.compile``.
@@ -296,51 +316,3 @@ class Options:
     def make_schedule(self, report: GraphReport | None = None) -> Schedule:
         """The schedule these options name, for the graph of this report."""
         return SCHEDULES[self.schedule](self, report)
-
-
-def _one_of(name: str, value: object, allowed: Iterable[str]) -> None:
-    known = list(allowed)
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise OptionError(
-            f"{name}={value!r} is not allowed{hint} Allowed: {', '.join(known)}"
-        )
-
-
-def _number(name: str, value: object, low: float, high: float = math.inf) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= float(value) <= high:  # type: ignore[arg-type]
-        limit = f"from {low:g} to {high:g}" if high < math.inf else f">= {low:g}"
-        raise OptionError(f"{name}={value!r} is not allowed; allowed: a number {limit}")
-
-
-def _integer(name: str, value: object, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise OptionError(
-            f"{name}={value!r} is not allowed; allowed: a whole number >= {low}"
-        )
-
-
-_UNITS = {"B": 1}
-_UNITS |= {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", 1)}
-_UNITS |= {f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)}
-
-
-def parse_bytes(name: str, value: object) -> int:
-    """Bytes of a positive whole number, or of a text such as ``"512 MiB"``.
-
-    Raises:
-        OptionError: it is neither; names it ``name``.
-
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    text = value if isinstance(value, str) else ""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w+)", text, re.ASCII)
-    if found is None or found[2] not in _UNITS or not float(found[1]):
-        raise OptionError(
-            f"{name}={value!r} is not allowed; allowed: a whole number of bytes, or a "
-            f"number with a unit as '512 MiB' (units: {', '.join(_UNITS)})"
-        )
-    return int(float(found[1]) * _UNITS[found[2]])

@@ -12,7 +12,6 @@ import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence, Set
-from functools import partial
 from typing import Any
 
 from rfc_compile import model_call, observe
@@ -296,7 +295,8 @@ class Dispatcher(ABC):
             call.caller,
             branch,
             call.step,
-            levels=partial(trajectory.levels, call.step, call.timestep),
+            trajectory=trajectory,
+            timestep=call.timestep,
             full=full,
             keep=finite,
         )

@@ -31,6 +31,8 @@ def check_writable(path: Path, argument: str) -> None:
             ``argument``.
 
     """
+    if not path.name:
+        raise OptionError(f"argument {argument}: {str(path)!r} is no file")
     try:
         for file in (path, _part(path)):
             existed = file.exists()

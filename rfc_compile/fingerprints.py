@@ -10,7 +10,8 @@ from torch import nn
 
 import rfc_compile
 from rfc_compile.errors import OptionError
-from rfc_compile.tuned import JSON, Fingerprint, shape_name
+from rfc_compile.json_files import JSON
+from rfc_compile.tuned import Fingerprint, shape_name
 
 
 def model_fingerprint(model: nn.Module) -> dict[str, JSON]:

@@ -16,7 +16,7 @@ import operator
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,7 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from rfc_compile.caller import Caller
 from rfc_compile.scopes import LayerShapes
-from rfc_compile.trajectories import Branch
+from rfc_compile.trajectories import Branch, Trajectory
 
 MAX_OWNERS = 64
 """Threads, tasks and names whose running call is remembered; oldest goes."""
@@ -33,8 +33,6 @@ MAX_RUNS_OF_A_LAYER = 64
 """Runs of one layer in a call, each with state of its own; one more is a new call."""
 
 _NEVER = -1, -1
-
-LevelsOf = Callable[[Sequence[int]], tuple[float, ...] | None]
 
 
 class ModelCall:
@@ -45,7 +43,7 @@ class ModelCall:
         caller: who calls.
         branch: the CFG branch; its ``followers`` hold the state of the other graphs.
         step: index of the step in the trajectory.
-        levels: noise levels of this step and of given full steps before, if known.
+        timestep: its value.
         full: the decision.
         keep: whether values of a full step may be kept (not after broken inputs).
         number: of the call, counted by owner.
@@ -61,7 +59,8 @@ class ModelCall:
         branch: Branch,
         step: int,
         *,
-        levels: LevelsOf,
+        trajectory: Trajectory,
+        timestep: float,
         full: bool,
         keep: bool,
         before: ModelCall | None = None,
@@ -70,7 +69,8 @@ class ModelCall:
         self.caller = caller
         self._branch = weakref.ref(branch)
         self.step = step
-        self.levels = levels
+        self.timestep = timestep
+        self._trajectory = weakref.ref(trajectory)
         self.full = full
         self.keep = keep
         self._layers: dict[LayerShapes, int] = {}
@@ -86,6 +86,13 @@ class ModelCall:
     def branch(self) -> Branch | None:
         """The branch, None once its trajectory has ended."""
         return self._branch()
+
+    def levels(self, full_steps: Sequence[int]) -> tuple[float, ...] | None:
+        """Noise levels of this step and of these full ones before, if known."""
+        trajectory = self._trajectory()
+        if trajectory is None:
+            return None
+        return trajectory.levels(self.step, self.timestep, full_steps)
 
     def includes(
         self, layer: LayerShapes, arguments: Iterable[Any], *, by_results: bool
@@ -154,7 +161,8 @@ def begin(
     branch: Branch,
     step: int,
     *,
-    levels: LevelsOf,
+    trajectory: Trajectory,
+    timestep: float,
     full: bool,
     keep: bool,
 ) -> None:
@@ -166,7 +174,8 @@ def begin(
             caller,
             branch,
             step,
-            levels=levels,
+            trajectory=trajectory,
+            timestep=timestep,
             full=full,
             keep=keep,
             before=before,

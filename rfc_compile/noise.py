@@ -33,7 +33,7 @@ def diffusion_level(time: float) -> float:
     The product of ``1 - beta``, this step's among them, is the exponential of a sum.
     """
     end = time + 1e-3
-    exponent = 0.1 * end + 9.95 * end * end
+    exponent = 0.1 * end + 9.95 * end**2 + 0.066 * end**3
     return math.sqrt(math.expm1(exponent))
 
 

@@ -38,6 +38,7 @@ class Plan:
         step_graph: the hoisted conditional graph.
         layout: the state that it takes.
         fake_mode: Dynamo's, in which the graph was traced.
+        options: those given, with what is chosen by the graph.
 
     """
 
@@ -45,6 +46,7 @@ class Plan:
     step_graph: fx.GraphModule
     layout: StateLayout
     fake_mode: Any
+    options: Options
 
     @property
     def timed(self) -> bool:
@@ -89,8 +91,9 @@ def capture(
         is_static=torch_internals.is_static_input,
         timestep=options.timestep,
         observe=observe,
-        granularity=options.granularity,
+        granularity=lambda timed: _granularity(options.for_graph(timed=timed)),
     )
+    options = _for_graph(options, captured)
     report.flops = captured.regions.flops
     report.block_flops = captured.block_flops
     report.refused = captured.regions.refused
@@ -105,11 +108,21 @@ def complete_plan(
 ) -> Plan:
     """The second half: rewrites the captured graph and sizes the state."""
     fake_mode = torch_internals.dynamo_fake_mode()
+    options = _for_graph(options, captured)
     keeping = options.make_keeping()
     step_graph = make_step_graph(captured, keeping, fake_mode, observe)
     layout: StateLayout = step_graph.meta["rfc_state"]
     _report_state(report, captured, layout)
-    return Plan(captured, step_graph, layout, fake_mode)
+    return Plan(captured, step_graph, layout, fake_mode, options)
+
+
+def _granularity(options: Options) -> str:
+    assert options.granularity is not None, "options choose it"
+    return options.granularity
+
+
+def _for_graph(options: Options, captured: Captured) -> Options:
+    return options.for_graph(timed=captured.inputs.timestep is not None)
 
 
 def _within_budget(
@@ -119,7 +132,8 @@ def _within_budget(
     if limit is None:
         return captured
     keeping, fake_mode = options.make_keeping(), torch_internals.dynamo_fake_mode()
-    fitting, done = fit_budget(captured, limit, keeping, options.granularity, fake_mode)
+    granularity = _granularity(options)
+    fitting, done = fit_budget(captured, limit, keeping, granularity, fake_mode)
     report.refused = fitting.regions.refused
     if done:
         report.note(f"memory_budget={options.memory_budget!r}: {done}")

@@ -23,7 +23,8 @@ from rfc_compile.arguments import name_and_value, number, positive
 from rfc_compile.errors import OptionError, TargetError
 from rfc_compile.factories import call_factory, is_factory, one_line
 from rfc_compile.fingerprints import make_fingerprint, model_fingerprint
-from rfc_compile.tuned import JSON, Fingerprint
+from rfc_compile.json_files import JSON
+from rfc_compile.tuned import Fingerprint
 
 Draw = Callable[[nn.Module, int], Tensor]
 """(model, compiled or not; seed) -> images or latents (B, ...), float; images in

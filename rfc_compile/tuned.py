@@ -13,23 +13,27 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from torch import Tensor, nn
 
 from rfc_compile.config import Options
 from rfc_compile.errors import FingerprintWarning, OptionError, TunedFileError
 from rfc_compile.files import replace_file
-
-JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
+from rfc_compile.json_files import (
+    JSON,
+    Unexpected,
+    check_kind,
+    check_names,
+    object_at,
+    read_json,
+    shown,
+)
 
 SCHEMA: Final = 1
 """Version of the file's form; a reader refuses later ones."""
-
-MOST_BYTES: Final = 1 << 20
-"""Of a file; a real one has a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ class Tuned:
         """
         try:
             return _tuned(record)
-        except _Unexpected as error:
+        except Unexpected as error:
             raise TunedFileError(f"{path}: {error}") from error
 
     def warn_if_other(self, model: Mapping[str, JSON], **known: Any) -> list[str]:
@@ -235,66 +239,19 @@ def _warn(differences: Sequence[str]) -> None:
     )
 
 
-def read_json(path: str | Path) -> Any:
-    """The value in a file of JSON.
-
-    Raises:
-        TunedFileError: the file cannot be read, is too large or is not JSON.
-
-    """
-    try:
-        return _parse(Path(path))
-    except _Unexpected as error:
-        raise TunedFileError(f"{path}: {error}") from error
-
-
-class _Unexpected(Exception):
-    """A place in the file and what is wrong with it."""
-
-
-def _parse(path: Path) -> Any:
-    try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise _Unexpected(f"$ has {size} bytes; allowed: up to {MOST_BYTES}")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _Unexpected(f"cannot be read: {error}") from error
-    try:
-        return json.loads(
-            text, parse_constant=_no_constant, object_pairs_hook=_no_duplicates
-        )
-    except (ValueError, RecursionError) as error:
-        raise _Unexpected(
-            f"$ is not JSON ({error}); write it again with `rfc-compile tune`"
-        ) from error
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name!r} stands twice in one object")
-    return dict(pairs)
-
-
 def _tuned(record: Any) -> Tuned:
     if not isinstance(record, dict):
-        raise _Unexpected("$ must be an object with schema, options, ...")
+        raise Unexpected("$ must be an object with schema, options, ...")
     schema = record.get("schema")
     if type(schema) is not int or schema < 1:
-        raise _Unexpected(f"$.schema is {_short(schema)}; allowed: {SCHEMA}")
+        raise Unexpected(f"$.schema is {shown(schema)}; allowed: {SCHEMA}")
     if schema > SCHEMA:
-        raise _Unexpected(
+        raise Unexpected(
             f"$.schema is {schema}, and this version of rfc_compile reads up to "
             f"{SCHEMA}: upgrade rfc_compile, or tune again with this version"
         )
-    _check_names("$", record, Tuned)
-    measured, options = record["measured"], _object("$.options", record["options"])
+    check_names("$", record, Tuned)
+    measured, options = record["measured"], object_at("$.options", record["options"])
     return Tuned(
         options=_checked_options(options),
         measured=None if measured is None else _measured(measured),
@@ -303,19 +260,19 @@ def _tuned(record: Any) -> Tuned:
 
 
 def _checked_options(options: dict[str, JSON]) -> dict[str, JSON]:
-    _check_names("$.options", options, Options)
+    check_names("$.options", options, Options)
     try:
         Options.from_mapping(options)
     except OptionError as error:
         named = re.match(r"\w+(?==)", str(error))
         place = f"$.options.{named[0]}" if named else "$.options"
-        raise _Unexpected(f"{place}: {error}") from error
+        raise Unexpected(f"{place}: {error}") from error
     return options
 
 
 def _measured(value: JSON) -> Measured:
-    record = _object("$.measured", value)
-    _check_names("$.measured", record, Measured)
+    record = object_at("$.measured", value)
+    check_names("$.measured", record, Measured)
     for item in fields(Measured):
         number, place = record.get(item.name), f"$.measured.{item.name}"
         if number is None and "None" in str(item.type):
@@ -324,45 +281,15 @@ def _measured(value: JSON) -> Measured:
         right = type(number) is int or (type(number) is float and not whole)
         if not right or not math.isfinite(number):  # type: ignore[arg-type]
             kind = "a whole number" if whole else "a number"
-            raise _Unexpected(f"{place} is {_short(number)}; allowed: {kind}")
+            raise Unexpected(f"{place} is {shown(number)}; allowed: {kind}")
     return Measured(**record)  # type: ignore[arg-type]
 
 
 def _fingerprint(value: JSON) -> Fingerprint:
-    record = _object("$.fingerprint", value)
-    _check_names("$.fingerprint", record, Fingerprint)
-    _object("$.fingerprint.model", record["model"])
+    record = object_at("$.fingerprint", value)
+    check_names("$.fingerprint", record, Fingerprint)
+    object_at("$.fingerprint.model", record["model"])
     for name in ("sampler", "torch", "rfc_compile"):
-        _check_kind(f"$.fingerprint.{name}", record.get(name), str, "a string")
-    _check_kind("$.fingerprint.steps", record.get("steps"), int, "a whole number")
+        check_kind(f"$.fingerprint.{name}", record.get(name), str, "a string")
+    check_kind("$.fingerprint.steps", record.get("steps"), int, "a whole number")
     return Fingerprint(**record)  # type: ignore[arg-type]
-
-
-def _check_kind(place: str, value: JSON, kind: type, words: str) -> None:
-    if value is not None and type(value) is not kind:
-        raise _Unexpected(f"{place} is {_short(value)}; allowed: {words} or null")
-
-
-def _object(place: str, value: JSON) -> dict[str, JSON]:
-    if not isinstance(value, dict):
-        raise _Unexpected(f"{place} is {_short(value)}; allowed: an object")
-    return value
-
-
-def _check_names(place: str, record: Mapping[str, JSON], kind: type) -> None:
-    """Every field is known, and those without a default are there."""
-    known = {item.name: item for item in fields(kind)}
-    for name in record:
-        if name not in known:
-            raise _Unexpected(
-                f"{place}.{name} is not known; allowed: {', '.join(known)}"
-            )
-    for name, item in known.items():
-        optional = item.default is not MISSING or item.default_factory is not MISSING
-        if name not in record and not optional:
-            raise _Unexpected(f"{place}.{name} is missing")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -12,11 +12,13 @@ import torch
 from denoisers import ALL
 from denoisers.base import STEPS, Denoiser, flat
 from denoisers.flux import flux
+from options import MODULES
 from torch import Tensor, nn
 
 import rfc_compile
 
 OPTIONS = {
+    **MODULES,
     "inner": "eager",
     "min_coverage": 0.0,
     "schedule": "interval",

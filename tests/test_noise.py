@@ -27,7 +27,7 @@ def test_diffusion_levels_are_those_of_the_schedulers(sampler: str) -> None:
     for t in scheduler.timesteps[:-1]:
         alpha = scheduler.alphas_cumprod[int(t)].item()
         expected = math.sqrt((1 - alpha) / alpha)
-        assert DIFFUSION.level(float(t)) == pytest.approx(expected, rel=0.03)
+        assert DIFFUSION.level(int(t)) == pytest.approx(expected, rel=0.03)
 
 
 @given(st.floats(0, 1000))
@@ -136,12 +136,13 @@ def test_images_are_closer_by_the_noise_level_than_by_the_step() -> None:
     labels = torch.arange(2)
     reference = glyph.sample(glyph.load_glyph_dit(), labels=labels, seed=1)
     quality = {}
+    full_steps = (0, 9, 18, 27, 35, 41, 46, 49)
     for time in ("noise", "step"):
         torch.compiler.reset()
-        options = {"inner": "eager", "time": time, "schedule": "interval"}
-        options |= {"interval": 6, "max_cached_run": None}
+        options: dict[str, Any] = {"inner": "eager", "time": time, "schedule": "mask"}
+        options |= {"full_steps": full_steps, "max_cached_run": None}
         model = torch.compile(glyph.load_glyph_dit(), backend="rfc", options=options)
         images = glyph.sample(model, labels=labels, seed=1)
-        assert rfc_compile.stats(model).nfc == 9
+        assert rfc_compile.stats(model).nfc == len(full_steps)
         quality[time] = psnr(images, reference).mean().item()
-    assert quality["noise"] > quality["step"] + 2
+    assert quality["noise"] > quality["step"] + 4

@@ -22,7 +22,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "target_nfc": ((0, -1, 1.5, "14", True), "a whole number >= 1"),
     "target_speedup": ((0.9, -2, float("nan"), "3", True), "a number >= 1"),
     "max_error": ((-0.1, float("nan"), "0.1", True), "a number >= 0"),
-    "granularity": (("layer", None), "module"),
+    "granularity": (("layer", 3), "module"),
     "time": (("steps", 3, True), "noise, step"),
     "decision": (("async", None, True), "sync, lagged"),
     "cache_dtype": (("float32", "bf16", torch.float16, 8), "bfloat16, float16, float8"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from options import MODULES
 
 import rfc_compile
 from tests.denoising import compiled, guided_steps, run, small_glyph
@@ -60,7 +61,7 @@ def test_nothing_yet_is_drawn_as_nothing(tmp_path: Path) -> None:
     "options", [{}, {"cache_dtype": "float8"}, {"input_sketch": 2}]
 )
 def test_regions_hang_on_their_stream(tmp_path: Path, options: dict[str, Any]) -> None:
-    model = compiled(small_glyph(2), **options)
+    model = compiled(small_glyph(2), **MODULES, **options)
     run(model)
     explanation = rfc_compile.explain(model)
     (found,) = explanation.maps
@@ -84,7 +85,7 @@ def test_regions_hang_on_their_stream(tmp_path: Path, options: dict[str, Any]) -
     [("reuse", False), ("rfe", False), ("taylor", True), ("subspace", True)],
 )
 def test_errors_are_known_where_enough_is_kept(estimator: str, known: bool) -> None:
-    model = compiled(small_glyph(2), estimator=estimator)
+    model = compiled(small_glyph(2), **MODULES, estimator=estimator)
     run(model)
     (found,) = rfc_compile.explain(model).maps
     assert ("region_003_mlp" in found.errors) == known

@@ -118,7 +118,7 @@ def test_an_unreachable_goal_says_what_the_best_is(tmp_path: Path) -> None:
     assert best is not None
     assert best.nfc == 3
     assert best.speedup is not None
-    assert best.speedup > 1.5
+    assert best.speedup > 1.1
     assert not (tmp_path / "rfc.json").exists()
     assert "Nothing meets the limits" in (tmp_path / "report.html").read_text()
 

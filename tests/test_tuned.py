@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import rfc_compile
 from rfc_compile import FingerprintWarning, OptionError, TunedFileError, glyph
 from rfc_compile.fingerprints import model_fingerprint
-from rfc_compile.tuned import MOST_BYTES, Fingerprint, Measured, Tuned
+from rfc_compile.json_files import MOST_BYTES
+from rfc_compile.tuned import Fingerprint, Measured, Tuned
 
 MEASURED = Measured(
     nfc=12.5,

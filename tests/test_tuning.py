@@ -139,10 +139,11 @@ def test_no_schedule_has_more_full_steps_than_wanted(
 def test_a_setting_is_split_and_described() -> None:
     setting = {**FIXED, **mask_setting((0, 3, 7))}
     assert graph_part(setting) == FIXED
-    assert describe(setting) == "taylor 1, stack, min_coverage=0.0, full steps 0 3 7"
+    assert describe(setting) == (
+        "taylor 1, stack, min_coverage=0.0, time=step, full steps 0 3 7"
+    )
     assert describe({"threshold": 0.25, "cache_dtype": "bfloat16"}) == (
-        "subspace 2, module, cache_dtype=bfloat16, rcs 0.25, warm-up 2, "
-        "at most 4 cached"
+        "taylor 2, stack, cache_dtype=bfloat16, rcs 0.25, warm-up 1, at most 8 cached"
     )
 
 

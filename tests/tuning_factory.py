@@ -15,6 +15,7 @@ FIXED = {
     "order": 1,
     "granularity": "stack",
     "min_coverage": 0.0,
+    "time": "step",
 }
 """Options that leave only schedules to search."""
 

@@ -16,7 +16,8 @@ from rfc_compile.checking.limits import Limit, loosened
 from rfc_compile.checking.quantities import QUANTITIES
 from rfc_compile.checking.record import KIND
 from rfc_compile.errors import OptionError, TunedFileError
-from rfc_compile.tuned import Fingerprint, Measured, Tuned, read_json
+from rfc_compile.json_files import read_json
+from rfc_compile.tuned import Fingerprint, Measured, Tuned
 
 _SHARED: Final = ("schema", "options", "measured", "fingerprint")
 

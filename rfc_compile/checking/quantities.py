@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from rfc_compile.config import parse_bytes
 from rfc_compile.errors import OptionError
+from rfc_compile.option_values import parse_bytes
 
 Unit = Literal["dB", "x", "bytes", "count", ""]
 

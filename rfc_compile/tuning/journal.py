@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rfc_compile.errors import OptionError
 from rfc_compile.files import replace_file
-from rfc_compile.tuned import JSON
+from rfc_compile.json_files import JSON
 
 
 class Journal:

@@ -187,7 +187,7 @@ def describe(setting: Setting) -> str:
     return ", ".join(
         (
             f"{options.estimator} {options.order}",
-            options.granularity,
+            f"{options.granularity}",
             *others,
             *_schedule_words(options),
         )
@@ -199,7 +199,7 @@ def _schedule_words(options: Options) -> list[str]:
         return [f"full steps {' '.join(map(str, options.full_steps))}"]
     if options.schedule == "interval":
         return [f"interval {options.interval}", f"warm-up {options.warmup}"]
-    cap = options.max_cached_run
+    cap = options.longest_run
     return [
         f"{options.schedule} {options.threshold:g}",
         f"warm-up {options.warmup}",

@@ -13,9 +13,10 @@ from rich.console import Console
 from rfc_compile.config import Options
 from rfc_compile.errors import GoalError, OptionError
 from rfc_compile.files import check_writable, replace_file
+from rfc_compile.json_files import JSON
 from rfc_compile.reference import Reference, draw_reference
 from rfc_compile.targets import Target
-from rfc_compile.tuned import JSON, Tuned
+from rfc_compile.tuned import Tuned
 from rfc_compile.tuning.clock import Clock
 from rfc_compile.tuning.finals import Finals
 from rfc_compile.tuning.goal import Goal

@@ -1,0 +1,61 @@
+"""What values of options may be: an error names the option and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+
+from rfc_compile.errors import OptionError
+
+
+def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
+    """The value is one of these, or ``OptionError`` names the nearest."""
+    known = list(allowed)
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise OptionError(
+            f"{name}={value!r} is not allowed{hint} Allowed: {', '.join(known)}"
+        )
+
+
+def number(name: str, value: object, low: float, high: float = math.inf) -> None:
+    """The value is a number from ``low`` to ``high``, or ``OptionError``."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= float(value) <= high:  # type: ignore[arg-type]
+        limit = f"from {low:g} to {high:g}" if high < math.inf else f">= {low:g}"
+        raise OptionError(f"{name}={value!r} is not allowed; allowed: a number {limit}")
+
+
+def integer(name: str, value: object, low: int) -> None:
+    """The value is a whole number of at least ``low``, or ``OptionError``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise OptionError(
+            f"{name}={value!r} is not allowed; allowed: a whole number >= {low}"
+        )
+
+
+_UNITS = {"B": 1}
+_UNITS |= {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", 1)}
+_UNITS |= {f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)}
+
+
+def parse_bytes(name: str, value: object) -> int:
+    """Bytes of a positive whole number, or of a text such as ``"512 MiB"``.
+
+    Raises:
+        OptionError: it is neither; names it ``name``.
+
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w+)", text, re.ASCII)
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        raise OptionError(
+            f"{name}={value!r} is not allowed; allowed: a whole number of bytes, or a "
+            f"number with a unit as '512 MiB' (units: {', '.join(_UNITS)})"
+        )
+    return int(float(found[1]) * _UNITS[found[2]])
