@@ -178,7 +178,9 @@ class Dispatcher(ABC):
                 state.layout = self._layout  # Dynamo made a more general graph of it
             else:
                 state = branch.followers[member] = own
-        pool = state.pool(arguments, running.step, running.levels(state.full_steps))
+        by_noise = self._options.time == "noise"
+        levels = running.levels(state.full_steps) if by_noise else None
+        pool = state.pool(arguments, running.step, levels)
         if state.full_steps and not running.full:
             return self._run_whole("cached", pool)
         history = state.forget()

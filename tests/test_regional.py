@@ -94,7 +94,9 @@ def test_compiles_no_more_than_the_inner_backend(name: str) -> None:
     assert rfc_compile.explain(regional).graphs == counter.frame_count
 
 
-@pytest.mark.parametrize("options", [{}, {"schedule": "rcs", "threshold": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"schedule": "rcs", "threshold": 1.0, "max_cached_run": 4}]
+)
 def test_blocks_that_are_given_the_timestep(options: dict[str, Any]) -> None:
     """Layers of one graph follow its first layer, with or without a probe."""
     whole = torch.compile(small_glyph(), backend="rfc", options={**OPTIONS, **options})

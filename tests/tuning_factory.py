@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rfc_compile import glyph
 
-STEPS = 20
+STEPS = 30
 SPEC = "tuning_factory:make"
 FIXED = {
     "estimator": "taylor",
