@@ -165,7 +165,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["study.jsonl"]
     header, *lines = map(json.loads, study.read_text().splitlines())
     assert header["study"]["seed"] == 0
-    assert len(lines) >= 8
+    assert len(lines) >= 2
     assert all(line.keys() == {"key", "value"} for line in lines)
 
 
