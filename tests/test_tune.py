@@ -47,7 +47,7 @@ def test_options_are_found_and_measured(tuned: Tuned, folder: Path) -> None:
     assert tuned.options["granularity"] == "stack"
     found = tuned.measured
     assert found is not None
-    assert 2 <= found.nfc < STEPS
+    assert 3 <= found.nfc < STEPS
     assert found.images == 2
     assert found.speedup is not None
     assert found.speedup > 0  # how large it is belongs in a benchmark
@@ -116,7 +116,7 @@ def test_an_unreachable_goal_says_what_the_best_is(tmp_path: Path) -> None:
         tune(output=tmp_path, target_speedup=50, time_limit=2)
     best = caught.value.best.measured
     assert best is not None
-    assert best.nfc < STEPS / 5
+    assert best.nfc == 3
     assert best.speedup is not None
     assert 0 < best.speedup < 50
     assert not (tmp_path / "rfc.json").exists()
