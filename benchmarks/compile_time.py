@@ -23,8 +23,8 @@ from torch import Tensor, fx, nn
 
 from benchmarks import speed
 from benchmarks.report import RESULTS, Grid, console, save
-from rfc_compile.bench.timing import elapsed
 from rfc_compile.bench.workloads import DIT_B
+from rfc_compile.measuring import elapsed
 from rfc_compile.observe import PassObserver, dispatchers_of
 
 COLD_TARGET: Final = 1.5

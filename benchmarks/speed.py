@@ -20,8 +20,8 @@ from torch import Tensor, nn
 import rfc_compile
 from benchmarks.report import Grid, console, save
 from rfc_compile import glyph
-from rfc_compile.bench.timing import elapsed
 from rfc_compile.bench.workloads import DIT_B, random_dit
+from rfc_compile.measuring import elapsed
 
 CACHED_TARGETS: Final = {"module": 0.04, "stack": 0.015}
 FULL_TARGET: Final = 1.02

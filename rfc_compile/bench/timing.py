@@ -7,8 +7,7 @@ same at every step.
 """
 
 import gc
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -32,6 +31,7 @@ from rfc_compile.bench.workloads import (
     Workload,
     plain,
 )
+from rfc_compile.measuring import elapsed
 from rfc_compile.torch_internals import CompileCounts
 
 _SHORTER: Final = 5
@@ -123,21 +123,6 @@ def _timed(
         recompiles=recompiles,
         extra_bytes=kept,
     )
-
-
-def elapsed(run: Callable[[], object]) -> float:
-    """Seconds that a call takes, the accelerator's work included."""
-    synchronize()
-    start = time.perf_counter()
-    run()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def synchronize() -> None:
-    """Wait for the accelerator, where there is one."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
 
 
 def _kept_bytes(workload: Workload, applied: Applied, images: int, steps: int) -> int:
