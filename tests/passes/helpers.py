@@ -157,7 +157,7 @@ def _run_passes(
         is_static=torch_internals.is_static_input,
         timestep=timestep,
         observe=observe,
-        granularity=settings.granularity,
+        granularity=lambda timed: settings.for_graph(timed=timed).granularity,
     )
     if not result.analysis.regions.found:
         return
