@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,11 @@ from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.reference import draw_reference
 from rfc_compile.targets import resolve_target
 from rfc_compile.tuned import Measured
+from rfc_compile.tuning.calibration import POWERS, calibrate
 from rfc_compile.tuning.clock import Clock, TimeUpError
 from rfc_compile.tuning.goal import Goal
 from rfc_compile.tuning.journal import Journal
+from rfc_compile.tuning.masks import best_masks
 from rfc_compile.tuning.space import (
     default_graph,
     describe,
@@ -188,7 +191,7 @@ def test_a_clock_runs_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def trials() -> Iterator[Trials]:
+def begun() -> Iterator[Trials]:
     target = resolve_target(tuning_factory.make())
     journal = Journal.open(None, {}, resume=False)
     reference = draw_reference(target, (0, 1))
@@ -196,6 +199,12 @@ def trials() -> Iterator[Trials]:
     made.begin(FIXED)
     yield made
     made.close()
+
+
+@pytest.fixture
+def trials(begun: Trials) -> Trials:
+    begun.close()  # the compiler is reset before every test
+    return begun
 
 
 def test_trials_count_the_steps(trials: Trials) -> None:
@@ -243,3 +252,19 @@ def test_time_stops_trials(trials: Trials) -> None:
         late.measure("", {**FIXED, **even_setting(STEPS, 5)}, 5)
     known = {**FIXED, **even_setting(STEPS, 8)}
     assert late.measure("", known, 8) is not None  # costs no time
+
+
+def test_calibrated_costs_are_of_what_masks_leave_out(trials: Trials) -> None:
+    tables = calibrate(trials, FIXED, range(2, 6))
+    assert len(tables) == len(POWERS)
+    for costs in tables:
+        for step, row in enumerate(costs):
+            assert set(row) == {g for g in range(1, 6) if g == 1 or step + g <= STEPS}
+            assert row[1] == 0
+            assert all(0 < cost < math.inf for g, cost in row.items() if g > 1)
+            values = [row[g] for g in sorted(row)]
+            assert values == sorted(values)  # farther predictions are worse
+        assert best_masks(costs, 12).keys() >= {8, 12}
+    assert calibrate(trials, FIXED, range(2, 6)) == tables
+    early, late = [costs[26][2] / costs[6][2] for costs in (tables[0], tables[-1])]
+    assert late > 2 * early  # DDIM's last steps weigh most
