@@ -9,6 +9,7 @@ import pytest
 import torch
 from comparing import FLUX
 from denoisers.base import Denoiser, flat
+from options import MODULES
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -16,6 +17,7 @@ import rfc_compile
 
 STEPS = 7
 OPTIONS = {
+    **MODULES,
     "inner": "eager",
     "min_coverage": 0.0,
     "schedule": "interval",
