@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rfc_compile.addresses import Addresses, addresses
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
 from rfc_compile.routes import picker
@@ -109,8 +110,8 @@ class Scopes:
         examples: Sequence[Any],
         report: GraphReport,
     ) -> None:
-        self._layers: dict[tuple[int, ...], Layer] = {}
-        self._newest: tuple[tuple[int, ...] | None, Layer] = None, frozenset()
+        self._layers: dict[Addresses, Layer] = {}
+        self._newest: tuple[Addresses | None, Layer] = None, frozenset()
         self._others = others
         self._numbers = picker(numbers)
         shapes = _shapes([examples[i] for i in others])
@@ -127,7 +128,7 @@ class Scopes:
 
         ``static`` are the parameters and buffers among the arguments.
         """
-        same = tuple(map(id, static))
+        same = addresses(static)
         newest, layer = self._newest
         if same != newest:  # most graphs serve one layer only
             layer = self._layers.get(same) or self._new_layer(same, static)
@@ -137,7 +138,7 @@ class Scopes:
             shapes = _shapes([arguments[i] for i in self._others])
         return (layer, shapes), self._numbers(arguments)
 
-    def _new_layer(self, same: tuple[int, ...], static: Sequence[Tensor]) -> Layer:
+    def _new_layer(self, same: Addresses, static: Sequence[Tensor]) -> Layer:
         layer = frozenset(map(id, static))
         self._report_short_lives()
         with self._lock:

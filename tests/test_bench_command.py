@@ -20,11 +20,12 @@ from rfc_compile.bench.records import Records
 def test_the_command_writes_json_markdown_and_a_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two blocks of the model are timed: to compile twelve takes a minute."""
-    timed = replace(session.GLYPH, make=small_glyph)
-    monkeypatch.setitem(session.WORKLOADS, timed.name, timed)
+    """On two blocks of the model: twelve take a minute to compile."""
+    small = replace(session.GLYPH, make=small_glyph)
+    monkeypatch.setitem(session.WORKLOADS, small.name, small)
+    monkeypatch.setattr(session, "GLYPH", small)
     output = ("--output", str(tmp_path))
-    only = ("--methods", "FORA in rfc", "--models", timed.name)
+    only = ("--methods", "FORA in rfc", "--models", small.name)
     assert cli.main(["bench", "--quick", *output, *only]) == 0
     found = Records.load(tmp_path / "bench.json")
     assert [q.selection and q.selection.nfc for q in found.qualities] == [17, 13]

@@ -162,3 +162,14 @@ def test_the_readme_table_stands_between_its_markers(tmp_path: Path) -> None:
     file.write_text("nothing")
     with pytest.raises(ValueError, match="lacks"):
         write_readme(file, table)
+
+
+def test_a_setting_that_is_no_longer_tried_is_left_out() -> None:
+    known = Records(
+        images=2,
+        qualities=[image(OURS, "a", 8, 30), image(OURS, "b", 8, 30)],
+        timings=[run(OURS, "b", 8, 1), run(RIVAL, "a", 8, 1)],
+    )
+    assert known.only({(OURS, "a"), (RIVAL, "a")}) == Records(
+        images=2, qualities=known.qualities[:1], timings=known.timings[1:]
+    )

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -143,6 +143,12 @@ class Records:
         timings = [Timing(**_arguments(item)) for item in data["timings"]]
         qualities = [_quality(**item) for item in data["qualities"]]
         return cls(data["images"], qualities, timings)
+
+    def only(self, settings: Collection[tuple[str, str]]) -> "Records":
+        """What was measured of these methods with these settings."""
+        qualities = [q for q in self.qualities if (q.method, q.setting) in settings]
+        timings = [t for t in self.timings if (t.method, t.setting) in settings]
+        return Records(self.images, qualities, timings)
 
     def quality_of(self, method: str, setting: str) -> Quality | None:
         """The images of a setting, if they were drawn."""

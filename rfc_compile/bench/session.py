@@ -87,8 +87,17 @@ def run_session(args: Namespace) -> int:
 def _records(args: Namespace, size: Size) -> Records:
     file = args.output / "bench.json"
     if args.resume and file.exists():
-        return Records.load(file)
+        return Records.load(file).only(_present_settings())
     return Records(images=size.images)
+
+
+def _present_settings() -> set[tuple[str, str]]:
+    """Methods with the settings that are tried of them now."""
+    return {
+        (method.name, describe(setting))
+        for method in METHODS.values()
+        for setting in (*method.sweep, *method.on_shapes)
+    }
 
 
 @dataclass(frozen=True)
