@@ -13,6 +13,7 @@ from benchmarks import (
     presets,
     quality,
     speed,
+    tuning,
 )
 
 
@@ -37,6 +38,7 @@ def main() -> None:
         "speed_xl": speed.run_xl,
         "end_to_end": functools.partial(end_to_end.run, only=args.only),
         "host": host.run,
+        "tuning": tuning.run,
         "compile_time": functools.partial(compile_time.run, only=args.only),
     }
     if args.which not in (*benchmarks, "all"):

@@ -114,16 +114,24 @@ def compile_model(
 
 
 def draw_cached(
-    target: Target, compiled: nn.Module, seed: int, most_full: float = math.inf
+    target: Target,
+    compiled: nn.Module,
+    seed: int,
+    most_full: float = math.inf,
+    *,
+    afresh: bool = True,
 ) -> Run:
     """One run of a compiled model, with what was decided at every call.
+
+    ``afresh``: without what earlier runs have taught it.
 
     Raises:
         TargetError: as ``draw_with``.
         TooManyFullSteps: more than ``most_full`` steps of a branch were full.
 
     """
-    rfc_compile.reset(compiled)
+    if afresh:
+        rfc_compile.reset(compiled)
     decisions: list[Decision] = []
     calls = 0
 
@@ -140,9 +148,16 @@ def draw_cached(
 
 
 def compare(
-    reference: Reference, compiled: nn.Module, most_full: float = math.inf
+    reference: Reference,
+    compiled: nn.Module,
+    most_full: float = math.inf,
+    *,
+    learns: bool = False,
 ) -> Trial:
     """Draw the reference's seeds with a model compiled with caching.
+
+    ``learns``: one run before teaches it how many steps a run has, as users have it
+    who ask for a number of full steps.
 
     Raises:
         TargetError: as ``draw_with``; or the images have another shape.
@@ -151,8 +166,11 @@ def compare(
     """
     counts = CompileCounts()
     target = reference.target
+    if learns:
+        draw_cached(target, compiled, reference.seeds[-1])
     runs = tuple(
-        draw_cached(target, compiled, seed, most_full) for seed in reference.seeds
+        draw_cached(target, compiled, seed, most_full, afresh=not learns)
+        for seed in reference.seeds
     )
     breaks, recompiles = counts.since()
     explanation = rfc_compile.explain(compiled)
@@ -194,7 +212,8 @@ def measure(
     """
     forget_compiled()
     compiled = compile_model(target.model, "eager", options)
-    trial = compare(reference, compiled)
+    learns = Options.from_mapping(options).has_target
+    trial = compare(reference, compiled, learns=learns)
     if not repeats:
         return trial
     times = time_in_turn(target, options, reference.seeds, repeats, inner)

@@ -89,7 +89,7 @@ def test_every_size_is_right(dynamic: bool | None, regional: bool) -> None:
     allowed = compilations(dynamic, regional)
     model = FLUX.model()
     compile_model(model, regional, backend="rfc", options=OPTIONS, dynamic=dynamic)
-    for size in (*SIZES, *SIZES):
+    for size in (*SIZES, SIZES[0]):
         found = results(model, size)
         statistics = rfc_compile.stats(model)
         assert (len(statistics.decisions), statistics.nfc) == (STEPS, 3), size

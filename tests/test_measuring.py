@@ -54,6 +54,16 @@ def test_a_setting_is_measured(target: Target) -> None:
     assert (found.graph_breaks, found.recompiles, found.seconds) == (0, 0, None)
 
 
+def test_a_wanted_number_of_full_steps_is_judged_when_it_is_learnt(
+    target: Target,
+) -> None:
+    """A first run does not know its number of steps; ``nfc`` is of those after it."""
+    options = {"target_nfc": 12, "min_coverage": 0.0}
+    trial = measure(target, options, draw_reference(target, (0, 1)))
+    assert [run.nfc for run in trial.runs] == [12, 12]
+    assert trial.measured.nfc == 12
+
+
 def test_times_are_of_runs_that_take_turns(target: Target) -> None:
     reference = draw_reference(target, (0,))
     found = measure(target, INTERVAL, reference, repeats=3, inner="eager").measured

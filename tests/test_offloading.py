@@ -68,8 +68,10 @@ def dispatch(model: nn.Module) -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("hook", [offload_leaves, offload_weights, dispatch])
+@pytest.mark.parametrize(
+    ("hook", "form"),
+    [(offload_leaves, "whole"), (offload_weights, "blocks"), (dispatch, "whole")],
+)
 def test_hooks_around_every_layer(
     hook: Callable[[nn.Module], nn.Module], form: str
 ) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import rfc_compile
+from rfc_compile.config import Options
 from rfc_compile.explanation import Explanation
 from rfc_compile.measuring import (
     Run,
@@ -96,7 +97,8 @@ class Finals:
         for candidate in group:
             note(describe(candidate.setting))
             decide_by(compiled, candidate.setting)
-            drawn.append(compare(self.reference, compiled))
+            learns = Options.from_mapping(candidate.setting).has_target
+            drawn.append(compare(self.reference, compiled, learns=learns))
         explanation = rfc_compile.explain(compiled)
         timed: TimedModel | None = None
         for candidate, trial in zip(group, drawn, strict=True):
