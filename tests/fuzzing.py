@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hypothesis import HealthCheck, given, seed, settings
@@ -21,11 +21,23 @@ SHARE = float(os.environ.get("RFC_FUZZ_EXAMPLES", "0"))
 
 SEED = int(os.environ.get("RFC_FUZZ_SEED", "0"))
 
+EXAMPLES = "random examples"
+"""Name of the property of a test's report that counts them."""
+
 TESTS = 4
 """Properties among which the examples are shared out evenly."""
 
 ran = 0
 """Examples that have run in this process."""
+
+
+def summary(counts: Mapping[str, int]) -> str:
+    """One line: how many examples all tests ran, and how to run them again."""
+    again = f"make fuzz SEED={SEED}" if SHARE else "make test"
+    return (
+        f"{sum(counts.values())} random examples in {len(counts)} tests, seed {SEED}: "
+        f"the same again by `{again}`"
+    )
 
 
 def fuzz(few: int, **strategies: Any) -> Callable[[Callable[..., None]], Any]:
