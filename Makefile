@@ -35,6 +35,16 @@ soak: $(INSTALLED)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) \
 		--trajectories $(TRAJECTORIES)
 
+# The compile tests of a source tree of diffusers, as `make upstream DIFFUSERS=path`.
+INNER ?= inductor
+upstream: $(INSTALLED)
+	@test -d '$(DIFFUSERS)/tests/models' || { echo 'upstream: error: \
+	DIFFUSERS=$(DIFFUSERS) is no source tree of diffusers with its tests' >&2; exit 2; }
+	cd '$(DIFFUSERS)' && RFC_INNER=$(INNER) \
+		PYTHONPATH='$(CURDIR)/tests/upstream:$(abspath $(DIFFUSERS))/src' \
+		$(CURDIR)/$(BIN)/python -m pytest -q -p rfc_by_default \
+		tests/models/transformers
+
 # mypy does not see a package that lives in another folder (passes/), so it is given
 # the package laid out as it is installed.
 check: $(INSTALLED)
