@@ -38,8 +38,8 @@ soak: $(INSTALLED)
 # The compile tests of a source tree of diffusers, as `make upstream DIFFUSERS=path`.
 INNER ?= inductor
 upstream: $(INSTALLED)
-	@test -d '$(DIFFUSERS)/tests/models' || { echo 'upstream: error: \
-	DIFFUSERS=$(DIFFUSERS) is no source tree of diffusers with its tests' >&2; exit 2; }
+	@test -d '$(DIFFUSERS)/tests/models' || \
+		{ echo "DIFFUSERS='$(DIFFUSERS)' is no source tree of diffusers" >&2; exit 2; }
 	cd '$(DIFFUSERS)' && RFC_INNER=$(INNER) \
 		PYTHONPATH='$(CURDIR)/tests/upstream:$(abspath $(DIFFUSERS))/src' \
 		$(CURDIR)/$(BIN)/python -m pytest -q -p rfc_by_default \

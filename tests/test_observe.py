@@ -122,6 +122,18 @@ def test_the_trace_holds_every_graph(observed: tuple[str, Observed]) -> None:
     assert "scaled_dot_product_attention" not in by_name["cached"]
 
 
+def test_dumps_hold_no_weights(observed: tuple[str, Observed]) -> None:
+    """Neither log nor trace: names, shapes and constants of the graphs alone."""
+    _, (_, log, trace) = observed
+    for dump in (log, trace):
+        numbers = set(re.findall(r"0\.\d{4,}", dump))
+        for name, weight in small_glyph().named_parameters():
+            for value in weight.abs().flatten()[:50].tolist():
+                assert f"{value:.4f}" not in numbers, name
+                assert not any(number.startswith(f"{value:.6f}") for number in numbers)
+        assert "tensor([" not in dump
+
+
 def test_nothing_is_explained_before_the_first_call() -> None:
     model = compiled()
     explanation = rfc_compile.explain(model)

@@ -7,6 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffusers
+import pytest
+import torch
+from denoisers import ALL
+
+import rfc_compile
+
 PLUGIN = Path(__file__).parent / "upstream"
 TREE = """
 import sys
@@ -91,3 +98,26 @@ def test_their_checks_run_by_rfc(tmp_path: Path) -> None:
         for test in ("TestBroken", "TestEager")
         for name in names
     }
+
+
+def with_repeated_blocks() -> list[str]:
+    """One denoiser of every class that names the blocks it repeats."""
+    kinds = {name.partition("-")[0]: name for name in reversed(list(ALL))}
+    return [
+        name
+        for kind, name in kinds.items()
+        if getattr(getattr(diffusers, kind, None), "_repeated_blocks", None)
+    ]
+
+
+@pytest.mark.parametrize("name", with_repeated_blocks())
+def test_repeated_blocks_compile_once(name: str) -> None:
+    """As diffusers checks it: no graph break, and one compilation for all layers."""
+    denoiser = ALL[name]
+    model = denoiser.model()
+    options = {"inner": "eager", "min_coverage": 0.0}
+    model.compile_repeated_blocks(backend="rfc", options=options, fullgraph=True)
+    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
+        for step in range(2):
+            model(**denoiser.at(denoiser.first_call(), step))
+    assert rfc_compile.explain(model).regions
