@@ -10,7 +10,7 @@ import torch
 from denoisers import ALL
 from denoisers.base import Denoiser
 from denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
-from models import WIDTH, Stack, build, timesteps
+from models import WIDTH, Stack, build, timesteps, tokens
 from options import MODULES
 from torch import Tensor
 
@@ -205,8 +205,8 @@ def test_a_sketch_of_any_number_of_tokens(dtype: str | None) -> None:
 def test_only_so_many_kinds_of_runs_are_remembered() -> None:
     """A process that sees new timesteps for ever remembers the newest of them."""
     model = torch.compile(build(Stack), backend="rfc", options={"inner": "eager"})
-    x = torch.ones(2, 6, WIDTH)
     for kind in range(3 * MAX_COURSES):
+        x = tokens(kind)
         for step in range(2):
             with torch.no_grad():
                 model(x * (1 + 0.1 * step), timesteps(1000 - kind - 0.1 * step))
