@@ -29,7 +29,7 @@ test: $(INSTALLED)
 fuzz: $(INSTALLED)
 	RFC_FUZZ_EXAMPLES=$(EXAMPLES) RFC_FUZZ_SEED=$(SEED) $(BIN)/pytest -q -n auto \
 		--maxprocesses 4 --timeout 7200 tests/passes/test_random.py \
-		tests/test_random_runs.py
+		tests/test_random_runs.py tests/test_upstream.py
 
 soak: $(INSTALLED)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) \

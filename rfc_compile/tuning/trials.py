@@ -199,8 +199,9 @@ class Trials:
 
 def _outcome(place: str, value: JSON) -> Measured | Stopped:
     """Of a trial, as the journal has it."""
-    stopped = isinstance(value, dict) and "stopped" in value
-    return made_of(Stopped if stopped else Measured, place, value)
+    if isinstance(value, dict) and "stopped" in value:
+        return made_of(Stopped, place, value)
+    return made_of(Measured, place, value)
 
 
 def combined(found: Sequence[Measured]) -> Measured:

@@ -14,6 +14,7 @@ A check that rfc had no part in fails.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -71,6 +72,7 @@ def _is_check(item: pytest.Item) -> bool:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """See what rfc has found, before the test's teardown forgets it."""
+    gc.collect()  # what earlier tests compiled is no longer there
     try:
         yield
     finally:
