@@ -113,7 +113,7 @@ def typed(declared: Any, place: str, value: JSON) -> Any:
             return None
         (declared,) = (item for item in of if item is not type(None))
         return typed(declared, place, value)
-    if is_dataclass(declared):
+    if isinstance(declared, type) and is_dataclass(declared):
         return made_of(declared, place, value)
     if origin in (tuple, list):
         if not isinstance(value, list):
