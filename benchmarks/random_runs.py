@@ -114,17 +114,22 @@ def draw(denoise: nn.Module, trajectory: Trajectory) -> Tensor:
 
 
 class Models:
-    """The model, compiled in every way of ``GRAPHS`` and called with every shape."""
+    """The bundled model, compiled in every way of ``GRAPHS`` and called in all forms.
 
-    def __init__(self, inner: str) -> None:
+    ``blocks`` is how many of its first blocks are taken; ``plain`` is not compiled.
+    """
+
+    def __init__(self, inner: str, blocks: int) -> None:
         forget_compiled()
+        self.plain = _first_blocks(blocks)
         self._models = {
-            name: compile_model(glyph.load_glyph_dit(), inner, options)
+            name: compile_model(_first_blocks(blocks), inner, options)
             for name, options in GRAPHS.items()
         }
-        for name, options in GRAPHS.items():
-            for count in (2, 3, 1):  # sizes are symbols from the second one on
-                self.draw(_warming(name, options, count))
+        for name in GRAPHS:
+            for sampler in ("ddim", "euler"):  # timesteps that are whole or not
+                for count in (2, 3, 1):  # sizes are symbols from the second one on
+                    self.draw(_warming(name, sampler, count))
 
     def draw(self, trajectory: Trajectory) -> Tensor:
         """The images of a run by its own options.
@@ -144,9 +149,17 @@ class Models:
         rfc_compile.reset(self._models[trajectory.graphs])
 
 
-def _warming(name: str, options: Mapping[str, Any], count: int) -> Trajectory:
+def _first_blocks(blocks: int) -> nn.Module:
+    model = glyph.load_glyph_dit()
+    model.transformer_blocks = model.transformer_blocks[:blocks]
+    return model
+
+
+def _warming(name: str, sampler: str, count: int) -> Trajectory:
     labels = tuple(range(count))
-    return Trajectory(0, name, options, "ddim", 12, 12, 2.0, labels, 0, "main")
+    return Trajectory(
+        0, name, GRAPHS[name], sampler, 12, 12, 1.0, labels, seed=0, caller="main"
+    )
 
 
 def draw_as_told(models: Models, trajectory: Trajectory) -> Tensor:

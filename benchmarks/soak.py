@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from benchmarks.random_runs import (
     Abandoned,
     Models,
@@ -35,7 +37,6 @@ from benchmarks.random_runs import (
     random_trajectory,
 )
 from benchmarks.report import Grid, console
-from rfc_compile import glyph
 from rfc_compile.bench.report import environment
 from rfc_compile.files import replace_file
 from rfc_compile.torch_internals import CompileCounts
@@ -55,6 +56,9 @@ MOST_GROWTH: Final = 0.01
 
 ROUNDING: Final = 1e-3
 """Largest difference of a pixel that another compiler than eager may make."""
+
+MANY_GRAPHS: Final = 64
+"""Of one function: Dynamo counts those of all models of a class together."""
 
 KEPT: Final = (
     *("GuardManagerWrapper", "CheckFunctionManager", "GraphModule"),
@@ -138,10 +142,10 @@ def draw_for(
         result.seconds += time.monotonic() - start
 
 
-def wrong_images(kept: Sequence[tuple[Trajectory, str]], inner: str) -> list[str]:
+def wrong_images(
+    kept: Sequence[tuple[Trajectory, str]], fresh: Models, allowed: float
+) -> list[str]:
     """What is wrong with the images that were kept, a line each."""
-    fresh, uncached = Models(inner), glyph.load_glyph_dit()
-    allowed = 0.0 if inner == "eager" else ROUNDING
     wrong = []
     for trajectory, known in kept:
         fresh.forget(trajectory)
@@ -149,7 +153,7 @@ def wrong_images(kept: Sequence[tuple[Trajectory, str]], inner: str) -> list[str
         if digest(images) != known:
             wrong.append(f"{trajectory}: a fresh model draws another image")
         if trajectory.all_full:
-            difference = float((images - draw(uncached, trajectory)).abs().max())
+            difference = float((images - draw(fresh.plain, trajectory)).abs().max())
             if difference > allowed:
                 wrong.append(f"{trajectory}: differs by {difference} without caching")
     return wrong
@@ -213,10 +217,17 @@ def main() -> int:
     parser.add_argument("--trajectories", type=int, default=200, help="at least")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inner", default="eager", help="the inner backend")
+    parser.add_argument(
+        "--blocks", type=int, default=12, help="of the model, the first"
+    )
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     args = parser.parse_args()
-    result = soak(Models(args.inner), args.trajectories, args.minutes, args.seed)
-    wrong = wrong_images(result.kept, args.inner)
+    allowed = 0.0 if args.inner == "eager" else ROUNDING
+    with torch._dynamo.config.patch(recompile_limit=MANY_GRAPHS):
+        models = Models(args.inner, args.blocks)
+        result = soak(models, args.trajectories, args.minutes, args.seed)
+        fresh = Models(args.inner, args.blocks)
+        wrong = wrong_images(result.kept, fresh, allowed)
     grid, good = table(result, wrong)
     grid.show()
     for line in wrong:
