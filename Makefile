@@ -7,17 +7,43 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.cache/inductor
 
 # Beside other processes, threads that spin while they wait cost more than they save.
 # A benchmark runs alone, and threads that sleep would make it twice as slow.
-test coverage: export OMP_WAIT_POLICY ?= PASSIVE
+test fuzz coverage: export OMP_WAIT_POLICY ?= PASSIVE
 # A process per core, of one thread each: tracing, most of the tests' time, is serial.
-test: export OMP_NUM_THREADS ?= 1
+test fuzz: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench coverage
+# Random examples of `make fuzz` in all, and where they start from: another seed every
+# day. The last line of a run says which, and `make fuzz SEED=...` runs it again.
+EXAMPLES ?= 2000
+SEED ?= $(shell date +%Y%m%d)
+MINUTES ?= 20
+TRAJECTORIES ?= 200
+
+.PHONY: demo test check bench coverage fuzz soak upstream
 
 demo: $(INSTALLED)
 	$(BIN)/rfc-compile demo --output demo
 
 test: $(INSTALLED)
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+fuzz: $(INSTALLED)
+	RFC_FUZZ_EXAMPLES=$(EXAMPLES) RFC_FUZZ_SEED=$(SEED) $(BIN)/pytest -q -n auto \
+		--maxprocesses 4 --timeout 7200 tests/passes/test_random.py \
+		tests/test_random_runs.py tests/test_upstream.py
+
+soak: $(INSTALLED)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) \
+		--trajectories $(TRAJECTORIES)
+
+# The compile tests of a source tree of diffusers, as `make upstream DIFFUSERS=path`.
+INNER ?= inductor
+upstream: $(INSTALLED)
+	@test -d '$(DIFFUSERS)/tests/models' || \
+		{ echo "DIFFUSERS='$(DIFFUSERS)' is no source tree of diffusers" >&2; exit 2; }
+	cd '$(DIFFUSERS)' && RFC_INNER=$(INNER) \
+		PYTHONPATH='$(CURDIR)/tests/upstream:$(abspath $(DIFFUSERS))/src' \
+		$(CURDIR)/$(BIN)/python -m pytest -q -p rfc_by_default \
+		tests/models/transformers
 
 # mypy does not see a package that lives in another folder (passes/), so it is given
 # the package laid out as it is installed.

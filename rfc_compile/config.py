@@ -135,7 +135,7 @@ class Options:
         orders = ESTIMATORS[self.estimator].orders
         if self.order is None:
             object.__setattr__(self, "order", 2 if 2 in orders else orders[-1])
-        if self.order not in orders:
+        if isinstance(self.order, bool | float) or self.order not in orders:
             allowed = ", ".join(map(str, orders))
             raise OptionError(
                 f"order={self.order!r} is not allowed for "
@@ -183,7 +183,7 @@ class Options:
 
     def _check_mask(self) -> None:
         steps: Any = self.full_steps
-        if isinstance(steps, str) or not isinstance(steps, Iterable):
+        if isinstance(steps, str | Mapping) or not isinstance(steps, Iterable):
             raise OptionError(f"full_steps={steps!r}: give a list of step indices")
         for step in steps:
             integer("full_steps", step, low=0)

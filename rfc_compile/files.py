@@ -1,10 +1,27 @@
-"""Files that a reader never sees half written."""
+"""Files: never half written, and read only as far as they are as large as expected."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rfc_compile.errors import OptionError
+
+
+def read_text(path: Path, most: int) -> str:
+    """The text of a file of at most ``most`` bytes.
+
+    The bytes that come count, not the size that is told, so that a pipe is no way out.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, or not UTF-8.
+
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most} bytes, which are allowed")
+    return data.decode("utf-8")
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

@@ -54,7 +54,9 @@ class Denoiser(Protocol):
 
 def load_glyph_dit(dtype: torch.dtype = torch.float32) -> DiTTransformer2DModel:
     """Loads the bundled model on the CPU, in evaluation mode and without gradients."""
-    model = DiTTransformer2DModel.from_pretrained(MODEL_FOLDER, torch_dtype=dtype)
+    model = DiTTransformer2DModel.from_pretrained(
+        MODEL_FOLDER, torch_dtype=dtype, use_safetensors=True
+    )
     return model.eval().requires_grad_(False)
 
 

@@ -24,7 +24,7 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
 def number(name: str, value: object, low: float, high: float = math.inf) -> None:
     """The value is a number from ``low`` to ``high``, or ``OptionError``."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= float(value) <= high:  # type: ignore[arg-type]
+    if not is_number or not low <= value <= high:  # type: ignore[operator]
         limit = f"from {low:g} to {high:g}" if high < math.inf else f">= {low:g}"
         raise OptionError(f"{name}={value!r} is not allowed; allowed: a number {limit}")
 
@@ -53,9 +53,10 @@ def parse_bytes(name: str, value: object) -> int:
         return value
     text = value if isinstance(value, str) else ""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w+)", text, re.ASCII)
-    if found is None or found[2] not in _UNITS or not float(found[1]):
+    size = 0.0 if found is None else float(found[1]) * _UNITS.get(found[2], 0)
+    if not 1 <= size < math.inf:
         raise OptionError(
             f"{name}={value!r} is not allowed; allowed: a whole number of bytes, or a "
             f"number with a unit as '512 MiB' (units: {', '.join(_UNITS)})"
         )
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(size)

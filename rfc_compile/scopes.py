@@ -28,6 +28,9 @@ MAX_SCOPES = 8
 MANY_SHORT_LIVES = 3
 """Layers that were called once before their weights were freed, to be worth a word."""
 
+MAX_COURSES = 64
+"""Kinds of trajectories whose length and decisions one scope remembers; oldest goes."""
+
 Layer = frozenset[int]
 """The ids of the parameters that a call passes."""
 
@@ -67,12 +70,12 @@ class Scope:
             start = tuple(self.current.timesteps[:2])
             length = len(self.current.timesteps)
             # an abandoned run is shorter than a whole one that began the same way
-            self.lengths[start] = max(length, self.lengths.get(start, 0))
+            _remember(self.lengths, start, max(length, self.lengths.get(start, 0)))
             self.current.finish()
             self.last = self.current
             decisions = self.current.decisions
             if len(decisions) >= len(self.earlier(self.current)):
-                self.courses[_start(self.current)] = decisions
+                _remember(self.courses, _start(self.current), decisions)
         self.current = Trajectory(
             caller.owner, run=caller.run, num_steps=caller.num_steps
         )
@@ -222,6 +225,14 @@ def running() -> list[tuple[str, Trajectory]]:
         for scope in scopes.of(None)
         if scope.current is not None and not scope.current.finished
     ]
+
+
+def _remember(known: dict[Any, Any], key: Any, value: Any) -> None:
+    """Note a value as the newest; a process may see new kinds of runs for ever."""
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > MAX_COURSES:
+        del known[next(iter(known))]
 
 
 def _start(trajectory: Trajectory) -> Start:

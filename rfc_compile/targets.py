@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from rfc_compile.arguments import name_and_value, number, positive
 from rfc_compile.errors import OptionError, TargetError
 from rfc_compile.factories import call_factory, is_factory, one_line
+from rfc_compile.files import read_text
 from rfc_compile.fingerprints import make_fingerprint, model_fingerprint
-from rfc_compile.json_files import JSON
+from rfc_compile.json_files import JSON, MOST_BYTES
 from rfc_compile.tuned import Fingerprint
 
 Draw = Callable[[nn.Module, int], Tensor]
@@ -164,7 +165,7 @@ def _load_pipeline(folder: str, settings: Settings) -> Any:
 
     try:
         pipe = DiffusionPipeline.from_pretrained(
-            folder, dtype=getattr(torch, settings.dtype)
+            folder, dtype=getattr(torch, settings.dtype), use_safetensors=True
         )
         pipe = pipe.to(default_device())
     except Exception as error:
@@ -286,8 +287,8 @@ def target_of(args: Namespace) -> Target:
     prompts = list(args.prompt)
     if args.prompts_file is not None:
         try:
-            lines = args.prompts_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(args.prompts_file, MOST_BYTES).splitlines()
+        except (OSError, ValueError) as error:
             raise OptionError(f"argument --prompts-file: {error}") from error
         prompts += [line.strip() for line in lines if line.strip()]
     settings = Settings(

@@ -9,11 +9,10 @@ place in the file.
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +21,8 @@ from torch import Tensor, nn
 from rfc_compile.config import Options
 from rfc_compile.errors import FingerprintWarning, OptionError, TunedFileError
 from rfc_compile.files import replace_file
-from rfc_compile.json_files import (
-    JSON,
-    Unexpected,
-    check_kind,
-    check_names,
-    object_at,
-    read_json,
-    shown,
-)
+from rfc_compile.json_files import JSON, Unexpected, field_of, read_json, shown
+from rfc_compile.schema import check_fields, check_schema, made_of, object_at
 
 SCHEMA: Final = 1
 """Version of the file's form; a reader refuses later ones."""
@@ -242,54 +234,35 @@ def _warn(differences: Sequence[str]) -> None:
 def _tuned(record: Any) -> Tuned:
     if not isinstance(record, dict):
         raise Unexpected("$ must be an object with schema, options, ...")
-    schema = record.get("schema")
-    if type(schema) is not int or schema < 1:
-        raise Unexpected(f"$.schema is {shown(schema)}; allowed: {SCHEMA}")
-    if schema > SCHEMA:
-        raise Unexpected(
-            f"$.schema is {schema}, and this version of rfc_compile reads up to "
-            f"{SCHEMA}: upgrade rfc_compile, or tune again with this version"
-        )
-    check_names("$", record, Tuned)
-    measured, options = record["measured"], object_at("$.options", record["options"])
+    check_schema(record.get("schema"), SCHEMA, "tune again with this version")
+    check_fields("$", record, Tuned)
+    measured = record["measured"]
     return Tuned(
-        options=_checked_options(options),
-        measured=None if measured is None else _measured(measured),
-        fingerprint=_fingerprint(record["fingerprint"]),
+        options=_checked_options(object_at("$.options", record["options"])),
+        measured=None
+        if measured is None
+        else made_of(Measured, "$.measured", measured),
+        fingerprint=made_of(Fingerprint, "$.fingerprint", record["fingerprint"]),
     )
 
 
 def _checked_options(options: dict[str, JSON]) -> dict[str, JSON]:
-    check_names("$.options", options, Options)
+    check_fields("$.options", options, Options)
     try:
         Options.from_mapping(options)
     except OptionError as error:
         named = re.match(r"\w+(?==)", str(error))
         place = f"$.options.{named[0]}" if named else "$.options"
         raise Unexpected(f"{place}: {error}") from error
+    _check_inner_options(options.get("inner_options", {}))
     return options
 
 
-def _measured(value: JSON) -> Measured:
-    record = object_at("$.measured", value)
-    check_names("$.measured", record, Measured)
-    for item in fields(Measured):
-        number, place = record.get(item.name), f"$.measured.{item.name}"
-        if number is None and "None" in str(item.type):
-            continue
-        whole = str(item.type) == "int"
-        right = type(number) is int or (type(number) is float and not whole)
-        if not right or not math.isfinite(number):  # type: ignore[arg-type]
-            kind = "a whole number" if whole else "a number"
-            raise Unexpected(f"{place} is {shown(number)}; allowed: {kind}")
-    return Measured(**record)  # type: ignore[arg-type]
-
-
-def _fingerprint(value: JSON) -> Fingerprint:
-    record = object_at("$.fingerprint", value)
-    check_names("$.fingerprint", record, Fingerprint)
-    object_at("$.fingerprint.model", record["model"])
-    for name in ("sampler", "torch", "rfc_compile"):
-        check_kind(f"$.fingerprint.{name}", record.get(name), str, "a string")
-    check_kind("$.fingerprint.steps", record.get("steps"), int, "a whole number")
-    return Fingerprint(**record)  # type: ignore[arg-type]
+def _check_inner_options(options: JSON) -> None:
+    """Numbers, true and false alone: a text may name a program that is then run."""
+    for name, value in object_at("$.options.inner_options", options).items():
+        if not isinstance(value, int | float):
+            raise Unexpected(
+                f"{field_of('$.options.inner_options', name)} is {shown(value)}; "
+                "allowed in a file: a number, true or false; give others in code"
+            )

@@ -1,4 +1,7 @@
-"""Shared fixtures: a clean compiler before every test, one compile cache for all."""
+"""Shared fixtures: a clean compiler before every test, one compile cache for all.
+
+At the end it is said how many random examples ran, and from which seed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import fuzzing
 import pytest
 import torch
 
@@ -33,3 +37,27 @@ def clean_compiler() -> Iterator[None]:
     rfc_compile.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def examples_counted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Note with a test's result how many random examples it ran."""
+    before = fuzzing.ran
+    yield
+    if fuzzing.ran > before:
+        examples = fuzzing.ran - before
+        request.node.user_properties.append((fuzzing.EXAMPLES, examples))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many there were; their counts come with the teardown of their tests."""
+    reports = [r for some in terminalreporter.stats.values() for r in some]
+    counts = {
+        report.nodeid: value
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "teardown"
+        for name, value in report.user_properties
+        if name == fuzzing.EXAMPLES
+    }
+    if counts:
+        terminalreporter.write_sep("-", fuzzing.summary(counts))

@@ -153,3 +153,72 @@ def test_every_pass_file_is_seen() -> None:
         "residual_stream",
         "specialize",
     }
+
+
+PACKAGE = ("rfc_compile/", "passes/")
+RUNNING = {
+    *("eval", "exec", "compile", "__import__", "breakpoint", "input"),
+    *("os.system", "os.popen", "torch.load", "torch.save", "torch.jit.load"),
+    *("yaml.load", "joblib.load", "numpy.load", "np.load", "runpy.run_path"),
+}
+MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "subprocess", "runpy"}
+READING = {"json.load", "json.loads", "open", "load_file", "safe_open"}
+READING_METHODS = (".open", ".read_text", ".read_bytes")
+MAY_IMPORT_BY_NAME = {
+    "cli.py",
+    "explanation.py",
+    "factories.py",
+    "integrations/adapters.py",
+}
+MAY_READ = {
+    "bench/frechet.py": {"load_file"},  # safetensors, of a size that is checked
+    "bench/report.py": {"information.read_text"},  # the processor's name
+    "checking/reports.py": {"self.summary.open"},  # to add to it
+    "files.py": {"path.open", "file.open"},
+    "json_files.py": {"json.loads"},
+    "tuning/journal.py": {"self._path.open", "json.loads"},  # to add; a copy
+    "tuning/report.py": {"_TEMPLATE.read_text"},  # of this package
+    "tuning/study.py": {"Journal.open"},
+}
+"""Calls that read files, by the file of this package."""
+
+
+def calls_of(source: str) -> dict[str, ast.Call]:
+    """The calls in a source, by the name of what is called."""
+    nodes = ast.walk(ast.parse(source))
+    return {ast.unparse(n.func): n for n in nodes if isinstance(n, ast.Call)}
+
+
+def modules_of(source: str) -> set[str]:
+    """The packages that a source imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_nothing_is_executed_or_unpickled() -> None:
+    package = [path for path in SOURCES if relative(path).startswith(PACKAGE)]
+    assert len(package) > 100
+    for path in package:
+        source = path.read_text()
+        name = relative(path).removeprefix("rfc_compile/")
+        calls = calls_of(source)
+        assert not RUNNING.intersection(calls), name
+        assert not modules_of(source) & MODULES, name
+        assert "import_module" not in calls or name in MAY_IMPORT_BY_NAME, name
+        reading = {x for x in calls if x in READING or x.endswith(READING_METHODS)}
+        assert reading <= MAY_READ.get(name, set()), name
+        for called, call in calls.items():
+            if called.endswith(".from_pretrained"):
+                given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+                assert given["use_safetensors"] == "True", name
+
+
+def test_the_check_sees_what_it_looks_for() -> None:
+    source = "import os, pickle.x\nx = torch.load(p)\nclass A:\n  eval('1')"
+    assert set(calls_of(source)) & RUNNING == {"torch.load", "eval"}
+    assert modules_of(source) & MODULES == {"pickle"}

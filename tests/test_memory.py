@@ -10,7 +10,7 @@ import torch
 from denoisers import ALL
 from denoisers.base import Denoiser
 from denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
-from models import WIDTH, Stack, build, timesteps
+from models import WIDTH, Stack, build, timesteps, tokens
 from options import MODULES
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from rfc_compile.config import GRANULARITIES
 from rfc_compile.dry_run import dry_run
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.observe import dispatchers_of
+from rfc_compile.scopes import MAX_COURSES
 
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]
 CALL = {
@@ -199,3 +200,15 @@ def test_a_sketch_of_any_number_of_tokens(dtype: str | None) -> None:
         decisions = rfc_compile.stats(model).decisions
         assert {d.full for d in decisions} == {True, False}
     assert rfc_compile.explain(model).graphs == 1
+
+
+def test_only_so_many_kinds_of_runs_are_remembered() -> None:
+    """A process that sees new timesteps for ever remembers the newest of them."""
+    model = torch.compile(build(Stack), backend="rfc", options={"inner": "eager"})
+    for kind in range(3 * MAX_COURSES):
+        x = tokens(kind)
+        for step in range(2):
+            with torch.no_grad():
+                model(x * (1 + 0.1 * step), timesteps(1000 - kind - 0.1 * step))
+    (scope,) = (s for d in dispatchers_of(model) for s in d.scopes())
+    assert len(scope.lengths) == len(scope.courses) == MAX_COURSES

@@ -122,6 +122,16 @@ def test_the_trace_holds_every_graph(observed: tuple[str, Observed]) -> None:
     assert "scaled_dot_product_attention" not in by_name["cached"]
 
 
+def test_dumps_hold_no_weights(observed: tuple[str, Observed]) -> None:
+    """Neither log nor trace: names, shapes and constants of the graphs alone."""
+    _, (_, log, trace) = observed
+    weights = [weight.flatten()[:50] for weight in small_glyph().parameters()]
+    digits = [repr(abs(value))[:11] for w in weights for value in w.tolist()]
+    for dump in (log, trace):
+        assert "tensor([" not in dump
+        assert not [number for number in digits if len(number) > 9 and number in dump]
+
+
 def test_nothing_is_explained_before_the_first_call() -> None:
     model = compiled()
     explanation = rfc_compile.explain(model)

@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rfc_compile import glyph
 from rfc_compile.bench.workloads import GLYPH, draw_glyphs, plain
+from rfc_compile.errors import OptionError
+from rfc_compile.factories import one_line
 
 FEATURES: Final = 16
+
+_MOST_BYTES: Final = 1 << 20
+"""Of the classifier's file, which has a hundred thousand."""
 
 _FIRST_SEED: Final = 50_000
 _CHUNK: Final = 50
@@ -56,11 +62,22 @@ def load_classifier(path: Path, images: int, steps: int) -> Classifier:
         path: a safetensors file; its folder exists.
         images: drawn to train on.
         steps: denoising steps of each.
+
+    Raises:
+        OptionError: the file is not that of a classifier.
     """
     model = Classifier().eval().requires_grad_(False)
     if not path.exists():
         save_file(train(*_labelled_images(images, steps)).state_dict(), path)
-    model.load_state_dict(load_file(path))
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+        model.load_state_dict(load_file(path))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise OptionError(
+            f"{path} is not the classifier's file ({one_line(error)}): delete it, and "
+            "it is trained again"
+        ) from error
     return model.to(glyph.default_device())
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from rfc_compile.bench.pareto import Point
+from rfc_compile.errors import OptionError
 from rfc_compile.files import replace_file
+from rfc_compile.json_files import JSON, Unexpected, load_json
+from rfc_compile.schema import check_schema, made_of, object_at, typed
+
+SCHEMA: Final = 1
+"""Version of the file's form; a reader refuses later ones."""
+
+_MOST_BYTES: Final = 16 << 20
+"""Of the file; that of a whole benchmark has a hundred thousand."""
 
 _DERIVED: Final = ("speedup", "spread")
 """What the file says of a timing beside its fields."""
@@ -130,7 +139,7 @@ class Records:
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Replaces the file, with what `about` says of the environment."""
-        data = {"environment": dict(about), **asdict(self)}
+        data = {"schema": SCHEMA, "environment": dict(about), **asdict(self)}
         for timing, item in zip(self.timings, data["timings"], strict=True):
             if timing.seconds:
                 item |= {name: getattr(timing, name) for name in _DERIVED}
@@ -138,11 +147,21 @@ class Records:
 
     @classmethod
     def load(cls, path: Path) -> "Records":
-        """What an earlier run wrote."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        timings = [Timing(**_arguments(item)) for item in data["timings"]]
-        qualities = [_quality(**item) for item in data["qualities"]]
-        return cls(data["images"], qualities, timings)
+        """What an earlier run wrote.
+
+        Raises:
+            OptionError: the file cannot be read or holds something unexpected; the
+                message names the place in it.
+
+        """
+        try:
+            data = object_at("$", load_json(path, _MOST_BYTES, infinite=True))
+            check_schema(data.pop("schema", None), SCHEMA, "measure again")
+            data.pop("environment", None)
+            data["timings"] = _without_derived(data.get("timings"))
+            return made_of(cls, "$", data)
+        except Unexpected as error:
+            raise OptionError(f"{path}: {error}") from error
 
     def only(self, settings: Collection[tuple[str, str]]) -> "Records":
         """What was measured of these methods with these settings."""
@@ -170,16 +189,10 @@ class Records:
         return points
 
 
-def _arguments(item: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in item.items()
-        if name not in _DERIVED
-    }
-
-
-def _quality(selection: Any, report: Any, **others: Any) -> Quality:
-    first, second = (
-        None if item is None else Score(**item) for item in (selection, report)
-    )
-    return Quality(**others, selection=first, report=second)
+def _without_derived(timings: JSON) -> JSON:
+    return [
+        {name: value for name, value in item.items() if name not in _DERIVED}
+        if isinstance(item, dict)
+        else item
+        for item in typed(list[Any], "$.timings", timings)
+    ]

@@ -9,7 +9,8 @@ from rfc_compile.bench.records import Quality, Records, Score, Timing
 from rfc_compile.bench.report import Grid
 from rfc_compile.bench.selection import best_at
 from rfc_compile.bench.workloads import GLYPH, WORKLOADS
-from rfc_compile.files import replace_file
+from rfc_compile.files import read_text, replace_file
+from rfc_compile.json_files import MOST_BYTES
 
 START: Final = "<!-- bench: written by make bench -->"
 END: Final = "<!-- end of bench -->"
@@ -153,7 +154,7 @@ def write_readme(path: Path, table: str) -> None:
     Raises:
         ValueError: the file lacks a marker.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, MOST_BYTES)
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:

@@ -16,10 +16,12 @@ from rfc_compile.checking.limits import Limit, loosened
 from rfc_compile.checking.quantities import QUANTITIES
 from rfc_compile.checking.record import KIND
 from rfc_compile.errors import OptionError, TunedFileError
-from rfc_compile.json_files import read_json
+from rfc_compile.json_files import Unexpected, read_json
+from rfc_compile.schema import check_names
 from rfc_compile.tuned import Fingerprint, Measured, Tuned
 
 _SHARED: Final = ("schema", "options", "measured", "fingerprint")
+_OTHERS: Final = ("kind", "passed", "target", "config", "limits", "notes", "seconds")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ def read_baseline(path: str | Path) -> Baseline:
                 f"{path}: $.passed is not true: this check missed a limit; allowed: "
                 "the report of a check that passed"
             )
+        try:
+            check_names("$", record, (*_SHARED, *_OTHERS, "environment"), ())
+        except Unexpected as error:
+            raise TunedFileError(f"{path}: {error}") from error
         record = {name: record[name] for name in _SHARED if name in record}
     tuned = Tuned.from_record(record, path)
     if tuned.measured is None:

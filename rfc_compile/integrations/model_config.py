@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from rfc_compile.errors import OptionError
+from rfc_compile.json_files import Unexpected, load_json
 from rfc_compile.weightless import build_without_weights
 
 _CONFIG = "config.json"
@@ -57,9 +57,9 @@ def _read_config(target: str) -> Mapping[str, Any]:
     for path in (folder / _CONFIG, folder / _SUBFOLDER / _CONFIG):
         if path.is_file():
             try:
-                config = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise OptionError(f"{path} is not JSON: {error}") from error
+                config = load_json(path)
+            except Unexpected as error:
+                raise OptionError(f"{path}: {error}") from error
             if not isinstance(config, dict):
                 raise OptionError(f"{path} is not a model's config")
             return config

@@ -16,13 +16,16 @@ the masks of all of them tells which is right.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from rfc_compile.json_files import JSON, Unexpected
 from rfc_compile.measuring import draw_cached
 from rfc_compile.reference import draw_with
+from rfc_compile.schema import typed
 from rfc_compile.targets import Target
 from rfc_compile.tuning.masks import Costs
 from rfc_compile.tuning.space import Setting, mask_setting
@@ -51,9 +54,9 @@ def calibrate(
         steps' errors, weighted.
     """
     key = {"calibration": dict(graph), "distances": list(distances)}
-    known = trials.journal.get(key)
-    if isinstance(known, list):
-        return tuple(_read(table) for table in known)
+    known = trials.journal.get(key, partial(_tables, trials.steps))
+    if known is not None:
+        return known
     target, seed = trials.reference.target, trials.reference.seeds[0]
     outputs = _recorded(target, seed)
     weights = _weights(target, seed, outputs)
@@ -73,9 +76,18 @@ def calibrate(
     return tuple(tables)
 
 
-def _read(table: Any) -> Costs:
-    """As it was before JSON made strings of the distances."""
-    return [{int(distance): cost for distance, cost in row.items()} for row in table]
+def _tables(steps: int, place: str, value: JSON) -> tuple[Costs, ...]:
+    """As they were before JSON made strings of the distances."""
+    tables = typed(list[list[dict[str, float]]], place, value)
+    if [len(table) for table in tables] != [steps] * len(POWERS):
+        raise Unexpected(f"{place} is not {len(POWERS)} tables of {steps} steps")
+    try:
+        return tuple(
+            [{int(distance): cost for distance, cost in row.items()} for row in table]
+            for table in tables
+        )
+    except ValueError as error:
+        raise Unexpected(f"{place} has a distance that is no number") from error
 
 
 def _errors(

@@ -7,12 +7,13 @@ uncached model. Settings with the same graphs are timed with one compilation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import rfc_compile
 from rfc_compile.config import Options
 from rfc_compile.explanation import Explanation
+from rfc_compile.json_files import JSON
 from rfc_compile.measuring import (
     Run,
     TimedModel,
@@ -23,6 +24,7 @@ from rfc_compile.measuring import (
     forget_compiled,
 )
 from rfc_compile.reference import Reference
+from rfc_compile.schema import made_of
 from rfc_compile.tuned import Measured
 from rfc_compile.tuning.clock import Clock
 from rfc_compile.tuning.journal import Journal
@@ -44,6 +46,21 @@ class Finalist(Candidate):
     measured: Measured
     runs: tuple[Run, ...]
     explanation: Explanation
+
+
+@dataclass(frozen=True)
+class Times:
+    """What `TimedModel.times` gives, as the journal has it."""
+
+    seconds: float
+    uncached_seconds: float
+    speedup: float
+    graph_breaks: int
+    recompiles: int
+
+
+def _times(place: str, value: JSON) -> dict[str, Any]:
+    return asdict(made_of(Times, place, value))
 
 
 @dataclass(frozen=True)
@@ -107,7 +124,7 @@ class Finals:
                 "seeds": list(self.reference.seeds),
                 "inner": self.inner,
             }
-            times: Any = self.journal.get(key)
+            times = self.journal.get(key, _times)
             if times is None:
                 note(f"time {describe(candidate.setting)}")
                 if timed is None:

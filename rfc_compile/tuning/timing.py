@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from rfc_compile.measuring import TimedModel
+from rfc_compile.schema import made_of
 from rfc_compile.targets import Target
 from rfc_compile.tuning.journal import Journal
 from rfc_compile.tuning.space import Setting, even_setting
@@ -56,9 +58,9 @@ def step_cost(
         journal: where the result is kept.
     """
     key = {"cost": dict(graph), "seeds": list(seeds), "inner": inner}
-    known = journal.get(key)
-    if isinstance(known, dict):
-        return StepCost(**known)  # type: ignore[arg-type]
+    known = journal.get(key, partial(made_of, StepCost))
+    if known is not None:
+        return known
     many, few = max(2, steps // 2), max(1, steps // 8)
     settings = [{**graph, **even_setting(steps, count)} for count in (many, few)]
     timed = TimedModel(target, settings[0], seeds, inner)

@@ -17,6 +17,7 @@ from torch import nn
 
 import rfc_compile
 from rfc_compile.errors import TargetError
+from rfc_compile.json_files import JSON
 from rfc_compile.measuring import (
     compare,
     compile_model,
@@ -26,6 +27,7 @@ from rfc_compile.measuring import (
 )
 from rfc_compile.observe import dispatchers_of
 from rfc_compile.reference import Reference, TooManyFullSteps
+from rfc_compile.schema import made_of
 from rfc_compile.tuned import Measured
 from rfc_compile.tuning.clock import Clock
 from rfc_compile.tuning.journal import Journal
@@ -54,6 +56,13 @@ class Tried:
     setting: Setting
     measured: Measured
     seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A trial that was not drawn to its end: it had too many full steps."""
+
+    stopped: bool = True
 
 
 @dataclass
@@ -169,9 +178,9 @@ class Trials:
     def _one(self, setting: Setting, seed: int, most_nfc: float) -> Measured | None:
         most = None if is_static(setting) else most_nfc + SLACK
         key = {"trial": dict(setting), "seed": seed, "most": most}
-        known = self.journal.get(key)
-        if isinstance(known, dict):
-            return None if "stopped" in known else Measured(**known)  # type: ignore[arg-type]
+        known = self.journal.get(key, _outcome)
+        if known is not None:
+            return known if isinstance(known, Measured) else None
         self.clock.check(SHARE)
         self.note(describe(setting))
         compiled = self.compiled(graph_part(setting))
@@ -182,10 +191,17 @@ class Trials:
             limit = math.inf if most is None else most
             measured = compare(part, compiled, limit).measured
         except TooManyFullSteps:
-            self.journal.add(key, {"stopped": True})
+            self.journal.add(key, asdict(Stopped()))
             return None
         self.journal.add(key, asdict(measured))
         return measured
+
+
+def _outcome(place: str, value: JSON) -> Measured | Stopped:
+    """Of a trial, as the journal has it."""
+    if isinstance(value, dict) and "stopped" in value:
+        return made_of(Stopped, place, value)
+    return made_of(Measured, place, value)
 
 
 def combined(found: Sequence[Measured]) -> Measured:

@@ -1,0 +1,193 @@
+"""Random runs of the bundled model, compiled in several ways, for the soak test."""
+
+import hashlib
+import random
+import threading
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+import rfc_compile
+from rfc_compile import glyph
+from rfc_compile.measuring import compile_model, decide_by, forget_compiled
+
+GRAPHS: Final[Mapping[str, dict[str, Any]]] = {
+    "rcs, stack": {},
+    "rcs, module": {"granularity": "module"},
+    "interval, block": {
+        "schedule": "interval",
+        "granularity": "block",
+        "estimator": "rfe",
+    },
+    "mask, stack, float8": {
+        "schedule": "mask",
+        "full_steps": [0],
+        "cache_dtype": "float8",
+    },
+}
+"""What the model is compiled with; the rest of the options varies by trajectory."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One run, abandoned after ``stops`` steps if that is fewer than it has."""
+
+    number: int
+    graphs: str
+    options: Mapping[str, Any]
+    sampler: str
+    steps: int
+    stops: int
+    guidance: float
+    labels: tuple[int, ...]
+    seed: int
+    caller: str
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it gives no image."""
+        return self.stops < self.steps
+
+    @property
+    def all_full(self) -> bool:
+        """Whether its options have every step computed in full."""
+        return self.options.get("threshold") == 0 or self.options.get("interval") == 1
+
+
+def random_trajectory(number: int, rng: random.Random) -> Trajectory:
+    """A run with random settings."""
+    graphs = rng.choice(list(GRAPHS))
+    steps = rng.randint(10, 30)
+    full = rng.random() < 0.2
+    if graphs.startswith("rcs"):
+        varying: dict[str, Any] = {
+            "threshold": 0 if full else rng.choice((0.1, 0.4, 1.2)),
+            "warmup": rng.randint(1, 3),
+            "max_cached_run": rng.choice((3, 8, None)),
+        }
+    elif graphs.startswith("interval"):
+        varying = {"interval": 1 if full else rng.randint(2, 6)}
+    else:
+        varying = {"full_steps": sorted(rng.sample(range(steps), steps // 3))}
+    return Trajectory(
+        number=number,
+        graphs=graphs,
+        options={**GRAPHS[graphs], **varying},
+        sampler=rng.choice(glyph.SCHEDULERS),
+        steps=steps,
+        stops=rng.randrange(1, steps) if rng.random() < 0.2 else steps,
+        guidance=rng.choice((1.0, 2.0)),
+        labels=tuple(rng.randrange(10) for _ in range(rng.randint(1, 3))),
+        seed=rng.randrange(1 << 30),
+        caller=rng.choice(("main", "main", "thread", "named")),
+    )
+
+
+class Abandoned(Exception):
+    """Somebody has stopped the sampler."""
+
+
+def draw(denoise: nn.Module, trajectory: Trajectory) -> Tensor:
+    """The images of a run, by whatever model.
+
+    Raises:
+        Abandoned: it was stopped.
+    """
+
+    def stop(done: int, total: int) -> None:
+        if trajectory.abandoned and done >= trajectory.stops:
+            raise Abandoned
+
+    return glyph.sample(
+        denoise,
+        labels=torch.tensor(trajectory.labels),
+        seed=trajectory.seed,
+        scheduler=trajectory.sampler,
+        steps=trajectory.steps,
+        guidance=trajectory.guidance,
+        progress=stop,
+    )
+
+
+class Models:
+    """The bundled model, compiled in every way of ``GRAPHS`` and called in all forms.
+
+    ``blocks`` is how many of its first blocks are taken; ``plain`` is not compiled.
+    """
+
+    def __init__(self, inner: str, blocks: int) -> None:
+        forget_compiled()
+        self.plain = _first_blocks(blocks)
+        self._models = {
+            name: compile_model(_first_blocks(blocks), inner, options)
+            for name, options in GRAPHS.items()
+        }
+        for name in GRAPHS:
+            for sampler in ("ddim", "euler"):  # timesteps that are whole or not
+                for count in (2, 3, 1):  # sizes are symbols from the second one on
+                    self.draw(_warming(name, sampler, count))
+
+    def draw(self, trajectory: Trajectory) -> Tensor:
+        """The images of a run by its own options.
+
+        Raises:
+            Abandoned: it was stopped.
+        """
+        model = self._models[trajectory.graphs]
+        decide_by(model, trajectory.options)
+        named = trajectory.caller == "named"
+        name = f"request {trajectory.number}"
+        with rfc_compile.trajectory(name) if named else nullcontext():
+            return draw(model, trajectory)
+
+    def forget(self, trajectory: Trajectory) -> None:
+        """Drop the state of the model that draws this one."""
+        rfc_compile.reset(self._models[trajectory.graphs])
+
+
+def _first_blocks(blocks: int) -> nn.Module:
+    model = glyph.load_glyph_dit()
+    model.transformer_blocks = model.transformer_blocks[:blocks]
+    return model
+
+
+def _warming(name: str, sampler: str, count: int) -> Trajectory:
+    labels = tuple(range(count))
+    return Trajectory(
+        0, name, GRAPHS[name], sampler, 12, 12, 1.0, labels, seed=0, caller="main"
+    )
+
+
+def draw_as_told(models: Models, trajectory: Trajectory) -> Tensor:
+    """The images of a run, drawn by whom it says.
+
+    Raises:
+        Abandoned: it was stopped.
+    """
+    results: list[Tensor | Abandoned] = []
+
+    def work() -> None:
+        try:
+            results.append(models.draw(trajectory))
+        except Abandoned as error:
+            results.append(error)
+
+    if trajectory.caller == "thread":
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    else:
+        work()
+    (result,) = results
+    if isinstance(result, Abandoned):
+        raise result
+    return result
+
+
+def digest(images: Tensor) -> str:
+    """Equal for equal bits."""
+    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,240 @@
+"""`python -m benchmarks.soak`: many random runs in one process; does anything grow?
+
+The bundled model is compiled in a few ways and draws one trajectory after another, with
+random samplers, numbers of steps and images, guidance, thresholds, intervals and lists
+of full steps; from the main thread, from others, and under names; some are abandoned in
+the middle. After a warm-up, memory, compiled graphs and the objects that Dynamo and the
+runtime keep must stay as they are.
+
+An image is wrong if a model that is compiled afresh and has kept nothing draws another
+one with the same settings, bit for bit; or if every step was full and the model without
+caching draws another one.
+
+Writes the section *Soak* of docs/RELIABILITY.md. Exit code 1 if a limit is missed.
+"""
+
+import argparse
+import gc
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from benchmarks.random_runs import (
+    Abandoned,
+    Models,
+    Trajectory,
+    digest,
+    draw,
+    draw_as_told,
+    random_trajectory,
+)
+from benchmarks.report import Grid, console
+from rfc_compile.bench.report import environment
+from rfc_compile.files import replace_file
+from rfc_compile.torch_internals import CompileCounts
+
+DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "RELIABILITY.md"
+START: Final = "<!-- soak: written by make soak -->"
+END: Final = "<!-- end of soak -->"
+
+WARM_UP: Final = 0.2
+"""Share of the trajectories before anything is measured."""
+
+SAMPLED: Final = 5
+"""One trajectory in so many is drawn again."""
+
+MOST_GROWTH: Final = 0.01
+"""Of the memory, from the end of the warm-up to the end."""
+
+ROUNDING: Final = 1e-3
+"""Largest difference of a pixel that another compiler than eager may make."""
+
+MANY_GRAPHS: Final = 64
+"""Of one function: Dynamo counts those of all models of a class together."""
+
+KEPT: Final = (
+    *("GuardManagerWrapper", "CheckFunctionManager", "GraphModule"),
+    *("GraphReport", "LazyGraph", "Scope", "Trajectory", "Branch", "KeptState"),
+)
+"""Classes of Dynamo and of the runtime whose objects are counted."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process holds at one moment.
+
+    Attributes:
+        resident: memory, in bytes.
+        objects: of the classes ``KEPT``, by name.
+
+    """
+
+    resident: int
+    objects: Mapping[str, int]
+
+
+def held() -> Held:
+    """What the process holds now, garbage not counted. Linux only."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    names = Counter(type(item).__name__ for item in gc.get_objects())
+    return Held(
+        pages * os.sysconf("SC_PAGE_SIZE"), {name: names[name] for name in KEPT}
+    )
+
+
+@dataclass
+class Soak:
+    """What became of the trajectories.
+
+    Attributes:
+        drawn: how many, abandoned ones among them.
+        abandoned: of these.
+        kept: digests of the images of those that are drawn again.
+        seconds: of all.
+        recompiled: compilations after the warm-up.
+        before, after: what was held at the end of the warm-up and at the end.
+
+    """
+
+    drawn: int = 0
+    abandoned: int = 0
+    kept: list[tuple[Trajectory, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    recompiled: int = 0
+    before: Held | None = None
+    after: Held | None = None
+
+
+def soak(models: Models, count: int, minutes: float, seed: int) -> Soak:
+    """At least so many trajectories for at least so many minutes."""
+    rng, result = random.Random(seed), Soak()
+    draw_for(models, rng, result, WARM_UP * count, WARM_UP * minutes)
+    result.before, counts = held(), CompileCounts()
+    draw_for(models, rng, result, count, minutes)
+    result.after, (_, result.recompiled) = held(), counts.since()
+    return result
+
+
+def draw_for(
+    models: Models, rng: random.Random, result: Soak, count: float, minutes: float
+) -> None:
+    """Draw until there are so many trajectories, and so much time has gone by."""
+    while result.drawn < count or result.seconds < 60 * minutes:
+        start = time.monotonic()
+        trajectory = random_trajectory(result.drawn, rng)
+        result.drawn += 1
+        try:
+            images = draw_as_told(models, trajectory)
+        except Abandoned:
+            result.abandoned += 1
+        else:
+            if trajectory.number % SAMPLED == 0:
+                result.kept.append((trajectory, digest(images)))
+        result.seconds += time.monotonic() - start
+
+
+def wrong_images(
+    kept: Sequence[tuple[Trajectory, str]], fresh: Models, allowed: float
+) -> list[str]:
+    """What is wrong with the images that were kept, a line each."""
+    wrong = []
+    for trajectory, known in kept:
+        fresh.forget(trajectory)
+        images = fresh.draw(trajectory)
+        if digest(images) != known:
+            wrong.append(f"{trajectory}: a fresh model draws another image")
+        if trajectory.all_full:
+            difference = float((images - draw(fresh.plain, trajectory)).abs().max())
+            if difference > allowed:
+                wrong.append(f"{trajectory}: differs by {difference} without caching")
+    return wrong
+
+
+def table(result: Soak, wrong: Sequence[str]) -> tuple[Grid, bool]:
+    """The numbers with their limits, and whether all hold."""
+    before, after = result.before, result.after
+    assert before is not None
+    assert after is not None
+    growth = after.resident / before.resident - 1
+    full = sum(trajectory.all_full for trajectory, _ in result.kept)
+    rows = [
+        ("trajectories", f"{result.drawn}", "", True),
+        ("of these abandoned", f"{result.abandoned}", "", True),
+        ("minutes", f"{result.seconds / 60:.1f}", "", True),
+        ("resident MiB after the warm-up", f"{before.resident / 2**20:.1f}", "", True),
+        (
+            "resident MiB at the end",
+            f"{after.resident / 2**20:.1f} ({growth:+.2%})",
+            f"at most {MOST_GROWTH:+.0%}",
+            growth <= MOST_GROWTH,
+        ),
+        ("recompilations", f"{result.recompiled}", "0", result.recompiled == 0),
+        *(
+            (
+                f"`{name}` objects",
+                f"{before.objects[name]}, then {after.objects[name]}",
+                "no more",
+                after.objects[name] <= before.objects[name],
+            )
+            for name in KEPT
+        ),
+        ("images drawn again", f"{len(result.kept)}, {full} of them full", "", True),
+        ("wrong images", f"{len(wrong)}", "0", not wrong),
+    ]
+    shown = [
+        [n, value, limit, "" if good else "missed"] for n, value, limit, good in rows
+    ]
+    grid = Grid("Soak", ["", "measured", "limit", ""], shown)
+    return grid, all(good for *_, good in rows)
+
+
+def write(grid: Grid, path: Path) -> None:
+    """Replace the section of the document, or begin the document with it."""
+    about = str(environment("python -m benchmarks.soak"))
+    section = f"{START}\n{grid.markdown()}\n{about}\n{END}\n"
+    text = path.read_text(encoding="utf-8") if path.exists() else "# Reliability\n\n"
+    before, start, rest = text.partition(START)
+    _, _, after = rest.partition(f"{END}\n")
+    path.parent.mkdir(exist_ok=True)
+    gap = "" if start or before.endswith("\n\n") else "\n"
+    replace_file(path, f"{before}{gap}{section}{after}")
+
+
+def main() -> int:
+    """Run, print and write; the exit code."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=20, help="at least")
+    parser.add_argument("--trajectories", type=int, default=200, help="at least")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inner", default="eager", help="the inner backend")
+    parser.add_argument(
+        "--blocks", type=int, default=12, help="of the model, the first"
+    )
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
+    args = parser.parse_args()
+    allowed = 0.0 if args.inner == "eager" else ROUNDING
+    with torch._dynamo.config.patch(recompile_limit=MANY_GRAPHS):
+        models = Models(args.inner, args.blocks)
+        result = soak(models, args.trajectories, args.minutes, args.seed)
+        fresh = Models(args.inner, args.blocks)
+        wrong = wrong_images(result.kept, fresh, allowed)
+    grid, good = table(result, wrong)
+    grid.show()
+    for line in wrong:
+        console.print(line, soft_wrap=True)
+    write(grid, args.document)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
