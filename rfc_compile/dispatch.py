@@ -129,13 +129,8 @@ class Dispatcher(ABC):
         for other in observe.dispatchers_with(key[0][0]):
             if other is self or other._computes != self._computes:
                 continue
-            before = other._scopes.take(caller.owner, key)
-            if before is None or before.current is None:
-                continue
-            states = [branch.state for branch in before.current.branches]
-            if all(state.geometry == slots for state in states):
-                for state in states:
-                    state.layout = self._layout
+            before = other._scopes.take(caller.owner, key, slots, self._layout)
+            if before is not None:
                 self._scopes.put(caller.owner, key, before)
                 return before
         return scope

@@ -1,7 +1,7 @@
 """What cannot be done while running: the forward as Dynamo gave it takes over.
 
-no room for the state                      this call runs uncached
-a graph that the inner backend refuses     so do all calls from here on
+The state cannot be allocated: this call runs uncached. The inner backend refuses one of
+the graphs of a step: so do this call and all that follow.
 """
 
 from __future__ import annotations

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
+from rfc_compile.passes import StateLayout
 from rfc_compile.routes import picker
 from rfc_compile.signal import Signal
+from rfc_compile.state import Geometry
 from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
 
 MAX_SCOPES = 8
@@ -195,10 +197,23 @@ class Scopes:
             scope.calls += 1
             return scope
 
-    def take(self, name: str, key: Key) -> Scope | None:
-        """Give an owner's scope away, None if there is none."""
+    def take(
+        self, name: str, key: Key, slots: Sequence[Geometry], layout: StateLayout
+    ) -> Scope | None:
+        """Give an owner's scope away to a graph with another layout.
+
+        None, and it is gone, if it holds no run or its state does not have these slots.
+        """
         with self._lock:
-            return self._scopes.pop((name, key), None)
+            scope = self._scopes.pop((name, key), None)
+        if scope is None or scope.current is None:
+            return None
+        states = [branch.state for branch in scope.current.branches]
+        if any(state.geometry != slots for state in states):
+            return None
+        for state in states:
+            state.layout = layout
+        return scope
 
     def put(self, name: str, key: Key, scope: Scope) -> None:
         """Go on with a scope that another graph gave away."""

@@ -1,0 +1,308 @@
+"""Faults: each gives the uncached image, a reason, and a next run that is clean.
+
+docs/RELIABILITY.md lists them, with those that other tests show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import pathlib
+import resource
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import faulty
+import pytest
+import torch
+from faulty import DYNAMIC, SCHEDULES, STATIC, STEPS, TEXT, InterruptAt, Watched, at
+from models import timesteps, tokens
+from torch import Tensor
+
+from rfc_compile import UncachedWarning
+
+NAN, INF = float("nan"), float("inf")
+AFTER = 4
+"""Steps of the run in the midst of which something goes wrong."""
+
+by_schedule = pytest.mark.parametrize(
+    "options", SCHEDULES.values(), ids=list(SCHEDULES)
+)
+by_form = pytest.mark.parametrize(
+    ("form", "options"),
+    [("whole", STATIC), ("whole", DYNAMIC), ("blocks", STATIC)],
+    ids=["static", "dynamic", "blocks"],
+)
+
+
+@pytest.fixture(autouse=True)
+def only_expected_warnings() -> Iterator[None]:
+    """A fault that nothing is said of must not be one for the runtime."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UncachedWarning)
+        yield
+
+
+def one(value: Tensor, broken: float) -> Tensor:
+    """The tensor with its first number broken."""
+    value = value.clone()
+    value.view(-1)[0] = broken
+    return value
+
+
+NOT_FINITE = "holds NaN or Inf"
+Call = tuple[Tensor, Tensor, Tensor]
+CALLS: dict[str, tuple[Callable[[Tensor, Tensor], Call], str, str]] = {
+    "timestep nan": (lambda x, t: (x, t * NAN, TEXT), "non_finite", NOT_FINITE),
+    "a timestep inf": (lambda x, t: (x, one(t, INF), TEXT), "non_finite", NOT_FINITE),
+    "timesteps inf and -inf": (
+        lambda x, t: (x, torch.tensor([INF, -INF]), TEXT),
+        "non_finite",
+        NOT_FINITE,
+    ),
+    "text nan": (lambda x, t: (x, t, one(TEXT, NAN)), "non_finite", NOT_FINITE),
+    "latent zero": (lambda x, t: (0 * x, t, TEXT), "non_finite", NOT_FINITE),
+    "a sample's latent zero": (
+        lambda x, t: (torch.stack([x[0], 0 * x[1]]), t, TEXT),
+        "non_finite",
+        NOT_FINITE,
+    ),
+    "latent too large": (lambda x, t: (x * 1e38, t, TEXT), "non_finite", NOT_FINITE),
+    "text zero": (lambda x, t: (x, t, 0 * TEXT), "conditioning", ""),
+    "latent constant": (
+        lambda x, t: (torch.ones_like(x), t, TEXT),
+        "discontinuity",
+        "",
+    ),
+    "text huge": (lambda x, t: (x, t, TEXT * 1e20), "conditioning", ""),
+}
+
+
+@by_schedule
+@pytest.mark.parametrize("case", CALLS)
+def test_one_broken_call(case: str, options: dict[str, Any]) -> None:
+    """Computed in full, for a reason; the run goes on without it."""
+    broken, reason, says = CALLS[case]
+    watched = Watched(**options)
+    x = watched.begin(AFTER)
+    warns = pytest.warns(UncachedWarning, match=says)
+    with warns if says else contextlib.nullcontext():
+        watched(*broken(x, at(AFTER)))
+    assert watched.kinds[-1] == "F"
+    assert watched.reason == reason
+    assert (says in watched.fallbacks) if says else not watched.fallbacks
+    watched.run(x=x, first=AFTER)
+    watched.check_clean()
+
+
+@by_schedule
+def test_the_same_input_at_every_step(options: dict[str, Any]) -> None:
+    """A sampler moves the latent: a call that does not belongs to no run."""
+    watched = Watched(**options)
+    for step in range(STEPS):
+        watched(tokens(), at(step))
+    assert watched.kinds == "F" * STEPS
+    assert watched.reason == "discontinuity"
+    watched.check_clean()
+
+
+TIMESTEPS: dict[str, list[float]] = {
+    "repeated": [19, 19, 18, 18, 17, 17, 16, 16, 15, 15],
+    "all the same": [7] * 10,
+    "unsorted": [19, 12, 16, 3, 18, 17, 15, 14, 1, 2],
+    "fractions": [1 - step / 10 for step in range(10)],
+    "negative": [-step for step in range(10)],
+    "through zero": [4 - step for step in range(10)],
+    "rising": [step * 0.1 for step in range(10)],
+    "tiny differences": [0.5 - step * 1e-7 for step in range(10)],
+    "huge": [1e30 - step * 1e28 for step in range(10)],
+    "largest": [3e38 / (step + 1) for step in range(10)],
+}
+
+
+@by_schedule
+@pytest.mark.parametrize("case", TIMESTEPS)
+def test_odd_timesteps(case: str, options: dict[str, Any]) -> None:
+    """Whatever they are, full steps are exact, cached ones close, the rest is clean."""
+    watched = Watched(**options)
+    x = tokens(5)
+    for value in TIMESTEPS[case]:
+        x = x - 0.03 * watched(x, timesteps(value))
+    assert watched.kinds[0] == "F"
+    assert not watched.fallbacks
+    watched.check_clean()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.int64, torch.int32, torch.float16], ids=str
+)
+def test_timesteps_of_any_type(dtype: torch.dtype) -> None:
+    watched = Watched(**STATIC)
+    x = tokens(5)
+    for step in range(STEPS):
+        x = x - 0.03 * watched(x, at(step).to(dtype))
+    assert watched.kinds == "FFCCFCCFC"
+
+
+def break_weights(watched: Watched) -> None:
+    with torch.no_grad():
+        watched.model.blocks[1].mlp[0].weight[0] = NAN
+
+
+@by_schedule
+def test_broken_weights_are_repaired_within_a_run(options: dict[str, Any]) -> None:
+    watched = Watched(**options)
+    good = copy.deepcopy(watched.model.state_dict())
+    x = watched.begin(AFTER)
+    break_weights(watched)
+    assert watched(x, at(AFTER)).isnan().any()
+    assert watched.reason == "weights"
+    watched.model.load_state_dict(good)
+    watched.run(x=x, first=AFTER)
+    assert watched.kinds[AFTER + 1] == "F"
+    assert not watched.fallbacks
+    watched.check_clean()
+
+
+@by_schedule
+def test_weights_broken_from_the_start(options: dict[str, Any]) -> None:
+    watched = Watched(**options)
+    good = copy.deepcopy(watched.model.state_dict())
+    break_weights(watched)
+    with pytest.warns(UncachedWarning, match=NOT_FINITE):
+        assert watched.run().isnan().any()
+    assert watched.kinds == "F" * STEPS
+    assert watched.reason == "non_finite"
+    watched.model.load_state_dict(good)
+    watched.check_clean()
+
+
+def free(slot: Tensor) -> None:
+    slot.untyped_storage().resize_(0)
+
+
+def move(slot: Tensor) -> None:
+    slot.data = torch.full_like(slot, NAN)
+
+
+@by_form
+@pytest.mark.parametrize("lose", [free, move])
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+def test_lost_state(
+    which: int, lose: Callable[[Tensor], None], form: str, options: dict[str, Any]
+) -> None:
+    """One tensor is enough: of the leading branch, or of the layer that is last."""
+    watched = Watched(form, **options)
+    x = watched.begin(AFTER)
+    lose(faulty.states_of(watched)[which].slots[which])
+    with pytest.warns(UncachedWarning, match="freed or moved"):
+        watched.run(x=x, first=AFTER)
+    if form == "whole":
+        assert watched.kinds[AFTER] == "F"
+    assert "freed or moved" in watched.fallbacks
+    watched.check_clean()
+
+
+@contextlib.contextmanager
+def little_memory(spare: int) -> Iterator[None]:
+    """The allocator gets this many bytes more, then nothing."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = pages * resource.getpagesize() + spare
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@by_form
+def test_no_memory_for_the_state(form: str, options: dict[str, Any]) -> None:
+    """A real allocator refuses: uncached while it does, cached afterwards."""
+    watched = Watched(form, **options)
+    watched.begin(2)
+    large, text = tokens(batch=40_000), TEXT[:1].expand(40_000, -1, -1)
+    t = timesteps(20, batch=40_000)
+    watched(large, t, text)
+    raise NotImplementedError
+
+
+def refuse(*numbers: int) -> None:
+    faulty.given.clear()
+    faulty.refused[:] = numbers
+
+
+@pytest.mark.parametrize(
+    ("options", "number", "name", "kinds"),
+    [
+        (STATIC, 1, "full", "U" * STEPS),
+        (STATIC, 2, "cached", "FF" + "U" * (STEPS - 2)),
+        (DYNAMIC, 1, "probe", "U" * STEPS),
+        (DYNAMIC, 2, "full", "U" * STEPS),
+        (DYNAMIC, 3, "cached", "FF" + "U" * (STEPS - 2)),
+        ({**STATIC, "dynamic": True}, 2, "cached", "U" * STEPS),
+    ],
+)
+def test_a_graph_that_does_not_compile(
+    options: dict[str, Any], number: int, name: str, kinds: str
+) -> None:
+    """From then on the model runs as the inner backend alone has it."""
+    refuse(number)
+    watched = Watched(inner="refusing", **options)
+    says = rf"inner backend 'refusing' cannot compile the {name} graph .*is too hard"
+    with pytest.warns(UncachedWarning, match=says):
+        watched.run()
+    assert watched.kinds == kinds
+    assert f"cannot compile the {name} graph" in watched.fallbacks
+    watched.kinds = ""
+    image = watched.run(2)
+    assert watched.kinds == "U" * STEPS
+    compiled_so_far = len(faulty.given)
+    watched.run(3)
+    assert len(faulty.given) == compiled_so_far
+    refuse()
+    torch.compiler.reset()
+    watched.kinds = ""
+    watched.run()
+    assert set(watched.kinds) == {"F", "C"}
+    assert image.isfinite().all()
+
+
+@by_form
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.98, 1.0])
+@pytest.mark.parametrize("step", [0, 1, AFTER, AFTER + 1])
+def test_an_interrupt_inside_a_graph(
+    step: int, share: float, form: str, options: dict[str, Any]
+) -> None:
+    """The step may be made again, or another run begun."""
+    watched = Watched(form, inner="breaking", **options)
+    for again in (True, False):
+        x = watched.begin(step)
+        faulty.Break.share = share
+        with pytest.raises(KeyboardInterrupt):
+            watched(x, at(step))
+        if again:
+            watched.run(x=x, first=step)
+    watched.options = {**options, "inner": "breaking"}
+    watched.check_clean()
+
+
+@by_form
+@pytest.mark.parametrize("step", [0, 1, AFTER, AFTER + 1])
+def test_an_interrupt_at_any_line(
+    step: int, form: str, options: dict[str, Any]
+) -> None:
+    """Ctrl-C in the runtime itself, at every 7th line that a step executes."""
+    watched = Watched(form, **options)
+    watched.run()
+    for line in itertools.count(1 + step, 7):
+        x = watched.begin(step)
+        with contextlib.suppress(KeyboardInterrupt), InterruptAt(line) as interrupt:
+            watched.rfc(x, at(step), TEXT)
+        if not interrupt.reached:
+            break
+        watched.run(x=x, first=step)
+        watched.check_clean()
+    assert line > 100
