@@ -12,12 +12,16 @@ import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from faulty import DYNAMIC, SCHEDULES, STATIC, STEPS, TEXT, Watched, at
 from models import tokens
+from pipelines import ALL
+from pipelines.base import INTERVAL, compiled, difference, equal
 from torch import Tensor
 
 import rfc_compile
@@ -226,6 +230,34 @@ def test_two_models_in_turn_in_one_thread(form: str, options: dict[str, Any]) ->
     for images in zip(*runs, strict=True):  # noqa: B007
         pass
     check_twins(list(images), form, options)
+
+
+def test_a_pipeline_in_a_callback_of_another() -> None:
+    """Both use one transformer, in turn: the inner run is its own, the outer is right.
+
+    What the outer one does after it is a run that begins in the middle.
+    """
+    case = ALL["FluxPipeline"]
+    uncached = case.run(case.pipeline(), 0)
+    outer = compiled(case, INTERVAL)
+    alone = case.run(outer, 7)
+    rfc_compile.reset(outer.transformer)
+    inner = FluxPipeline(**outer.components)
+    inner.set_progress_bar_config(disable=True)
+    images = []
+
+    def callback(pipe: Any, step: int, t: Any, given: dict[str, Any]) -> Any:
+        if step == 5:
+            images.append(case.run(inner, 7))
+        return given
+
+    def call() -> dict[str, Any]:
+        return {**case.call(), "callback_on_step_end": callback}
+
+    found = replace(case, call=call).run(outer, 0)
+    assert equal(images[0], alone)
+    assert 0 < difference(found, uncached) < 0.1
+    assert equal(case.run(outer, 7), alone)
 
 
 @by_schedule

@@ -12,16 +12,20 @@ import pathlib
 import resource
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import faulty
 import pytest
 import torch
 from faulty import DYNAMIC, SCHEDULES, STATIC, STEPS, TEXT, InterruptAt, Watched, at
-from models import timesteps, tokens
+from models import text_tokens, timesteps, tokens
 from torch import Tensor
 
+import rfc_compile
 from rfc_compile import UncachedWarning
+from rfc_compile.observe import dispatchers_of
+from rfc_compile.state import geometry_of
 
 NAN, INF = float("nan"), float("inf")
 AFTER = 4
@@ -105,6 +109,37 @@ def test_the_same_input_at_every_step(options: dict[str, Any]) -> None:
         watched(tokens(), at(step))
     assert watched.kinds == "F" * STEPS
     assert watched.reason == "discontinuity"
+    watched.check_clean()
+
+
+def other_text(seed: int) -> Tensor:
+    return text_tokens(200 + seed)
+
+
+@by_schedule
+def test_a_prompt_exchanged_in_every_run(options: dict[str, Any]) -> None:
+    """Once a run is no change at every step, which alone would not be looked at."""
+    watched = Watched(**options)
+    for seed in range(5):
+        x = watched.begin(AFTER, seed=5 + seed)
+        x = x - 0.03 * watched(x, at(AFTER), other_text(seed))
+        assert (watched.kinds[-1], watched.reason) == ("F", "conditioning")
+        watched(x - 0.03 * watched(x, at(AFTER + 1), other_text(seed)), at(AFTER + 2))
+    assert not rfc_compile.explain(watched.rfc).notes
+    watched.check_clean()
+
+
+@by_schedule
+def test_a_prompt_that_changed_at_every_step(options: dict[str, Any]) -> None:
+    """It is left out of the comparison only for as long as it goes on changing."""
+    watched = Watched(**options)
+    x = tokens(5)
+    for step in range(STEPS):
+        x = x - 0.03 * watched(x, at(step), TEXT + 1e-3 * step)
+    assert "changes at every step" in str(rfc_compile.explain(watched.rfc).notes)
+    assert "C" in watched.kinds
+    watched(watched.begin(AFTER), at(AFTER), other_text(0))
+    assert (watched.kinds[-1], watched.reason) == ("F", "conditioning")
     watched.check_clean()
 
 
@@ -203,6 +238,26 @@ def test_lost_state(
         assert watched.kinds[AFTER] == "F"
     assert "freed or moved" in watched.fallbacks
     watched.check_clean()
+
+
+def test_state_of_another_device_does_not_fit() -> None:
+    """A graph that Dynamo makes for a moved model does not go on with it."""
+    watched = Watched(**STATIC)
+    watched.begin(AFTER)
+    (dispatcher,) = dispatchers_of(watched.rfc)
+    (state,) = faulty.states_of(watched)
+    rings = tuple(
+        replace(
+            ring,
+            example=torch.empty(
+                ring.example.shape, dtype=ring.example.dtype, device="meta"
+            ),
+        )
+        for ring in dispatcher.layout.rings
+    )
+    assert geometry_of(dispatcher.layout, int) == state.geometry
+    moved = replace(dispatcher.layout, rings=rings)
+    assert geometry_of(moved, int) != state.geometry
 
 
 @contextlib.contextmanager
