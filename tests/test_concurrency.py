@@ -170,8 +170,14 @@ async def in_other_threads(model: Any, seed: int) -> Tensor:
     return image
 
 
-@by_form
-@pytest.mark.parametrize("serve", [in_turns, in_other_threads])
+@pytest.mark.parametrize(
+    ("serve", "form", "options"),
+    [
+        (in_turns, "whole", DYNAMIC),
+        (in_turns, "blocks", STATIC),
+        (in_other_threads, "whole", STATIC),
+    ],
+)
 def test_asyncio_tasks(serve: Any, form: str, options: dict[str, Any]) -> None:
     """A task is a caller; where its steps hop from thread to thread, a name is."""
     model = Watched(form, **options).rfc
@@ -292,8 +298,9 @@ def other_tensors(model: Any) -> None:
     model.load_state_dict(weights, assign=True)
 
 
-@by_schedule
-@pytest.mark.parametrize("change", [save_and_load, other_tensors])
+@pytest.mark.parametrize(
+    ("change", "options"), [(save_and_load, DYNAMIC), (other_tensors, STATIC)]
+)
 def test_weights_that_change_within_a_run(
     change: Callable[[Any], None], options: dict[str, Any]
 ) -> None:
@@ -306,8 +313,9 @@ def test_weights_that_change_within_a_run(
     assert not watched.fallbacks
 
 
-@by_schedule
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "options"), [(torch.bfloat16, DYNAMIC), (torch.float16, STATIC)]
+)
 def test_another_type_within_a_run(dtype: torch.dtype, options: dict[str, Any]) -> None:
     """The model is moved to half precision in the midst of a run, and back."""
     watched = Watched(**options)

@@ -31,6 +31,9 @@ NAN, INF = float("nan"), float("inf")
 AFTER = 4
 """Steps of the run in the midst of which something goes wrong."""
 
+SHAPING_STEPS = (0, 1, AFTER, AFTER + 1)
+"""The first of a run, the first with a history, and later a full and a cached one."""
+
 by_schedule = pytest.mark.parametrize(
     "options", SCHEDULES.values(), ids=list(SCHEDULES)
 )
@@ -58,47 +61,43 @@ def one(value: Tensor, broken: float) -> Tensor:
 
 NOT_FINITE = "holds NaN or Inf"
 Call = tuple[Tensor, Tensor, Tensor]
-CALLS: dict[str, tuple[Callable[[Tensor, Tensor], Call], str, str]] = {
-    "timestep nan": (lambda x, t: (x, t * NAN, TEXT), "non_finite", NOT_FINITE),
-    "a timestep inf": (lambda x, t: (x, one(t, INF), TEXT), "non_finite", NOT_FINITE),
-    "timesteps inf and -inf": (
-        lambda x, t: (x, torch.tensor([INF, -INF]), TEXT),
+CALLS: dict[str, tuple[Callable[[Tensor, Tensor], Call], str]] = {
+    "timestep nan": (lambda x, t: (x, t * NAN, TEXT), "non_finite"),
+    "a timestep inf": (lambda x, t: (x, one(t, INF), TEXT), "non_finite"),
+    "inf and -inf": (
+        lambda x, t: (x, t * torch.tensor([INF, -INF]), TEXT),
         "non_finite",
-        NOT_FINITE,
     ),
-    "text nan": (lambda x, t: (x, t, one(TEXT, NAN)), "non_finite", NOT_FINITE),
-    "latent zero": (lambda x, t: (0 * x, t, TEXT), "non_finite", NOT_FINITE),
-    "a sample's latent zero": (
+    "text nan": (lambda x, t: (x, t, one(TEXT, NAN)), "non_finite"),
+    "text inf": (lambda x, t: (x, t, one(TEXT, INF)), "conditioning"),
+    "text zero": (lambda x, t: (x, t, 0 * TEXT), "conditioning"),
+    "text huge": (lambda x, t: (x, t, TEXT * 1e20), "conditioning"),
+    "latent zero": (lambda x, t: (0 * x, t, TEXT), "non_finite"),
+    "one latent zero": (
         lambda x, t: (torch.stack([x[0], 0 * x[1]]), t, TEXT),
         "non_finite",
-        NOT_FINITE,
     ),
-    "latent too large": (lambda x, t: (x * 1e38, t, TEXT), "non_finite", NOT_FINITE),
-    "text zero": (lambda x, t: (x, t, 0 * TEXT), "conditioning", ""),
-    "latent constant": (
-        lambda x, t: (torch.ones_like(x), t, TEXT),
-        "discontinuity",
-        "",
-    ),
-    "text huge": (lambda x, t: (x, t, TEXT * 1e20), "conditioning", ""),
+    "latent too large": (lambda x, t: (x * 1e38, t, TEXT), "non_finite"),
+    "latent constant": (lambda x, t: (torch.ones_like(x), t, TEXT), "discontinuity"),
 }
+"""Name, how it breaks the latent and the timesteps of a call, the decision's reason."""
 
 
 @by_schedule
-@pytest.mark.parametrize("case", CALLS)
-def test_one_broken_call(case: str, options: dict[str, Any]) -> None:
+def test_one_broken_call(options: dict[str, Any]) -> None:
     """Computed in full, for a reason; the run goes on without it."""
-    broken, reason, says = CALLS[case]
     watched = Watched(**options)
-    x = watched.begin(AFTER)
-    warns = pytest.warns(UncachedWarning, match=says)
-    with warns if says else contextlib.nullcontext():
-        watched(*broken(x, at(AFTER)))
-    assert watched.kinds[-1] == "F"
-    assert watched.reason == reason
-    assert (says in watched.fallbacks) if says else not watched.fallbacks
-    watched.run(x=x, first=AFTER)
-    watched.check_clean()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", UncachedWarning)
+        for case, (broken, reason) in CALLS.items():
+            x = watched.begin(AFTER)
+            watched(*broken(x, at(AFTER)))
+            assert (watched.kinds[-1], watched.reason) == ("F", reason), case
+            watched.run(x=x, first=AFTER)
+            watched.check_clean()
+    (warning,) = [w for w in seen if w.category is UncachedWarning]
+    assert NOT_FINITE in str(warning.message)
+    assert NOT_FINITE in watched.fallbacks
 
 
 @by_schedule
@@ -112,19 +111,15 @@ def test_the_same_input_at_every_step(options: dict[str, Any]) -> None:
     watched.check_clean()
 
 
-def other_text(seed: int) -> Tensor:
-    return text_tokens(200 + seed)
-
-
 @by_schedule
 def test_a_prompt_exchanged_in_every_run(options: dict[str, Any]) -> None:
     """Once a run is no change at every step, which alone would not be looked at."""
     watched = Watched(**options)
     for seed in range(5):
-        x = watched.begin(AFTER, seed=5 + seed)
-        x = x - 0.03 * watched(x, at(AFTER), other_text(seed))
+        x, other = watched.begin(AFTER, seed=5 + seed), text_tokens(seed)
+        x = x - 0.03 * watched(x, at(AFTER), other)
         assert (watched.kinds[-1], watched.reason) == ("F", "conditioning")
-        watched(x - 0.03 * watched(x, at(AFTER + 1), other_text(seed)), at(AFTER + 2))
+        watched(x, at(AFTER + 1), other)
     assert not rfc_compile.explain(watched.rfc).notes
     watched.check_clean()
 
@@ -138,7 +133,7 @@ def test_a_prompt_that_changed_at_every_step(options: dict[str, Any]) -> None:
         x = x - 0.03 * watched(x, at(step), TEXT + 1e-3 * step)
     assert "changes at every step" in str(rfc_compile.explain(watched.rfc).notes)
     assert "C" in watched.kinds
-    watched(watched.begin(AFTER), at(AFTER), other_text(0))
+    watched(watched.begin(AFTER), at(AFTER), text_tokens(0))
     assert (watched.kinds[-1], watched.reason) == ("F", "conditioning")
     watched.check_clean()
 
@@ -152,27 +147,23 @@ TIMESTEPS: dict[str, list[float]] = {
     "through zero": [4 - step for step in range(10)],
     "rising": [step * 0.1 for step in range(10)],
     "tiny differences": [0.5 - step * 1e-7 for step in range(10)],
-    "huge": [1e30 - step * 1e28 for step in range(10)],
     "largest": [3e38 / (step + 1) for step in range(10)],
 }
 
 
 @by_schedule
-@pytest.mark.parametrize("case", TIMESTEPS)
-def test_odd_timesteps(case: str, options: dict[str, Any]) -> None:
+def test_odd_timesteps(options: dict[str, Any]) -> None:
     """Whatever they are, full steps are exact, cached ones close, the rest is clean."""
     watched = Watched(**options)
-    x = tokens(5)
-    for value in TIMESTEPS[case]:
-        x = x - 0.03 * watched(x, timesteps(value))
-    assert watched.kinds[0] == "F"
+    for number, values in enumerate(TIMESTEPS.values()):
+        x = tokens(20 + number)
+        for value in values:
+            x = x - 0.03 * watched(x, timesteps(value))
+        watched.check_clean()
     assert not watched.fallbacks
-    watched.check_clean()
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.int64, torch.int32, torch.float16], ids=str
-)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64], ids=str)
 def test_timesteps_of_any_type(dtype: torch.dtype) -> None:
     watched = Watched(**STATIC)
     x = tokens(5)
@@ -223,8 +214,7 @@ def move(slot: Tensor) -> None:
 
 
 @by_form
-@pytest.mark.parametrize("lose", [free, move])
-@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize(("lose", "which"), [(free, 0), (move, -1)])
 def test_lost_state(
     which: int, lose: Callable[[Tensor], None], form: str, options: dict[str, Any]
 ) -> None:
@@ -233,10 +223,11 @@ def test_lost_state(
     x = watched.begin(AFTER)
     lose(faulty.states_of(watched)[which].slots[which])
     with pytest.warns(UncachedWarning, match="freed or moved"):
-        watched.run(x=x, first=AFTER)
-    if form == "whole":
-        assert watched.kinds[AFTER] == "F"
+        x = watched.step(x, AFTER)
+    if form == "whole" or which == 0:
+        assert (watched.kinds[-1], watched.reason) == ("F", "lost_state")
     assert "freed or moved" in watched.fallbacks
+    watched.run(x=x, first=AFTER + 1)
     watched.check_clean()
 
 
@@ -273,15 +264,27 @@ def little_memory(spare: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
+LARGE, SPARE = 40_000, 350 << 20
+"""Samples whose forward fits into these bytes, and whose state does not."""
+
+
 @by_form
 def test_no_memory_for_the_state(form: str, options: dict[str, Any]) -> None:
     """A real allocator refuses: uncached while it does, cached afterwards."""
-    watched = Watched(form, **options)
-    watched.begin(2)
-    large, text = tokens(batch=40_000), TEXT[:1].expand(40_000, -1, -1)
-    t = timesteps(20, batch=40_000)
-    watched(large, t, text)
-    raise NotImplementedError
+    much = {**options, "granularity": "module", "estimator": "subspace", "order": 3}
+    watched = Watched(form, **much)
+    text = TEXT.repeat(LARGE // 2, 1, 1)
+
+    def walk(x: Tensor, steps: range) -> Tensor:
+        for step in steps:
+            x = x - 0.03 * watched(x, at(step).repeat(LARGE // 2), text)
+        return x
+
+    with little_memory(SPARE), pytest.warns(UncachedWarning, match="cannot be alloc"):
+        x = walk(tokens(batch=LARGE), range(3))
+    assert "such calls run uncached" in watched.fallbacks
+    walk(x, range(3, 6))
+    assert watched.kinds == "UUU" + "FFC"
 
 
 def refuse(*numbers: int) -> None:
@@ -312,52 +315,38 @@ def test_a_graph_that_does_not_compile(
     assert watched.kinds == kinds
     assert f"cannot compile the {name} graph" in watched.fallbacks
     watched.kinds = ""
-    image = watched.run(2)
+    watched.run(2)
     assert watched.kinds == "U" * STEPS
-    compiled_so_far = len(faulty.given)
-    watched.run(3)
-    assert len(faulty.given) == compiled_so_far
-    refuse()
-    torch.compiler.reset()
-    watched.kinds = ""
-    watched.run()
-    assert set(watched.kinds) == {"F", "C"}
-    assert image.isfinite().all()
+    assert len(faulty.given) == number + 1, "the plain graph compiles once"
 
 
 @by_form
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.98, 1.0])
-@pytest.mark.parametrize("step", [0, 1, AFTER, AFTER + 1])
-def test_an_interrupt_inside_a_graph(
-    step: int, share: float, form: str, options: dict[str, Any]
-) -> None:
+def test_an_interrupt_inside_a_graph(form: str, options: dict[str, Any]) -> None:
     """The step may be made again, or another run begun."""
     watched = Watched(form, inner="breaking", **options)
-    for again in (True, False):
-        x = watched.begin(step)
-        faulty.Break.share = share
-        with pytest.raises(KeyboardInterrupt):
-            watched(x, at(step))
-        if again:
-            watched.run(x=x, first=step)
-    watched.options = {**options, "inner": "breaking"}
-    watched.check_clean()
+    for step, share in itertools.product(SHAPING_STEPS, [0.0, 0.5, 0.98, 1.0]):
+        for again in (True, False):
+            x = watched.begin(step)
+            faulty.Break.share = share
+            with pytest.raises(KeyboardInterrupt):
+                watched(x, at(step))
+            if again:
+                watched.run(x=x, first=step)
+            watched.check_clean()
 
 
 @by_form
-@pytest.mark.parametrize("step", [0, 1, AFTER, AFTER + 1])
-def test_an_interrupt_at_any_line(
-    step: int, form: str, options: dict[str, Any]
-) -> None:
-    """Ctrl-C in the runtime itself, at every 7th line that a step executes."""
+def test_an_interrupt_at_any_line(form: str, options: dict[str, Any]) -> None:
+    """Ctrl-C in the runtime itself, at every 11th line that a step executes."""
     watched = Watched(form, **options)
     watched.run()
-    for line in itertools.count(1 + step, 7):
-        x = watched.begin(step)
-        with contextlib.suppress(KeyboardInterrupt), InterruptAt(line) as interrupt:
-            watched.rfc(x, at(step), TEXT)
-        if not interrupt.reached:
-            break
-        watched.run(x=x, first=step)
-        watched.check_clean()
-    assert line > 100
+    for step in SHAPING_STEPS:
+        for line in itertools.count(1 + step, 11):
+            x = watched.begin(step)
+            with contextlib.suppress(KeyboardInterrupt), InterruptAt(line) as ctrl_c:
+                watched.rfc(x, at(step), TEXT)
+            if not ctrl_c.reached:
+                break
+            watched.run(x=x, first=step)
+            watched.check_clean()
+        assert line > 100
