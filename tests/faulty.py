@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import linecache
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -181,7 +182,9 @@ PACKAGE = os.path.dirname(rfc_compile.__file__)
 class InterruptAt:
     """Ctrl-C at the n-th line of the runtime that is executed inside the block.
 
-    ``reached`` tells whether there were as many.
+    ``reached`` tells whether there were as many. The lines of ``with`` statements are
+    left out: Python is at such a line again before it leaves the block, where a signal
+    is never handled.
     """
 
     def __init__(self, line: int) -> None:
@@ -198,8 +201,14 @@ class InterruptAt:
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        self._left -= event == "line"
-        if self._left == 0 and event == "line":
-            self.reached = True
-            raise KeyboardInterrupt
+        if event == "line" and not self._is_with(frame):
+            self._left -= 1
+            if self._left == 0:
+                self.reached = True
+                raise KeyboardInterrupt
         return self._trace
+
+    @staticmethod
+    def _is_with(frame: FrameType) -> bool:
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        return line.lstrip().startswith("with ")

@@ -264,15 +264,15 @@ def little_memory(spare: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-LARGE, SPARE = 40_000, 350 << 20
+LARGE, SPARE = 40_000, 500 << 20
 """Samples whose forward fits into these bytes, and whose state does not."""
 
 
-@by_form
-def test_no_memory_for_the_state(form: str, options: dict[str, Any]) -> None:
+@by_schedule
+def test_no_memory_for_the_state(options: dict[str, Any]) -> None:
     """A real allocator refuses: uncached while it does, cached afterwards."""
     much = {**options, "granularity": "module", "estimator": "subspace", "order": 3}
-    watched = Watched(form, **much)
+    watched = Watched(**much)
     text = TEXT.repeat(LARGE // 2, 1, 1)
 
     def walk(x: Tensor, steps: range) -> Tensor:
