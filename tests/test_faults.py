@@ -238,12 +238,7 @@ def test_state_of_another_device_does_not_fit() -> None:
     (dispatcher,) = dispatchers_of(watched.rfc)
     (state,) = faulty.states_of(watched)
     rings = tuple(
-        replace(
-            ring,
-            example=torch.empty(
-                ring.example.shape, dtype=ring.example.dtype, device="meta"
-            ),
-        )
+        replace(ring, example=torch.empty(ring.example.shape, device="meta"))
         for ring in dispatcher.layout.rings
     )
     assert geometry_of(dispatcher.layout, int) == state.geometry
@@ -337,11 +332,11 @@ def test_an_interrupt_inside_a_graph(form: str, options: dict[str, Any]) -> None
 
 @by_form
 def test_an_interrupt_at_any_line(form: str, options: dict[str, Any]) -> None:
-    """Ctrl-C in the runtime itself, at every 11th line that a step executes."""
+    """Ctrl-C in the runtime itself, at every 17th line that a step executes."""
     watched = Watched(form, **options)
     watched.run()
     for step in SHAPING_STEPS:
-        for line in itertools.count(1 + step, 11):
+        for line in itertools.count(1 + 4 * step, 17):
             x = watched.begin(step)
             with contextlib.suppress(KeyboardInterrupt), InterruptAt(line) as ctrl_c:
                 watched.rfc(x, at(step), TEXT)
