@@ -157,46 +157,41 @@ def refusing(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
     return gm.forward
 
 
-class Break(fx.Interpreter):
-    """Runs a graph up to a share of its nodes, if a share is set."""
-
-    share: float | None = None
-
-    def run_node(self, n: fx.Node) -> Any:
-        nodes = list(self.graph.nodes)
-        if self.share is not None and n is nodes[int(self.share * (len(nodes) - 1))]:
-            Break.share = None
-            raise KeyboardInterrupt
-        return super().run_node(n)
-
-
-@register_backend  # type: ignore[misc]
-def breaking(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-    """An inner backend whose graphs can be interrupted anywhere."""
-    return Break(gm).run
-
-
 PACKAGE = os.path.dirname(rfc_compile.__file__)
 
 
 class InterruptAt:
-    """Ctrl-C at the n-th line of the runtime that is executed inside the block.
+    """Ctrl-C at the n-th line of the runtime after the first graph of a call has run.
 
-    ``reached`` tells whether there were as many. The lines of ``with`` statements are
-    left out: Python is at such a line again before it leaves the block, where a signal
-    is never handled.
+    ``reached`` tells whether there were as many. Dynamo does not run compiled code
+    while lines are traced, so tracing starts in the graph (of backend ``breaking``).
+    The lines of ``with`` statements are left out: Python is at such a line again before
+    it leaves the block, where a signal is never handled.
     """
+
+    armed: InterruptAt | None = None
 
     def __init__(self, line: int) -> None:
         self._left = line
         self.reached = False
 
     def __enter__(self) -> InterruptAt:
-        sys.settrace(self._trace)
+        InterruptAt.armed = self
         return self
 
     def __exit__(self, *_: object) -> None:
+        InterruptAt.armed = None
         sys.settrace(None)
+
+    def trace(self) -> None:
+        """Trace the rest of the frames of the package."""
+        InterruptAt.armed = None
+        frame: FrameType | None = sys._getframe()
+        sys.settrace(self._trace)
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(PACKAGE):
+                frame.f_trace = self._trace
+            frame = frame.f_back
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
@@ -212,3 +207,28 @@ class InterruptAt:
     def _is_with(frame: FrameType) -> bool:
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
         return line.lstrip().startswith("with ")
+
+
+class Break(fx.Interpreter):
+    """Runs a graph up to a share of its nodes, if a share is set."""
+
+    share: float | None = None
+
+    def run(self, *inputs: Any, **options: Any) -> Any:
+        results = super().run(*inputs, **options)
+        if InterruptAt.armed is not None:
+            InterruptAt.armed.trace()
+        return results
+
+    def run_node(self, n: fx.Node) -> Any:
+        nodes = list(self.graph.nodes)
+        if self.share is not None and n is nodes[int(self.share * (len(nodes) - 1))]:
+            Break.share = None
+            raise KeyboardInterrupt
+        return super().run_node(n)
+
+
+@register_backend  # type: ignore[misc]
+def breaking(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+    """An inner backend whose graphs can be interrupted anywhere."""
+    return Break(gm).run
