@@ -20,7 +20,8 @@ from rfc_compile.by_latent import ByLatent
 from rfc_compile.by_timestep import ByTimestep
 from rfc_compile.config import Options
 from rfc_compile.errors import CannotCache, NothingToCache
-from rfc_compile.inner import LazyGraph, compile_inner
+from rfc_compile.fallback import OrUncached
+from rfc_compile.inner import LazyGraph, compile_inner, compile_later
 from rfc_compile.integrations import adapters, diffusers
 from rfc_compile.observe import GraphReport, PassObserver
 from rfc_compile.passes import few_rows, fold_repeats, specialize
@@ -101,15 +102,23 @@ def _cached(
     graphs: dict[str, LazyGraph] = {}
     for name, subgraph in specialized.graphs.items():
         observer(name, subgraph.gm)
-        graphs[name] = LazyGraph(subgraph.gm, plan.fake_mode, options, mode)
-    if any(isinstance(value, torch.SymInt) for value in specialized.examples):
+        graphs[name] = LazyGraph(name, subgraph.gm, plan.fake_mode, options, mode)
+    symbolic = any(isinstance(value, torch.SymInt) for value in specialized.examples)
+    if symbolic:
         for lazy in graphs.values():  # guards on sizes are only kept while Dynamo runs
             lazy.compile()
     dispatcher = (ByTimestep if plan.timed else ByLatent)(
         specialized, graphs, plan.layout, options, report, plan.captured.inputs
     )
     report.dispatcher = weakref.ref(dispatcher)
-    return unwrapping(dispatcher, wrapped_parameters(gm, example_inputs))
+    fakes = torch_internals.fake_inputs(gm, example_inputs)
+    return OrUncached(
+        unwrapping(dispatcher, wrapped_parameters(gm, example_inputs)),
+        lambda: (
+            gm if symbolic else compile_later(gm, fakes, plan.fake_mode, options, mode)
+        ),
+        report,
+    )
 
 
 def _refuse_gradients(example_inputs: Sequence[Any]) -> None:

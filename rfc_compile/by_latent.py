@@ -140,6 +140,10 @@ class ByLatent(Dispatcher):
         weights: Reading,
     ) -> Sequence[Any]:
         trajectory = scope.continued(caller) or Trajectory(caller.owner)
+        kept = [branch.state for branch in trajectory.branches]
+        lost = any(self._unusable(state, state.computed_with) for state in kept)
+        if lost:
+            trajectory = Trajectory(caller.owner)
         expected = {
             branch: max(branch.step + 1, trajectory.step)
             for branch in trajectory.branches
@@ -161,7 +165,7 @@ class ByLatent(Dispatcher):
                 "nothing that this graph is given changes with the timestep, which "
                 "is not among its inputs: its steps cannot be told from other images"
             )
-        reason = placement.reason
+        reason = "lost_state" if lost else placement.reason
         call = Call(
             caller, scope, arguments, trajectory, branch, step, float(step), reason
         )

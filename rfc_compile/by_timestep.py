@@ -39,9 +39,6 @@ from rfc_compile.weights import Reading
 MANY_TIMESTEPS = 64
 """More of them (one a token) are averaged where they lie."""
 
-CHANGES_IN_A_ROW = 3
-"""Steps in a row at which a conditioning input must change to count as varying."""
-
 SIGNALS_SEEN = 2
 """Steps of every branch that are looked at before any runs unseen."""
 
@@ -93,8 +90,6 @@ class ByTimestep(Dispatcher):
         self.follows = report.piece  # a whole model knows the step by itself
         self._step = self._step_with_probe if "probe" in graphs else self._step_whole
         self._conditioning_names = inputs.conditioning_names
-        self._changes: dict[int, int] = {}
-        self._varying: set[int] = set()
 
     def _lead(
         self,
@@ -120,8 +115,9 @@ class ByTimestep(Dispatcher):
             trajectory = scope.begin(caller)
         step, candidates = trajectory.candidates(timestep, caller.branch)
         for branch in candidates:
-            if branch.state.computed_with != weights:
-                refused = Mismatch("weights")
+            unusable = self._unusable(branch.state, weights)
+            if unusable is not None:
+                refused = Mismatch(unusable)
                 continue
             call = Call(caller, scope, arguments, trajectory, branch, step, timestep)
             probed = ahead is not None and ahead.fits(branch, step)
@@ -130,7 +126,11 @@ class ByTimestep(Dispatcher):
                 return result
             refused = result
         if refused is not None and trajectory.place(timestep) == "next":
-            self._learn_varying(refused)
+            for i in scope.learn_varying(refused):
+                self.report.note(
+                    f"the input {self._conditioning_names[i]} changes at every step: "
+                    "it is not used to tell one prompt from another"
+                )
             trajectory, step = scope.begin(caller), 0
         elif trajectory.full_up:
             trajectory, step = scope.begin(caller), 0
@@ -144,20 +144,6 @@ class ByTimestep(Dispatcher):
         )
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
         return result
-
-    def _learn_varying(self, refused: Mismatch) -> None:
-        """Stop comparing a conditioning input that changes at every step."""
-        for i in list(self._changes):
-            if i not in refused.changed:
-                del self._changes[i]
-        for i in refused.changed:
-            self._changes[i] = self._changes.get(i, 0) + 1
-            if self._changes[i] == CHANGES_IN_A_ROW:
-                self._varying.add(i)
-                self.report.note(
-                    f"the input {self._conditioning_names[i]} changes at every step: "
-                    "it is not used to tell one prompt from another"
-                )
 
     def _expected(
         self,
@@ -175,7 +161,7 @@ class ByTimestep(Dispatcher):
             return None
         trajectory.settle(most=0 if self._lagged else MOST_UNSETTLED)
         likeliest = None if trajectory.finished else trajectory.expected(caller.branch)
-        if likeliest is None or likeliest[0].state.computed_with != weights:
+        if likeliest is None or self._unusable(likeliest[0].state, weights):
             return None
         branch, step = likeliest
         if not branch.state.full_steps or step >= (scope.total(trajectory) or math.inf):
@@ -212,15 +198,13 @@ class ByTimestep(Dispatcher):
             pool.others.extend(live)
         pool.others[0] = state.weights(call.step, call.levels)
         full = branch.last_error > limit
-        history = state.forget() if full else []
+        history = state.forget() if full else None
         outputs = self._run("full" if full else "cached", pool)
         if "probe" not in self.graphs:
             *outputs, signal = outputs
             arrival = Readback([signal, timestep])
-        if full:
-            state.record(call.step, history)
         kind = "scheduled" if self._schedule.static else "within_limit"
-        self._accept(call, None, full=full, reason=reason if full else kind)
+        self._accept(call, None, reason if full else kind, history)
         place = len(call.trajectory.decisions) - 1
         settle = functools.partial(self._settle, call, place)
         call.trajectory.unsettled.append(Unsettled(arrival, settle))
@@ -229,9 +213,9 @@ class ByTimestep(Dispatcher):
     def _settle(self, call: Call, place: int, values: Sequence[Tensor]) -> None:
         """Check a step that has run unseen, and complete the record of it."""
         trajectory, branch = call.trajectory, call.branch
-        signal = Signal.read(values[0], self._layout.conditioning)
         timestep = _read_timestep(values[1])
-        refused = branch.mismatch(signal, [call.step], self._varying)
+        signal = Signal.read(values[0], self._layout.conditioning, timestep)
+        refused = call.scope.refusal(branch, signal, [call.step])
         if refused is None and not trajectory.continues(call.step, timestep):
             refused = Mismatch("discontinuity")
         decision = trajectory.decisions[place]
@@ -269,8 +253,8 @@ class ByTimestep(Dispatcher):
         pool = state.pool(call.arguments, call.step)
         live = self._run("probe", pool) if ahead is None else ahead.live
         value = live[0] if ahead is None else ahead.signal
-        signal = Signal.read(value, self._layout.conditioning)
-        refused = call.branch.mismatch(signal, state.full_steps, self._varying)
+        signal = Signal.read(value, self._layout.conditioning, call.timestep)
+        refused = call.scope.refusal(call.branch, signal, state.full_steps)
         if refused is not None:
             return refused
         limit, reason = self._limit(call)
@@ -282,21 +266,20 @@ class ByTimestep(Dispatcher):
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
         pool = state.pool(call.arguments, call.step, call.levels)
-        if limit == FULL:
+        full = limit == FULL
+        if full:
             state.forget()
-        *outputs, value = self._run("full" if limit == FULL else "cached", pool)
-        signal = Signal.read(value, self._layout.conditioning)
-        refused = call.branch.mismatch(signal, history, self._varying)
-        if limit != FULL:
-            if refused is not None:
-                return refused
-            self._accept(call, signal, full=False, reason="scheduled")
-            return outputs
-        if refused is not None:  # this branch's history is overwritten: drop it
-            call.trajectory.branches.remove(call.branch)
+        *outputs, value = self._run("full" if full else "cached", pool)
+        signal = Signal.read(value, self._layout.conditioning, call.timestep)
+        refused = call.scope.refusal(call.branch, signal, history)
+        if refused is not None:
+            if full:  # this branch's history is overwritten: drop it
+                call.trajectory.drop(call.branch)
             return refused
-        self._keep(call, signal, history)
-        self._accept(call, signal, full=True, reason=reason)
+        if full:
+            self._accept(call, signal, reason, history)
+        else:
+            self._accept(call, signal, "scheduled")
         return outputs
 
     def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
@@ -307,11 +290,15 @@ class ByTimestep(Dispatcher):
 
 
 def _read_timestep(value: Any) -> float:
-    """The timestep on the host: its mean, for timesteps per sample, token or frame."""
+    """The timestep on the host: its mean, for timesteps per sample, token or frame.
+
+    NaN if any is not finite.
+    """
     if not isinstance(value, Tensor):
         return float(value)
     values = _few_timesteps(value).reshape(-1).tolist()
-    return math.fsum(values) / len(values)
+    finite = all(map(math.isfinite, values))
+    return math.fsum(values) / len(values) if finite else math.nan
 
 
 def _few_timesteps(value: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def named(name: str, num_steps: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _named.reset(token)
+        _leave(_named, token)
 
 
 @contextlib.contextmanager
@@ -62,7 +63,16 @@ def branch(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _branch.reset(token)
+        _leave(_branch, token)
+
+
+def _leave(variable: ContextVar[Any], token: Token[Any]) -> None:
+    """Undo a change, unless somebody else ends the block.
+
+    A generator that was left inside one is closed by the collector, in any context.
+    """
+    with contextlib.suppress(ValueError):
+        variable.reset(token)
 
 
 def begin_run() -> int:

@@ -38,15 +38,12 @@ from rfc_compile.sizes import SizeBinding
 from rfc_compile.state import KeptState, geometry_of
 from rfc_compile.torch_internals import without_autocast
 from rfc_compile.trajectories import Branch, Decision, Trajectory
-from rfc_compile.weights import Reading, WeightsReader
+from rfc_compile.weights import ChangesOfWeights, Reading, WeightsReader
 
 _serials = itertools.count()
 
 MANY_FIRST_STEPS = 4
 """Branches that may begin alike, as runs that are interleaved by hand do."""
-
-MANY_CHANGES = 3
-"""Changes of the weights without a cached step between them that are worth a word."""
 
 
 class Dispatcher(ABC):
@@ -81,7 +78,7 @@ class Dispatcher(ABC):
             report=report,
         )
         self._weights = WeightsReader(owned_by_modules(specialized, inputs, count))
-        self._changes_of_weights = 0
+        self._changes_of_weights = ChangesOfWeights()
         self._sizes = SizeBinding(layout, specialized.examples[:count])
         self._routes = routes_of(specialized, layout.slots)
         self._computes = type(self), computation_of(specialized)
@@ -113,7 +110,8 @@ class Dispatcher(ABC):
             outputs = self._follow(running, layer, arguments, weights)
         else:
             scope = self._scope_of(caller, key, arguments)
-            outputs = self._lead(scope, caller, arguments, weights)
+            with scope.lock:  # threads that share a name share its trajectory
+                outputs = self._lead(scope, caller, arguments, weights)
             running = model_call.running(caller)
         if running is not None:
             running.add(layer, given, outputs)
@@ -131,13 +129,8 @@ class Dispatcher(ABC):
         for other in observe.dispatchers_with(key[0][0]):
             if other is self or other._computes != self._computes:
                 continue
-            before = other._scopes.take(caller.owner, key)
-            if before is None or before.current is None:
-                continue
-            states = [branch.state for branch in before.current.branches]
-            if all(state.geometry == slots for state in states):
-                for state in states:
-                    state.layout = self._layout
+            before = other._scopes.take(caller.owner, key, slots, self._layout)
+            if before is not None:
                 self._scopes.put(caller.owner, key, before)
                 return before
         return scope
@@ -170,7 +163,7 @@ class Dispatcher(ABC):
         assert branch is not None, "only a live branch includes members"
         member = layer, running.occurrence(layer)
         state = branch.followers.get(member)
-        if state is not None and state.computed_with != weights:
+        if state is not None and self._unusable(state, weights):
             state = None
         if state is None or state.layout is not self._layout:
             own = self._new_state(arguments, weights, self._unled)
@@ -212,6 +205,15 @@ class Dispatcher(ABC):
     ) -> KeptState:
         return KeptState(self._layout, self._sizes.bind(arguments), unused, weights)
 
+    def _unusable(self, state: KeptState, weights: Reading) -> str | None:
+        reason = state.unusable(weights)
+        if reason == "lost_state":
+            self.report.fall_back(
+                "tensors of the state were freed or moved by somebody else: the step "
+                "runs uncached and begins a new history"
+            )
+        return reason
+
     def _limit(self, call: Call) -> tuple[float, str]:
         branch, total = call.branch, call.scope.total(call.trajectory)
         position = Position(
@@ -240,35 +242,42 @@ class Dispatcher(ABC):
             pool.others[0] = call.branch.state.weights(call.step, call.levels)
             outputs = self._run("cached", pool)
             kind = "scheduled" if self._schedule.static else "within_limit"
-            self._accept(call, signal, full=False, reason=kind)
+            self._accept(call, signal, kind)
             return outputs
         history = call.branch.state.forget()
         outputs = self._run("full", pool)
-        self._keep(call, signal, history)
-        self._accept(call, signal, full=True, reason=reason)
+        self._accept(call, signal, reason, history)
         return outputs
 
     def _statistic(self, branch: Branch, signal: Signal) -> float:
         return branch.last_error if self._lagged else signal.error
 
-    def _keep(self, call: Call, signal: Signal, history: Sequence[int]) -> None:
-        """Make a full step the newest of the history, unless its input is broken."""
-        if signal.finite:
-            call.branch.state.record(call.step, history)
-            return
+    def _drop_broken(self, call: Call) -> None:
+        """Forget what a full step has kept of an input that is broken."""
         weights = call.branch.state.computed_with
         call.branch.state = self._new_state(call.arguments, weights)
         call.branch.followers.clear()
         self.report.fall_back(
-            "the input holds NaN or Inf (or is all zero): such steps run uncached"
+            "an input holds NaN or Inf (or the latent is all zero): such steps run "
+            "uncached"
         )
 
     def _accept(
-        self, call: Call, signal: Signal | None, *, full: bool, reason: str
+        self,
+        call: Call,
+        signal: Signal | None,
+        reason: str,
+        history: Sequence[int] | None = None,
     ) -> None:
-        """Advance, record the decision (a late signal completes it), lead others."""
+        """Advance, record the decision (a late signal completes it), lead others.
+
+        ``history`` is what the state of a full step held before, None for a cached one.
+        The step joins it last: one that is interrupted leaves a state without history.
+        """
         trajectory, branch = self._run_of(call, signal), call.branch
-        finite = signal is None or signal.finite
+        full, finite = history is not None, signal is None or signal.finite
+        if not finite:
+            self._drop_broken(call)
         if call.step > trajectory.step:
             trajectory.timesteps.append(call.timestep)
         if self._by_noise and trajectory.step == 1 and branch.step == 0 and signal:
@@ -291,7 +300,7 @@ class Dispatcher(ABC):
         branch.advance(call.step, full=full)
         trajectory.decisions.append(decision)
         log_decision(trajectory.name, decision)
-        self._watch_weights(decision)
+        self._changes_of_weights.note(decision, self.report)
         model_call.begin(
             self._serial,
             call.caller,
@@ -302,6 +311,8 @@ class Dispatcher(ABC):
             full=full,
             keep=finite,
         )
+        if history is not None and finite:
+            branch.state.record(call.step, history)
 
     def _run_of(self, call: Call, signal: Signal | None) -> Trajectory:
         """The call's trajectory, or a new one if it repeats the first step once more.
@@ -330,17 +341,6 @@ class Dispatcher(ABC):
             return call.trajectory
         call.branch.index = 0
         return call.scope.begin(call.caller)
-
-    def _watch_weights(self, decision: Decision) -> None:
-        if not decision.full:
-            self._changes_of_weights = 0
-        elif decision.reason == "weights":
-            self._changes_of_weights += 1
-            if self._changes_of_weights == MANY_CHANGES:
-                self.report.fall_back(
-                    "the weights, or numbers of modules as an adapter's scale, change "
-                    "from step to step: such steps run uncached"
-                )
 
     @abstractmethod
     def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:

@@ -69,6 +69,14 @@ class NothingToCache(CannotCache):
     """
 
 
+class InnerBackendFailed(CannotCache):
+    """The inner backend cannot compile a graph of a step."""
+
+
+class NoRoomForState(CannotCache):
+    """The state of a branch cannot be allocated."""
+
+
 class InvariantError(AssertionError):
     """A pass left a graph that breaks the invariants of passes/README.md (our bug)."""
 

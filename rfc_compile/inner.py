@@ -12,8 +12,9 @@ from torch import fx
 
 from rfc_compile import torch_internals
 from rfc_compile.config import Options
+from rfc_compile.errors import InnerBackendFailed
 from rfc_compile.passes.graph import twin
-from rfc_compile.torch_internals import CompiledGraph
+from rfc_compile.torch_internals import CompiledGraph, without_autocast
 
 
 def compile_inner(
@@ -33,10 +34,23 @@ def compile_inner(
     return backend(gm, list(inputs), **keywords)
 
 
+def compile_later(
+    gm: fx.GraphModule,
+    inputs: Sequence[Any],
+    fake_mode: Any,
+    options: Options,
+    mode: str | None,
+) -> CompiledGraph:
+    """The same for fake inputs, also after Dynamo has left."""
+    with torch_internals.compile_context(fake_mode), torch.no_grad():
+        return compile_inner(gm, inputs, options, mode)
+
+
 class LazyGraph:
     """One graph of a step: compiles when first called, counts and times its calls.
 
     Attributes:
+        name: ``probe``, ``full`` or ``cached``.
         calls: how often it ran.
         seconds: time in it, in seconds, without compilation (on an accelerator the
             time to launch it).
@@ -44,8 +58,14 @@ class LazyGraph:
     """
 
     def __init__(
-        self, gm: fx.GraphModule, fake_mode: Any, options: Options, mode: str | None
+        self,
+        name: str,
+        gm: fx.GraphModule,
+        fake_mode: Any,
+        options: Options,
+        mode: str | None,
     ) -> None:
+        self.name = name
         self.gm = gm
         self.calls = 0
         self.seconds = 0.0
@@ -57,15 +77,29 @@ class LazyGraph:
         self._lock = threading.Lock()
 
     def compile(self) -> CompiledGraph:
-        """The compiled graph; compiles it if that has not been done."""
+        """The compiled graph; compiles it if that has not been done.
+
+        Raises:
+            InnerBackendFailed: the inner backend cannot.
+
+        """
         with self._lock:
             if self._compiled is None:
                 start = time.perf_counter()
                 inputs = _distinct_examples(self.gm, self._fake_mode)
-                with torch_internals.compile_context(self._fake_mode), torch.no_grad():
-                    self._compiled = compile_inner(
-                        self.gm, inputs, self._options, self._mode
-                    )
+                try:
+                    with without_autocast():  # the graphs hold the casts already
+                        self._compiled = compile_later(
+                            self.gm, inputs, self._fake_mode, self._options, self._mode
+                        )
+                except Exception as error:
+                    if torch_internals.steers_dynamo(error):
+                        raise
+                    raise InnerBackendFailed(
+                        f"the inner backend {self._options.inner!r} cannot compile "
+                        f"the {self.name} graph ({type(error).__name__}: "
+                        f"{(str(error).splitlines() or ['no message'])[0]})"
+                    ) from error
                 self.compile_seconds = time.perf_counter() - start
             return self._compiled
 

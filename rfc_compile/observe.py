@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import warnings
 import weakref
 from collections.abc import Hashable, Iterable, Sequence, Set
@@ -96,6 +97,7 @@ class GraphReport:
 
 
 _reports: weakref.WeakSet[GraphReport] = weakref.WeakSet()
+_lock = threading.Lock()  # other threads may compile while one looks for reports
 
 
 def new_report(inputs: Iterable[Any]) -> GraphReport:
@@ -105,8 +107,14 @@ def new_report(inputs: Iterable[Any]) -> GraphReport:
         for plain in plain_tensors(value):
             if isinstance(plain, Tensor):
                 report.reads(plain)
-    _reports.add(report)
+    with _lock:
+        _reports.add(report)
     return report
+
+
+def _all_reports() -> list[GraphReport]:
+    with _lock:
+        return list(_reports)
 
 
 def tensor_ids(model: nn.Module | None) -> frozenset[int] | None:
@@ -127,7 +135,7 @@ def dispatchers_of(model: nn.Module | None) -> list[Dispatcher]:
 
 def dispatchers_with(layer: Set[int]) -> list[Dispatcher]:
     """The dispatchers that have been called with just these parameters, by id."""
-    return _dispatchers_of([r for r in list(_reports) if layer in r.layers])
+    return _dispatchers_of([r for r in _all_reports() if layer in r.layers])
 
 
 def _dispatchers_of(reports: Iterable[GraphReport]) -> list[Dispatcher]:
@@ -139,7 +147,7 @@ def _dispatchers_of(reports: Iterable[GraphReport]) -> list[Dispatcher]:
 def reports_of(model: nn.Module | None) -> list[GraphReport]:
     """The reports of a model's graphs, in the order of compilation; all for None."""
     ids = tensor_ids(model)
-    reports = [report for report in list(_reports) if report.belongs_to(ids)]
+    reports = [report for report in _all_reports() if report.belongs_to(ids)]
     return sorted(reports, key=lambda report: report.number)
 
 

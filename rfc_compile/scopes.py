@@ -19,11 +19,17 @@ from torch import Tensor
 from rfc_compile.addresses import Addresses, addresses
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
+from rfc_compile.passes import StateLayout
 from rfc_compile.routes import picker
-from rfc_compile.trajectories import Decision, Trajectory
+from rfc_compile.signal import Signal
+from rfc_compile.state import Geometry
+from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
 
 MAX_SCOPES = 8
 """Owners (threads, tasks, names, shapes) whose state one graph keeps; oldest goes."""
+
+CHANGES_IN_A_ROW = 3
+"""Steps in a row at which a conditioning input must change to count as varying."""
 
 MANY_SHORT_LIVES = 3
 """Layers that were called once before their weights were freed, to be worth a word."""
@@ -53,7 +59,9 @@ class Scope:
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
     counts those that lead. ``courses`` are the decisions of the last whole trajectory
-    of every kind.
+    of every kind. ``changes`` counts, for conditioning inputs, the steps in a row that
+    were refused for them; ``varying`` are those that are no longer compared. Calls that
+    lead hold the ``lock``.
     """
 
     layer: Layer = frozenset()
@@ -63,6 +71,9 @@ class Scope:
     lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
     courses: dict[Start, Sequence[Decision]] = field(default_factory=dict)
     calls: int = 0
+    changes: dict[int, int] = field(default_factory=dict)
+    varying: set[int] = field(default_factory=set)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def begin(self, caller: Caller) -> Trajectory:
         """Start a new trajectory; the state of the one before is freed."""
@@ -87,6 +98,23 @@ class Scope:
         if current is None or current.finished or current.run != caller.run:
             return None
         return current
+
+    def refusal(
+        self, branch: Branch, signal: Signal, full_steps: Sequence[int]
+    ) -> Mismatch | None:
+        """``branch.mismatch``; a step that goes on shows what does not vary."""
+        refused = branch.mismatch(signal, full_steps, self.varying)
+        if refused is None and branch.step >= 0 and (self.changes or self.varying):
+            self.changes.clear()
+            self.varying &= branch.differing(signal)
+        return refused
+
+    def learn_varying(self, refused: Mismatch) -> list[int]:
+        """Stop comparing what changes at every step; the inputs that are new there."""
+        self.changes = {i: self.changes.get(i, 0) + 1 for i in refused.changed}
+        new = [i for i, count in self.changes.items() if count == CHANGES_IN_A_ROW]
+        self.varying.update(new)
+        return new
 
     def total(self, trajectory: Trajectory) -> int | None:
         """Steps of a trajectory, told or learnt from one that began the same way."""
@@ -124,7 +152,8 @@ class Scopes:
         self._scopes: OrderedDict[tuple[str, Key], Scope] = OrderedDict()
         self._lock = threading.Lock()
         self._short_lived = 0
-        _all.add(self)
+        with _lock:
+            _all.add(self)
 
     def key(self, static: tuple[Tensor, ...], arguments: Sequence[Any]) -> Key:
         """The layer of a call and its shapes; the first call of a layer is noted.
@@ -172,10 +201,23 @@ class Scopes:
             scope.calls += 1
             return scope
 
-    def take(self, name: str, key: Key) -> Scope | None:
-        """Give an owner's scope away, None if there is none."""
+    def take(
+        self, name: str, key: Key, slots: Sequence[Geometry], layout: StateLayout
+    ) -> Scope | None:
+        """Give an owner's scope away to a graph with another layout.
+
+        None, and it is gone, if it holds no run or its state does not have these slots.
+        """
         with self._lock:
-            return self._scopes.pop((name, key), None)
+            scope = self._scopes.pop((name, key), None)
+        if scope is None or scope.current is None:
+            return None
+        states = [branch.state for branch in scope.current.branches]
+        if any(state.geometry != slots for state in states):
+            return None
+        for state in states:
+            state.layout = layout
+        return scope
 
     def put(self, name: str, key: Key, scope: Scope) -> None:
         """Go on with a scope that another graph gave away."""
@@ -200,9 +242,11 @@ class Scopes:
     def _drop_layer(self, layer: Layer) -> None:
         self._report.layers.discard(layer)
         self._newest = None, frozenset()
-        for same in [same for same, known in self._layers.items() if known == layer]:
-            self._layers.pop(same, None)
-        for key in [key for key in self._scopes if key[1][0][0] == layer]:
+        # copies: another thread may add to them, and a finalizer must wait for no lock
+        for same, known in list(self._layers.items()):
+            if known == layer:
+                self._layers.pop(same, None)
+        for key in [key for key in list(self._scopes) if key[1][0][0] == layer]:
             scope = self._scopes.pop(key, None)
             if scope is not None and scope.calls == 1:
                 self._short_lived += 1
@@ -215,13 +259,16 @@ class Scopes:
 
 
 _all: weakref.WeakSet[Scopes] = weakref.WeakSet()
+_lock = threading.Lock()  # other threads may compile while one looks through them
 
 
 def running() -> list[tuple[str, Trajectory]]:
     """Every trajectory that has not ended, of all graphs, with its owner."""
+    with _lock:
+        known = list(_all)
     return [
         (scope.current.name, scope.current)
-        for scopes in list(_all)
+        for scopes in known
         for scope in scopes.of(None)
         if scope.current is not None and not scope.current.finished
     ]

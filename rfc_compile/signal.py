@@ -82,7 +82,8 @@ class Signal:
         errors: prediction error of the watched input, per group.
         change: relative change of the latent since the branch's last call.
         conditioning: fingerprints of the conditioning inputs.
-        finite: whether the latent and the watched input hold ordinary numbers only.
+        finite: whether the latent, the watched input, the conditioning and the timestep
+            hold ordinary numbers only.
 
     """
 
@@ -92,15 +93,18 @@ class Signal:
     finite: bool
 
     @classmethod
-    def read(cls, signal: Tensor, conditioning: int) -> Signal:
-        """Copy a signal to the host; the only wait of a step."""
+    def read(cls, signal: Tensor, conditioning: int, timestep: float = 0.0) -> Signal:
+        """Copy a signal to the host, the only wait of a step.
+
+        ``timestep`` is its value, where it is known.
+        """
         values = signal.tolist()
         groups = len(values) - conditioning - 1
         return cls(
             errors=tuple(values[:groups]),
             change=values[groups],
             conditioning=tuple(values[groups + 1 :]),
-            finite=all(map(math.isfinite, values[: groups + 1])),
+            finite=all(map(math.isfinite, (*values, timestep))),
         )
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from rfc_compile.errors import NoRoomForState
 from rfc_compile.noise import newton_weights
 from rfc_compile.passes import StateLayout
 from rfc_compile.passes.sketch import relative_error
@@ -17,6 +18,8 @@ from rfc_compile.routes import Pool
 from rfc_compile.weights import Reading
 
 SizeOf = Callable[[object], int]
+
+_address = Tensor.data_ptr
 
 
 def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[float]]:
@@ -54,12 +57,22 @@ def _weights_tensor(
         return torch.tensor([taylor, valid], dtype=torch.float32, device=device)
 
 
-def geometry_of(
-    layout: StateLayout, size_of: SizeOf
-) -> list[tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of every slot of a layout, for sizes of a call."""
+class Geometry(NamedTuple):
+    """What a slot is made like."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def geometry_of(layout: StateLayout, size_of: SizeOf) -> list[Geometry]:
+    """That of every slot of a layout, for sizes of a call."""
     return [
-        (torch.Size(map(size_of, ring.example.shape)), ring.example.dtype)
+        Geometry(
+            torch.Size(map(size_of, ring.example.shape)),
+            ring.example.dtype,
+            ring.example.device,
+        )
         for ring in layout.rings
         for _ in range(ring.length)
     ]
@@ -70,6 +83,10 @@ class KeptState:
 
     ``unused`` are the rings that no graph of this branch reads: they stay empty.
     ``computed_with`` tells the weights that the values come from.
+
+    Raises:
+        NoRoomForState: the slots cannot be allocated.
+
     """
 
     def __init__(
@@ -84,25 +101,32 @@ class KeptState:
         self._width = layout.weights.shape[1]
         self._device = layout.weights.device
         self.full_steps: list[int] = []
-        with torch.inference_mode(mode=False):  # writable in and out of inference mode
-            self._rings = [
-                [
-                    torch.zeros(
-                        0 if i in unused else [*map(size_of, ring.example.shape)],
-                        dtype=ring.example.dtype,
-                        device=ring.example.device,
-                    )
-                    for _ in range(ring.length)
-                ]
+        slots = iter(geometry_of(layout, size_of))
+        try:
+            rings = [
+                [_empty_slot(next(slots), i in unused) for _ in range(ring.length)]
                 for i, ring in enumerate(layout.rings)
             ]
-        self.bytes = sum(slot.nbytes for ring in self._rings for slot in ring)
-        self.slots = self._flat()
+        except RuntimeError as error:  # of every allocator
+            raise NoRoomForState(
+                "the state of a branch cannot be allocated, memory_budget or "
+                f"cache_dtype would make it less ({str(error).splitlines()[0]})"
+            ) from error
+        self.bytes = sum(slot.nbytes for ring in rings for slot in ring)
+        self._arrange(rings)
 
     @property
-    def geometry(self) -> list[tuple[torch.Size, torch.dtype]]:
-        """Shape and dtype of every slot: whether another graph's state fits."""
-        return [(slot.shape, slot.dtype) for slot in self.slots]
+    def geometry(self) -> list[Geometry]:
+        """That of every slot: whether another graph's state fits."""
+        return [Geometry(x.shape, x.dtype, x.device) for x in self.slots]
+
+    def unusable(self, weights: Reading) -> str | None:
+        """Why it cannot be gone on with under these weights; None if it can."""
+        if self.computed_with != weights:
+            return "weights"
+        if [*map(_address, self.slots)] != self._addresses:
+            return "lost_state"
+        return None
 
     def weights(self, step: int, levels: tuple[float, ...] | None = None) -> Tensor:
         """The (2, M) weights of a step, on the device of the state.
@@ -134,9 +158,7 @@ class KeptState:
 
     def record(self, step: int, history: Sequence[int]) -> None:
         """The slots written last are now the newest, from this step."""
-        for ring in self._rings:
-            ring.insert(0, ring.pop())
-        self.slots = self._flat()
+        self._arrange([[*ring[-1:], *ring[:-1]] for ring in self._rings])
         self.full_steps = [step, *history][: self._width + 1]
 
     def kept(self, name: str) -> list[Tensor]:
@@ -167,5 +189,14 @@ class KeptState:
                 errors.append(relative_error(shown, storage.sketch))
         return errors
 
-    def _flat(self) -> list[Tensor]:
-        return [slot for ring in self._rings for slot in ring]
+    def _arrange(self, rings: list[list[Tensor]]) -> None:
+        slots = [slot for ring in rings for slot in ring]
+        addresses = [*map(_address, slots)]
+        # nothing can interrupt an assignment: the three always fit together
+        self._rings, self.slots, self._addresses = rings, slots, addresses
+
+
+def _empty_slot(like: Geometry, unused: bool) -> Tensor:
+    with torch.inference_mode(mode=False):  # writable in and out of inference mode
+        shape = (0,) if unused else like.shape
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)

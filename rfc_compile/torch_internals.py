@@ -17,7 +17,11 @@ from torch import fx
 from torch._dynamo import lookup_backend as _lookup_backend
 from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER as _compilations
 from torch._dynamo.convert_frame import compile_lock
-from torch._dynamo.exc import InvalidBackend, TorchDynamoException
+from torch._dynamo.exc import (
+    BackendCompilerFailed,
+    InvalidBackend,
+    TorchDynamoException,
+)
 from torch._dynamo.utils import counters as _counters
 from torch._functorch._aot_autograd.functional_utils import has_data_mutation
 from torch._guards import TracingContext, tracing
@@ -41,6 +45,13 @@ invoke_subgraph: Callable[..., Any] = _invoke_subgraph
 
 DynamoControl = TorchDynamoException
 """What Dynamo raises through a backend to steer itself; never to be swallowed."""
+
+
+def steers_dynamo(error: Exception) -> bool:
+    """Whether it is one of these, and no word of a compiler that has failed."""
+    failed = isinstance(error, BackendCompilerFailed)
+    return isinstance(error, DynamoControl) and not failed
+
 
 if _ShortenTraceback is None:
 
@@ -222,7 +233,7 @@ def compile_context(mode: FakeTensorMode) -> Iterator[None]:
     if TracingContext.try_get() is not None:
         yield
         return
-    with compile_lock, tracing(TracingContext(mode)), without_autocast():
+    with compile_lock, tracing(TracingContext(mode)):
         yield
 
 

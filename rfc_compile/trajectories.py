@@ -43,9 +43,9 @@ class Decision:
         timestep: value of the timestep input (mean over the batch).
         full: whether every region was computed.
         reason: ``warmup``, ``threshold``, ``interval``, ``mask``, ``cap``, ``final``,
-            ``discontinuity``, ``conditioning``, ``weights``, ``non_finite`` or
-            ``no_history`` for a full step; ``within_limit`` or ``scheduled`` for a
-            cached one.
+            ``discontinuity``, ``conditioning``, ``weights``, ``non_finite``,
+            ``lost_state`` or ``no_history`` for a full step; ``within_limit`` or
+            ``scheduled`` for a cached one.
         statistic: the step's input prediction error e(s); None where it has no history.
 
     """
@@ -63,8 +63,8 @@ class Mismatch:
     """Why a call does not continue a branch.
 
     Attributes:
-        reason: ``discontinuity``, ``conditioning``, ``weights``, ``non_finite`` or
-            ``no_history``.
+        reason: ``discontinuity``, ``conditioning``, ``weights``, ``non_finite``,
+            ``lost_state`` or ``no_history``.
         changed: indices of the conditioning inputs that differ.
 
     """
@@ -208,6 +208,10 @@ class Trajectory:
                 return
             oldest = self.unsettled.popleft()
             oldest.settle(oldest.arrival.values())
+
+    def drop(self, branch: Branch) -> None:
+        """No call continues this branch any more."""
+        self.branches = [other for other in self.branches if other is not branch]
 
     def finish(self) -> None:
         """No call continues it any more: its state is freed, its decisions stay."""

@@ -15,14 +15,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rfc_compile.routes import picker
 
+if TYPE_CHECKING:
+    from rfc_compile.observe import GraphReport
+    from rfc_compile.trajectories import Decision
+
 Reading = tuple[Any, ...]
 """What the weights of a call show; equal for equal weights."""
+
+
+MANY_CHANGES = 3
+"""Changes of the weights without a cached step between them that are worth a word."""
+
+
+class ChangesOfWeights:
+    """Counts them, and says when they are many."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def note(self, decision: Decision, report: GraphReport) -> None:
+        """Take note of one decision of the graph of this report."""
+        if not decision.full:
+            self._count = 0
+        elif decision.reason == "weights":
+            self._count += 1
+            if self._count == MANY_CHANGES:
+                report.fall_back(
+                    "the weights, or numbers of modules as an adapter's scale, change "
+                    "from step to step: such steps run uncached"
+                )
 
 
 class WeightsReader:
