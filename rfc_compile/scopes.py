@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
 from rfc_compile.routes import picker
-from rfc_compile.trajectories import Decision, Trajectory
+from rfc_compile.trajectories import Branch, Decision, Trajectory
 
 MAX_SCOPES = 8
 """Owners (threads, tasks, names, shapes) whose state one graph keeps; oldest goes."""
@@ -83,6 +83,30 @@ class Scope:
         if current is None or current.finished or current.run != caller.run:
             return None
         return current
+
+    def forget(self) -> None:
+        """Drop the running trajectory and all that was learnt from earlier ones."""
+        if self.current is not None:
+            self.current.finish()
+        self.current = None
+        self.lengths.clear()
+        self.courses.clear()
+
+    def place(self, branch: Branch, step: int) -> tuple[Hashable, ...]:
+        """All that decides about a step of a branch, but for its signal."""
+        run = self.current or Trajectory("")
+        return (
+            step,
+            branch.index,
+            branch in run.branches,
+            len(run.branches),
+            len(run.timesteps),
+            len(run.decisions),
+            self.total(run),
+            len(self.earlier(run)),
+            tuple(branch.state.full_steps),
+            branch.since_full,
+        )
 
     def total(self, trajectory: Trajectory) -> int | None:
         """Steps of a trajectory, told or learnt from one that began the same way."""

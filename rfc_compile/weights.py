@@ -15,14 +15,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rfc_compile.routes import picker
 
+if TYPE_CHECKING:
+    from rfc_compile.observe import GraphReport
+    from rfc_compile.trajectories import Decision
+
 Reading = tuple[Any, ...]
 """What the weights of a call show; equal for equal weights."""
+
+
+MANY_CHANGES = 3
+"""Changes of the weights without a cached step between them that are worth a word."""
+
+
+class ChangesOfWeights:
+    """Tells when the weights change from step to step, so that nothing is cached."""
+
+    def __init__(self, report: GraphReport) -> None:
+        self._report = report
+        self._count = 0
+
+    def watch(self, decision: Decision) -> None:
+        """Look at a decision."""
+        if not decision.full:
+            self._count = 0
+        elif decision.reason == "weights":
+            self._count += 1
+            if self._count == MANY_CHANGES:
+                self._report.fall_back(
+                    "the weights, or numbers of modules as an adapter's scale, change "
+                    "from step to step: such steps run uncached"
+                )
 
 
 class WeightsReader:
