@@ -50,7 +50,8 @@ class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
 
     ``seconds`` is the time in it so far, that in its graphs and compilation included;
-    ``layout`` that of the state which its graphs take.
+    ``layout`` that of the state which its graphs take; ``ranks`` are those that decide
+    together, None if this one decides by itself.
     """
 
     def __init__(
