@@ -28,7 +28,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, distributed, fx
+from torch import Tensor, distributed, fx, nn
 
 from rfc_compile.errors import CannotCache, RanksError
 from rfc_compile.signal import Signal
@@ -177,6 +177,15 @@ def meeting(
     ranks = Ranks(groups, (exchanged, share))
     report.note(f"the {ranks.count} ranks that share the computation decide together")
     return ranks
+
+
+def gathers_weights(model: nn.Module) -> bool:
+    """Whether FSDP gathers the weights of a model, or of a part of it, for each call."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def _groups_of_collectives(gm: fx.GraphModule) -> list[ProcessGroup]:

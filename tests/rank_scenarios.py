@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -72,7 +73,7 @@ def drawn(model: Any, **settings: Any) -> Drawn:
 
 
 def walked(model: Any) -> Drawn:
-    *_, (_, result) = WAN.walk(model)
+    *_, (_, result) = WAN.walk(functools.partial(model, return_dict=False))
     return flat(result), decisions_of(None)
 
 
@@ -170,6 +171,7 @@ def sharded_weights(rank: int, expected: dict[str, Any]) -> None:
     with meetings() as met:
         assert_same(walked(model), expected["wan blocks"])
     assert not met.called
+    assert "sharded between calls" in str(rfc_compile.explain(model))
 
 
 def guided(model: Any, rank: int | None = None) -> Drawn:
