@@ -180,7 +180,7 @@ def meeting(
 
 
 def gathers_weights(model: nn.Module) -> bool:
-    """Whether FSDP gathers the weights of a model, or of a part of it, for each call."""
+    """Whether FSDP gathers weights of a model, or of its parts, for each call."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule
