@@ -59,7 +59,8 @@ def single_process() -> dict[str, Any]:
     }
 
 
-WAN_OPTIONS = {**RCS, "inner": "eager", "min_coverage": 0.0}
+WAN_OPTIONS = {**RCS, "inner": "eager", "min_coverage": 0.0, "estimator": "taylor"}
+"""``subspace`` would fit the tokens of each rank by themselves."""
 
 
 def decisions_of(model: Any) -> list[tuple[int, int, bool, str]]:
