@@ -13,7 +13,7 @@ from torch import fx
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from rfc_compile.passes.graph import Ancestry, aten, base_of, packet, tensor_of
-from rfc_compile.torch_internals import size_hint
+from rfc_compile.torch_internals import is_collective, size_hint
 
 _UNREGISTERED = frozenset(
     {"_int_mm", "_weight_int8pack_mm", "_weight_int4pack_mm", "_grouped_mm"}
@@ -36,13 +36,14 @@ def _is_attention_op(op: object) -> bool:
 
 
 def is_expensive(node: fx.Node) -> bool:
-    """Whether the node is a matmul, a convolution or an attention op."""
+    """Whether the node is a matmul, a convolution, an attention op or a collective."""
     if node.op != "call_function":
         return False
     op = packet(node)
     return (
         op in flop_registry
         or is_attention(node)
+        or is_collective(node)
         or getattr(op, "__name__", "") in _UNREGISTERED
     )
 
@@ -52,7 +53,7 @@ def flops(node: fx.Node) -> int:
 
     Symbolic sizes count with the sizes of the first call.
     """
-    if not is_expensive(node):
+    if not is_expensive(node) or is_collective(node):
         return 0
     arguments, keywords, result = fx.map_arg(
         (node.args, node.kwargs, node), lambda operand: _sized(operand.meta.get("val"))

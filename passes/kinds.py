@@ -13,6 +13,7 @@ from rfc_compile.passes.flops import (
     is_matmul_of_activations,
 )
 from rfc_compile.passes.graph import Ancestry, aten, packet
+from rfc_compile.torch_internals import is_collective
 
 _ACTIVATIONS = frozenset(
     {aten.gelu, aten.silu, aten.relu, aten.sigmoid, aten.tanh, aten.elu, aten.mish}
@@ -43,8 +44,11 @@ def kind_of(
 
 
 def is_single_linear_map(nodes: Sequence[fx.Node], static: frozenset[fx.Node]) -> bool:
-    """Whether the nodes hold one linear or convolution and nothing else expensive."""
-    expensive = [node for node in nodes if is_expensive(node)]
+    """Whether the nodes hold one linear or convolution and nothing else expensive.
+
+    Collectives do not count: they bring the parts of one map together.
+    """
+    expensive = [n for n in nodes if is_expensive(n) and not is_collective(n)]
     return len(expensive) == 1 and not (
         is_attention(expensive[0]) or is_matmul_of_activations(expensive[0], static)
     )

@@ -27,6 +27,7 @@ from rfc_compile.observe import GraphReport, PassObserver
 from rfc_compile.passes import few_rows, fold_repeats, specialize
 from rfc_compile.pieces import Uncached
 from rfc_compile.plan import make_plan
+from rfc_compile.ranks import find_groups, meeting
 from rfc_compile.subclasses import unwrapping, wrapped_parameters
 from rfc_compile.tuned import TunedOptions
 
@@ -90,8 +91,11 @@ def _cached(
     plan = make_plan(gm, example_inputs, options, report, observer)
     options = plan.options
     schedule = options.make_schedule()
+    groups = find_groups(plan.captured.gm, example_inputs, options.process_group)
     specialized = specialize(
-        plan.step_graph, probe=not schedule.static, apart=not plan.timed
+        plan.step_graph,
+        probe=not schedule.static or bool(groups),
+        apart=not plan.timed,
     )
     if options.inner == "inductor":  # it needs a compiler that fuses
         for graph in (specialized.probe, specialized.cached):
@@ -107,8 +111,9 @@ def _cached(
     if symbolic:
         for lazy in graphs.values():  # guards on sizes are only kept while Dynamo runs
             lazy.compile()
+    ranks = meeting(groups, specialized, options, report)
     dispatcher = (ByTimestep if plan.timed else ByLatent)(
-        specialized, graphs, plan.layout, options, report, plan.captured.inputs
+        specialized, graphs, plan.layout, options, report, plan.captured.inputs, ranks
     )
     report.dispatcher = weakref.ref(dispatcher)
     fakes = torch_internals.fake_inputs(gm, example_inputs)

@@ -148,7 +148,10 @@ class ByLatent(Dispatcher):
             branch: max(branch.step + 1, trajectory.step)
             for branch in trajectory.branches
         }
-        signals = {b: self._probe(b, arguments, step) for b, step in expected.items()}
+        signals = {
+            branch: self._probe(scope, branch, arguments, step, weights)
+            for branch, step in expected.items()
+        }
         placement = place(trajectory, signals, caller.branch, weights)
         branch, step = placement.branch, placement.step
         if placement.new:
@@ -159,7 +162,7 @@ class ByLatent(Dispatcher):
             branch = Branch(index, state, first_step=step, name=caller.branch)
         signal = signals.get(branch)
         if signal is None or step != expected[branch]:
-            signal = self._probe(branch, arguments, step)
+            signal = self._probe(scope, branch, arguments, step, weights)
         if placement.reason == "no_clock":
             self.report.fall_back(
                 "nothing that this graph is given changes with the timestep, which "
@@ -174,11 +177,22 @@ class ByLatent(Dispatcher):
     def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
         return self._run(name, pool)
 
-    def _probe(self, branch: Branch, arguments: Sequence[Any], step: int) -> Signal:
+    def _probe(
+        self,
+        scope: Scope,
+        branch: Branch,
+        arguments: Sequence[Any],
+        step: int,
+        weights: Reading,
+    ) -> Signal:
         state = branch.state
         pool = state.pool(arguments, step)
         (value,) = self._run("probe", pool)
-        return Signal.read(value, self._layout.conditioning)
+        clock = None if branch.clock is None else sorted(branch.clock)
+        same_weights = state.computed_with == weights
+        return self._read(
+            value, scope, branch, step, clock, len(branch.clock_readings), same_weights
+        )
 
     def _execute(self, call: Call, signal: Signal) -> Sequence[Any]:
         branch, state = call.branch, call.branch.state

@@ -28,6 +28,7 @@ from rfc_compile.dispatch import Dispatcher
 from rfc_compile.inner import LazyGraph
 from rfc_compile.observe import GraphReport
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
+from rfc_compile.ranks import Ranks
 from rfc_compile.readback import Readback
 from rfc_compile.routes import Pool
 from rfc_compile.schedules import FULL
@@ -83,8 +84,9 @@ class ByTimestep(Dispatcher):
         options: Options,
         report: GraphReport,
         inputs: ForwardInputs,
+        ranks: Ranks | None = None,
     ) -> None:
-        super().__init__(specialized, graphs, layout, options, report, inputs)
+        super().__init__(specialized, graphs, layout, options, report, inputs, ranks)
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
         self.follows = report.piece  # a whole model knows the step by itself
@@ -99,7 +101,8 @@ class ByTimestep(Dispatcher):
         weights: Reading,
     ) -> Sequence[Any]:
         ahead: Ahead | None = None
-        if not readback.on_host(arguments[self._timestep]):
+        seen = readback.on_host(arguments[self._timestep])
+        if not seen and self.ranks is None:  # ranks that share a model look together
             expected = self._expected(scope, caller, arguments, weights)
             if expected is not None and self._may_run_unseen(expected):
                 return self._run_unseen(expected)
@@ -253,7 +256,9 @@ class ByTimestep(Dispatcher):
         pool = state.pool(call.arguments, call.step)
         live = self._run("probe", pool) if ahead is None else ahead.live
         value = live[0] if ahead is None else ahead.signal
-        signal = Signal.read(value, self._layout.conditioning, call.timestep)
+        known = sorted(call.scope.varying)
+        where = call.scope, call.branch, call.step
+        signal = self._read(value, *where, *known, timestep=call.timestep)
         refused = call.scope.refusal(call.branch, signal, state.full_steps)
         if refused is not None:
             return refused

@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfc_compile.caller import Caller
+from rfc_compile.schedules import Position
 from rfc_compile.scopes import Scope
+from rfc_compile.signal import Signal
 from rfc_compile.trajectories import Branch, Trajectory
+
+MANY_FIRST_STEPS = 4
+"""Branches that may begin alike, as runs that are interleaved by hand do."""
 
 
 @dataclass(frozen=True)
@@ -41,3 +46,41 @@ class Call:
         """The noise levels that its step weights go by, where they are known."""
         full_steps = self.branch.state.full_steps
         return self.trajectory.levels(self.step, self.timestep, full_steps)
+
+    @property
+    def position(self) -> Position:
+        """Where its branch stands, for the schedule."""
+        branch, total = self.branch, self.scope.total(self.trajectory)
+        return Position(
+            step=self.step - branch.first_step,
+            recorded=len(branch.state.full_steps),
+            since_full=branch.since_full,
+            error=branch.error,
+            total=None if total is None else total - branch.first_step,
+            branch=branch.index,
+            decisions=self.trajectory.decisions,
+            earlier=self.scope.earlier(self.trajectory),
+        )
+
+    def run(self, signal: Signal | None) -> Trajectory:
+        """Its trajectory, or a new one if it repeats the first step once more.
+
+        Two CFG branches differ in their name, conditioning or weights: the first
+        timestep again with the same is the first step of another image, as in runs of
+        one step.
+        """
+        known = self.trajectory.branches
+        fresh = self.branch not in known
+        if signal is None or not fresh or self.step > 0:
+            return self.trajectory
+        weights = self.branch.state.computed_with
+        repeated = any(
+            branch.conditioning == signal.conditioning
+            and branch.name == self.caller.branch
+            and branch.state.computed_with == weights
+            for branch in known
+        )
+        if not repeated or len(known) < MANY_FIRST_STEPS:
+            return self.trajectory
+        self.branch.index = 0
+        return self.scope.begin(self.caller)

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS, Estimator
-from rfc_compile.option_values import integer, number, one_of, parse_bytes
+from rfc_compile.option_values import (
+    integer,
+    number,
+    one_of,
+    parse_bytes,
+    process_group,
+)
 from rfc_compile.passes import Keeping
 from rfc_compile.passes.storage import CACHE_DTYPES
 from rfc_compile.schedules import DEFAULT_CACHED_RUN, SCHEDULES, Schedule
@@ -88,6 +94,9 @@ class Options:
         inner: the Dynamo backend that compiles the resulting graphs.
         inner_options: its options.
         timestep: name of the model's timestep input, None to find it.
+        process_group: of torch.distributed: the ranks that share one computation of the
+            model, and so decide together (``rfc_compile.ranks``). None is the ranks
+            that collectives or sharded weights in the graph name, else this one alone.
         min_coverage: share of the FLOPs that must lie inside regions, 0 to 1; a
             forward with less runs uncached.
 
@@ -119,6 +128,7 @@ class Options:
     inner: str = "inductor"
     inner_options: Mapping[str, Any] = field(default_factory=dict)
     timestep: str | None = None
+    process_group: Any = None
     min_coverage: float = 0.3
 
     def __post_init__(self) -> None:
@@ -155,6 +165,8 @@ class Options:
         integer("final_full", self.final_full, low=0)
         if self.max_cached_run not in ("auto", None):
             integer("max_cached_run", self.max_cached_run, low=0)
+        if self.process_group is not None:
+            process_group("process_group", self.process_group)
         self._check_mask()
         self._check_budget()
         self._check_inner()

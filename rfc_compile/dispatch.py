@@ -11,8 +11,10 @@ from __future__ import annotations
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Hashable, Sequence, Set
 from typing import Any
+
+from torch import Tensor
 
 from rfc_compile import model_call, observe
 from rfc_compile.call import Call
@@ -23,6 +25,7 @@ from rfc_compile.model_call import ModelCall
 from rfc_compile.observe import GraphReport, log_decision
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.pieces import note_call_with_regions
+from rfc_compile.ranks import OutOfStep, Ranks
 from rfc_compile.routes import (
     Pool,
     computation_of,
@@ -31,26 +34,24 @@ from rfc_compile.routes import (
     routes_of,
     without_reader,
 )
-from rfc_compile.schedules import Position, guarded_limit
+from rfc_compile.schedules import guarded_limit
 from rfc_compile.scopes import Key, LayerShapes, Scope, Scopes
 from rfc_compile.signal import Signal
 from rfc_compile.sizes import SizeBinding
 from rfc_compile.state import KeptState, geometry_of
 from rfc_compile.torch_internals import without_autocast
-from rfc_compile.trajectories import Branch, Decision, Trajectory
+from rfc_compile.trajectories import Branch, Decision
 from rfc_compile.weights import ChangesOfWeights, Reading, WeightsReader
 
 _serials = itertools.count()
-
-MANY_FIRST_STEPS = 4
-"""Branches that may begin alike, as runs that are interleaved by hand do."""
 
 
 class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
 
     ``seconds`` is the time in it so far, that in its graphs and compilation included;
-    ``layout`` that of the state which its graphs take.
+    ``layout`` that of the state which its graphs take; ``ranks`` are those that decide
+    together, None if this one decides by itself.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Dispatcher(ABC):
         options: Options,
         report: GraphReport,
         inputs: ForwardInputs,
+        ranks: Ranks | None = None,
     ) -> None:
         self.graphs = graphs
+        self.ranks = ranks
         self.report = report
         self.seconds = 0.0
         self.layout = self._layout = layout
@@ -111,7 +114,7 @@ class Dispatcher(ABC):
         else:
             scope = self._scope_of(caller, key, arguments)
             with scope.lock:  # threads that share a name share its trajectory
-                outputs = self._lead(scope, caller, arguments, weights)
+                outputs = self._lead_together(scope, caller, arguments, weights)
             running = model_call.running(caller)
         if running is not None:
             running.add(layer, given, outputs)
@@ -140,6 +143,43 @@ class Dispatcher(ABC):
 
     follows: bool
     """Whether it takes over the decisions of other graphs, not only of other layers."""
+
+    def _lead_together(
+        self,
+        scope: Scope,
+        caller: Caller,
+        arguments: Sequence[Any],
+        weights: Reading,
+    ) -> Sequence[Any]:
+        """Lead as all ranks do, in a new run of all if they take it for other steps."""
+        try:
+            return self._lead(scope, caller, arguments, weights)
+        except OutOfStep:
+            scope.forget()
+            self.report.fall_back(
+                "the ranks that share this model took a call for different steps (one "
+                "was reset, or its weights changed): such a call begins a new run"
+            )
+        return self._lead(scope, caller, arguments, weights)
+
+    def _read(
+        self,
+        value: Tensor,
+        scope: Scope,
+        branch: Branch,
+        step: int,
+        *told: Hashable,
+        timestep: float = 0.0,
+    ) -> Signal:
+        """The signal of a step on the host, that of all ranks which share the model.
+
+        ``told`` is what else the ranks must have in common for this step.
+        """
+        conditioning = self._layout.conditioning
+        if self.ranks is None:
+            return Signal.read(value, conditioning, timestep)
+        place = (*scope.place(branch, step), told)
+        return self.ranks.agree(place, value, conditioning, timestep)
 
     @abstractmethod
     def _lead(
@@ -174,13 +214,24 @@ class Dispatcher(ABC):
         by_noise = self._options.time == "noise"
         levels = running.levels(state.full_steps) if by_noise else None
         pool = state.pool(arguments, running.step, levels)
-        if state.full_steps and not running.full:
+        if state.full_steps and not running.full and self._follows_ranks(running):
             return self._run_whole("cached", pool)
         history = state.forget()
         outputs = self._run_whole("full", pool)
         if running.keep:
             state.record(running.step, history)
         return outputs
+
+    def _follows_ranks(self, running: ModelCall) -> bool:
+        """Whether the decision is one of all ranks that this graph meets."""
+        if self.ranks is None or (running.ranks and running.ranks.include(self.ranks)):
+            return True
+        self.report.fall_back(
+            "this graph holds collectives, but the graph that decides for it does not "
+            "know their ranks, so it runs in full: name them by the option "
+            "process_group"
+        )
+        return False
 
     def decide_by(self, options: Options) -> None:
         """Follow the schedule of these options from the next run on; graphs stay."""
@@ -215,18 +266,7 @@ class Dispatcher(ABC):
         return reason
 
     def _limit(self, call: Call) -> tuple[float, str]:
-        branch, total = call.branch, call.scope.total(call.trajectory)
-        position = Position(
-            step=call.step - branch.first_step,
-            recorded=len(branch.state.full_steps),
-            since_full=branch.since_full,
-            error=branch.error,
-            total=None if total is None else total - branch.first_step,
-            branch=branch.index,
-            decisions=call.trajectory.decisions,
-            earlier=call.scope.earlier(call.trajectory),
-        )
-        limit, reason = guarded_limit(self._schedule, self._options, position)
+        limit, reason = guarded_limit(self._schedule, self._options, call.position)
         return limit, call.refused or reason
 
     def _finish(
@@ -274,7 +314,7 @@ class Dispatcher(ABC):
         ``history`` is what the state of a full step held before, None for a cached one.
         The step joins it last: one that is interrupted leaves a state without history.
         """
-        trajectory, branch = self._run_of(call, signal), call.branch
+        trajectory, branch = call.run(signal), call.branch
         full, finite = history is not None, signal is None or signal.finite
         if not finite:
             self._drop_broken(call)
@@ -310,37 +350,11 @@ class Dispatcher(ABC):
             timestep=call.timestep,
             full=full,
             keep=finite,
+            ranks=self.ranks,
         )
         if history is not None and finite:
             branch.state.record(call.step, history)
 
-    def _run_of(self, call: Call, signal: Signal | None) -> Trajectory:
-        """The call's trajectory, or a new one if it repeats the first step once more.
-
-        Two CFG branches differ in their name, conditioning or weights: the first
-        timestep again with the same is the first step of another image, as in runs of
-        one step.
-        """
-        known = call.trajectory.branches
-        fresh = call.branch not in known
-        if (
-            signal is None
-            or not fresh
-            or call.step > 0
-            or len(known) < MANY_FIRST_STEPS
-        ):
-            return call.trajectory
-        weights = call.branch.state.computed_with
-        repeated = any(
-            branch.conditioning == signal.conditioning
-            and branch.name == call.caller.branch
-            and branch.state.computed_with == weights
-            for branch in known
-        )
-        if not repeated:
-            return call.trajectory
-        call.branch.index = 0
-        return call.scope.begin(call.caller)
 
     @abstractmethod
     def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:

@@ -49,6 +49,15 @@ class FingerprintWarning(UserWarning):
     """Tuned options are used with another model or sampler; the text says which."""
 
 
+class RanksError(RuntimeError):
+    """Ranks that share one computation of a model cannot go on together.
+
+    Another one has raised, has ended or waits elsewhere, or has other graphs or calls.
+    The message tells which. Raised by every rank that waits for it, after the timeout
+    of its process group at the latest.
+    """
+
+
 class CannotCache(Exception):
     """A graph, or a part of it, that rfc leaves to the inner backend.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from rfc_compile.caller import Caller
+from rfc_compile.ranks import Ranks
 from rfc_compile.scopes import LayerShapes
 from rfc_compile.trajectories import Branch, Trajectory
 
@@ -46,6 +47,7 @@ class ModelCall:
         timestep: its value.
         full: the decision.
         keep: whether values of a full step may be kept (not after broken inputs).
+        ranks: those that the leader decides with, None if by itself.
         number: of the call, counted by owner.
 
     ``_given`` holds the numbers of the first and the last call that were given a
@@ -63,6 +65,7 @@ class ModelCall:
         timestep: float,
         full: bool,
         keep: bool,
+        ranks: Ranks | None = None,
         before: ModelCall | None = None,
     ) -> None:
         self.leader = leader
@@ -73,6 +76,7 @@ class ModelCall:
         self._trajectory = weakref.ref(trajectory)
         self.full = full
         self.keep = keep
+        self.ranks = ranks
         self._layers: dict[LayerShapes, int] = {}
         if before is None:
             self.number = 0
@@ -165,6 +169,7 @@ def begin(
     timestep: float,
     full: bool,
     keep: bool,
+    ranks: Ranks | None = None,
 ) -> None:
     """A graph leads a new call, with the attributes that ``ModelCall`` lists."""
     with _lock:
@@ -178,6 +183,7 @@ def begin(
             timestep=timestep,
             full=full,
             keep=keep,
+            ranks=ranks,
             before=before,
         )
         _running[caller.owner] = call

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from rfc_compile.errors import BudgetWarning, UncachedWarning
 from rfc_compile.explanation import Explanation, RegionInfo, Statistics
+from rfc_compile.ranks import gathers_weights
 from rfc_compile.region_maps import maps_of
 from rfc_compile.subclasses import plain_tensors
 from rfc_compile.torch_internals import dump_graph
@@ -160,13 +161,21 @@ def explain(model: nn.Module | None = None) -> Explanation:
     reports = reports_of(model)
     found = explanation_of(reports, tensor_ids(model))
     found = replace(found, maps=maps_of(reports, newest_run(model)))
-    if model is None or found.graphs or not any(p.is_meta for p in model.parameters()):
+    if model is None:
         return found
-    reason = (
-        "its weights are on the meta device between calls, as offloading leaves them: "
-        "no graph is known to be its own, explain() shows those of all models"
-    )
-    return replace(found, fallbacks=(reason,))
+    if not found.graphs and any(p.is_meta for p in model.parameters()):
+        reason = (
+            "its weights are on the meta device between calls, as offloading leaves "
+            "them: no graph is known to be its own, explain() shows those of all models"
+        )
+        return replace(found, fallbacks=(reason,))
+    if gathers_weights(model):
+        reason = (
+            "its weights are sharded between calls (fully_shard), so its graphs are "
+            "not known to be its own: explain() and stats() show those of all models"
+        )
+        return replace(found, notes=(*found.notes, reason))
+    return found
 
 
 def explanation_of(

@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Iterable
 
+from torch import distributed
+
 from rfc_compile.errors import OptionError
 
 
@@ -34,6 +36,17 @@ def integer(name: str, value: object, low: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise OptionError(
             f"{name}={value!r} is not allowed; allowed: a whole number >= {low}"
+        )
+
+
+def process_group(name: str, value: object) -> None:
+    """The value is a process group that this rank is in, or ``OptionError``."""
+    known = distributed.is_available() and isinstance(value, distributed.ProcessGroup)
+    if not known:
+        raise OptionError(
+            f"{name}={value!r} is not allowed; allowed: None, or a process group that "
+            "this rank is in, as torch.distributed.new_group() or "
+            "DeviceMesh.get_group() return it"
         )
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +115,30 @@ class Scope:
         new = [i for i, count in self.changes.items() if count == CHANGES_IN_A_ROW]
         self.varying.update(new)
         return new
+
+    def forget(self) -> None:
+        """Drop the running trajectory and all that was learnt from earlier ones."""
+        if self.current is not None:
+            self.current.finish()
+        self.current = None
+        for learnt in (self.lengths, self.courses, self.changes, self.varying):
+            learnt.clear()
+
+    def place(self, branch: Branch, step: int) -> tuple[Hashable, ...]:
+        """All that decides about a step of a branch, but for its signal."""
+        run = self.current or Trajectory("")
+        return (
+            step,
+            branch.index,
+            branch in run.branches,
+            len(run.branches),
+            len(run.timesteps),
+            len(run.decisions),
+            self.total(run),
+            len(self.earlier(run)),
+            tuple(branch.state.full_steps),
+            branch.since_full,
+        )
 
     def total(self, trajectory: Trajectory) -> int | None:
         """Steps of a trajectory, told or learnt from one that began the same way."""

@@ -29,7 +29,13 @@ def plain_tensors(value: Any) -> list[Any]:
     if not is_wrapper(value):
         return [value]
     names, _ = value.__tensor_flatten__()
-    return [plain for name in names for plain in plain_tensors(getattr(value, name))]
+    inside = [getattr(value, name) for name in names]
+    return [
+        plain
+        for part in inside
+        if isinstance(part, Tensor)
+        for plain in plain_tensors(part)
+    ]
 
 
 class Rebuild(nn.Module):
@@ -45,6 +51,8 @@ class Rebuild(nn.Module):
 
 
 def _rebuilt(example: Any, tensors: Iterator[Tensor]) -> Any:
+    if not isinstance(example, Tensor):  # the mesh of devices of a sharded tensor
+        return example
     if not is_wrapper(example):
         return next(tensors)
     names, context = example.__tensor_flatten__()

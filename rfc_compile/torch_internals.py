@@ -7,6 +7,7 @@ something, this is the file to mend.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
@@ -166,6 +167,41 @@ def meta_without_value(node: fx.Node) -> dict[str, Any]:
         **node.meta,
         "grapharg": SimpleNamespace(source=node.meta["grapharg"].source),
     }
+
+
+def is_collective(node: fx.Node) -> bool:
+    """Whether the node exchanges values with other ranks, or waits for them."""
+    return node.op == "call_function" and _is_collective(node.target)
+
+
+@functools.cache
+def _is_collective(target: object) -> bool:
+    return str(target).startswith(
+        ("_c10d_functional.", "_c10d_functional_autograd.", "symm_mem.")
+    )
+
+
+def collectives(gm: fx.GraphModule) -> list[tuple[str, Any]]:
+    """The collectives of a functional graph, in order, and what names their groups.
+
+    Waiting for one is none.
+    """
+    found: list[tuple[str, Any]] = []
+    for node in filter(is_collective, gm.graph.nodes):
+        target: Any = node.target
+        names = [argument.name for argument in target._schema.arguments]
+        if "group_name" in names:
+            place = names.index("group_name")
+            given = node.args[place:] or [node.kwargs["group_name"]]
+            found.append((str(target), given[0]))
+    return found
+
+
+def group_of_name(name: str) -> Any:
+    """The process group that functional collectives call by this name."""
+    from torch.distributed.distributed_c10d import _resolve_process_group
+
+    return _resolve_process_group(name)
 
 
 def graph_break_reason(gm: fx.GraphModule) -> str | None:

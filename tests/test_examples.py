@@ -32,6 +32,7 @@ def run_example(name: str, *arguments: str, cwd: Path) -> str:
 def test_no_example_is_forgotten() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "custom_dit.py",
+        "multi_gpu.py",
         "quickstart.py",
         "train_glyph_dit.py",
     }

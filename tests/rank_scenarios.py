@@ -1,0 +1,341 @@
+"""What ranks do together: each function runs on every rank of one real group.
+
+``expected`` holds what one process draws, by ``single_process``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from comparing import WAN
+from denoisers.base import flat
+from denoising import LABELS, compiled, run, small_glyph, steps_of
+from diffusers import ContextParallelConfig
+from on_ranks import everyone
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+import rfc_compile
+from rfc_compile import RanksError, UncachedWarning
+from rfc_compile.glyph import EMPTY_CLASS, initial_noise, make_scheduler
+from rfc_compile.observe import dispatchers_of
+from rfc_compile.torch_internals import collectives
+
+RCS = {"threshold": 0.3, "warmup": 2}
+STATIC = {"granularity": "module", "schedule": "interval", "interval": 3, "warmup": 2}
+STEPS = 20
+MANY_LABELS = (LABELS, torch.tensor([1, 4, 7]))
+"""Labels of data parallel ranks: batches of different sizes."""
+
+Drawn = tuple[Tensor, list[Any]]
+"""An image, and the decisions on the way to it."""
+
+
+def single_process() -> dict[str, Any]:
+    """What the scenarios expect, drawn here without torch.distributed."""
+    rcs, static = compiled(**RCS), compiled(**STATIC)
+    wan, blocks = WAN.model(), WAN.model()
+    blocks.compile_repeated_blocks(backend="rfc", options=WAN_OPTIONS)
+    return {
+        "rcs": [drawn(rcs, seed=seed) for seed in range(2)],
+        "three": drawn(rcs, seed=1, labels=MANY_LABELS[1]),
+        "static": drawn(static),
+        "guided": guided(compiled(**RCS)),
+        "wan": walked(torch.compile(wan, backend="rfc", options=WAN_OPTIONS)),
+        "wan blocks": walked(blocks),
+    }
+
+
+WAN_OPTIONS = {**RCS, "inner": "eager", "min_coverage": 0.0, "estimator": "taylor"}
+"""``subspace`` would fit the tokens of each rank by themselves."""
+
+
+def decisions_of(model: Any) -> list[tuple[int, int, bool, str]]:
+    decided = rfc_compile.stats(model).decisions
+    return [(d.step, d.branch, d.full, d.reason) for d in decided]
+
+
+def drawn(model: Any, **settings: Any) -> Drawn:
+    image = run(model, steps=STEPS, **settings)
+    return image, decisions_of(model)
+
+
+def walked(model: Any) -> Drawn:
+    *_, (_, result) = WAN.walk(functools.partial(model, return_dict=False))
+    return flat(result), decisions_of(None)
+
+
+def assert_same(found: Drawn, expected: Drawn) -> None:
+    """The same decisions, and the same image within rounding, on every rank."""
+    assert found[1] == expected[1]
+    assert everyone(found[1]) == [found[1]] * distributed.get_world_size()
+    assert torch.allclose(found[0], expected[0], atol=1e-4, rtol=1e-4)
+    assert {True, False} == {full for _, _, full, _ in found[1]}
+
+
+def meetings() -> Any:
+    """Counts the collectives that decisions take."""
+    return mock.patch.object(
+        distributed, "all_gather", side_effect=distributed.all_gather
+    )
+
+
+def exchanged(model: Any) -> dict[str, int]:
+    """How many collectives the graphs of a model hold, by name."""
+    (dispatcher,) = dispatchers_of(model)
+    return {name: len(collectives(g.gm)) for name, g in dispatcher.graphs.items()}
+
+
+def split(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Tensor parallel: heads and hidden units on several ranks."""
+    columns, rows = ColwiseParallel(), RowwiseParallel()
+    for block in model.transformer_blocks:
+        plan = {f"attn1.to_{name}": columns for name in "qkv"}
+        plan |= {"attn1.to_out.0": rows, "ff.net.0.proj": columns, "ff.net.2": rows}
+        parallelize_module(block, mesh, plan)
+        block.attn1.heads //= mesh.size()
+    return model
+
+
+def data_parallel(rank: int, expected: dict[str, Any]) -> None:
+    """Batches of different sizes: no rank meets another, each draws its own."""
+    model = compiled(**RCS)
+    with meetings() as met:
+        image = run(model, seed=rank, labels=MANY_LABELS[rank], steps=STEPS)
+    assert not met.called
+    wanted = (expected["rcs"][0], expected["three"])[rank]
+    assert decisions_of(model) == wanted[1]
+    assert torch.allclose(image, wanted[0], atol=1e-4)
+
+
+def tensor_parallel(rank: int, expected: dict[str, Any]) -> None:
+    """Megatron's split: one meeting a step, and cached steps skip the sums."""
+    mesh = init_device_mesh("cpu", (2,))
+    model = compiled(split(small_glyph(), mesh), **RCS)
+    with meetings() as met:
+        assert_same(drawn(model), expected["rcs"][0])
+    assert met.call_count == STEPS
+    assert max(call.args[1].nbytes for call in met.call_args_list) <= 20
+    assert exchanged(model) == {"probe": 0, "full": 4, "cached": 0}
+    assert "the 2 ranks that share" in str(rfc_compile.explain(model))
+    assert not rfc_compile.explain(model).fallbacks
+    assert_same(drawn(model), expected["rcs"][0])
+
+
+def tensor_parallel_static(rank: int, expected: dict[str, Any]) -> None:
+    """A static schedule is looked at, too: NaN on one rank concerns both."""
+    mesh = init_device_mesh("cpu", (2,))
+    model = compiled(split(small_glyph(), mesh), **STATIC)
+    with meetings() as met:
+        assert_same(drawn(model), expected["static"])
+    assert met.call_count == STEPS
+    assert exchanged(model) == {"probe": 0, "full": 4, "cached": 0}
+
+
+def context_parallel(rank: int, expected: dict[str, Any]) -> None:
+    """Ulysses as diffusers does it; the whole model, then block by block."""
+    for form in ("wan", "wan blocks"):
+        model = WAN.model()
+        with mock.patch.object(torch.accelerator, "device_count", return_value=1):
+            model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+        if form == "wan":
+            model = torch.compile(model, backend="rfc", options=WAN_OPTIONS)
+        else:
+            model.compile_repeated_blocks(backend="rfc", options=WAN_OPTIONS)
+        rfc_compile.reset()
+        assert_same(walked(model), expected[form])
+        assert exchanged(model)["full"] >= 4
+        assert exchanged(model)["cached"] <= 1, "the output is gathered"
+
+
+def sharded_weights(rank: int, expected: dict[str, Any]) -> None:
+    """FSDP gathers weights around the blocks, in full and cached steps alike."""
+    model = WAN.model()
+    mesh = init_device_mesh("cpu", (2,))
+    model.compile_repeated_blocks(backend="rfc", options=WAN_OPTIONS)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    with meetings() as met:
+        assert_same(walked(model), expected["wan blocks"])
+    assert not met.called
+    assert "sharded between calls" in str(rfc_compile.explain(model))
+
+
+def guided(model: Any, rank: int | None = None) -> Drawn:
+    """Guidance by two calls a step, or by one on each of two ranks."""
+    sampler = make_scheduler("ddim", STEPS)
+    x = initial_noise(len(LABELS), 0)
+    labels = [LABELS, torch.full_like(LABELS, EMPTY_CLASS)]
+    own = labels if rank is None else [labels[rank]]
+    for t in sampler.timesteps:
+        at = t.expand(len(LABELS))
+        with torch.no_grad():
+            parts = [model(x, timestep=at, class_labels=y).sample for y in own]
+            if rank is not None:
+                (part,) = parts
+                parts = [torch.empty_like(x) for _ in labels]
+                distributed.all_gather(parts, part)
+            cond, empty = parts
+            x = sampler.step(cond + (cond - empty), t, x).prev_sample
+    return x, decisions_of(model)
+
+
+def guidance_parallel(rank: int, expected: dict[str, Any]) -> None:
+    """The prompt on one rank, its absence on the other: each branch by itself."""
+    image, decisions = guided(compiled(**RCS), rank)
+    wanted, together = expected["guided"]
+    assert torch.allclose(image, wanted, atol=1e-4)
+    both = everyone([(step, full, why) for step, _, full, why in decisions])
+    assert both[0] != both[1]
+    for branch, found in enumerate(both):
+        assert found == [(s, full, why) for s, b, full, why in together if b == branch]
+
+
+def steps_together(model: Any, rank: int, **settings: Any) -> Iterator[Tensor]:
+    """Every rank draws one of the two images that one process draws in a batch."""
+    own = slice(rank % 2, rank % 2 + 1)
+    return steps_of(model, seed=rank % 2, labels=LABELS[own], steps=STEPS, **settings)
+
+
+def drawn_together(model: Any, rank: int) -> Drawn:
+    *_, image = steps_together(model, rank)
+    return image, decisions_of(model)
+
+
+def one_decision(rank: int, expected: dict[str, Any]) -> None:
+    """A group that is told: the worst image of all ranks decides for all."""
+    short = distributed.new_group(timeout=datetime.timedelta(seconds=60))
+    model = compiled(**RCS, process_group=short)
+    batch, decisions = expected["rcs"][0]
+    wanted = batch[rank : rank + 1], decisions
+    assert_same(drawn_together(model, rank), wanted)
+    not_a_number(model, rank, wanted)
+    another_prompt(model, rank, wanted)
+    one_reset(model, rank, wanted)
+    one_raises(model, rank, short)
+
+
+def kinds(model: Any) -> list[str]:
+    """The reasons of a run, the same on all ranks."""
+    reasons = [decision.reason for decision in rfc_compile.stats(model).decisions]
+    assert everyone(reasons) == [reasons] * distributed.get_world_size()
+    return reasons
+
+
+def not_a_number(model: Any, rank: int, wanted: Drawn) -> None:
+    """NaN on one rank: all compute that step in full, and the next run is clean."""
+    whole = list(steps_together(model, rank))
+    sick = STEPS // 2
+
+    def denoise(x: Tensor, **call: Tensor) -> Any:
+        at = rfc_compile.stats(model).steps
+        return model(x * float("nan") if at == sick and rank == 1 else x, **call)
+
+    with pytest.warns(UncachedWarning, match="NaN or Inf"):
+        images = list(steps_together(denoise, rank))
+    assert torch.equal(images[sick - 1], whole[sick - 1])
+    assert bool(images[-1].isfinite().all()) == (rank == 0)
+    assert "non_finite" in kinds(model)
+    assert_same(drawn_together(model, rank), wanted)
+
+
+def another_prompt(model: Any, rank: int, wanted: Drawn) -> None:
+    """Another prompt on one rank begins a new run on all."""
+    labels = LABELS[rank : rank + 1]
+
+    def denoise(x: Tensor, **call: Tensor) -> Any:
+        late = rfc_compile.stats(model).steps >= STEPS // 2
+        call["class_labels"] = labels + 1 if rank == 1 and late else labels
+        return model(x, **call)
+
+    *_, image = steps_together(denoise, rank)
+    assert kinds(model)[0] == "conditioning"
+    assert image.isfinite().all()
+    assert_same(drawn_together(model, rank), wanted)
+
+
+def one_reset(model: Any, rank: int, wanted: Drawn) -> None:
+    """One rank has lost its state: all see it, and begin a new run."""
+    for step, _ in enumerate(steps_together(model, rank)):
+        if step == STEPS // 2 and rank == 1:
+            rfc_compile.reset(model)
+    assert len(kinds(model)) == STEPS - STEPS // 2 - 1
+    assert "took a call for different steps" in str(rfc_compile.explain(model))
+    assert_same(drawn_together(model, rank), wanted)
+
+
+def one_raises(model: Any, rank: int, group: Any) -> None:
+    """A rank that raises does not come: the other one says so in time."""
+    group.set_timeout(datetime.timedelta(seconds=2))
+    start = time.monotonic()
+
+    def denoise(x: Tensor, **call: Tensor) -> Any:
+        if rfc_compile.stats(model).steps == STEPS // 2 and rank == 1:
+            raise ZeroDivisionError
+        return model(x, **call)
+
+    with pytest.raises(RanksError if rank == 0 else ZeroDivisionError) as raised:
+        list(steps_together(denoise, rank))
+    assert time.monotonic() - start < 30
+    if rank == 0:
+        assert "rank 0 waited in vain for the 2 ranks" in str(raised.value)
+
+
+def different_graphs(rank: int, expected: dict[str, Any]) -> None:
+    """Other collectives on one rank: an error on both, before the first of them."""
+    mesh = init_device_mesh("cpu", (2,))
+    model = compiled(split(small_glyph(2 - rank), mesh))
+    with pytest.raises(RanksError, match="have different graphs"):
+        next(steps_of(model))
+
+
+TWO = [
+    data_parallel,
+    tensor_parallel,
+    tensor_parallel_static,
+    context_parallel,
+    sharded_weights,
+    guidance_parallel,
+    one_decision,
+    different_graphs,
+]
+
+
+def two_replicas(rank: int, expected: dict[str, Any]) -> None:
+    """Two pairs of ranks, each with a seed of its own: every pair decides alone."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "tensor"))
+    model = compiled(split(small_glyph(), mesh["tensor"]), **RCS)
+    image, decisions = drawn(model, seed=rank // 2)
+    wanted = expected["rcs"][rank // 2]
+    assert decisions == wanted[1]
+    assert torch.allclose(image, wanted[0], atol=1e-4)
+
+
+def two_groups(rank: int, expected: dict[str, Any]) -> None:
+    """The same pairs with one image each, told to decide together: two meetings."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "tensor"))
+    split_model = split(small_glyph(), mesh["tensor"])
+    model = compiled(split_model, **RCS, process_group=mesh["replica"].get_group())
+    batch, decisions = expected["rcs"][0]
+    with meetings() as met:
+        replica = rank // 2
+        found = drawn_together(model, replica)
+    assert_same(found, (batch[replica : replica + 1], decisions))
+    assert met.call_count == 2 * STEPS
+
+
+FOUR = [two_replicas, two_groups]
