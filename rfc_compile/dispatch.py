@@ -355,7 +355,6 @@ class Dispatcher(ABC):
         if history is not None and finite:
             branch.state.record(call.step, history)
 
-
     @abstractmethod
     def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
         """The whole forward in full or cached, without its signal."""
