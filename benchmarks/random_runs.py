@@ -2,8 +2,8 @@
 
 import hashlib
 import random
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,6 +30,10 @@ GRAPHS: Final[Mapping[str, dict[str, Any]]] = {
     },
 }
 """What the model is compiled with; the rest of the options varies by trajectory."""
+
+
+CALLERS: Final = ("main", "thread", "named")
+"""Who draws: the main thread, another one, or under a name."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,11 @@ def random_trajectory(number: int, rng: random.Random) -> Trajectory:
         guidance=rng.choice((1.0, 2.0)),
         labels=tuple(rng.randrange(10) for _ in range(rng.randint(1, 3))),
         seed=rng.randrange(1 << 30),
-        caller=rng.choice(("main", "main", "thread", "named")),
+        caller=rng.choice(CALLERS),
     )
+
+
+_other_thread: Final = ThreadPoolExecutor(max_workers=1)
 
 
 class Abandoned(Exception):
@@ -126,10 +133,8 @@ class Models:
             name: compile_model(_first_blocks(blocks), inner, options)
             for name, options in GRAPHS.items()
         }
-        for name in GRAPHS:
-            for sampler in ("ddim", "euler"):  # timesteps that are whole or not
-                for count in (2, 3, 1):  # sizes are symbols from the second one on
-                    self.draw(_warming(name, sampler, count))
+        for run in forms_of_calls("main"):
+            self.draw(run)
 
     def draw(self, trajectory: Trajectory) -> Tensor:
         """The images of a run by its own options.
@@ -140,8 +145,7 @@ class Models:
         model = self._models[trajectory.graphs]
         decide_by(model, trajectory.options)
         named = trajectory.caller == "named"
-        name = f"request {trajectory.number}"
-        with rfc_compile.trajectory(name) if named else nullcontext():
+        with rfc_compile.trajectory("request") if named else nullcontext():
             return draw(model, trajectory)
 
     def forget(self, trajectory: Trajectory) -> None:
@@ -155,11 +159,19 @@ def _first_blocks(blocks: int) -> nn.Module:
     return model
 
 
-def _warming(name: str, sampler: str, count: int) -> Trajectory:
-    labels = tuple(range(count))
-    return Trajectory(
-        0, name, GRAPHS[name], sampler, 12, 12, 1.0, labels, seed=0, caller="main"
-    )
+def forms_of_calls(caller: str) -> Iterator[Trajectory]:
+    """Short runs with every type of timestep and every size of batch that there are.
+
+    Sizes are symbols from the second one on, but for that of 1.
+    """
+    sizes = ((2, 1.0), (3, 1.0), (1, 1.0), (2, 2.0), (3, 2.0))
+    for graphs, options in GRAPHS.items():
+        for sampler in ("ddim", "euler"):  # whole numbers, and others
+            for count, guidance in sizes:
+                labels = tuple(range(count))
+                yield Trajectory(
+                    *(0, graphs, options, sampler, 12, 12, guidance, labels, 0, caller)
+                )
 
 
 def draw_as_told(models: Models, trajectory: Trajectory) -> Tensor:
@@ -168,24 +180,9 @@ def draw_as_told(models: Models, trajectory: Trajectory) -> Tensor:
     Raises:
         Abandoned: it was stopped.
     """
-    results: list[Tensor | Abandoned] = []
-
-    def work() -> None:
-        try:
-            results.append(models.draw(trajectory))
-        except Abandoned as error:
-            results.append(error)
-
     if trajectory.caller == "thread":
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    else:
-        work()
-    (result,) = results
-    if isinstance(result, Abandoned):
-        raise result
-    return result
+        return _other_thread.submit(models.draw, trajectory).result()
+    return models.draw(trajectory)
 
 
 def digest(images: Tensor) -> str:

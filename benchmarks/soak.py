@@ -28,12 +28,14 @@ from typing import Final
 import torch
 
 from benchmarks.random_runs import (
+    CALLERS,
     Abandoned,
     Models,
     Trajectory,
     digest,
     draw,
     draw_as_told,
+    forms_of_calls,
     random_trajectory,
 )
 from benchmarks.report import Grid, console
@@ -117,6 +119,9 @@ class Soak:
 def soak(models: Models, count: int, minutes: float, seed: int) -> Soak:
     """At least so many trajectories for at least so many minutes."""
     rng, result = random.Random(seed), Soak()
+    for caller in CALLERS:  # each has state of its own for every form of a call
+        for run in forms_of_calls(caller):
+            draw_as_told(models, run)
     draw_for(models, rng, result, WARM_UP * count, WARM_UP * minutes)
     result.before, counts = held(), CompileCounts()
     draw_for(models, rng, result, count, minutes)
