@@ -170,7 +170,16 @@ def forms_of_calls(caller: str) -> Iterator[Trajectory]:
             for count, guidance in sizes:
                 labels = tuple(range(count))
                 yield Trajectory(
-                    *(0, graphs, options, sampler, 12, 12, guidance, labels, 0, caller)
+                    number=0,
+                    graphs=graphs,
+                    options=options,
+                    sampler=sampler,
+                    steps=12,
+                    stops=12,
+                    guidance=guidance,
+                    labels=labels,
+                    seed=0,
+                    caller=caller,
                 )
 
 
