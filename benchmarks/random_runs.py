@@ -37,7 +37,7 @@ CALLERS: Final = ("main", "thread", "named")
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class RandomRun:
     """One run, abandoned after ``stops`` steps if that is fewer than it has."""
 
     number: int
@@ -62,7 +62,7 @@ class Trajectory:
         return self.options.get("threshold") == 0 or self.options.get("interval") == 1
 
 
-def random_trajectory(number: int, rng: random.Random) -> Trajectory:
+def random_run(number: int, rng: random.Random) -> RandomRun:
     """A run with random settings."""
     graphs = rng.choice(list(GRAPHS))
     steps = rng.randint(10, 30)
@@ -77,7 +77,7 @@ def random_trajectory(number: int, rng: random.Random) -> Trajectory:
         varying = {"interval": 1 if full else rng.randint(2, 6)}
     else:
         varying = {"full_steps": sorted(rng.sample(range(steps), steps // 3))}
-    return Trajectory(
+    return RandomRun(
         number=number,
         graphs=graphs,
         options={**GRAPHS[graphs], **varying},
@@ -98,7 +98,7 @@ class Abandoned(Exception):
     """Somebody has stopped the sampler."""
 
 
-def draw(denoise: nn.Module, trajectory: Trajectory) -> Tensor:
+def draw(denoise: nn.Module, trajectory: RandomRun) -> Tensor:
     """The images of a run, by whatever model.
 
     Raises:
@@ -136,7 +136,7 @@ class Models:
         for run in forms_of_calls("main"):
             self.draw(run)
 
-    def draw(self, trajectory: Trajectory) -> Tensor:
+    def draw(self, trajectory: RandomRun) -> Tensor:
         """The images of a run by its own options.
 
         Raises:
@@ -148,7 +148,7 @@ class Models:
         with rfc_compile.trajectory("request") if named else nullcontext():
             return draw(model, trajectory)
 
-    def forget(self, trajectory: Trajectory) -> None:
+    def forget(self, trajectory: RandomRun) -> None:
         """Drop the state of the model that draws this one."""
         rfc_compile.reset(self._models[trajectory.graphs])
 
@@ -159,7 +159,7 @@ def _first_blocks(blocks: int) -> nn.Module:
     return model
 
 
-def forms_of_calls(caller: str) -> Iterator[Trajectory]:
+def forms_of_calls(caller: str) -> Iterator[RandomRun]:
     """Short runs with every type of timestep and every size of batch that there are.
 
     Sizes are symbols from the second one on, but for that of 1.
@@ -169,7 +169,7 @@ def forms_of_calls(caller: str) -> Iterator[Trajectory]:
         for sampler in ("ddim", "euler"):  # whole numbers, and others
             for count, guidance in sizes:
                 labels = tuple(range(count))
-                yield Trajectory(
+                yield RandomRun(
                     number=0,
                     graphs=graphs,
                     options=options,
@@ -183,7 +183,7 @@ def forms_of_calls(caller: str) -> Iterator[Trajectory]:
                 )
 
 
-def draw_as_told(models: Models, trajectory: Trajectory) -> Tensor:
+def draw_as_told(models: Models, trajectory: RandomRun) -> Tensor:
     """The images of a run, drawn by whom it says.
 
     Raises:

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from benchmarks import soak
-from benchmarks.random_runs import GRAPHS, random_trajectory
+from benchmarks.random_runs import GRAPHS, random_run
 
 
 def held(resident: int, **objects: int) -> soak.Held:
@@ -15,7 +15,7 @@ def held(resident: int, **objects: int) -> soak.Held:
 
 def test_a_seed_gives_the_same_runs() -> None:
     first, second = (
-        [random_trajectory(i, rng) for i in range(50)]
+        [random_run(i, rng) for i in range(50)]
         for rng in (random.Random(3), random.Random(3))
     )
     assert first == second
@@ -29,9 +29,11 @@ def test_every_limit_can_be_missed() -> None:
     assert soak.table(good, [])[1]
     grown = held(int(1.02 * (1 << 30)))
     leaking = held(1 << 30, GuardManagerWrapper=8)
+    piling = held(1 << 30, KeptState=9)
     for bad in (
         soak.Soak(before=before, after=grown),
         soak.Soak(before=before, after=leaking),
+        soak.Soak(before=before, after=piling),
         soak.Soak(before=before, after=before, recompiled=1),
     ):
         grid, passed = soak.table(bad, [])
