@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from benchmarks import soak
-from benchmarks.random_runs import GRAPHS, random_run
+import pytest
+
+with pytest.MonkeyPatch.context() as patch:  # the benchmarks are not installed
+    patch.syspath_prepend(Path(__file__).parent.parent)
+    from benchmarks import soak
+    from benchmarks.random_runs import GRAPHS, random_run
 
 
 def held(resident: int, **objects: int) -> soak.Held:
