@@ -2,8 +2,8 @@
 
 import hashlib
 import random
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,8 +32,12 @@ GRAPHS: Final[Mapping[str, dict[str, Any]]] = {
 """What the model is compiled with; the rest of the options varies by trajectory."""
 
 
+CALLERS: Final = ("main", "thread", "named")
+"""Who draws: the main thread, another one, or under a name."""
+
+
 @dataclass(frozen=True)
-class Trajectory:
+class RandomRun:
     """One run, abandoned after ``stops`` steps if that is fewer than it has."""
 
     number: int
@@ -58,7 +62,7 @@ class Trajectory:
         return self.options.get("threshold") == 0 or self.options.get("interval") == 1
 
 
-def random_trajectory(number: int, rng: random.Random) -> Trajectory:
+def random_run(number: int, rng: random.Random) -> RandomRun:
     """A run with random settings."""
     graphs = rng.choice(list(GRAPHS))
     steps = rng.randint(10, 30)
@@ -73,7 +77,7 @@ def random_trajectory(number: int, rng: random.Random) -> Trajectory:
         varying = {"interval": 1 if full else rng.randint(2, 6)}
     else:
         varying = {"full_steps": sorted(rng.sample(range(steps), steps // 3))}
-    return Trajectory(
+    return RandomRun(
         number=number,
         graphs=graphs,
         options={**GRAPHS[graphs], **varying},
@@ -83,15 +87,18 @@ def random_trajectory(number: int, rng: random.Random) -> Trajectory:
         guidance=rng.choice((1.0, 2.0)),
         labels=tuple(rng.randrange(10) for _ in range(rng.randint(1, 3))),
         seed=rng.randrange(1 << 30),
-        caller=rng.choice(("main", "main", "thread", "named")),
+        caller=rng.choice(CALLERS),
     )
+
+
+_other_thread: Final = ThreadPoolExecutor(max_workers=1)
 
 
 class Abandoned(Exception):
     """Somebody has stopped the sampler."""
 
 
-def draw(denoise: nn.Module, trajectory: Trajectory) -> Tensor:
+def draw(denoise: nn.Module, trajectory: RandomRun) -> Tensor:
     """The images of a run, by whatever model.
 
     Raises:
@@ -126,12 +133,10 @@ class Models:
             name: compile_model(_first_blocks(blocks), inner, options)
             for name, options in GRAPHS.items()
         }
-        for name in GRAPHS:
-            for sampler in ("ddim", "euler"):  # timesteps that are whole or not
-                for count in (2, 3, 1):  # sizes are symbols from the second one on
-                    self.draw(_warming(name, sampler, count))
+        for run in forms_of_calls("main"):
+            self.draw(run)
 
-    def draw(self, trajectory: Trajectory) -> Tensor:
+    def draw(self, trajectory: RandomRun) -> Tensor:
         """The images of a run by its own options.
 
         Raises:
@@ -140,11 +145,10 @@ class Models:
         model = self._models[trajectory.graphs]
         decide_by(model, trajectory.options)
         named = trajectory.caller == "named"
-        name = f"request {trajectory.number}"
-        with rfc_compile.trajectory(name) if named else nullcontext():
+        with rfc_compile.trajectory("request") if named else nullcontext():
             return draw(model, trajectory)
 
-    def forget(self, trajectory: Trajectory) -> None:
+    def forget(self, trajectory: RandomRun) -> None:
         """Drop the state of the model that draws this one."""
         rfc_compile.reset(self._models[trajectory.graphs])
 
@@ -155,37 +159,39 @@ def _first_blocks(blocks: int) -> nn.Module:
     return model
 
 
-def _warming(name: str, sampler: str, count: int) -> Trajectory:
-    labels = tuple(range(count))
-    return Trajectory(
-        0, name, GRAPHS[name], sampler, 12, 12, 1.0, labels, seed=0, caller="main"
-    )
+def forms_of_calls(caller: str) -> Iterator[RandomRun]:
+    """Short runs with every type of timestep and every size of batch that there are.
+
+    Sizes are symbols from the second one on, but for that of 1.
+    """
+    sizes = ((2, 1.0), (3, 1.0), (1, 1.0), (2, 2.0), (3, 2.0))
+    for graphs, options in GRAPHS.items():
+        for sampler in ("ddim", "euler"):  # whole numbers, and others
+            for count, guidance in sizes:
+                labels = tuple(range(count))
+                yield RandomRun(
+                    number=0,
+                    graphs=graphs,
+                    options=options,
+                    sampler=sampler,
+                    steps=12,
+                    stops=12,
+                    guidance=guidance,
+                    labels=labels,
+                    seed=0,
+                    caller=caller,
+                )
 
 
-def draw_as_told(models: Models, trajectory: Trajectory) -> Tensor:
+def draw_as_told(models: Models, trajectory: RandomRun) -> Tensor:
     """The images of a run, drawn by whom it says.
 
     Raises:
         Abandoned: it was stopped.
     """
-    results: list[Tensor | Abandoned] = []
-
-    def work() -> None:
-        try:
-            results.append(models.draw(trajectory))
-        except Abandoned as error:
-            results.append(error)
-
     if trajectory.caller == "thread":
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-    else:
-        work()
-    (result,) = results
-    if isinstance(result, Abandoned):
-        raise result
-    return result
+        return _other_thread.submit(models.draw, trajectory).result()
+    return models.draw(trajectory)
 
 
 def digest(images: Tensor) -> str:

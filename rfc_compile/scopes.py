@@ -34,7 +34,7 @@ CHANGES_IN_A_ROW = 3
 MANY_SHORT_LIVES = 3
 """Layers that were called once before their weights were freed, to be worth a word."""
 
-MAX_COURSES = 64
+MAX_COURSES = 16
 """Kinds of trajectories whose length and decisions one scope remembers; oldest goes."""
 
 Layer = frozenset[int]

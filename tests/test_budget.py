@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import Stack, build, timesteps, tokens
 from options import MODULES
-from random_models import RECIPES, random_model
+from random_models import RECIPES, Recipe, random_model
 from torch import nn
 from whole_models import FromLinear
 
@@ -83,7 +83,7 @@ def check_run(model: nn.Module, budget: int, options: dict[str, Any]) -> Explana
     share=st.floats(0.05, 1.1),
 )
 def test_within_the_budget_or_uncached(
-    recipe: tuple[object, ...],
+    recipe: Recipe,
     seed: int,
     kind: dict[str, Any],
     granularity: str,

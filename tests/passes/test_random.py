@@ -107,7 +107,7 @@ def check_values(captured: Capture, recipe: Recipe, plan: Sequence[bool]) -> Non
 
 
 @fuzz(
-    8,
+    5,
     recipe=ANY_RECIPES,
     seed=SEEDS,
     kind=st.sampled_from(KINDS),
