@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from model_zoo import ZOO
-from models import build, text_tokens, timesteps, tokens
+from models import Time, build, embed_time, text_tokens, timesteps, tokens
 from torch import Tensor, fx
 from torch._dynamo import register_backend
+from torch.nn import functional as F
 
 import rfc_compile
 from rfc_compile.trajectories import Decision
@@ -127,6 +128,14 @@ def fresh(form: str, **options: Any) -> tuple[Tensor, str]:
     image = watched.run(FRESH_SEED)
     assert set(watched.kinds) == {"F", "C"}
     return image, watched.kinds
+
+
+class TimeOfAnyType(Time):
+    """The timestep's features in the type of the weights."""
+
+    def forward(self, t: Tensor) -> Tensor:
+        features = embed_time(t).to(self.up.weight.dtype)
+        return self.down(F.silu(self.up(features)))
 
 
 def at(step: int) -> Tensor:

@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxPipeline
-from faulty import DYNAMIC, SCHEDULES, STATIC, STEPS, TEXT, Watched, at
-from models import Stack, Time, build, embed_time, tokens
+from faulty import DYNAMIC, SCHEDULES, STATIC, STEPS, TEXT, TimeOfAnyType, Watched, at
+from models import Stack, build, tokens
 from pipelines import ALL
 from pipelines.base import INTERVAL, compiled, difference, equal
 from torch import Tensor
-from torch.nn import functional as F
 
 import rfc_compile
 
@@ -327,14 +326,6 @@ def test_weights_that_change_within_a_run(
     watched.run(x=x, first=4)
     assert watched.kinds[4] == "F"
     assert not watched.fallbacks
-
-
-class TimeOfAnyType(Time):
-    """The timestep's features in the type of the weights."""
-
-    def forward(self, t: Tensor) -> Tensor:
-        features = embed_time(t).to(self.up.weight.dtype)
-        return self.down(F.silu(self.up(features)))
 
 
 @pytest.mark.parametrize(
