@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from rfc_compile.passes.storage import Storage
@@ -18,12 +19,19 @@ class Ring:
         name: ``region_007_attn.output_0``.
         length: full steps kept.
         example: a fake tensor with shape, dtype and device of one slot.
+        device: of a slot. Of ``example`` it cannot be read while running: a fake tensor
+            is on ``meta`` while another thread compiles with its mode.
 
     """
 
     name: str
     length: int
     example: Tensor
+    device: torch.device = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note the device."""
+        object.__setattr__(self, "device", self.example.device)
 
     @property
     def bytes(self) -> int:
@@ -45,6 +53,7 @@ class StateLayout:
         weights: a fake tensor like the step weights.
         conditioning: number of conditioning inputs in the signal.
         sketches: storages that keep a part of the tokens, with their rings' indices.
+        device: of the step weights, as ``Ring.device``.
 
     """
 
@@ -53,6 +62,11 @@ class StateLayout:
     weights: Tensor
     conditioning: int
     sketches: tuple[tuple[Storage, tuple[int, ...]], ...] = ()
+    device: torch.device = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note the device."""
+        object.__setattr__(self, "device", self.weights.device)
 
     @property
     def slots(self) -> int:

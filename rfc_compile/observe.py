@@ -226,10 +226,11 @@ def stats(model: nn.Module | None = None) -> Statistics:
     if newest is None:
         return Statistics()
     scope, dispatcher = newest
-    last = None if scope.last is None else _statistics(scope.last, dispatcher)
-    if scope.current is None:
-        return Statistics(last=last)
-    return replace(_statistics(scope.current, dispatcher), last=last)
+    with scope.lock:  # not in the midst of another thread's step
+        last = None if scope.last is None else _statistics(scope.last, dispatcher)
+        if scope.current is None:
+            return Statistics(last=last)
+        return replace(_statistics(scope.current, dispatcher), last=last)
 
 
 def newest_run(model: nn.Module | None) -> tuple[Scope, Dispatcher] | None:

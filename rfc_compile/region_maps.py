@@ -33,12 +33,13 @@ def maps_of(
     errors: dict[int, dict[str, float]] = {}
     scope, leader = run or (None, None)
     if scope is not None and leader is not None and scope.current is not None:
-        decisions = scope.current.decisions
-        cached = sum(not decision.full for decision in decisions)
-        shares[leader.report.number] = cached / max(len(decisions), 1)
-        for report, state in kept_states(scope, reports):
-            shares[report.number] = shares[leader.report.number]
-            errors[report.number] = newest_errors(report, state, leader.options)
+        with scope.lock:  # not in the midst of another thread's step
+            decisions = scope.current.decisions
+            cached = sum(not decision.full for decision in decisions)
+            shares[leader.report.number] = cached / max(len(decisions), 1)
+            for report, state in kept_states(scope, reports):
+                shares[report.number] = shares[leader.report.number]
+                errors[report.number] = newest_errors(report, state, leader.options)
     return tuple(
         GraphMap(
             report.regions,

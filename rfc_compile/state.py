@@ -71,7 +71,7 @@ def geometry_of(layout: StateLayout, size_of: SizeOf) -> list[Geometry]:
         Geometry(
             torch.Size(map(size_of, ring.example.shape)),
             ring.example.dtype,
-            ring.example.device,
+            ring.device,
         )
         for ring in layout.rings
         for _ in range(ring.length)
@@ -99,7 +99,7 @@ class KeptState:
         self.layout = layout
         self.computed_with = computed_with
         self._width = layout.weights.shape[1]
-        self._device = layout.weights.device
+        self._device = layout.device
         self.full_steps: list[int] = []
         slots = iter(geometry_of(layout, size_of))
         try:

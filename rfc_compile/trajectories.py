@@ -158,7 +158,7 @@ class Branch:
     @property
     def bytes(self) -> int:
         """State kept, that of the followers included, in bytes."""
-        return self.state.bytes + sum(kept.bytes for kept in self.followers.values())
+        return sum(kept.bytes for kept in (self.state, *self.followers.values()))
 
     def jumps(self, change: float) -> bool:
         """Whether no denoising step changes the latent so much, or not at all."""

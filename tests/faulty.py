@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import linecache
 import os
+import pathlib
+import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from model_zoo import ZOO
-from models import build, text_tokens, timesteps, tokens
+from models import Time, build, embed_time, text_tokens, timesteps, tokens
 from torch import Tensor, fx
 from torch._dynamo import register_backend
+from torch.nn import functional as F
 
 import rfc_compile
 from rfc_compile.trajectories import Decision
@@ -126,6 +130,14 @@ def fresh(form: str, **options: Any) -> tuple[Tensor, str]:
     return image, watched.kinds
 
 
+class TimeOfAnyType(Time):
+    """The timestep's features in the type of the weights."""
+
+    def forward(self, t: Tensor) -> Tensor:
+        features = embed_time(t).to(self.up.weight.dtype)
+        return self.down(F.silu(self.up(features)))
+
+
 def at(step: int) -> Tensor:
     """The timesteps of a step."""
     return timesteps(20 - step)
@@ -141,6 +153,29 @@ def states_of(watched: Watched) -> list[Any]:
         for branch in scope.current.branches
         for state in (branch.state, *branch.followers.values())
     ]
+
+
+LARGE, SPARE = 8_000, 190 << 20
+"""Samples whose forward fits into these bytes, and whose state does not."""
+
+
+def _address_space() -> int:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """The allocator gets SPARE bytes more, then nothing."""
+    before, held = _address_space(), []
+    while _address_space() == before:  # first what it has kept for itself
+        held.append(tokens(batch=LARGE))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_address_space() + SPARE, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 refused: list[int] = []
