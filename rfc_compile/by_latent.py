@@ -187,7 +187,7 @@ class ByLatent(Dispatcher):
         state = branch.state
         pool = state.pool(arguments, step)
         (value,) = self._run("probe", pool)
-        clock = None if branch.clock is None else sorted(branch.clock)
+        clock = None if branch.clock is None else tuple(sorted(branch.clock))
         same_weights = state.computed_with == weights
         return self._read(
             value, scope, branch, step, clock, len(branch.clock_readings), same_weights

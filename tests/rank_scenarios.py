@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -151,14 +152,17 @@ def context_parallel(rank: int, expected: dict[str, Any]) -> None:
         model = WAN.model()
         with mock.patch.object(torch.accelerator, "device_count", return_value=1):
             model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+        with torch.no_grad():  # the first call warns, which would break the graph
+            model(**WAN.first_call(), return_dict=False)
         if form == "wan":
             model = torch.compile(model, backend="rfc", options=WAN_OPTIONS)
         else:
             model.compile_repeated_blocks(backend="rfc", options=WAN_OPTIONS)
         rfc_compile.reset()
         assert_same(walked(model), expected[form])
-        assert exchanged(model)["full"] >= 4
-        assert exchanged(model)["cached"] <= 1, "the output is gathered"
+        if form == "wan":
+            held = exchanged(model)
+            assert held["full"] > held["cached"] == 1, "the output is gathered"
 
 
 def sharded_weights(rank: int, expected: dict[str, Any]) -> None:
@@ -236,36 +240,45 @@ def kinds(model: Any) -> list[str]:
     return reasons
 
 
+def assert_as_before(found: Drawn, wanted: Drawn) -> None:
+    """The same run, though its first step may have another reason to be full."""
+    assert found[1][0][2]
+    assert_same((found[0], found[1][1:]), (wanted[0], wanted[1][1:]))
+
+
 def not_a_number(model: Any, rank: int, wanted: Drawn) -> None:
     """NaN on one rank: all compute that step in full, and the next run is clean."""
     whole = list(steps_together(model, rank))
     sick = STEPS // 2
 
+    calls = itertools.count()
+
     def denoise(x: Tensor, **call: Tensor) -> Any:
-        at = rfc_compile.stats(model).steps
-        return model(x * float("nan") if at == sick and rank == 1 else x, **call)
+        broken = next(calls) == sick and rank == 1
+        return model(x * float("nan") if broken else x, **call)
 
     with pytest.warns(UncachedWarning, match="NaN or Inf"):
         images = list(steps_together(denoise, rank))
     assert torch.equal(images[sick - 1], whole[sick - 1])
     assert bool(images[-1].isfinite().all()) == (rank == 0)
     assert "non_finite" in kinds(model)
-    assert_same(drawn_together(model, rank), wanted)
+    assert_as_before(drawn_together(model, rank), wanted)
 
 
 def another_prompt(model: Any, rank: int, wanted: Drawn) -> None:
     """Another prompt on one rank begins a new run on all."""
-    labels = LABELS[rank : rank + 1]
+    labels, calls = LABELS[rank : rank + 1], itertools.count()
 
     def denoise(x: Tensor, **call: Tensor) -> Any:
-        late = rfc_compile.stats(model).steps >= STEPS // 2
+        late = next(calls) >= STEPS // 2
         call["class_labels"] = labels + 1 if rank == 1 and late else labels
         return model(x, **call)
 
     *_, image = steps_together(denoise, rank)
     assert kinds(model)[0] == "conditioning"
     assert image.isfinite().all()
-    assert_same(drawn_together(model, rank), wanted)
+    assert len(kinds(model)) == STEPS - STEPS // 2
+    assert_as_before(drawn_together(model, rank), wanted)
 
 
 def one_reset(model: Any, rank: int, wanted: Drawn) -> None:
@@ -275,7 +288,7 @@ def one_reset(model: Any, rank: int, wanted: Drawn) -> None:
             rfc_compile.reset(model)
     assert len(kinds(model)) == STEPS - STEPS // 2 - 1
     assert "took a call for different steps" in str(rfc_compile.explain(model))
-    assert_same(drawn_together(model, rank), wanted)
+    assert_as_before(drawn_together(model, rank), wanted)
 
 
 def one_raises(model: Any, rank: int, group: Any) -> None:
