@@ -12,6 +12,7 @@ import pytest
 import rank_scenarios
 from denoising import compiled, steps_of
 from on_ranks import run_on_ranks
+from rank_drawing import single_process
 
 from rfc_compile import OptionError
 
@@ -20,7 +21,7 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "multi_gpu.py"
 
 def test_ranks(tmp_path: Path) -> None:
     """Groups of 2 and 4 ranks draw what one process draws."""
-    expected = rank_scenarios.single_process()
+    expected = single_process()
     outcomes: dict[str, str] = {}
     for count, scenarios in ((2, rank_scenarios.TWO), (4, rank_scenarios.FOUR)):
         folder = tmp_path / str(count)
