@@ -51,10 +51,8 @@ class Rebuild(nn.Module):
 
 
 def _rebuilt(example: Any, tensors: Iterator[Tensor]) -> Any:
-    if not isinstance(example, Tensor):  # the mesh of devices of a sharded tensor
-        return example
-    if not is_wrapper(example):
-        return next(tensors)
+    if not is_wrapper(example):  # a plain tensor, or the mesh of a sharded one
+        return next(tensors) if isinstance(example, Tensor) else example
     names, context = example.__tensor_flatten__()
     inside = {name: _rebuilt(getattr(example, name), tensors) for name in names}
     return type(example).__tensor_unflatten__(

@@ -199,9 +199,10 @@ def collectives(gm: fx.GraphModule) -> list[tuple[str, Any]]:
 
 def group_of_name(name: str) -> Any:
     """The process group that functional collectives call by this name."""
-    from torch.distributed.distributed_c10d import _resolve_process_group
+    from torch.distributed import distributed_c10d
 
-    return _resolve_process_group(name)
+    internals: Any = distributed_c10d
+    return internals._resolve_process_group(name)
 
 
 def graph_break_reason(gm: fx.GraphModule) -> str | None:

@@ -1,12 +1,12 @@
 """What ranks do together: each function runs on every rank of one real group.
 
-``expected`` holds what one process draws, by ``single_process``.
+``expected`` holds what one process draws, by ``rank_drawing.single_process``.
 """
 
 from __future__ import annotations
 
 import datetime
-import functools
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,99 +15,31 @@ from unittest import mock
 import pytest
 import torch
 from comparing import WAN
-from denoisers.base import flat
 from denoising import LABELS, compiled, run, small_glyph, steps_of
 from diffusers import ContextParallelConfig
 from on_ranks import everyone
-from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
-    parallelize_module,
+from rank_drawing import (
+    MANY_LABELS,
+    RCS,
+    STATIC,
+    STEPS,
+    WAN_OPTIONS,
+    Drawn,
+    assert_same,
+    decisions_of,
+    drawn,
+    exchanged,
+    guided,
+    meetings,
+    split,
+    walked,
 )
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import rfc_compile
 from rfc_compile import RanksError, UncachedWarning
-from rfc_compile.glyph import EMPTY_CLASS, initial_noise, make_scheduler
-from rfc_compile.observe import dispatchers_of
-from rfc_compile.torch_internals import collectives
-
-RCS = {"threshold": 0.3, "warmup": 2}
-STATIC = {"granularity": "module", "schedule": "interval", "interval": 3, "warmup": 2}
-STEPS = 20
-MANY_LABELS = (LABELS, torch.tensor([1, 4, 7]))
-"""Labels of data parallel ranks: batches of different sizes."""
-
-Drawn = tuple[Tensor, list[Any]]
-"""An image, and the decisions on the way to it."""
-
-
-def single_process() -> dict[str, Any]:
-    """What the scenarios expect, drawn here without torch.distributed."""
-    rcs, static = compiled(**RCS), compiled(**STATIC)
-    wan, blocks = WAN.model(), WAN.model()
-    blocks.compile_repeated_blocks(backend="rfc", options=WAN_OPTIONS)
-    return {
-        "rcs": [drawn(rcs, seed=seed) for seed in range(2)],
-        "three": drawn(rcs, seed=1, labels=MANY_LABELS[1]),
-        "static": drawn(static),
-        "guided": guided(compiled(**RCS)),
-        "wan": walked(torch.compile(wan, backend="rfc", options=WAN_OPTIONS)),
-        "wan blocks": walked(blocks),
-    }
-
-
-WAN_OPTIONS = {**RCS, "inner": "eager", "min_coverage": 0.0, "estimator": "taylor"}
-"""``subspace`` would fit the tokens of each rank by themselves."""
-
-
-def decisions_of(model: Any) -> list[tuple[int, int, bool, str]]:
-    decided = rfc_compile.stats(model).decisions
-    return [(d.step, d.branch, d.full, d.reason) for d in decided]
-
-
-def drawn(model: Any, **settings: Any) -> Drawn:
-    image = run(model, steps=STEPS, **settings)
-    return image, decisions_of(model)
-
-
-def walked(model: Any) -> Drawn:
-    *_, (_, result) = WAN.walk(functools.partial(model, return_dict=False))
-    return flat(result), decisions_of(None)
-
-
-def assert_same(found: Drawn, expected: Drawn) -> None:
-    """The same decisions, and the same image within rounding, on every rank."""
-    assert found[1] == expected[1]
-    assert everyone(found[1]) == [found[1]] * distributed.get_world_size()
-    assert torch.allclose(found[0], expected[0], atol=1e-4, rtol=1e-4)
-    assert {True, False} == {full for _, _, full, _ in found[1]}
-
-
-def meetings() -> Any:
-    """Counts the collectives that decisions take."""
-    return mock.patch.object(
-        distributed, "all_gather", side_effect=distributed.all_gather
-    )
-
-
-def exchanged(model: Any) -> dict[str, int]:
-    """How many collectives the graphs of a model hold, by name."""
-    (dispatcher,) = dispatchers_of(model)
-    return {name: len(collectives(g.gm)) for name, g in dispatcher.graphs.items()}
-
-
-def split(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Tensor parallel: heads and hidden units on several ranks."""
-    columns, rows = ColwiseParallel(), RowwiseParallel()
-    for block in model.transformer_blocks:
-        plan = {f"attn1.to_{name}": columns for name in "qkv"}
-        plan |= {"attn1.to_out.0": rows, "ff.net.0.proj": columns, "ff.net.2": rows}
-        parallelize_module(block, mesh, plan)
-        block.attn1.heads //= mesh.size()
-    return model
 
 
 def data_parallel(rank: int, expected: dict[str, Any]) -> None:
@@ -151,14 +83,17 @@ def context_parallel(rank: int, expected: dict[str, Any]) -> None:
         model = WAN.model()
         with mock.patch.object(torch.accelerator, "device_count", return_value=1):
             model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+        with torch.no_grad():  # the first call warns, which would break the graph
+            model(**WAN.first_call(), return_dict=False)
         if form == "wan":
             model = torch.compile(model, backend="rfc", options=WAN_OPTIONS)
         else:
             model.compile_repeated_blocks(backend="rfc", options=WAN_OPTIONS)
         rfc_compile.reset()
         assert_same(walked(model), expected[form])
-        assert exchanged(model)["full"] >= 4
-        assert exchanged(model)["cached"] <= 1, "the output is gathered"
+        if form == "wan":
+            held = exchanged(model)
+            assert held["full"] > held["cached"] == 1, "the output is gathered"
 
 
 def sharded_weights(rank: int, expected: dict[str, Any]) -> None:
@@ -173,25 +108,6 @@ def sharded_weights(rank: int, expected: dict[str, Any]) -> None:
         assert_same(walked(model), expected["wan blocks"])
     assert not met.called
     assert "sharded between calls" in str(rfc_compile.explain(model))
-
-
-def guided(model: Any, rank: int | None = None) -> Drawn:
-    """Guidance by two calls a step, or by one on each of two ranks."""
-    sampler = make_scheduler("ddim", STEPS)
-    x = initial_noise(len(LABELS), 0)
-    labels = [LABELS, torch.full_like(LABELS, EMPTY_CLASS)]
-    own = labels if rank is None else [labels[rank]]
-    for t in sampler.timesteps:
-        at = t.expand(len(LABELS))
-        with torch.no_grad():
-            parts = [model(x, timestep=at, class_labels=y).sample for y in own]
-            if rank is not None:
-                (part,) = parts
-                parts = [torch.empty_like(x) for _ in labels]
-                distributed.all_gather(parts, part)
-            cond, empty = parts
-            x = sampler.step(cond + (cond - empty), t, x).prev_sample
-    return x, decisions_of(model)
 
 
 def guidance_parallel(rank: int, expected: dict[str, Any]) -> None:
@@ -236,36 +152,45 @@ def kinds(model: Any) -> list[str]:
     return reasons
 
 
+def assert_as_before(found: Drawn, wanted: Drawn) -> None:
+    """The same run, though its first step may have another reason to be full."""
+    assert found[1][0][2]
+    assert_same((found[0], found[1][1:]), (wanted[0], wanted[1][1:]))
+
+
 def not_a_number(model: Any, rank: int, wanted: Drawn) -> None:
     """NaN on one rank: all compute that step in full, and the next run is clean."""
     whole = list(steps_together(model, rank))
     sick = STEPS // 2
 
+    calls = itertools.count()
+
     def denoise(x: Tensor, **call: Tensor) -> Any:
-        at = rfc_compile.stats(model).steps
-        return model(x * float("nan") if at == sick and rank == 1 else x, **call)
+        broken = next(calls) == sick and rank == 1
+        return model(x * float("nan") if broken else x, **call)
 
     with pytest.warns(UncachedWarning, match="NaN or Inf"):
         images = list(steps_together(denoise, rank))
     assert torch.equal(images[sick - 1], whole[sick - 1])
     assert bool(images[-1].isfinite().all()) == (rank == 0)
     assert "non_finite" in kinds(model)
-    assert_same(drawn_together(model, rank), wanted)
+    assert_as_before(drawn_together(model, rank), wanted)
 
 
 def another_prompt(model: Any, rank: int, wanted: Drawn) -> None:
     """Another prompt on one rank begins a new run on all."""
-    labels = LABELS[rank : rank + 1]
+    labels, calls = LABELS[rank : rank + 1], itertools.count()
 
     def denoise(x: Tensor, **call: Tensor) -> Any:
-        late = rfc_compile.stats(model).steps >= STEPS // 2
+        late = next(calls) >= STEPS // 2
         call["class_labels"] = labels + 1 if rank == 1 and late else labels
         return model(x, **call)
 
     *_, image = steps_together(denoise, rank)
     assert kinds(model)[0] == "conditioning"
     assert image.isfinite().all()
-    assert_same(drawn_together(model, rank), wanted)
+    assert len(kinds(model)) == STEPS - STEPS // 2
+    assert_as_before(drawn_together(model, rank), wanted)
 
 
 def one_reset(model: Any, rank: int, wanted: Drawn) -> None:
@@ -275,7 +200,7 @@ def one_reset(model: Any, rank: int, wanted: Drawn) -> None:
             rfc_compile.reset(model)
     assert len(kinds(model)) == STEPS - STEPS // 2 - 1
     assert "took a call for different steps" in str(rfc_compile.explain(model))
-    assert_same(drawn_together(model, rank), wanted)
+    assert_as_before(drawn_together(model, rank), wanted)
 
 
 def one_raises(model: Any, rank: int, group: Any) -> None:
@@ -298,7 +223,9 @@ def one_raises(model: Any, rank: int, group: Any) -> None:
 def different_graphs(rank: int, expected: dict[str, Any]) -> None:
     """Other collectives on one rank: an error on both, before the first of them."""
     mesh = init_device_mesh("cpu", (2,))
-    model = compiled(split(small_glyph(2 - rank), mesh))
+    model = split(small_glyph(), mesh)
+    model.transformer_blocks = model.transformer_blocks[: 2 - rank]
+    model = compiled(model)
     with pytest.raises(RanksError, match="have different graphs"):
         next(steps_of(model))
 

@@ -12,6 +12,7 @@ import pytest
 import rank_scenarios
 from denoising import compiled, steps_of
 from on_ranks import run_on_ranks
+from rank_drawing import single_process
 
 from rfc_compile import OptionError
 
@@ -20,7 +21,7 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "multi_gpu.py"
 
 def test_ranks(tmp_path: Path) -> None:
     """Groups of 2 and 4 ranks draw what one process draws."""
-    expected = rank_scenarios.single_process()
+    expected = single_process()
     outcomes: dict[str, str] = {}
     for count, scenarios in ((2, rank_scenarios.TWO), (4, rank_scenarios.FOUR)):
         folder = tmp_path / str(count)
@@ -38,10 +39,10 @@ def test_what_is_no_process_group(group: Any) -> None:
         next(steps_of(compiled(process_group=group)))
 
 
-@pytest.mark.parametrize("parallel", ["tensor", "data"])
-def test_the_example(parallel: str, tmp_path: Path) -> None:
+def test_the_example(tmp_path: Path) -> None:
+    """With torchrun, as its reader runs it."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = ["--parallel", parallel, "--inner", "eager", "--steps", "15"]
+    arguments = ["--inner", "eager", "--steps", "15"]
     result = subprocess.run(
         [sys.executable, *launch, EXAMPLE, *arguments],
         capture_output=True,
@@ -57,6 +58,5 @@ def test_the_example(parallel: str, tmp_path: Path) -> None:
     full = [int(count) for _, count, _ in found]
     assert all(1 < count < 15 for count in full)
     assert all(20 < float(quality) < 100 for _, _, quality in found)
-    together = "the 2 ranks that share the computation decide together"
-    assert (together in result.stdout) == (parallel == "tensor")
-    assert found[0][1:] == found[1][1:] or parallel == "data"
+    assert "the 2 ranks that share the computation decide together" in result.stdout
+    assert found[0][1:] == found[1][1:]
