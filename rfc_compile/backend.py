@@ -7,6 +7,7 @@ Anything that cannot be cached goes to the inner backend as it is, with one warn
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +18,17 @@ from torch import fx
 
 from rfc_compile import observe, torch_internals
 from rfc_compile.by_latent import ByLatent
+from rfc_compile.by_sample import BySample
 from rfc_compile.by_timestep import ByTimestep
 from rfc_compile.config import Options
+from rfc_compile.dispatch import Dispatcher
 from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.inner import LazyGraph, compile_inner
 from rfc_compile.integrations import adapters, diffusers
 from rfc_compile.observe import GraphReport, PassObserver
 from rfc_compile.passes import few_rows, fold_repeats, specialize
 from rfc_compile.pieces import Uncached
-from rfc_compile.plan import make_plan
+from rfc_compile.plan import Plan, make_plan
 from rfc_compile.subclasses import unwrapping, wrapped_parameters
 from rfc_compile.tuned import TunedOptions
 
@@ -89,9 +92,8 @@ def _cached(
     plan = make_plan(gm, example_inputs, options, report, observer)
     options = plan.options
     schedule = options.make_schedule()
-    specialized = specialize(
-        plan.step_graph, probe=not schedule.static, apart=not plan.timed
-    )
+    probe = not schedule.static or plan.batch is not None
+    specialized = specialize(plan.step_graph, probe=probe, apart=not plan.timed)
     if options.inner == "inductor":  # it needs a compiler that fuses
         for graph in (specialized.probe, specialized.cached):
             if graph is not None:
@@ -105,11 +107,19 @@ def _cached(
     if any(isinstance(value, torch.SymInt) for value in specialized.examples):
         for lazy in graphs.values():  # guards on sizes are only kept while Dynamo runs
             lazy.compile()
-    dispatcher = (ByTimestep if plan.timed else ByLatent)(
+    if plan.batch is not None:
+        plan.batch.check()
+    dispatcher = _kind(plan)(
         specialized, graphs, plan.layout, options, report, plan.captured.inputs
     )
     report.dispatcher = weakref.ref(dispatcher)
     return unwrapping(dispatcher, wrapped_parameters(gm, example_inputs))
+
+
+def _kind(plan: Plan) -> Callable[..., Dispatcher]:
+    if plan.batch is not None:
+        return functools.partial(BySample, batch=plan.batch)
+    return ByTimestep if plan.timed else ByLatent
 
 
 def _refuse_gradients(example_inputs: Sequence[Any]) -> None:

@@ -48,6 +48,8 @@ MANY_FIRST_STEPS = 4
 MANY_CHANGES = 3
 """Changes of the weights without a cached step between them that are worth a word."""
 
+NOT_FINITE = "the input holds NaN or Inf (or is all zero): such steps run uncached"
+
 
 class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
@@ -125,16 +127,16 @@ class Dispatcher(ABC):
         It does so to make a graph more general: for other sizes, strides or numbers.
         """
         scope = self._scopes.get(caller.owner, key)
-        if scope.current is not None:
+        if scope.used:
             return scope
         slots = geometry_of(self._layout, self._sizes.bind(arguments))
         for other in observe.dispatchers_with(key[0][0]):
             if other is self or other._computes != self._computes:
                 continue
             before = other._scopes.take(caller.owner, key)
-            if before is None or before.current is None:
+            if before is None or not before.used:
                 continue
-            states = [branch.state for branch in before.current.branches]
+            states = before.states
             if all(state.geometry == slots for state in states):
                 for state in states:
                     state.layout = self._layout
@@ -259,9 +261,7 @@ class Dispatcher(ABC):
         weights = call.branch.state.computed_with
         call.branch.state = self._new_state(call.arguments, weights)
         call.branch.followers.clear()
-        self.report.fall_back(
-            "the input holds NaN or Inf (or is all zero): such steps run uncached"
-        )
+        self.report.fall_back(NOT_FINITE)
 
     def _accept(
         self, call: Call, signal: Signal | None, *, full: bool, reason: str
@@ -291,16 +291,22 @@ class Dispatcher(ABC):
         branch.advance(call.step, full=full)
         trajectory.decisions.append(decision)
         log_decision(trajectory.name, decision)
+        self._announce(call, trajectory, decision, keep=finite)
+
+    def _announce(
+        self, call: Call, trajectory: Trajectory, decision: Decision, *, keep: bool
+    ) -> None:
+        """Let other graphs of the model follow a decision."""
         self._watch_weights(decision)
         model_call.begin(
             self._serial,
             call.caller,
-            branch,
+            call.branch,
             call.step,
             trajectory=trajectory,
             timestep=call.timestep,
-            full=full,
-            keep=finite,
+            full=decision.full,
+            keep=keep,
         )
 
     def _run_of(self, call: Call, signal: Signal | None) -> Trajectory:

@@ -19,6 +19,8 @@ from torch import Tensor
 from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
 from rfc_compile.routes import picker
+from rfc_compile.samples import Samples
+from rfc_compile.state import KeptState
 from rfc_compile.trajectories import Decision, Trajectory
 
 MAX_SCOPES = 8
@@ -49,7 +51,8 @@ class Scope:
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
     counts those that lead. ``courses`` are the decisions of the last whole trajectory
-    of every kind.
+    of every kind. Where every sample decides for itself, ``samples`` holds their
+    trajectories, and none is the running one.
     """
 
     layer: Layer = frozenset()
@@ -58,24 +61,51 @@ class Scope:
     last: Trajectory | None = None
     lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
     courses: dict[Start, Sequence[Decision]] = field(default_factory=dict)
+    samples: Samples = field(default_factory=Samples)
     calls: int = 0
 
     def begin(self, caller: Caller) -> Trajectory:
         """Start a new trajectory; the state of the one before is freed."""
         if self.current is not None:
-            start = tuple(self.current.timesteps[:2])
-            length = len(self.current.timesteps)
-            # an abandoned run is shorter than a whole one that began the same way
-            self.lengths[start] = max(length, self.lengths.get(start, 0))
             self.current.finish()
             self.last = self.current
-            decisions = self.current.decisions
-            if len(decisions) >= len(self.earlier(self.current)):
-                self.courses[_start(self.current)] = decisions
+            self.learn_from(self.current)
         self.current = Trajectory(
             caller.owner, run=caller.run, num_steps=caller.num_steps
         )
         return self.current
+
+    def learn_from(self, ended: Trajectory) -> None:
+        """Note how long trajectories of its kind are, and what is decided in them."""
+        start = tuple(ended.timesteps[:2])
+        # an abandoned run is shorter than a whole one that began the same way
+        self.lengths[start] = max(len(ended.timesteps), self.lengths.get(start, 0))
+        if len(ended.decisions) >= len(self.earlier(ended)):
+            self.courses[_start(ended)] = ended.decisions
+
+    @property
+    def running(self) -> list[Trajectory]:
+        """The trajectories that have not ended."""
+        under_way = [sample.trajectory for sample in self.samples.under_way]
+        known = under_way if self.current is None else [self.current, *under_way]
+        return [trajectory for trajectory in known if not trajectory.finished]
+
+    @property
+    def states(self) -> list[KeptState]:
+        """What the branches of these keep."""
+        return [branch.state for known in self.running for branch in known.branches]
+
+    @property
+    def decisions(self) -> Sequence[Decision]:
+        """Those of the running trajectory, or of all samples."""
+        return (
+            self.samples.decisions if self.current is None else self.current.decisions
+        )
+
+    @property
+    def used(self) -> bool:
+        """Whether a call has been placed in it."""
+        return self.current is not None or bool(self.samples.joined)
 
     def continued(self, caller: Caller) -> Trajectory | None:
         """The running trajectory, None if it has ended or another run has begun."""
@@ -190,8 +220,8 @@ class Scopes:
             for key, scope in list(self._scopes.items()):
                 if ids is None or ids & scope.layer:
                     del self._scopes[key]
-                    if scope.current is not None:
-                        scope.current.finish()
+                    for trajectory in scope.running:
+                        trajectory.finish()
 
     def _drop_layer(self, layer: Layer) -> None:
         self._report.layers.discard(layer)
@@ -216,10 +246,10 @@ _all: weakref.WeakSet[Scopes] = weakref.WeakSet()
 def running() -> list[tuple[str, Trajectory]]:
     """Every trajectory that has not ended, of all graphs, with its owner."""
     return [
-        (scope.current.name, scope.current)
+        (trajectory.name, trajectory)
         for scopes in list(_all)
         for scope in scopes.of(None)
-        if scope.current is not None and not scope.current.finished
+        for trajectory in scope.running
     ]
 
 

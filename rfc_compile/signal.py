@@ -47,7 +47,10 @@ def step_signal(
     """
     predicted = history[0].float()
     for j, change in enumerate(changes(history, len(history) - 1)):
-        predicted = predicted + weights[TAYLOR, j] * change
+        weight = weights[TAYLOR, j]
+        if weight.ndim:  # a weight per sample
+            weight = weight.reshape(-1, *[1] * (change.ndim - 1))
+        predicted = predicted + weight * change
     error = relative_distance(current, predicted)
     moved = [
         relative_distance(now, then) for now, then in zip(latents, before, strict=True)

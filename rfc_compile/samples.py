@@ -1,0 +1,129 @@
+"""The samples that are under way in the calls of one owner, and which a row continues.
+
+    row -> timestep, conditioning, latent
+    sample -> timestep, conditioning, latent of its last call
+
+A row continues the sample whose next step it can be, as ``rfc_compile.trajectories``
+tells it for a whole call. Where it can be that of several, the one with the nearest
+latent: rows may change places, join and leave at every call. No sample is continued by
+two rows, and a row that continues none begins one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
+
+IDLE_CALLS = 8
+"""Calls of its owner that a sample may miss before its state is freed: rows may be
+called in several batches, and with guidance in calls of their own."""
+
+MANY_LEFT = 64
+"""Samples that have left whose decisions are remembered; the oldest goes."""
+
+
+@dataclass(eq=False)
+class Sample:
+    """One sample: a trajectory with a single branch.
+
+    ``number`` counts its owner's samples, ``last_call`` is the owner's call that
+    continued it last.
+    """
+
+    trajectory: Trajectory
+    number: int = -1
+    last_call: int = 0
+
+    @property
+    def branch(self) -> Branch:
+        """Its branch; none once it has left."""
+        (only,) = self.trajectory.branches
+        return only
+
+
+@dataclass
+class Samples:
+    """The samples of one owner, those under way in the order in which they joined."""
+
+    under_way: list[Sample] = field(default_factory=list)
+    left: deque[Sample] = field(default_factory=lambda: deque(maxlen=MANY_LEFT))
+    joined: int = 0
+
+    def note(self, sample: Sample, call: int) -> None:
+        """A call has continued a sample, or begun it."""
+        if sample.number < 0:
+            sample.number = self.joined
+            self.joined += 1
+            self.under_way.append(sample)
+        sample.last_call = call
+
+    def leave(self, sample: Sample) -> None:
+        """No row continues it any more: its state is freed, its decisions stay."""
+        self.under_way.remove(sample)
+        sample.trajectory.finish()
+        self.left.append(sample)
+
+    def gone(self, call: int) -> list[Sample]:
+        """Those that somebody has ended, or that too many calls have missed."""
+        return [
+            sample
+            for sample in self.under_way
+            if sample.trajectory.finished or call - sample.last_call > IDLE_CALLS
+        ]
+
+    @property
+    def trajectories(self) -> list[Trajectory]:
+        """Those known, in the order in which the samples joined."""
+        known = sorted((*self.left, *self.under_way), key=lambda sample: sample.number)
+        return [sample.trajectory for sample in known]
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Of all these trajectories."""
+        return [one for known in self.trajectories for one in known.decisions]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a row is taken for.
+
+    Attributes:
+        sample: the one whose next step it looks like, None for one that begins.
+        mismatch: why it does not continue that sample; None if it does.
+        distance: how far its latent is from that sample's last.
+
+    """
+
+    sample: Sample | None = None
+    mismatch: Mismatch | None = None
+    distance: float = 0.0
+
+
+def continuations(
+    rows: int,
+    pairs: Mapping[tuple[int, Sample], tuple[float, Mismatch | None]],
+) -> list[Continuation]:
+    """What every row of a call is taken for.
+
+    ``pairs`` holds, for rows and samples whose timesteps allow it, how far the latent
+    of the one is from the last of the other, and why it is not its next step.
+    """
+    found = [Continuation() for _ in range(rows)]
+    taken: set[Sample] = set()
+    placed: set[int] = set()
+    ordered = sorted(pairs, key=lambda pair: (pairs[pair][0], pair[0], pair[1].number))
+    fitting = [pair for pair in ordered if pairs[pair][1] is None]
+    similar = [pair for pair in ordered if pairs[pair][1] is not None]
+    for row, sample in (*fitting, *similar):
+        distance, mismatch = pairs[row, sample]
+        if row in placed or sample in taken:
+            continue
+        if mismatch is not None and sample.branch.jumps(distance):
+            continue  # it looks like no step of that sample, so it is another one
+        found[row] = Continuation(sample, mismatch, distance)
+        placed.add(row)
+        taken.add(sample)
+    return found
