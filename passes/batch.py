@@ -108,7 +108,7 @@ def _symbol(size: Any) -> Any:
 def _has_rows(value: Any, symbol: Any, what: str) -> bool:
     """Whether a value has a row per sample; refuses what is neither that nor shared."""
     if not isinstance(value, torch.Tensor):
-        if isinstance(value, torch.SymInt | torch.SymFloat) and _reads([value], symbol):
+        if isinstance(value, torch.SymInt) and _reads([value], symbol):
             raise CannotCache(f"{_WANTED} {what} is computed from it")
         return False
     leading = _reads(value.shape[:1], symbol)
@@ -124,8 +124,8 @@ def _has_rows(value: Any, symbol: Any, what: str) -> bool:
 
 
 def _reads(sizes: Iterable[Any], symbol: Any) -> bool:
-    symbolic = [size for size in sizes if not isinstance(size, int | float)]
-    return any(symbol in size.node.expr.free_symbols for size in symbolic)
+    symbolic = [size for size in sizes if not isinstance(size, int)]
+    return any(symbol in size_expression(size).free_symbols for size in symbolic)
 
 
 def _check_kept(regions: Regions, symbol: Any) -> None:

@@ -30,7 +30,6 @@ from rfc_compile.by_timestep import ByTimestep
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller, current_caller
 from rfc_compile.config import Options
-from rfc_compile.dispatch import NOT_FINITE
 from rfc_compile.inner import LazyGraph
 from rfc_compile.mixing import MIXES, smallest_batch
 from rfc_compile.observe import GraphReport
@@ -41,9 +40,9 @@ from rfc_compile.readback import read_all
 from rfc_compile.routes import Pool
 from rfc_compile.row_facts import Row, farthest, look_at
 from rfc_compile.rows import pick, put, stacked, write_back, written_slots
-from rfc_compile.samples import Continuation, Sample, continuations
+from rfc_compile.samples import Continuation, Pair, Sample, continuations
 from rfc_compile.scopes import Scope
-from rfc_compile.signal import Signal
+from rfc_compile.signal import NOT_FINITE, Signal
 from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
 from rfc_compile.weights import Reading
 
@@ -122,7 +121,8 @@ class BySample(ByTimestep):
             if one.sample.trajectory.complete:
                 self._leave(scope, one.sample)
         newest = [one.sample.trajectory.decisions[-1] for one in placed]
-        self._watch_weights(min(newest, key=lambda x: (x.full, x.reason != "weights")))
+        telling = min(newest, key=lambda d: (d.full, d.reason != "weights"))
+        self._changes_of_weights.note(telling)  # once, however many rows begin anew
         return outputs
 
     def _leave(self, scope: Scope, sample: Sample) -> None:
@@ -152,22 +152,20 @@ class BySample(ByTimestep):
                 for sample in candidates
             ]
         )
-        found = continuations(
-            len(rows),
-            {
-                (i, sample): (away[i], self._mismatch(sample, row, away[i], weights))
-                for sample, away in zip(candidates, distances, strict=True)
-                for i, row in enumerate(rows)
-                if math.isfinite(away[i])
-                and sample.trajectory.place(row.timestep) == "next"
-            },
-        )
-        refused = [
-            x.mismatch.changed for x in found if x.mismatch and x.mismatch.changed
+        pairs = [
+            Pair(i, sample, row.timestep, distance, mismatch)
+            for sample, away in zip(candidates, distances, strict=True)
+            for i, (row, distance) in enumerate(zip(rows, away, strict=True))
+            if math.isfinite(distance)
+            and sample.trajectory.place(row.timestep) == "next"
+            for mismatch in [self._mismatch(sample, row, distance, weights)]
         ]
-        if refused:  # of one call one lesson: what all of these rows have changed
-            changed = frozenset.intersection(*refused)
-            self._learn_varying(Mismatch("conditioning", changed))
+        found = continuations(len(rows), pairs)
+        mismatches = [x.mismatch for x in found if x.mismatch is not None]
+        changed = [mismatch.changed for mismatch in mismatches if mismatch.changed]
+        if changed:  # one lesson, of what all of these rows have changed
+            common = frozenset.intersection(*changed)
+            self._learn_varying(Mismatch("conditioning", common))
         return found
 
     def _mismatch(

@@ -33,22 +33,17 @@ from rfc_compile.routes import (
 )
 from rfc_compile.schedules import Position, guarded_limit
 from rfc_compile.scopes import Key, LayerShapes, Scope, Scopes
-from rfc_compile.signal import Signal
+from rfc_compile.signal import NOT_FINITE, Signal
 from rfc_compile.sizes import SizeBinding
 from rfc_compile.state import KeptState, geometry_of
 from rfc_compile.torch_internals import without_autocast
 from rfc_compile.trajectories import Branch, Decision, Trajectory
-from rfc_compile.weights import Reading, WeightsReader
+from rfc_compile.weights import ChangesOfWeights, Reading, WeightsReader
 
 _serials = itertools.count()
 
 MANY_FIRST_STEPS = 4
 """Branches that may begin alike, as runs that are interleaved by hand do."""
-
-MANY_CHANGES = 3
-"""Changes of the weights without a cached step between them that are worth a word."""
-
-NOT_FINITE = "the input holds NaN or Inf (or is all zero): such steps run uncached"
 
 
 class Dispatcher(ABC):
@@ -83,7 +78,7 @@ class Dispatcher(ABC):
             report=report,
         )
         self._weights = WeightsReader(owned_by_modules(specialized, inputs, count))
-        self._changes_of_weights = 0
+        self._changes_of_weights = ChangesOfWeights(report)
         self._sizes = SizeBinding(layout, specialized.examples[:count])
         self._routes = routes_of(specialized, layout.slots)
         self._computes = type(self), computation_of(specialized)
@@ -136,9 +131,8 @@ class Dispatcher(ABC):
             before = other._scopes.take(caller.owner, key)
             if before is None or not before.used:
                 continue
-            states = before.states
-            if all(state.geometry == slots for state in states):
-                for state in states:
+            if all(state.geometry == slots for state in before.states):
+                for state in before.states:
                     state.layout = self._layout
                 self._scopes.put(caller.owner, key, before)
                 return before
@@ -297,7 +291,7 @@ class Dispatcher(ABC):
         self, call: Call, trajectory: Trajectory, decision: Decision, *, keep: bool
     ) -> None:
         """Let other graphs of the model follow a decision."""
-        self._watch_weights(decision)
+        self._changes_of_weights.note(decision)
         model_call.begin(
             self._serial,
             call.caller,
@@ -336,17 +330,6 @@ class Dispatcher(ABC):
             return call.trajectory
         call.branch.index = 0
         return call.scope.begin(call.caller)
-
-    def _watch_weights(self, decision: Decision) -> None:
-        if not decision.full:
-            self._changes_of_weights = 0
-        elif decision.reason == "weights":
-            self._changes_of_weights += 1
-            if self._changes_of_weights == MANY_CHANGES:
-                self.report.fall_back(
-                    "the weights, or numbers of modules as an adapter's scale, change "
-                    "from step to step: such steps run uncached"
-                )
 
     @abstractmethod
     def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:

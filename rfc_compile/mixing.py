@@ -56,7 +56,7 @@ def smallest_batch(trial: Trial, batch: Batch, arguments: Sequence[Any]) -> int 
         except (
             RuntimeError,
             AssertionError,
-        ):  # strides or sizes were taken for granted
+        ):  # sizes were taken for granted
             continue
         if _same(alone, whole, [0]):
             return fewest

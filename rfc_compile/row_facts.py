@@ -29,7 +29,7 @@ class Row:
     Attributes:
         timestep: its timestep; the mean where it has several.
         conditioning: fingerprints of its conditioning inputs.
-        change: of its latent from nothing: 1, or NaN if it holds NaN, Inf or only zeros.
+        change: of its latent from zeros: 1, or NaN if it holds NaN, Inf or zeros only.
 
     """
 
@@ -49,8 +49,10 @@ def look_at(batch: Batch, timestep: int, arguments: Sequence[Any]) -> list[Row]:
 
     def by_row(position: int) -> Tensor:
         """The values of an input, one row for all where they share it."""
-        rows = count if position in batch.rows else 1
-        return torch.as_tensor(arguments[position]).reshape(rows, -1)
+        value = arguments[position]
+        if not isinstance(value, Tensor):
+            value = torch.tensor(value, dtype=torch.float64)
+        return value.reshape(count if position in batch.rows else 1, -1)
 
     latents = [arguments[i] for i in batch.latents]
     times, changes, *prints = read_all(

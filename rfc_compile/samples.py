@@ -11,8 +11,9 @@ two rows, and a row that continues none begins one.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
@@ -87,6 +88,39 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A row and a sample whose next step it may be, by its timestep.
+
+    Attributes:
+        row: index of the row.
+        sample: the sample.
+        timestep: that of the row.
+        distance: how far the row's latent is from the sample's last.
+        mismatch: why the row is not the sample's next step; None if it is.
+
+    """
+
+    row: int
+    sample: Sample
+    timestep: float
+    distance: float
+    mismatch: Mismatch | None
+
+    @property
+    def cost(self) -> float:
+        """Less for the likelier of two samples that a row may continue.
+
+        Runs from one noise with other numbers of steps lie side by side: only the
+        timestep that comes next tells them apart.
+        """
+        *_, before, last = (math.nan, *self.sample.trajectory.timesteps)
+        if math.isnan(before):
+            return self.distance
+        gap = last - before
+        return self.distance * (1 + abs((self.timestep - last - gap) / gap))
+
+
+@dataclass(frozen=True)
 class Continuation:
     """What a row is taken for.
 
@@ -102,28 +136,21 @@ class Continuation:
     distance: float = 0.0
 
 
-def continuations(
-    rows: int,
-    pairs: Mapping[tuple[int, Sample], tuple[float, Mismatch | None]],
-) -> list[Continuation]:
-    """What every row of a call is taken for.
-
-    ``pairs`` holds, for rows and samples whose timesteps allow it, how far the latent
-    of the one is from the last of the other, and why it is not its next step.
-    """
+def continuations(rows: int, pairs: Iterable[Pair]) -> list[Continuation]:
+    """What every row of a call is taken for."""
     found = [Continuation() for _ in range(rows)]
     taken: set[Sample] = set()
     placed: set[int] = set()
-    ordered = sorted(pairs, key=lambda pair: (pairs[pair][0], pair[0], pair[1].number))
-    fitting = [pair for pair in ordered if pairs[pair][1] is None]
-    similar = [pair for pair in ordered if pairs[pair][1] is not None]
-    for row, sample in (*fitting, *similar):
-        distance, mismatch = pairs[row, sample]
-        if row in placed or sample in taken:
+
+    def order(pair: Pair) -> tuple[bool, float, int, int]:
+        return pair.mismatch is not None, pair.cost, pair.row, pair.sample.number
+
+    for pair in sorted(pairs, key=order):
+        if pair.row in placed or pair.sample in taken:
             continue
-        if mismatch is not None and sample.branch.jumps(distance):
-            continue  # it looks like no step of that sample, so it is another one
-        found[row] = Continuation(sample, mismatch, distance)
-        placed.add(row)
-        taken.add(sample)
+        if pair.mismatch is not None and pair.sample.branch.jumps(pair.distance):
+            continue  # like no step of that sample: another image's
+        found[pair.row] = Continuation(pair.sample, pair.mismatch, pair.distance)
+        placed.add(pair.row)
+        taken.add(pair.sample)
     return found

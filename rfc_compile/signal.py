@@ -23,6 +23,9 @@ from rfc_compile.estimators.base import TAYLOR, changes
 LARGEST = 1e6
 """Conditioning is told apart below this magnitude."""
 
+NOT_FINITE = "the input holds NaN or Inf (or is all zero): such steps run uncached"
+"""What users are told of a step whose signal is not finite."""
+
 TAYLOR_ORDER = 2
 """Highest order of the input's prediction (PAPER.md uses up to 2)."""
 

@@ -15,11 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from rfc_compile.routes import picker
+
+if TYPE_CHECKING:
+    from rfc_compile.observe import GraphReport
+    from rfc_compile.trajectories import Decision
+
+MANY_CHANGES = 3
+"""Changes of the weights without a cached step between them that are worth a word."""
 
 Reading = tuple[Any, ...]
 """What the weights of a call show; equal for equal weights."""
@@ -45,6 +52,26 @@ class WeightsReader:
         except RuntimeError:  # tensors made in inference mode count nothing
             written = sum(map(_version, static))
         return written, *map(_owned_reading, self._owned(arguments))
+
+
+class ChangesOfWeights:
+    """Counts changes of the weights without a cached step between them."""
+
+    def __init__(self, report: GraphReport) -> None:
+        self._report = report
+        self._count = 0
+
+    def note(self, decision: Decision) -> None:
+        """A step has been decided."""
+        if not decision.full:
+            self._count = 0
+        elif decision.reason == "weights":
+            self._count += 1
+            if self._count == MANY_CHANGES:
+                self._report.fall_back(
+                    "the weights, or numbers of modules as an adapter's scale, change "
+                    "from step to step: such steps run uncached"
+                )
 
 
 _counter = attrgetter("_version")
