@@ -11,7 +11,7 @@ no sample reads another one's row is not seen here (rfc_compile.mixing).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,16 +111,17 @@ def _has_rows(value: Any, symbol: Any, what: str) -> bool:
         if isinstance(value, torch.SymInt) and _reads([value], symbol):
             raise CannotCache(f"{_WANTED} {what} is computed from it")
         return False
-    leading = _reads(value.shape[:1], symbol)
-    if leading and size_expression(value.shape[0]) != symbol:
-        raise CannotCache(f"{_WANTED} {what} has {value.shape[0]} rows for {symbol}")
+    leading: Sequence[Any] = value.shape[:1]
+    has_rows = _reads(leading, symbol)
+    if has_rows and size_expression(leading[0]) != symbol:
+        raise CannotCache(f"{_WANTED} {what} has {leading[0]} rows for {symbol}")
     if _reads([*value.shape[1:], *value.stride()[1:]], symbol):
         raise CannotCache(
             f"{_WANTED} {what} has it behind its first dimension, or another size that "
             f"was the same: {tuple(value.shape)}. In the latter case mark the batch of "
             "every input by torch._dynamo.mark_dynamic(input, 0)"
         )
-    return leading
+    return has_rows
 
 
 def _reads(sizes: Iterable[Any], symbol: Any) -> bool:

@@ -87,22 +87,21 @@ def serve(
     arrivals: Sequence[tuple[int, Request]],
     batches: Callable[[list[Request]], Sequence[Sequence[Request]]] | None = None,
 ) -> list[Request]:
-    """Run requests, each from a call on; returns them in the order of joining.
+    """Run requests, each from a call on; returns them.
 
     ``batches`` splits and orders what is under way; by default it is one batch whose
     rows are in turn in this order and in the opposite one.
     """
-    joined: list[Request] = []
+    requests = [request for _, request in arrivals]
     for call in itertools.count():
+        if all(request.finished for request in requests):
+            break
         under_way = [x for at, x in arrivals if at <= call and not x.finished]
-        if not under_way and all(request.finished for _, request in arrivals):
-            return joined
-        parts = [under_way[:: 1 if call % 2 else -1]]
+        parts = [under_way[:: -1 if call % 2 else 1]]
         for batch in parts if batches is None else batches(under_way):
-            joined += [request for request in batch if request not in joined]
             if batch:
                 step(model, batch)
-    raise AssertionError("requests end")
+    return requests
 
 
 Kinds = list[tuple[int, float, bool, str]]
