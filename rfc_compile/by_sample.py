@@ -158,6 +158,7 @@ class BySample(ByTimestep):
             for i, (row, distance) in enumerate(zip(rows, away, strict=True))
             if math.isfinite(distance)
             and sample.trajectory.place(row.timestep) == "next"
+            and self._may_be(sample, row, distance)
             for mismatch in [self._mismatch(sample, row, distance, weights)]
         ]
         found = continuations(len(rows), pairs)
@@ -167,6 +168,15 @@ class BySample(ByTimestep):
             common = frozenset.intersection(*changed)
             self._learn_varying(Mismatch("conditioning", common))
         return found
+
+    def _may_be(self, sample: Sample, row: Row, change: float) -> bool:
+        """Whether a row is of a sample's image, which then may have been disturbed.
+
+        Another latent and another conditioning are another image.
+        """
+        signal = Signal((), change, row.conditioning, row.finite)
+        another = sample.branch.differing(signal) - self._varying
+        return not (another and sample.branch.jumps(change))
 
     def _mismatch(
         self, sample: Sample, row: Row, change: float, weights: Reading
@@ -293,10 +303,12 @@ class BySample(ByTimestep):
         """Whether the model keeps samples apart, tried out at the first whole batch."""
         if self._mixes:
             return False
-        if not all(row.finite for row in rows):
+        usable = [i for i, row in enumerate(rows) if row.finite]
+        if len(usable) < 2:
             self.report.fall_back(NOT_FINITE)
             return False
-        smallest = smallest_batch(self._trial, self._batch, arguments)
+        given = pick(self._batch, arguments, usable)
+        smallest = smallest_batch(self._trial, self._batch, given)
         if smallest is None:
             self._mixes = True
             self.report.fall_back(MIXES)

@@ -148,8 +148,6 @@ def continuations(rows: int, pairs: Iterable[Pair]) -> list[Continuation]:
     for pair in sorted(pairs, key=order):
         if pair.row in placed or pair.sample in taken:
             continue
-        if pair.mismatch is not None and pair.sample.branch.jumps(pair.distance):
-            continue  # like no step of that sample: another image's
         found[pair.row] = Continuation(pair.sample, pair.mismatch, pair.distance)
         placed.add(pair.row)
         taken.add(pair.sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 import rfc_compile
 from rfc_compile.glyph import initial_noise, make_scheduler
+from rfc_compile.trajectories import Decision
 
 
 class Request:
@@ -107,22 +108,27 @@ def serve(
 Kinds = list[tuple[int, float, bool, str]]
 
 
-def kinds(statistics: rfc_compile.Statistics) -> Kinds:
+def kinds(decisions: Iterable[Decision]) -> Kinds:
     """What was decided at every step, and why."""
-    return [(d.step, d.timestep, d.full, d.reason) for d in statistics.decisions]
+    return [(d.step, d.timestep, d.full, d.reason) for d in decisions]
 
 
 @dataclass
 class Alone:
-    """What became of a request by itself."""
+    """What became of a request by itself, and its trajectories (mostly one)."""
 
     image: Tensor
-    decisions: Kinds
+    trajectories: list[Kinds]
 
 
 def alone(model: Any, request: Request) -> Alone:
     """Run a request by itself; ``model`` decides about batches as a whole."""
     rfc_compile.reset(model)
+    trajectories: list[Kinds] = []
     while not request.finished:
         step(model, [request])
-    return Alone(request.x, kinds(rfc_compile.stats(model)))
+        decisions = kinds(rfc_compile.stats(model).decisions)
+        if len(decisions) == 1:
+            trajectories.append(decisions)
+        trajectories[-1] = decisions
+    return Alone(request.x, trajectories)
