@@ -136,7 +136,9 @@ def make_step_graph(
     ancestry = Ancestry(captured.gm.graph)
     watched = watched_value(captured.regions, captured.inputs, ancestry).name
     latents = [node.name for node in captured.inputs.latents]
-    conditioning = [node.name for node in captured.inputs.conditioning]
+    conditioning = [
+        node.name for node in captured.inputs.conditioning if not keeping.per_sample
+    ]  # where every sample decides, the host tells samples apart before the probe
     passes: list[tuple[str, Callable[[fx.GraphModule], fx.GraphModule]]] = [
         ("outline", lambda gm: outline(gm, captured.regions.found)),
         (

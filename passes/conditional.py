@@ -34,7 +34,10 @@ from rfc_compile.passes.tracing import Tracer
 from rfc_compile.signal import signal_order, step_signal
 
 WEIGHT_ROWS = 2
-"""Taylor, valid: the rows of the step weights (rfc_compile.estimators.base)."""
+"""Taylor, valid: the rows of the step weights (rfc_compile.estimators.base).
+
+Of shape (2, M), or (2, M, B) for a batch of B whose samples have weights of their own.
+"""
 
 
 def decide(signal: Tensor, conditioning: int, limit: Tensor) -> bool:
@@ -96,7 +99,8 @@ def make_conditional(
     width = max(keeping.estimator.order, order)
     device = seen.meta["val"].device
     with fake_mode:
-        weights_example = torch.empty(WEIGHT_ROWS, width, device=device)
+        batch = seen.meta["val"].shape[:1] if keeping.per_sample else ()
+        weights_example = torch.empty(WEIGHT_ROWS, width, *batch, device=device)
         limit_example = torch.empty((), device=device)
     slots = {ring.name: _placeholders(gm, ring) for ring in rings}
     weights = _placeholder(gm, "weights", weights_example)

@@ -39,12 +39,14 @@ class Keeping:
         estimator: what predicts from them.
         dtype: of kept inputs and outputs; None for their own.
         input_sketch: one token in this many of an input is kept.
+        per_sample: whether every sample of a batch has step weights of its own.
 
     """
 
     estimator: Estimator
     dtype: torch.dtype | None = None
     input_sketch: int = 1
+    per_sample: bool = False
 
     def of_input(self, node: fx.Node, watched: fx.Node) -> Storage:
         """The storage of an input; of the watched one for the signal, too."""

@@ -7,6 +7,7 @@ Anything that cannot be cached goes to the inner backend as it is, with one warn
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,10 @@ from torch import fx
 
 from rfc_compile import observe, torch_internals
 from rfc_compile.by_latent import ByLatent
+from rfc_compile.by_sample import BySample
 from rfc_compile.by_timestep import ByTimestep
 from rfc_compile.config import Options
+from rfc_compile.dispatch import Dispatcher
 from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.fallback import OrUncached
 from rfc_compile.inner import LazyGraph, compile_inner, compile_later
@@ -26,12 +29,17 @@ from rfc_compile.integrations import adapters, diffusers
 from rfc_compile.observe import GraphReport, PassObserver
 from rfc_compile.passes import few_rows, fold_repeats, specialize
 from rfc_compile.pieces import Uncached
-from rfc_compile.plan import make_plan
+from rfc_compile.plan import Plan, make_plan
 from rfc_compile.ranks import find_groups, meeting
 from rfc_compile.subclasses import unwrapping, wrapped_parameters
 from rfc_compile.tuned import TunedOptions
 
 log = logging.getLogger(__name__)
+
+RANKS_AND_SAMPLES = (
+    'decide="sample" is not possible where several ranks share the computation of a '
+    "model: leave it out, so that they decide for the batch"
+)
 
 
 def rfc(
@@ -92,11 +100,10 @@ def _cached(
     options = plan.options
     schedule = options.make_schedule()
     groups = find_groups(plan.captured.gm, example_inputs, options.process_group)
-    specialized = specialize(
-        plan.step_graph,
-        probe=not schedule.static or bool(groups),
-        apart=not plan.timed,
-    )
+    if groups and plan.batch is not None:
+        raise CannotCache(RANKS_AND_SAMPLES)
+    looks = not schedule.static or bool(groups) or plan.batch is not None
+    specialized = specialize(plan.step_graph, probe=looks, apart=not plan.timed)
     if options.inner == "inductor":  # it needs a compiler that fuses
         for graph in (specialized.probe, specialized.cached):
             if graph is not None:
@@ -111,8 +118,10 @@ def _cached(
     if symbolic:
         for lazy in graphs.values():  # guards on sizes are only kept while Dynamo runs
             lazy.compile()
+    if plan.batch is not None:
+        plan.batch.check()
     ranks = meeting(groups, specialized, options, report)
-    dispatcher = (ByTimestep if plan.timed else ByLatent)(
+    dispatcher = _kind(plan)(
         specialized, graphs, plan.layout, options, report, plan.captured.inputs, ranks
     )
     report.dispatcher = weakref.ref(dispatcher)
@@ -124,6 +133,12 @@ def _cached(
         ),
         report,
     )
+
+
+def _kind(plan: Plan) -> Callable[..., Dispatcher]:
+    if plan.batch is not None:
+        return functools.partial(BySample, batch=plan.batch)
+    return ByTimestep if plan.timed else ByLatent
 
 
 def _refuse_gradients(example_inputs: Sequence[Any]) -> None:

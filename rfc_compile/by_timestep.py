@@ -129,11 +129,7 @@ class ByTimestep(Dispatcher):
                 return result
             refused = result
         if refused is not None and trajectory.place(timestep) == "next":
-            for i in scope.learn_varying(refused):
-                self.report.note(
-                    f"the input {self._conditioning_names[i]} changes at every step: "
-                    "it is not used to tell one prompt from another"
-                )
+            self._learn_varying(scope, refused)
             trajectory, step = scope.begin(caller), 0
         elif trajectory.full_up:
             trajectory, step = scope.begin(caller), 0
@@ -147,6 +143,14 @@ class ByTimestep(Dispatcher):
         )
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
         return result
+
+    def _learn_varying(self, scope: Scope, refused: Mismatch) -> None:
+        """Stop comparing a conditioning input that changes at every step."""
+        for i in scope.learn_varying(refused):
+            self.report.note(
+                f"the input {self._conditioning_names[i]} changes at every step: "
+                "it is not used to tell one prompt from another"
+            )
 
     def _expected(
         self,

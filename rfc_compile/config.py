@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 GRANULARITIES = ("module", "block", "stack")
 DECISIONS = ("sync", "lagged")
+DECIDERS = ("batch", "sample")
 TIMES = ("noise", "step")
 
 CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time", "threshold")
@@ -73,6 +74,9 @@ class Options:
             the host waits for; ``lagged``, that of the branch's step before, if it was
             cached: in a run that a pipeline announces the host waits for nothing; with
             ``time="noise"`` from the second run on, for a first one reads timesteps.
+        decide: who is full or cached: ``batch``, a call as a whole, by its worst
+            sample; ``sample``, every sample of a batch for itself, each at a timestep
+            of its own, for a batch whose size may change (``dynamic=True``).
         time: what Taylor extrapolation takes for time: ``step``, the index of the step;
             ``noise``, the noise level that the timestep stands for
             (``rfc_compile.noise``), where it is known. None is ``noise`` for whole
@@ -119,6 +123,7 @@ class Options:
     max_cached_run: int | Literal["auto"] | None = "auto"
     final_full: int = 0
     decision: str = "sync"
+    decide: str = "batch"
     time: str | None = None
     ridge: float = 0.5
     cache_dtype: str | None = None
@@ -140,6 +145,7 @@ class Options:
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("granularity", self.granularity, GRANULARITIES)
         one_of("decision", self.decision, DECISIONS)
+        one_of("decide", self.decide, DECIDERS)
         self._choose_by_granularity()
         assert self.estimator is not None
         orders = ESTIMATORS[self.estimator].orders
@@ -311,7 +317,9 @@ class Options:
     def make_keeping(self) -> Keeping:
         """How these options have the values of regions kept."""
         dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
-        return Keeping(self.make_estimator(), dtype, self.input_sketch)
+        return Keeping(
+            self.make_estimator(), dtype, self.input_sketch, self.decide == "sample"
+        )
 
     @property
     def has_target(self) -> bool:

@@ -36,11 +36,11 @@ from rfc_compile.routes import (
 )
 from rfc_compile.schedules import guarded_limit
 from rfc_compile.scopes import Key, LayerShapes, Scope, Scopes
-from rfc_compile.signal import Signal
+from rfc_compile.signal import NOT_FINITE, Signal
 from rfc_compile.sizes import SizeBinding
 from rfc_compile.state import KeptState, geometry_of
 from rfc_compile.torch_internals import without_autocast
-from rfc_compile.trajectories import Branch, Decision
+from rfc_compile.trajectories import Branch, Decision, Trajectory
 from rfc_compile.weights import ChangesOfWeights, Reading, WeightsReader
 
 _serials = itertools.count()
@@ -81,7 +81,7 @@ class Dispatcher(ABC):
             report=report,
         )
         self._weights = WeightsReader(owned_by_modules(specialized, inputs, count))
-        self._changes_of_weights = ChangesOfWeights()
+        self._changes_of_weights = ChangesOfWeights(report)
         self._sizes = SizeBinding(layout, specialized.examples[:count])
         self._routes = routes_of(specialized, layout.slots)
         self._computes = type(self), computation_of(specialized)
@@ -126,7 +126,7 @@ class Dispatcher(ABC):
         It does so to make a graph more general: for other sizes, strides or numbers.
         """
         scope = self._scopes.get(caller.owner, key)
-        if scope.current is not None:
+        if scope.used:
             return scope
         slots = geometry_of(self._layout, self._sizes.bind(arguments))
         for other in observe.dispatchers_with(key[0][0]):
@@ -297,10 +297,7 @@ class Dispatcher(ABC):
         weights = call.branch.state.computed_with
         call.branch.state = self._new_state(call.arguments, weights)
         call.branch.followers.clear()
-        self.report.fall_back(
-            "an input holds NaN or Inf (or the latent is all zero): such steps run "
-            "uncached"
-        )
+        self.report.fall_back(NOT_FINITE)
 
     def _accept(
         self,
@@ -340,20 +337,26 @@ class Dispatcher(ABC):
         branch.advance(call.step, full=full)
         trajectory.decisions.append(decision)
         log_decision(trajectory.name, decision)
-        self._changes_of_weights.note(decision, self.report)
+        self._announce(call, trajectory, decision, keep=finite)
+        if history is not None and finite:
+            branch.state.record(call.step, history)
+
+    def _announce(
+        self, call: Call, trajectory: Trajectory, decision: Decision, *, keep: bool
+    ) -> None:
+        """Let other graphs of the model follow a decision."""
+        self._changes_of_weights.note(decision)
         model_call.begin(
             self._serial,
             call.caller,
-            branch,
+            call.branch,
             call.step,
             trajectory=trajectory,
             timestep=call.timestep,
-            full=full,
-            keep=finite,
+            full=decision.full,
+            keep=keep,
             ranks=self.ranks,
         )
-        if history is not None and finite:
-            branch.state.record(call.step, history)
 
     @abstractmethod
     def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:

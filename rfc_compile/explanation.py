@@ -152,6 +152,10 @@ class Statistics:
         sketch_error: with ``input_sketch``, the relative standard error of the norm of
             an input's last change, mean over inputs and samples; None without.
         last: the trajectory before this one, None if there was none.
+        samples: with ``decide="sample"`` every sample's, in the order in which they
+            joined, the last 64 of those that have left among them. The numbers above
+            are then sums, ``steps`` the most, and ``branch`` of a decision is the index
+            of its sample.
 
     """
 
@@ -164,6 +168,7 @@ class Statistics:
     host_seconds: float = 0.0
     sketch_error: float | None = None
     last: Statistics | None = None
+    samples: tuple[Statistics, ...] = ()
 
     def plot(self) -> Figure:
         """The prediction error and the decisions, with their reasons, step by step.

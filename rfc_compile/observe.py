@@ -220,13 +220,16 @@ def _state_bytes(reports: Sequence[GraphReport], ids: Set[int] | None) -> int:
 def stats(model: nn.Module | None = None) -> Statistics:
     """The current trajectory of a compiled model, the one before it in ``.last``.
 
-    With several graphs, shapes or owners: the one that ran most recently.
+    With several graphs, shapes or owners: the one that ran most recently. With
+    ``decide="sample"`` it sums up the samples, each of which is in ``.samples``.
     """
     newest = newest_run(model)
     if newest is None:
         return Statistics()
     scope, dispatcher = newest
     with scope.lock:  # not in the midst of another thread's step
+        if scope.samples.joined:
+            return _of_samples(scope, dispatcher)
         last = None if scope.last is None else _statistics(scope.last, dispatcher)
         if scope.current is None:
             return Statistics(last=last)
@@ -290,6 +293,24 @@ def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
         graph_seconds={name: graph.seconds for name, graph in graphs.items()},
         host_seconds=dispatcher.seconds - inside,
         sketch_error=_sketch_error(trajectory),
+    )
+
+
+def _of_samples(scope: Scope, dispatcher: Dispatcher) -> Statistics:
+    samples = tuple([_statistics(x, dispatcher) for x in scope.samples.trajectories])
+    errors = [x.sketch_error for x in samples if x.sketch_error is not None]
+    return replace(
+        samples[-1],
+        nfc=sum(sample.nfc for sample in samples),
+        steps=max(sample.steps for sample in samples),
+        decisions=tuple(
+            replace(decision, branch=number)
+            for number, sample in enumerate(samples)
+            for decision in sample.decisions
+        ),
+        cache_bytes=sum(sample.cache_bytes for sample in samples),
+        sketch_error=sum(errors) / len(errors) if errors else None,
+        samples=samples,
     )
 
 

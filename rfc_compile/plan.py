@@ -24,6 +24,7 @@ from rfc_compile.passes import (
     fit_budget,
     make_step_graph,
 )
+from rfc_compile.passes.batch import Batch, find_batch
 from rfc_compile.passes.rings import input_ring, own_ring, stored_in
 from rfc_compile.streams import find_streams
 from rfc_compile.subclasses import with_plain_parameters
@@ -39,6 +40,7 @@ class Plan:
         layout: the state that it takes.
         fake_mode: Dynamo's, in which the graph was traced.
         options: those given, with what is chosen by the graph.
+        batch: how the samples lie in the inputs, where every one decides for itself.
 
     """
 
@@ -47,6 +49,7 @@ class Plan:
     layout: StateLayout
     fake_mode: Any
     options: Options
+    batch: Batch | None = None
 
     @property
     def timed(self) -> bool:
@@ -106,14 +109,22 @@ def capture(
 def complete_plan(
     captured: Captured, options: Options, report: GraphReport, observe: Observer
 ) -> Plan:
-    """The second half: rewrites the captured graph and sizes the state."""
+    """The second half: rewrites the captured graph and sizes the state.
+
+    Raises:
+        CannotCache: its samples cannot decide for themselves.
+
+    """
     fake_mode = torch_internals.dynamo_fake_mode()
     options = _for_graph(options, captured)
     keeping = options.make_keeping()
+    batch = None
+    if keeping.per_sample:
+        batch = find_batch(captured.gm, captured.inputs, captured.regions)
     step_graph = make_step_graph(captured, keeping, fake_mode, observe)
     layout: StateLayout = step_graph.meta["rfc_state"]
     _report_state(report, captured, layout)
-    return Plan(captured, step_graph, layout, fake_mode, options)
+    return Plan(captured, step_graph, layout, fake_mode, options, batch)
 
 
 def _granularity(options: Options) -> str:

@@ -25,6 +25,16 @@ def copy_to_host(packed: Tensor) -> tuple[Tensor, Any]:
     return host, event
 
 
+def read_all(tensors: Sequence[Tensor]) -> list[list[Any]]:
+    """The values of tensors, of one device or on the host, in one copy at most."""
+    far = [tensor for tensor in tensors if not on_host(tensor)]
+    arrived = iter(Readback(far).values() if far else ())
+    return [
+        (tensor if on_host(tensor) else next(arrived)).reshape(-1).tolist()
+        for tensor in tensors
+    ]
+
+
 class Readback:
     """One copy of several tensors of one device, packed as bytes."""
 

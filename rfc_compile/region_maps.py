@@ -32,9 +32,9 @@ def maps_of(
     shares: dict[int, float] = {}
     errors: dict[int, dict[str, float]] = {}
     scope, leader = run or (None, None)
-    if scope is not None and leader is not None and scope.current is not None:
+    if scope is not None and leader is not None and scope.decisions:
         with scope.lock:  # not in the midst of another thread's step
-            decisions = scope.current.decisions
+            decisions = scope.decisions
             cached = sum(not decision.full for decision in decisions)
             shares[leader.report.number] = cached / max(len(decisions), 1)
             for report, state in kept_states(scope, reports):

@@ -21,8 +21,9 @@ from rfc_compile.caller import Caller
 from rfc_compile.observe import GraphReport
 from rfc_compile.passes import StateLayout
 from rfc_compile.routes import picker
+from rfc_compile.samples import Samples
 from rfc_compile.signal import Signal
-from rfc_compile.state import Geometry
+from rfc_compile.state import Geometry, KeptState
 from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
 
 MAX_SCOPES = 8
@@ -60,8 +61,9 @@ class Scope:
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
     counts those that lead. ``courses`` are the decisions of the last whole trajectory
     of every kind. ``changes`` counts, for conditioning inputs, the steps in a row that
-    were refused for them; ``varying`` are those that are no longer compared. Calls that
-    lead hold the ``lock``.
+    were refused for them; ``varying`` are those that are no longer compared. Where
+    every sample decides for itself, ``samples`` holds their trajectories, and none is
+    the running one. Calls that lead hold the ``lock``.
     """
 
     layer: Layer = frozenset()
@@ -70,6 +72,7 @@ class Scope:
     last: Trajectory | None = None
     lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
     courses: dict[Start, Sequence[Decision]] = field(default_factory=dict)
+    samples: Samples = field(default_factory=Samples)
     calls: int = 0
     changes: dict[int, int] = field(default_factory=dict)
     varying: set[int] = field(default_factory=set)
@@ -78,19 +81,45 @@ class Scope:
     def begin(self, caller: Caller) -> Trajectory:
         """Start a new trajectory; the state of the one before is freed."""
         if self.current is not None:
-            start = tuple(self.current.timesteps[:2])
-            length = len(self.current.timesteps)
-            # an abandoned run is shorter than a whole one that began the same way
-            _remember(self.lengths, start, max(length, self.lengths.get(start, 0)))
             self.current.finish()
             self.last = self.current
-            decisions = self.current.decisions
-            if len(decisions) >= len(self.earlier(self.current)):
-                _remember(self.courses, _start(self.current), decisions)
+            self.learn_from(self.current)
         self.current = Trajectory(
             caller.owner, run=caller.run, num_steps=caller.num_steps
         )
         return self.current
+
+    def learn_from(self, ended: Trajectory) -> None:
+        """Note how long trajectories of its kind are, and what is decided in them."""
+        start, length = tuple(ended.timesteps[:2]), len(ended.timesteps)
+        # an abandoned run is shorter than a whole one that began the same way
+        _remember(self.lengths, start, max(length, self.lengths.get(start, 0)))
+        if len(ended.decisions) >= len(self.earlier(ended)):
+            _remember(self.courses, _start(ended), ended.decisions)
+
+    @property
+    def running(self) -> list[Trajectory]:
+        """The trajectories that have not ended."""
+        under_way = [sample.trajectory for sample in self.samples.under_way]
+        known = under_way if self.current is None else [self.current, *under_way]
+        return [trajectory for trajectory in known if not trajectory.finished]
+
+    @property
+    def states(self) -> list[KeptState]:
+        """What the branches of these keep."""
+        return [branch.state for known in self.running for branch in known.branches]
+
+    @property
+    def decisions(self) -> Sequence[Decision]:
+        """Those of the running trajectory, or of all samples."""
+        return (
+            self.samples.decisions if self.current is None else self.current.decisions
+        )
+
+    @property
+    def used(self) -> bool:
+        """Whether a call has been placed in it."""
+        return self.current is not None or bool(self.samples.joined)
 
     def continued(self, caller: Caller) -> Trajectory | None:
         """The running trajectory, None if it has ended or another run has begun."""
@@ -234,12 +263,11 @@ class Scopes:
         """
         with self._lock:
             scope = self._scopes.pop((name, key), None)
-        if scope is None or scope.current is None:
+        if scope is None or not scope.used:
             return None
-        states = [branch.state for branch in scope.current.branches]
-        if any(state.geometry != slots for state in states):
+        if any(state.geometry != slots for state in scope.states):
             return None
-        for state in states:
+        for state in scope.states:
             state.layout = layout
         return scope
 
@@ -260,8 +288,8 @@ class Scopes:
             for key, scope in list(self._scopes.items()):
                 if ids is None or ids & scope.layer:
                     del self._scopes[key]
-                    if scope.current is not None:
-                        scope.current.finish()
+                    for trajectory in scope.running:
+                        trajectory.finish()
 
     def _drop_layer(self, layer: Layer) -> None:
         self._report.layers.discard(layer)
@@ -291,10 +319,10 @@ def running() -> list[tuple[str, Trajectory]]:
     with _lock:
         known = list(_all)
     return [
-        (scope.current.name, scope.current)
+        (trajectory.name, trajectory)
         for scopes in known
         for scope in scopes.of(None)
-        if scope.current is not None and not scope.current.finished
+        for trajectory in scope.running
     ]
 
 

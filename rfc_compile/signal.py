@@ -23,6 +23,11 @@ from rfc_compile.estimators.base import TAYLOR, changes
 LARGEST = 1e6
 """Conditioning is told apart below this magnitude."""
 
+NOT_FINITE = (
+    "an input holds NaN or Inf (or the latent is all zero): such steps run uncached"
+)
+"""What users are told of a step whose signal is not finite."""
+
 TAYLOR_ORDER = 2
 """Highest order of the input's prediction (PAPER.md uses up to 2)."""
 
@@ -47,7 +52,10 @@ def step_signal(
     """
     predicted = history[0].float()
     for j, change in enumerate(changes(history, len(history) - 1)):
-        predicted = predicted + weights[TAYLOR, j] * change
+        weight = weights[TAYLOR, j]
+        if weight.ndim:  # a weight per sample
+            weight = weight.reshape(-1, *[1] * (change.ndim - 1))
+        predicted = predicted + weight * change
     error = relative_distance(current, predicted)
     moved = [
         relative_distance(now, then) for now, then in zip(latents, before, strict=True)

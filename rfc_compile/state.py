@@ -146,6 +146,10 @@ class KeptState:
         """What the graphs of a step pick their inputs from; ``levels`` as above."""
         return Pool(arguments, self.slots, [self.weights(step, levels)])
 
+    def last_latents(self, count: int) -> list[Tensor]:
+        """The latents of the last call, of which there are ``count``."""
+        return [ring[0] for ring in self._rings[:count]]
+
     def remember(self, latents: Sequence[Tensor]) -> None:
         """Keep the latents of a call, to tell the next step from another image."""
         for ring, latent in zip(self._rings, latents, strict=False):

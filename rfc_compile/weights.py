@@ -33,25 +33,6 @@ MANY_CHANGES = 3
 """Changes of the weights without a cached step between them that are worth a word."""
 
 
-class ChangesOfWeights:
-    """Counts them, and says when they are many."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def note(self, decision: Decision, report: GraphReport) -> None:
-        """Take note of one decision of the graph of this report."""
-        if not decision.full:
-            self._count = 0
-        elif decision.reason == "weights":
-            self._count += 1
-            if self._count == MANY_CHANGES:
-                report.fall_back(
-                    "the weights, or numbers of modules as an adapter's scale, change "
-                    "from step to step: such steps run uncached"
-                )
-
-
 class WeightsReader:
     """Reads the weights among the arguments of a graph.
 
@@ -72,6 +53,26 @@ class WeightsReader:
         except RuntimeError:  # tensors made in inference mode count nothing
             written = sum(map(_version, static))
         return written, *map(_owned_reading, self._owned(arguments))
+
+
+class ChangesOfWeights:
+    """Counts changes of the weights without a cached step between them."""
+
+    def __init__(self, report: GraphReport) -> None:
+        self._report = report
+        self._count = 0
+
+    def note(self, decision: Decision) -> None:
+        """A step has been decided."""
+        if not decision.full:
+            self._count = 0
+        elif decision.reason == "weights":
+            self._count += 1
+            if self._count == MANY_CHANGES:
+                self._report.fall_back(
+                    "the weights, or numbers of modules as an adapter's scale, change "
+                    "from step to step: such steps run uncached"
+                )
 
 
 _counter = attrgetter("_version")

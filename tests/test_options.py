@@ -25,6 +25,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "granularity": (("layer", 3), "module"),
     "time": (("steps", 3, True), "noise, step"),
     "decision": (("async", None, True), "sync, lagged"),
+    "decide": (("row", None, True), "batch, sample"),
     "cache_dtype": (("float32", "bf16", torch.float16, 8), "bfloat16, float16, float8"),
     "order": ((0, 3, "2", 1.5), "1, 2"),
     "threshold": (NOT_NUMBERS[:-1], "a number >= 0"),

@@ -106,8 +106,9 @@ class Estimator(ABC):
     ) -> list[Tensor]:
         """The M coefficients, each of shape (G,) or ().
 
-        ``current`` is I now, ``inputs`` the kept I, newest first; ``weights`` (2, M)
-        holds the step's Taylor weights and the validity of the history.
+        ``current`` is I now, ``inputs`` the kept I, newest first; ``weights`` (2, M),
+        or (2, M, G) where they differ, holds the step's Taylor weights and the validity
+        of the history.
         """
 
     def predict(
