@@ -16,7 +16,7 @@ import rfc_compile
 Scenario = Callable[[int, dict[str, Any]], None]
 """Takes its rank and what one process has found; fails by an exception."""
 
-TIMEOUT = datetime.timedelta(seconds=60)
+TIMEOUT = datetime.timedelta(minutes=5)
 """Of a collective; a rank whose scenario has failed lets the others wait so long."""
 
 
