@@ -141,7 +141,7 @@ class ByLatent(Dispatcher):
     ) -> Sequence[Any]:
         trajectory = scope.continued(caller) or Trajectory(caller.owner)
         kept = [branch.state for branch in trajectory.branches]
-        lost = any(self._unusable(state, state.computed_with) for state in kept)
+        lost = any(state.unusable(state.computed_with, self.report) for state in kept)
         if lost:
             trajectory = Trajectory(caller.owner)
         expected = {

@@ -186,7 +186,7 @@ class BySample(ByTimestep):
     ) -> Mismatch | None:
         """Why a row is not a sample's next step."""
         branch = sample.branch
-        unusable = self._unusable(branch.state, weights)
+        unusable = branch.state.unusable(weights, self.report)
         if unusable is not None:
             return Mismatch(unusable)
         signal = Signal((), change, row.conditioning, row.finite)

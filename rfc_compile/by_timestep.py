@@ -118,7 +118,7 @@ class ByTimestep(Dispatcher):
             trajectory = scope.begin(caller)
         step, candidates = trajectory.candidates(timestep, caller.branch)
         for branch in candidates:
-            unusable = self._unusable(branch.state, weights)
+            unusable = branch.state.unusable(weights, self.report)
             if unusable is not None:
                 refused = Mismatch(unusable)
                 continue
@@ -168,7 +168,7 @@ class ByTimestep(Dispatcher):
             return None
         trajectory.settle(most=0 if self._lagged else MOST_UNSETTLED)
         likeliest = None if trajectory.finished else trajectory.expected(caller.branch)
-        if likeliest is None or self._unusable(likeliest[0].state, weights):
+        if likeliest is None or likeliest[0].state.unusable(weights, self.report):
             return None
         branch, step = likeliest
         if not branch.state.full_steps or step >= (scope.total(trajectory) or math.inf):

@@ -25,7 +25,7 @@ from rfc_compile.model_call import ModelCall
 from rfc_compile.observe import GraphReport, log_decision
 from rfc_compile.passes import ForwardInputs, Specialized, StateLayout
 from rfc_compile.pieces import note_call_with_regions
-from rfc_compile.ranks import OutOfStep, Ranks
+from rfc_compile.ranks import OutOfStep, Ranks, may_follow
 from rfc_compile.routes import (
     Pool,
     computation_of,
@@ -203,7 +203,7 @@ class Dispatcher(ABC):
         assert branch is not None, "only a live branch includes members"
         member = layer, running.occurrence(layer)
         state = branch.followers.get(member)
-        if state is not None and self._unusable(state, weights):
+        if state is not None and state.unusable(weights, self.report):
             state = None
         if state is None or state.layout is not self._layout:
             own = self._new_state(arguments, weights, self._unled)
@@ -214,24 +214,14 @@ class Dispatcher(ABC):
         by_noise = self._options.time == "noise"
         levels = running.levels(state.full_steps) if by_noise else None
         pool = state.pool(arguments, running.step, levels)
-        if state.full_steps and not running.full and self._follows_ranks(running):
+        cached = state.full_steps and not running.full
+        if cached and may_follow(self.ranks, running.ranks, self.report):
             return self._run_whole("cached", pool)
         history = state.forget()
         outputs = self._run_whole("full", pool)
         if running.keep:
             state.record(running.step, history)
         return outputs
-
-    def _follows_ranks(self, running: ModelCall) -> bool:
-        """Whether the decision is one of all ranks that this graph meets."""
-        if self.ranks is None or (running.ranks and running.ranks.include(self.ranks)):
-            return True
-        self.report.fall_back(
-            "this graph holds collectives, but the graph that decides for it does not "
-            "know their ranks, so it runs in full: name them by the option "
-            "process_group"
-        )
-        return False
 
     def decide_by(self, options: Options) -> None:
         """Follow the schedule of these options from the next run on; graphs stay."""
@@ -255,15 +245,6 @@ class Dispatcher(ABC):
         self, arguments: Sequence[Any], weights: Reading, unused: Collection[int] = ()
     ) -> KeptState:
         return KeptState(self._layout, self._sizes.bind(arguments), unused, weights)
-
-    def _unusable(self, state: KeptState, weights: Reading) -> str | None:
-        reason = state.unusable(weights)
-        if reason == "lost_state":
-            self.report.fall_back(
-                "tensors of the state were freed or moved by somebody else: the step "
-                "runs uncached and begins a new history"
-            )
-        return reason
 
     def _limit(self, call: Call) -> tuple[float, str]:
         limit, reason = guarded_limit(self._schedule, self._options, call.position)

@@ -136,6 +136,17 @@ class Ranks:
         return rows
 
 
+def may_follow(own: Ranks | None, leading: Ranks | None, report: GraphReport) -> bool:
+    """Whether a graph may follow a decision: of all the ranks that it meets itself."""
+    if own is None or (leading is not None and leading.include(own)):
+        return True
+    report.fall_back(
+        "this graph holds collectives, but the graph that decides for it does not know "
+        "their ranks, so it runs in full: name them by the option process_group"
+    )
+    return False
+
+
 def find_groups(
     gm: fx.GraphModule, inputs: Iterable[Any], given: ProcessGroup | None
 ) -> list[ProcessGroup]:

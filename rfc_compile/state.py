@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from rfc_compile.passes.sketch import relative_error
 from rfc_compile.passes.storage import Storage
 from rfc_compile.routes import Pool
 from rfc_compile.weights import Reading
+
+if TYPE_CHECKING:
+    from rfc_compile.observe import GraphReport
 
 SizeOf = Callable[[object], int]
 
@@ -120,13 +123,17 @@ class KeptState:
         """That of every slot: whether another graph's state fits."""
         return [Geometry(x.shape, x.dtype, x.device) for x in self.slots]
 
-    def unusable(self, weights: Reading) -> str | None:
+    def unusable(self, weights: Reading, report: GraphReport) -> str | None:
         """Why it cannot be gone on with under these weights; None if it can."""
         if self.computed_with != weights:
             return "weights"
-        if [*map(_address, self.slots)] != self._addresses:
-            return "lost_state"
-        return None
+        if [*map(_address, self.slots)] == self._addresses:
+            return None
+        report.fall_back(
+            "tensors of the state were freed or moved by somebody else: the step runs "
+            "uncached and begins a new history"
+        )
+        return "lost_state"
 
     def weights(self, step: int, levels: tuple[float, ...] | None = None) -> Tensor:
         """The (2, M) weights of a step, on the device of the state.

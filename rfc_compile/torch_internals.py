@@ -182,10 +182,7 @@ def _is_collective(target: object) -> bool:
 
 
 def collectives(gm: fx.GraphModule) -> list[tuple[str, Any]]:
-    """The collectives of a functional graph, in order, and what names their groups.
-
-    Waiting for one is none.
-    """
+    """The collectives of a graph, less the waits, in order; what names their groups."""
     found: list[tuple[str, Any]] = []
     for node in filter(is_collective, gm.graph.nodes):
         target: Any = node.target
