@@ -41,7 +41,14 @@ from rfc_compile.readback import read_all
 from rfc_compile.routes import Pool
 from rfc_compile.row_facts import Row, farthest, look_at
 from rfc_compile.rows import pick, put, stacked, write_back, written_slots
-from rfc_compile.samples import Continuation, Pair, Sample, continuations
+from rfc_compile.samples import (
+    DOUBTFUL,
+    Continuation,
+    Pair,
+    Sample,
+    continuations,
+    doubtful,
+)
 from rfc_compile.scopes import Scope
 from rfc_compile.signal import NOT_FINITE, Signal
 from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
@@ -164,6 +171,10 @@ class BySample(ByTimestep):
             and self._may_be(scope, sample, row, distance)
             for mismatch in [self._mismatch(scope, sample, row, distance, weights)]
         ]
+        unclear = doubtful(pairs)
+        if unclear:
+            self.report.fall_back(DOUBTFUL)
+            pairs = [pair for pair in pairs if pair.row not in unclear]
         found = continuations(len(rows), pairs)
         mismatches = [x.mismatch for x in found if x.mismatch is not None]
         changed = [mismatch.changed for mismatch in mismatches if mismatch.changed]

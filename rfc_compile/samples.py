@@ -18,6 +18,17 @@ from dataclasses import dataclass, field
 
 from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
 
+CLEARLY = 2.0
+"""A sample is the likeliest by far if every other costs this many times as much."""
+
+UNEVEN = 0.05
+"""How far the gaps between timesteps may differ, relatively: they are rounded."""
+
+DOUBTFUL = (
+    "rows of a batch may each be the next step of several samples (requests with the "
+    "same noise and prompt, but other timesteps): such rows run uncached and begin anew"
+)
+
 IDLE_CALLS = 8
 """Calls of its owner that a sample may miss before its state is freed: rows may be
 called in several batches, and with guidance in calls of their own."""
@@ -107,17 +118,26 @@ class Pair:
     mismatch: Mismatch | None
 
     @property
-    def cost(self) -> float:
-        """Less for the likelier of two samples that a row may continue.
+    def unevenness(self) -> float:
+        """How far the gap to this timestep is from the sample's last, relatively.
 
-        Runs from one noise with other numbers of steps lie side by side: only the
-        timestep that comes next tells them apart.
+        0 where there is no last one. Runs from one noise with other numbers of steps
+        lie side by side: only the timestep that comes next tells them apart.
         """
         *_, before, last = (math.nan, *self.sample.trajectory.timesteps)
-        if math.isnan(before):
-            return self.distance
         gap = last - before
-        return self.distance * (1 + abs((self.timestep - last - gap) / gap))
+        return 0.0 if math.isnan(gap) else abs((self.timestep - last - gap) / gap)
+
+    @property
+    def order(self) -> tuple[bool, bool, float, int, int]:
+        """Less for the likelier of two pairs."""
+        unlikely = self.mismatch is not None, self.unevenness > UNEVEN
+        return *unlikely, self.cost, self.row, self.sample.number
+
+    @property
+    def cost(self) -> float:
+        """Less for the likelier of two samples that a row may continue."""
+        return self.distance * (1 + self.unevenness)
 
 
 @dataclass(frozen=True)
@@ -136,16 +156,33 @@ class Continuation:
     distance: float = 0.0
 
 
+def doubtful(pairs: Iterable[Pair]) -> set[int]:
+    """The rows that may be the next step of either of two samples.
+
+    So are those of requests with the same noise and prompt and other timesteps. Samples
+    that have had the same steps are the same so far, whichever a row continues.
+    """
+    fitting: dict[int, list[Pair]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.order):
+        if pair.mismatch is None:
+            fitting.setdefault(pair.row, []).append(pair)
+    return {
+        row
+        for row, (likeliest, *others) in fitting.items()
+        for other in others
+        if other.order[:2] == likeliest.order[:2]
+        and other.cost < CLEARLY * likeliest.cost
+        and other.sample.trajectory.timesteps != likeliest.sample.trajectory.timesteps
+    }
+
+
 def continuations(rows: int, pairs: Iterable[Pair]) -> list[Continuation]:
     """What every row of a call is taken for."""
     found = [Continuation() for _ in range(rows)]
     taken: set[Sample] = set()
     placed: set[int] = set()
 
-    def order(pair: Pair) -> tuple[bool, float, int, int]:
-        return pair.mismatch is not None, pair.cost, pair.row, pair.sample.number
-
-    for pair in sorted(pairs, key=order):
+    for pair in sorted(pairs, key=lambda pair: pair.order):
         if pair.row in placed or pair.sample in taken:
             continue
         found[pair.row] = Continuation(pair.sample, pair.mismatch, pair.distance)
