@@ -81,8 +81,11 @@ def compile_model(model: Any, regional: bool, **settings: Any) -> None:
     (model.compile_repeated_blocks if regional else model.compile)(**settings)
 
 
-@pytest.mark.parametrize("regional", [False, True], ids=["whole", "blocks"])
-@pytest.mark.parametrize("dynamic", [None, True, False])
+@pytest.mark.parametrize(
+    ("dynamic", "regional"),
+    [(None, False), (None, True), (True, False), (False, False)],
+    ids=["found-whole", "found-blocks", "dynamic-whole", "static-whole"],
+)
 def test_every_size_is_right(dynamic: bool | None, regional: bool) -> None:
     """Each run is like that of a model compiled for it, and nothing compiles more."""
     references = {size: expected(size) for size in SIZES}

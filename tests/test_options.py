@@ -16,6 +16,7 @@ from rfc_compile.schedules import SCHEDULES
 NOT_NUMBERS = (-0.1, float("nan"), float("inf") * -1, "0.1", True, None)
 NOT_POSITIVE = (0, -1, 1.5, "3", True, None)
 BAD: dict[str, tuple[tuple[Any, ...], str]] = {
+    "process_group": (("world", 3, True), "torch.distributed.new_group()"),
     "preset": (("best", 3, None), "quality, balanced, fast"),
     "estimator": (("spline", "RFE", 3), "subspace, rfe, taylor, reuse"),
     "schedule": (("always", 3, None), "rcs, interval, mask, budget"),
