@@ -188,8 +188,7 @@ class BySample(ByTimestep):
 
         Another latent and another conditioning are another image.
         """
-        signal = Signal((), change, row.conditioning, row.finite)
-        another = sample.branch.differing(signal) - scope.varying
+        another = sample.branch.differing(row.signal(change)) - scope.varying
         return not (another and sample.branch.jumps(change))
 
     def _mismatch(
@@ -200,8 +199,8 @@ class BySample(ByTimestep):
         unusable = branch.state.unusable(weights, self.report)
         if unusable is not None:
             return Mismatch(unusable)
-        signal = Signal((), change, row.conditioning, row.finite)
-        return branch.mismatch(signal, branch.state.full_steps, scope.varying)
+        full_steps = branch.state.full_steps
+        return branch.mismatch(row.signal(change), full_steps, scope.varying)
 
     def _sample(
         self,
@@ -240,9 +239,7 @@ class BySample(ByTimestep):
             row.timestep,
             None if mismatch is None else mismatch.reason,
         )
-        return Placed(
-            sample, call, Signal((), change, row.conditioning, finite=row.finite)
-        )
+        return Placed(sample, call, row.signal(change))
 
     def _run_placed(
         self, arguments: Sequence[Any], placed: Sequence[Placed]
@@ -283,8 +280,7 @@ class BySample(ByTimestep):
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
         if finite and self._statistic(one.call.branch, signal) <= limit:
-            kind = "scheduled" if self._schedule.static else "within_limit"
-            return "cached", replace(one, signal=signal, reason=kind)
+            return "cached", replace(one, signal=signal, reason=self._cached_reason)
         return "full", replace(one, signal=signal, reason=reason)
 
     def _go_on(

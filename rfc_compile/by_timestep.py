@@ -210,8 +210,8 @@ class ByTimestep(Dispatcher):
         if "probe" not in self.graphs:
             *outputs, signal = outputs
             arrival = Readback([signal, timestep])
-        kind = "scheduled" if self._schedule.static else "within_limit"
-        self._accept(call, None, reason if full else kind, history)
+        why = reason if full else self._cached_reason
+        self._accept(call, None, why, history)
         place = len(call.trajectory.decisions) - 1
         settle = functools.partial(self._settle, call, place)
         call.trajectory.unsettled.append(Unsettled(arrival, settle))

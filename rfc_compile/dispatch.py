@@ -227,6 +227,7 @@ class Dispatcher(ABC):
         """Follow the schedule of these options from the next run on; graphs stay."""
         self.options = self._options = options
         self._schedule = options.make_schedule(self.report)
+        self._cached_reason = "scheduled" if self._schedule.static else "within_limit"
         self._lagged = options.decision == "lagged"
         self._by_noise = self.timed and options.time == "noise"
 
@@ -262,8 +263,7 @@ class Dispatcher(ABC):
         if signal.finite and self._statistic(call.branch, signal) <= limit:
             pool.others[0] = call.branch.state.weights(call.step, call.levels)
             outputs = self._run("cached", pool)
-            kind = "scheduled" if self._schedule.static else "within_limit"
-            self._accept(call, signal, kind)
+            self._accept(call, signal, self._cached_reason)
             return outputs
         history = call.branch.state.forget()
         outputs = self._run("full", pool)

@@ -53,10 +53,7 @@ def smallest_batch(trial: Trial, batch: Batch, arguments: Sequence[Any]) -> int 
         chosen = [0] * fewest
         try:
             alone = trial(pick(batch, arguments, chosen), fewest)
-        except (
-            RuntimeError,
-            AssertionError,
-        ):  # sizes were taken for granted
+        except (RuntimeError, AssertionError):  # sizes were taken for granted
             continue
         if _same(alone, whole, [0]):
             return fewest

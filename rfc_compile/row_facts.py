@@ -17,7 +17,7 @@ from torch import Tensor
 from rfc_compile.passes.batch import Batch
 from rfc_compile.readback import read_all
 from rfc_compile.rows import count_of
-from rfc_compile.signal import relative_distance
+from rfc_compile.signal import Signal, relative_distance
 
 _WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -41,6 +41,10 @@ class Row:
     def finite(self) -> bool:
         """Whether its latent holds ordinary numbers."""
         return math.isfinite(self.change)
+
+    def signal(self, change: float) -> Signal:
+        """That of a step, before the probe, if its latent has moved so far."""
+        return Signal((), change, self.conditioning, self.finite)
 
 
 def look_at(batch: Batch, timestep: int, arguments: Sequence[Any]) -> list[Row]:
