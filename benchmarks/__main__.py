@@ -8,6 +8,7 @@ from benchmarks import (
     end_to_end,
     granularity,
     host,
+    ideas,
     matrix,
     memory,
     presets,
@@ -23,7 +24,7 @@ def main() -> None:
     add = parser.add_argument
     add("which", nargs="?", default="all")
     add("--quick", action="store_true", help="a small part, minutes")
-    add("--images", type=int, help="per cell of matrix, presets, quality")
+    add("--images", type=int, help="per cell of ideas, matrix, presets, quality")
     parts = granularity.PARTS
     add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
     add("--only", default="", help="part of the names: compile_time, end_to_end")
@@ -31,6 +32,7 @@ def main() -> None:
     benchmarks = {
         "matrix": functools.partial(matrix.run, images=args.images),
         "presets": functools.partial(presets.run, images=args.images),
+        "ideas": functools.partial(ideas.run, images=args.images),
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "memory": memory.run,

@@ -157,15 +157,17 @@ def compile_once(variant: str, name: str, temperature: str) -> Compilation:
         raise RuntimeError(f"{name} runs uncached")
     metrics = torch._dynamo.utils.compilation_time_metrics
     spent = {key: sum(values) for key, values in metrics.items()}
-    backend = spent.get("compile_fx.<locals>.fw_compiler_base", 0.0)
     kernels = spent.get("PyCodeCache.load_by_key_path", 0.0)
+    # a graph that comes whole from the cache has neither of these
+    backend = spent.get("compile_fx.<locals>.fw_compiler_base", kernels)
+    aot = spent.get("create_aot_dispatcher_function", backend)
     return Compilation(
         variant=variant,
         model=name,
         temperature=temperature,
         total=sum(times[:first]) - sum(times[first:]),
         passes=0.0 if options is None else spent["OutputGraph.call_user_compiler"],
-        traces=spent["create_aot_dispatcher_function"] - backend,
+        traces=aot - backend,
         code=backend - kernels,
         kernels=kernels,
         by_pass={after: end - start for (_, start), (after, end) in pairwise(marks)},

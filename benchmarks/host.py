@@ -4,16 +4,20 @@ A small DiT of 30 blocks and 576 parameters, its graphs run by the eager inner b
 The time is that of `stats().host_seconds`: Dynamo's own guards are not in it.
 It is measured twice: with every graph replaced by the results it gave before, which is
 the runtime's own work, and behind graphs that run on the host, whose memory traffic
-empties the processor's caches. Graphs on an accelerator do so less.
+empties the processor's caches. Graphs on an accelerator do so less. Then, alone again,
+the parts of it that take the most.
 """
 
+import functools
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Final
+from unittest import mock
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -24,10 +28,25 @@ from benchmarks.report import Grid, console, save
 from rfc_compile import glyph
 from rfc_compile.dispatch import Dispatcher
 from rfc_compile.inner import LazyGraph
+from rfc_compile.model_call import ModelCall
 from rfc_compile.observe import dispatchers_of
+from rfc_compile.scopes import Scopes
+from rfc_compile.state import KeptState
+from rfc_compile.weights import WeightsReader
 
 TARGET: Final = 100.0
 """Microseconds a step."""
+
+PARTS: Final[dict[str, tuple[type, str]]] = {
+    "whose call it is": (Scopes, "key"),
+    "versions of the parameters": (WeightsReader, "read"),
+    "addresses of the state": (KeptState, "unusable"),
+    "picking a graph's inputs": (Dispatcher, "_run"),
+    "recording the step": (Dispatcher, "_accept"),
+    "of that, of full steps, turning the rings": (KeptState, "record"),
+    "telling graphs that follow": (ModelCall, "add"),
+}
+"""What is timed by itself: the methods that do it."""
 
 _BLOCKS: Final = 30
 _CHANGE: Final = 1e-3
@@ -49,6 +68,7 @@ class HostCost:
         parameters: tensors that a call passes.
         alone: of every step timed, the graphs replaced by their results.
         behind_graphs: of every step timed, the graphs run on the host.
+        parts: of ``PARTS``, each time that they ran, alone.
 
     """
 
@@ -57,6 +77,7 @@ class HostCost:
     parameters: int
     alone: list[float] = field(default_factory=list)
     behind_graphs: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
 
     def row(self) -> list[str]:
         """One line of the table."""
@@ -80,6 +101,28 @@ class _Recorded(LazyGraph):
             self._results = self._graph(*arguments)
         self.seconds += time.perf_counter() - start
         return self._results
+
+
+@contextmanager
+def _timed_parts() -> Iterator[dict[str, list[float]]]:
+    """Time every one of ``PARTS``, in microseconds, while it runs."""
+    times: dict[str, list[float]] = {name: [] for name in PARTS}
+
+    def timed(method: Callable[..., Any], into: list[float]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def measured(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            result = method(*arguments, **named)
+            into.append(1e6 * (time.perf_counter() - start))
+            return result
+
+        return measured
+
+    with ExitStack() as patches:
+        for name, (owner, method) in PARTS.items():
+            replaced = timed(getattr(owner, method), times[name])
+            patches.enter_context(mock.patch.object(owner, method, replaced))
+        yield times
 
 
 def _host_seconds(dispatcher: Dispatcher) -> float:
@@ -138,6 +181,10 @@ def measure(setting: str, steps: int) -> HostCost:
     for k in islice(numbers, _WARMUP):
         call(k)
     cost.alone.extend(map(call, islice(numbers, steps)))
+    with _timed_parts() as parts:
+        for k in islice(numbers, steps):
+            call(k)
+    cost.parts.update(parts)
     torch.compiler.reset()
     return cost
 
@@ -155,6 +202,15 @@ def run(*, quick: bool) -> None:
     header = ["schedule", "us alone: median [quartiles]", "behind graphs"]
     grid = Grid(title, header, [cost.row() for cost in costs])
     grid.show()
+    parts = Grid(
+        "Parts of it, median us each time that they run",
+        ["part", *_SETTINGS],
+        [
+            [name, *(f"{statistics.median(cost.parts[name]):.1f}" for cost in costs)]
+            for name in PARTS
+        ],
+    )
+    parts.show()
     verdicts = [
         f"{cost.setting}: {median:.0f} us a step alone (target {TARGET:.0f}): "
         f"{'met' if median <= TARGET else 'missed'}"
@@ -166,5 +222,5 @@ def run(*, quick: bool) -> None:
         "host",
         "What the runtime costs the host",
         {"costs": [asdict(cost) for cost in costs]},
-        [grid.markdown(), *(f"- {line}" for line in verdicts)],
+        [grid.markdown(), parts.markdown(), *(f"- {line}" for line in verdicts)],
     )

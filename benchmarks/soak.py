@@ -41,7 +41,8 @@ from benchmarks.random_runs import (
 )
 from benchmarks.report import Grid, console
 from rfc_compile.bench.report import environment
-from rfc_compile.files import replace_file
+from rfc_compile.files import replace_section
+from rfc_compile.json_files import MOST_BYTES
 from rfc_compile.torch_internals import CompileCounts
 
 DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "RELIABILITY.md"
@@ -225,15 +226,14 @@ def table(result: Soak, wrong: Sequence[str]) -> tuple[Grid, bool]:
 
 
 def write(grid: Grid, path: Path) -> None:
-    """Replace the section of the document, or begin the document with it."""
+    """Replace the section of the document.
+
+    Raises:
+        ValueError: it has none.
+
+    """
     about = str(environment("python -m benchmarks.soak"))
-    section = f"{START}\n{grid.markdown()}\n{about}\n{END}\n"
-    text = path.read_text(encoding="utf-8") if path.exists() else "# Reliability\n\n"
-    before, start, rest = text.partition(START)
-    _, _, after = rest.partition(f"{END}\n")
-    path.parent.mkdir(exist_ok=True)
-    gap = "" if start or before.endswith("\n\n") else "\n"
-    replace_file(path, f"{before}{gap}{section}{after}")
+    replace_section(path, START, END, f"{grid.markdown()}\n{about}", MOST_BYTES)
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -72,6 +73,16 @@ class StateLayout:
     def slots(self) -> int:
         """Number of state tensors."""
         return sum(ring.length for ring in self.rings)
+
+    @property
+    def one_place_on(self) -> list[int]:
+        """Positions of the slots after a full step: the oldest of a ring is first."""
+        starts = accumulate((ring.length for ring in self.rings), initial=0)
+        return [
+            i
+            for start, ring in zip(starts, self.rings, strict=False)
+            for i in (start + ring.length - 1, *range(start, start + ring.length - 1))
+        ]
 
 
 def in_strides_of(value: Tensor, example: Tensor) -> Tensor:

@@ -334,7 +334,7 @@ class BySample(ByTimestep):
         state.record(0, ())
         pool = Pool(arguments, state.slots, [self._equal_weights(1.0, count)])
         results += [x for x in self._run_whole("cached", pool) if isinstance(x, Tensor)]
-        return results + state.slots
+        return [*results, *state.slots]
 
     def _equal_weights(self, value: float, count: int) -> Tensor:
         """Step weights of so many rows, all of one value."""

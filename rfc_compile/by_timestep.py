@@ -305,7 +305,8 @@ def _read_timestep(value: Any) -> float:
     """
     if not isinstance(value, Tensor):
         return float(value)
-    values = _few_timesteps(value).reshape(-1).tolist()
+    few = _few_timesteps(value)
+    values = (few if few.ndim == 1 else few.reshape(-1)).tolist()
     finite = all(map(math.isfinite, values))
     return math.fsum(values) / len(values) if finite else math.nan
 

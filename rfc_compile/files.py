@@ -40,6 +40,21 @@ def replace_file(path: Path, content: str | bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def replace_section(path: Path, start: str, end: str, content: str, most: int) -> None:
+    """Replace what stands between two lines of a file of at most ``most`` bytes.
+
+    Raises:
+        OSError: the file cannot be read or written.
+        ValueError: it lacks one of the lines, or is larger.
+
+    """
+    before, begun, rest = read_text(path, most).partition(f"{start}\n")
+    _, ended, after = rest.partition(f"{end}\n")
+    if not begun or not ended:
+        raise ValueError(f"{path} lacks the line {end if begun else start}")
+    replace_file(path, f"{before}{begun}{content}\n{ended}{after}")
+
+
 def check_writable(path: Path, argument: str) -> None:
     """Fail before the work rather than after it; leave no empty file behind.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from rfc_compile.noise import newton_weights
 from rfc_compile.passes import StateLayout
 from rfc_compile.passes.sketch import relative_error
 from rfc_compile.passes.storage import Storage
-from rfc_compile.routes import Pool
+from rfc_compile.routes import Pool, picker
 from rfc_compile.weights import Reading
 
 if TYPE_CHECKING:
@@ -104,19 +105,18 @@ class KeptState:
         self._width = layout.weights.shape[1]
         self._device = layout.device
         self.full_steps: list[int] = []
-        slots = iter(geometry_of(layout, size_of))
+        ring_of = [i for i, ring in enumerate(layout.rings) for _ in range(ring.length)]
+        geometry = zip(geometry_of(layout, size_of), ring_of, strict=True)
         try:
-            rings = [
-                [_empty_slot(next(slots), i in unused) for _ in range(ring.length)]
-                for i, ring in enumerate(layout.rings)
-            ]
+            slots = tuple([_empty_slot(like, i in unused) for like, i in geometry])
         except RuntimeError as error:  # of every allocator
             raise NoRoomForState(
                 "the state of a branch cannot be allocated, memory_budget or "
                 f"cache_dtype would make it less ({str(error).splitlines()[0]})"
             ) from error
-        self.bytes = sum(slot.nbytes for ring in rings for slot in ring)
-        self._arrange(rings)
+        self.bytes = sum(slot.nbytes for slot in slots)
+        self._one_place_on = picker(layout.one_place_on)
+        self._hold(slots, tuple(map(_address, slots)))
 
     @property
     def geometry(self) -> list[Geometry]:
@@ -127,7 +127,7 @@ class KeptState:
         """Why it cannot be gone on with under these weights; None if it can."""
         if self.computed_with != weights:
             return "weights"
-        if [*map(_address, self.slots)] == self._addresses:
+        if tuple(map(_address, self.slots)) == self._addresses:
             return None
         report.fall_back(
             "tensors of the state were freed or moved by somebody else: the step runs "
@@ -155,12 +155,12 @@ class KeptState:
 
     def last_latents(self, count: int) -> list[Tensor]:
         """The latents of the last call, of which there are ``count``."""
-        return [ring[0] for ring in self._rings[:count]]
+        return list(self.slots[:count])
 
     def remember(self, latents: Sequence[Tensor]) -> None:
         """Keep the latents of a call, to tell the next step from another image."""
-        for ring, latent in zip(self._rings, latents, strict=False):
-            ring[0].copy_(latent)
+        for slot, latent in zip(self.slots, latents, strict=False):
+            slot.copy_(latent)
 
     def forget(self) -> list[int]:
         """Take the history away while a full step overwrites it; returns it."""
@@ -169,7 +169,8 @@ class KeptState:
 
     def record(self, step: int, history: Sequence[int]) -> None:
         """The slots written last are now the newest, from this step."""
-        self._arrange([[*ring[-1:], *ring[:-1]] for ring in self._rings])
+        turned = self._one_place_on
+        self._hold(turned(self.slots), turned(self._addresses))
         self.full_steps = [step, *history][: self._width + 1]
 
     def kept(self, name: str) -> list[Tensor]:
@@ -179,7 +180,8 @@ class KeptState:
         """
         slots = {ring.name: i for i, ring in enumerate(self.layout.rings)}
         names = [name + end for end in ("", ".changes", ".scales")]
-        rings = [self._rings[slots[part]] for part in names if part in slots]
+        every = self._rings
+        rings = [every[slots[part]] for part in names if part in slots]
         if not rings:
             return []
         changes = rings[1][0].dtype if len(rings) > 1 else None
@@ -200,11 +202,14 @@ class KeptState:
                 errors.append(relative_error(shown, storage.sketch))
         return errors
 
-    def _arrange(self, rings: list[list[Tensor]]) -> None:
-        slots = [slot for ring in rings for slot in ring]
-        addresses = [*map(_address, slots)]
-        # nothing can interrupt an assignment: the three always fit together
-        self._rings, self.slots, self._addresses = rings, slots, addresses
+    @property
+    def _rings(self) -> list[list[Tensor]]:
+        slots = iter(self.slots)
+        return [list(islice(slots, ring.length)) for ring in self.layout.rings]
+
+    def _hold(self, slots: tuple[Tensor, ...], addresses: tuple[int, ...]) -> None:
+        # nothing can interrupt an assignment: the two always fit together
+        self.slots, self._addresses = slots, addresses
 
 
 def _empty_slot(like: Geometry, unused: bool) -> Tensor:

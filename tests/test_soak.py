@@ -47,14 +47,17 @@ def test_every_limit_can_be_missed() -> None:
 
 
 def test_only_its_section_of_the_document_is_written(tmp_path: Path) -> None:
-    path = tmp_path / "docs" / "RELIABILITY.md"
+    path = tmp_path / "RELIABILITY.md"
+    path.write_text(f"# Reliability\n\n{soak.START}\nold\n{soak.END}\n\n## Faults\n")
     grid, _ = soak.table(soak.Soak(before=held(1), after=held(1)), [])
-    soak.write(grid, path)
-    assert path.read_text().startswith(f"# Reliability\n\n{soak.START}\n## Soak\n")
-    path.write_text(f"{path.read_text()}\n## Faults\n")
-    path.write_text(
-        path.read_text().replace("# Reliability\n", "# Reliability\n\nAll.\n")
-    )
-    before = path.read_text()
-    soak.write(grid, path)
-    assert path.read_text() == before
+    for _ in range(2):
+        soak.write(grid, path)
+        before, section, after = path.read_text().partition(grid.markdown())
+        assert before == f"# Reliability\n\n{soak.START}\n"
+        assert section
+        assert after.endswith(f"\n{soak.END}\n\n## Faults\n")
+        assert "old" not in after
+    path.write_text(f"# Reliability\n\n{soak.START}\nall that follows\n")
+    with pytest.raises(ValueError, match="end of soak"):
+        soak.write(grid, path)
+    assert "all that follows" in path.read_text()

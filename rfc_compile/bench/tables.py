@@ -9,7 +9,7 @@ from rfc_compile.bench.records import Quality, Records, Score, Timing
 from rfc_compile.bench.report import Grid
 from rfc_compile.bench.selection import best_at
 from rfc_compile.bench.workloads import GLYPH, WORKLOADS
-from rfc_compile.files import read_text, replace_file
+from rfc_compile.files import replace_section
 from rfc_compile.json_files import MOST_BYTES
 
 START: Final = "<!-- bench: written by make bench -->"
@@ -154,9 +154,4 @@ def write_readme(path: Path, table: str) -> None:
     Raises:
         ValueError: the file lacks a marker.
     """
-    text = read_text(path, MOST_BYTES)
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"{path} lacks the line {START if not start else END}")
-    replace_file(path, f"{before}{START}\n{table}\n{END}{after}")
+    replace_section(path, START, END, table, MOST_BYTES)
