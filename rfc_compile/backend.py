@@ -96,7 +96,8 @@ def _cached(
 ) -> Callable[..., Any]:
     _refuse_gradients(example_inputs)
     observer = PassObserver()
-    plan = make_plan(gm, example_inputs, options, report, observer)
+    fakes = torch_internals.fake_inputs(gm, example_inputs)
+    plan = make_plan(gm, fakes, options, report, observer)
     options = plan.options
     schedule = options.make_schedule()
     groups = find_groups(plan.captured.gm, example_inputs, options.process_group)
@@ -125,7 +126,6 @@ def _cached(
         specialized, graphs, plan.layout, options, report, plan.captured.inputs, ranks
     )
     report.dispatcher = weakref.ref(dispatcher)
-    fakes = torch_internals.fake_inputs(gm, example_inputs)
     return OrUncached(
         unwrapping(dispatcher, wrapped_parameters(gm, example_inputs)),
         lambda: (

@@ -45,10 +45,12 @@ class Options:
 
     Attributes:
         preset: ``quality``, ``balanced`` or ``fast``: the threshold if none is given.
-        estimator: how outputs are predicted: ``subspace``, ``rfe``, ``taylor`` or
-            ``reuse``; None is ``subspace`` for modules, ``taylor`` for whole blocks.
+        estimator: how outputs are predicted: ``subspace``, ``scaled_taylor``, ``rfe``,
+            ``taylor`` or ``reuse``; None is ``subspace`` for modules, ``taylor`` for
+            whole blocks.
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
-            ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2, or 0 for ``reuse``.
+            ``scaled_taylor`` 2, ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2,
+            or 0 for ``reuse``.
         schedule: which steps are full: ``rcs``, ``interval``, ``mask``, or ``budget``,
             which one of the next three options chooses by itself.
         target_nfc: full steps of a CFG branch wanted; the threshold adapts so that they

@@ -105,7 +105,8 @@ class _Planner:
     ) -> Streams | None:
         observer = PassObserver()
         try:
-            captured = capture(gm, example_inputs, self.options, report, observer)
+            fakes = torch_internals.fake_inputs(gm, example_inputs)
+            captured = capture(gm, fakes, self.options, report, observer)
             streams = find_streams(captured)
             complete_plan(captured, self.options, report, observer)
             return streams

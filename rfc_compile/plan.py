@@ -59,34 +59,34 @@ class Plan:
 
 def make_plan(
     gm: fx.GraphModule,
-    example_inputs: Sequence[Any],
+    fakes: Sequence[Any],
     options: Options,
     report: GraphReport,
     observe: Observer,
 ) -> Plan:
     """Find the regions of a Dynamo graph and write them to its report.
 
+    ``fakes`` are its inputs as fake tensors (``torch_internals.fake_inputs``).
     Only while Dynamo compiles, from inside a backend.
 
     Raises:
         CannotCache: the graph cannot be cached, with the reason.
 
     """
-    captured = capture(gm, example_inputs, options, report, observe)
+    captured = capture(gm, fakes, options, report, observe)
     report.streams = find_streams(captured)
     return complete_plan(captured, options, report, observe)
 
 
 def capture(
     gm: fx.GraphModule,
-    example_inputs: Sequence[Any],
+    fakes: Sequence[Any],
     options: Options,
     report: GraphReport,
     observe: Observer,
 ) -> Captured:
     """The first half of ``make_plan``: the regions, in a graph not yet rewritten."""
     fake_mode = torch_internals.dynamo_fake_mode()
-    fakes = torch_internals.fake_inputs(gm, example_inputs)
     captured = analyse(
         *with_plain_parameters(gm, fakes),
         fake_mode,

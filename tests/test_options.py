@@ -18,7 +18,7 @@ NOT_POSITIVE = (0, -1, 1.5, "3", True, None)
 BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "process_group": (("world", 3, True), "torch.distributed.new_group()"),
     "preset": (("best", 3, None), "quality, balanced, fast"),
-    "estimator": (("spline", "RFE", 3), "subspace, rfe, taylor, reuse"),
+    "estimator": (("spline", "RFE", 3), "subspace, scaled_taylor, rfe, taylor, reuse"),
     "schedule": (("always", 3, None), "rcs, interval, mask, budget"),
     "target_nfc": ((0, -1, 1.5, "14", True), "a whole number >= 1"),
     "target_speedup": ((0.9, -2, float("nan"), "3", True), "a number >= 1"),

@@ -68,6 +68,7 @@ RINGS = {  # latent, inputs and outputs and statistics of two regions
     ("taylor", 2): [1, 3, 3, 3],
     ("rfe", 1): [1, 2, 2, 1, 1, 2, 1],
     ("rfe", 2): [1, 3, 3, 1, 1, 3, 1],
+    ("scaled_taylor", 2): [1, 3, 3, 1, 2, 3, 1],
     ("subspace", 1): [1, 2, 2, 1, 2, 2, 1],
     ("subspace", 2): [1, 3, 3, 1, 3, 3, 1],
     ("subspace", 3): [1, 4, 4, 1, 4, 4, 1],
