@@ -27,10 +27,12 @@ def main() -> None:
     add("--images", type=int, help="per cell of ideas, matrix, presets, quality")
     parts = granularity.PARTS
     add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
-    add("--only", default="", help="part of the names: compile_time, end_to_end")
+    add(
+        "--only", default="", help="part of the names: compile_time, end_to_end, matrix"
+    )
     args = parser.parse_args()
     benchmarks = {
-        "matrix": functools.partial(matrix.run, images=args.images),
+        "matrix": functools.partial(matrix.run, images=args.images, only=args.only),
         "presets": functools.partial(presets.run, images=args.images),
         "ideas": functools.partial(ideas.run, images=args.images),
         "quality": functools.partial(quality.run, images=args.images),

@@ -53,6 +53,10 @@ class Cell:
     steps: int
     nfc: int
 
+    def __str__(self) -> str:
+        """As the tables show it."""
+        return f"{self.sampler} {self.guidance:g}, {self.nfc} of {self.steps}"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -174,13 +178,12 @@ class _Output:
     sample: Tensor
 
 
-def measure(images: int, *, quick: bool) -> Iterator[Score]:
-    """Every method in every cell."""
+def measure(images: int, todo: Sequence[Cell]) -> Iterator[Score]:
+    """Every method in every one of these cells."""
     uncached = glyph.load_glyph_dit().to(glyph.default_device())
     references: dict[tuple[str, float, int], Tensor] = {}
     methods = {name: ours(options, images) for name, options in OURS.items()}
     methods[TAYLORSEER] = taylorseer(images)
-    todo = cells(quick=quick)
     for nfc in dict.fromkeys(cell.nfc for cell in todo):
         for name, at in methods.items():
             run = at(nfc)
@@ -226,7 +229,7 @@ def _cells(scores: Sequence[Score], names: Sequence[str]) -> Grid:
     }
     places = list(dict.fromkeys(key[1:] for key in by))
     rows = [
-        [f"{sampler} {guidance:g}, {nfc} of {steps}"]
+        [str(Cell(sampler, guidance, steps, nfc))]
         + [by.get((name, sampler, guidance, steps, nfc), "-") for name in names]
         for sampler, guidance, steps, nfc in places
     ]
@@ -253,14 +256,20 @@ def verdicts(scores: Sequence[Score]) -> list[str]:
     return lines
 
 
-def run(*, quick: bool, images: int | None) -> None:
-    """Measure, print and write `results/matrix.json` and `matrix.md`."""
+def run(*, quick: bool, images: int | None, only: str = "") -> None:
+    """Measure, print and write `results/matrix.json` and `matrix.md`.
+
+    With ``only``, look at the cells with this in their name (``ddim 4, 18 of 50``) and
+    write nothing.
+    """
     count = images or (2 if quick else 8)
+    todo = [cell for cell in cells(quick=quick) if only in str(cell)]
     scores: list[Score] = []
-    for score in measure(count, quick=quick):
+    for score in measure(count, todo):
         scores.append(score)
         console.print(score, highlight=False, soft_wrap=True)
-        _save(scores, count)
+        if not only:
+            _save(scores, count)
     for table in grids(scores):
         table.show()
     console.print("\n".join(verdicts(scores)))
