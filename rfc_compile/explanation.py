@@ -146,6 +146,7 @@ class Statistics:
         nfc: full computations, over all CFG branches.
         steps: denoising steps so far.
         decisions: one record per call of the model.
+        estimator: what predicts the regions at cached steps, all alike: ``taylor 2``.
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
         host_seconds: time in the runtime around these graphs, in seconds.
@@ -163,6 +164,7 @@ class Statistics:
     nfc: int = 0
     steps: int = 0
     decisions: tuple[Decision, ...] = ()
+    estimator: str = ""
     cache_bytes: int = 0
     graph_seconds: dict[str, float] = field(default_factory=dict)
     host_seconds: float = 0.0

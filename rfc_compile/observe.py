@@ -289,6 +289,7 @@ def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
         nfc=trajectory.nfc,
         steps=len(trajectory.timesteps),
         decisions=tuple(trajectory.decisions),
+        estimator=f"{dispatcher.options.estimator} {dispatcher.options.order}",
         cache_bytes=sum(branch.bytes for branch in trajectory.branches),
         graph_seconds={name: graph.seconds for name, graph in graphs.items()},
         host_seconds=dispatcher.seconds - inside,

@@ -210,21 +210,6 @@ def test_state_is_freed_when_a_sample_has_left() -> None:
     assert len(samples[0].decisions) == 3
 
 
-def test_every_sample_meets_a_target_once_a_run_was_seen() -> None:
-    model = compiled(small_glyph(), target_nfc=8)
-    serve(model, [(0, GlyphRequest(3, seed=seed, steps=20)) for seed in range(2)])
-    arrivals = [(0, 3), (4, 8), (4, 5), (11, 3)]
-    serve(
-        model,
-        [
-            (call, GlyphRequest(label, seed=label + call, steps=20))
-            for call, label in arrivals
-        ],
-    )
-    served = rfc_compile.stats(model).samples[2:]
-    assert [(len(sample.decisions), sample.nfc) for sample in served] == [(20, 8)] * 4
-
-
 def test_a_number_of_steps_that_is_told_ends_every_sample() -> None:
     model = compiled(tiny(), final_full=2, **TINY)
     requests = [TinyRequest(seed, steps=9) for seed in range(2)]
