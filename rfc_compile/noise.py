@@ -18,8 +18,14 @@ from dataclasses import dataclass
 LAST = 1000.0
 """Largest timestep, unless all lie between 0 and 1."""
 
+
 CLEANEST = 1e-3
 """Least share of the image that is told from pure noise, whose level is infinite."""
+
+
+def unit_of(*timesteps: float) -> float:
+    """What the timestep of pure noise is, or that of the image where they rise."""
+    return LAST if max(timesteps) > 1 else 1.0
 
 
 def flow_level(time: float) -> float:
@@ -86,7 +92,7 @@ def recognise(first: float, second: float, change: float) -> NoiseSchedule | Non
 
     ``change`` is how far the latent moved in between, relative to its size.
     """
-    unit = LAST if max(first, second) > 1 else 1.0
+    unit = unit_of(first, second)
     rising = second > first
     times = [t / unit for t in (first, second)]
     if change <= 0 or first == second or not all(0 <= time <= 1 for time in times):

@@ -2,7 +2,7 @@
 
     timestep moves on          the next step
     same timestep again        the next CFG branch (or the second stage of a solver)
-    timestep jumps back        a new trajectory
+    timestep jumps back        a new trajectory, as where it jumps far ahead
     input does not continue    another branch, else a new trajectory
 
 The first three come from the timestep alone; the last from the step's signal: a call is
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from rfc_compile.noise import NoiseSchedule, recognise
+from rfc_compile.noise import NoiseSchedule, recognise, unit_of
 from rfc_compile.readback import Readback
 from rfc_compile.signal import Signal
 from rfc_compile.state import KeptState
@@ -28,6 +28,10 @@ from rfc_compile.state import KeptState
 UNRELATED = 0.6
 """Relative change of the latent above which two calls count as unrelated: other images
 differ by 0.6 to 1.4 in this measure, the steps of 20-step runs by less than 0.45."""
+
+FARTHEST = 0.5
+"""Share of the time between noise and image beyond which no step goes: the latent of
+such a step moves by more than ``UNRELATED``. One that has not is of another run."""
 
 NOTICEABLE, LARGEST_GROWTH = 0.25, 4.0
 """A change above the first is also refused when it is this many times the last one."""
@@ -256,11 +260,17 @@ class Trajectory:
         return len(self.timesteps) - 1
 
     def place(self, timestep: float) -> str:
-        """``same``, ``next`` or ``back``: where a timestep lies from the newest one."""
+        """Where a timestep lies from the newest one: ``same``, ``next`` or ``back``.
+
+        One that is farther than a step goes is ``back``, too.
+        """
         if not self.timesteps:
             return "next"
         if timestep == self.timesteps[-1]:
             return "same"
+        first, last = self.timesteps[0], self.timesteps[-1]
+        if abs(timestep - last) > FARTHEST * unit_of(first, last, timestep):
+            return "back"
         if len(self.timesteps) == 1:
             return "next"
         direction = self.timesteps[-1] - self.timesteps[-2]

@@ -220,6 +220,23 @@ def test_another_prompt_in_the_middle_starts_anew(options: dict[str, Any]) -> No
     assert rfc_compile.stats(model).decisions[-1].reason == "conditioning"
 
 
+@pytest.mark.parametrize("times", [(999.0, 900.0, 0.0), (0.0, 0.1, 0.9)])
+def test_a_timestep_beyond_any_step_starts_anew(times: tuple[float, ...]) -> None:
+    """The noise of an abandoned run again, at a timestep that lies ahead of it."""
+    model, plain = compiled(small_glyph(1), threshold=9.0), small_glyph(1)
+    noise, moved = torch.randn(2, 2, 3, 32, 32, generator=torch.Generator())
+    labels = torch.tensor([1, 2])
+    with torch.no_grad():
+        for x, time in zip((noise, noise + 0.1 * moved, noise), times, strict=True):
+            given = {"timestep": torch.tensor([time, time]), "class_labels": labels}
+            ours, exact = (denoise(x, **given).sample for denoise in (model, plain))
+    assert torch.equal(ours, exact)
+    stats = rfc_compile.stats(model)
+    assert [(d.step, d.full) for d in stats.decisions] == [(0, True)]
+    assert stats.last is not None
+    assert [d.full for d in stats.last.decisions] == [True, False]
+
+
 def test_reset_drops_the_state_and_keeps_the_graphs() -> None:
     model = compiled(**DYNAMIC)
     result = run(model, seed=1)
