@@ -85,7 +85,11 @@ def classify_inputs(
         for node in placeholders
         if is_static(node) or not _is_argument(source_of(node))
     )
-    given = [node for node in placeholders if node not in static]
+    given = [
+        node
+        for node in placeholders
+        if node not in static and not _is_size(source_of(node))
+    ]
     step = find_timestep(given, names, ancestry, timestep)
     times = {step, *moving_along(given, names, ancestry)}
     features = [node for node in given if node not in times and _is_feature(node)]
@@ -123,7 +127,7 @@ def classify_inputs(
         number_indices=tuple(
             i
             for i, node in enumerate(placeholders)
-            if node in given and _is_number(node, source_of(node))
+            if node in given and not isinstance(node.meta.get("val"), torch.Tensor)
         ),
     )
 
@@ -216,10 +220,9 @@ def _user_name(source: str) -> str:
     return quoted[-1] if quoted else source
 
 
-def _is_number(node: fx.Node, source: str) -> bool:
-    """Whether the call passes a number; Dynamo passes sizes of tensors beside it."""
-    is_size = re.search(r"\.(size|stride|storage_offset)\(", source) is not None
-    return not isinstance(node.meta.get("val"), torch.Tensor) and not is_size
+def _is_size(source: str) -> bool:
+    """Whether Dynamo passes the size of a tensor, whose name it has, beside it."""
+    return re.search(r"\.(size|stride|storage_offset)\(", source) is not None
 
 
 def _is_feature(node: fx.Node) -> bool:

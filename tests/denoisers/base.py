@@ -81,6 +81,31 @@ class Denoiser:
             )
         return {**call, **after}
 
+    def twice(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The call with each sample once more, from other noise."""
+        latent = call[self.latent]
+        rows, lists = len(latent), isinstance(latent, list)
+
+        def by_row(value: Any) -> bool:
+            return isinstance(value, Tensor) and value.ndim > 0 and len(value) == rows
+
+        def doubled(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: doubled(part) for name, part in value.items()}
+            if by_row(value):
+                return torch.cat([value, value])
+            if not isinstance(value, list | tuple) or not value:
+                return value
+            if all(map(by_row, value)) and not lists:
+                return type(value)(map(doubled, value))
+            tensors = any(isinstance(part, Tensor) for part in value)
+            per_sample = len(value) == rows and (lists or not tensors)
+            return type(value)([*value, *value]) if per_sample else value
+
+        noise = [x.roll(1, -1) for x in latent] if lists else latent.roll(1, -1)
+        both = [*latent, *noise] if lists else torch.cat([latent, noise])
+        return {**doubled(call), self.latent: both}
+
     def advance(self, call: dict[str, Any], result: Any, step: int) -> dict[str, Any]:
         """The call of the next step: one Euler step along the unit velocity."""
         latent, velocity = call[self.latent], self.velocity(result)
@@ -92,10 +117,16 @@ class Denoiser:
         return {**self.at(call, step + 1), self.latent: after}
 
     def walk(
-        self, denoise: Callable[..., Any], seed: int = 0, steps: int = STEPS
+        self,
+        denoise: Callable[..., Any],
+        seed: int = 0,
+        steps: int = STEPS,
+        *,
+        twice: bool = False,
     ) -> Iterator[tuple[dict[str, Any], Any]]:
         """A run: every call's keyword arguments and its result."""
         call = self.first_call(seed)
+        call = self.twice(call) if twice else call
         for step in range(steps):
             with torch.no_grad():
                 result = denoise(**call)

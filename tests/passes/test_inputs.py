@@ -165,6 +165,19 @@ def test_a_timestep_that_is_one_number(step: object) -> None:
     assert roles(captured)[0] == "timestep"
 
 
+def test_the_size_of_a_timestep_is_not_the_timestep() -> None:
+    class Frames(Stack):
+        def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+            return super().forward(x, timestep.mean().expand(2))
+
+    step = torch.full((5,), 9.0)  # Dynamo passes its size, too, and before it
+    for wanted in (None, "timestep"):
+        captured = capture(build(Frames), tokens(), step, dynamic=True, timestep=wanted)
+        found = captured.found.inputs.timestep
+        assert found is not None
+        assert isinstance(found.meta["val"], Tensor)
+
+
 def test_a_timestep_that_is_looked_up() -> None:
     class Learnt(Stack):
         def __init__(self) -> None:
