@@ -9,7 +9,6 @@ images. What differs between rows is the estimate alone. `taylor` is the default
 """
 
 import itertools
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import rfc_compile
+from benchmarks.ideas_of_modules import Score, grid
 from benchmarks.matrix import Cell, cells, draw
-from benchmarks.report import Grid, console, save
+from benchmarks.report import console, save
 from rfc_compile import glyph
 from rfc_compile.bench.methods.base import EAGER, compile_model
 from rfc_compile.estimators.base import extrapolate, gram_matrix, inner_product, ratio
@@ -235,15 +235,6 @@ class Stack(nn.Module):
         return result
 
 
-@dataclass(frozen=True)
-class Score:
-    """One idea in one cell: PSNR in dB, the mean over the images."""
-
-    idea: str
-    cell: Cell
-    psnr: float
-
-
 @dataclass
 class _Drawing:
     """The model, uncached, with the defaults and with a stack of its own."""
@@ -292,32 +283,6 @@ def _full_steps(known: rfc_compile.Statistics, steps: int) -> list[int]:
     return _full_steps(known.last, before) + own
 
 
-def grids(scores: Sequence[Score]) -> list[Grid]:
-    """Means by full steps, and how often each idea leads the default."""
-    columns = sorted({(s.cell.steps, s.cell.nfc) for s in scores}, reverse=True)
-    default = {s.cell: s.psnr for s in scores if s.idea == DEFAULT}
-    rows = []
-    for idea in IDEAS:
-        own = [score for score in scores if score.idea == idea]
-        leads = [score.psnr - default[score.cell] for score in own]
-        means = [
-            statistics.mean(s.psnr for s in own if (s.cell.steps, s.cell.nfc) == column)
-            for column in columns
-        ]
-        rows.append(
-            [
-                idea,
-                *(f"{mean:.2f}" for mean in means),
-                f"{statistics.mean(leads):+.2f}",
-                f"{min(leads):+.2f}",
-                f"{sum(lead > 0 for lead in leads)} of {len(leads)}",
-            ]
-        )
-    header = ["estimate", *(f"{nfc} of {steps}" for steps, nfc in columns)]
-    header += ["lead", "least", "better in"]
-    return [Grid("Mean PSNR in dB, and the lead over taylor", header, rows)]
-
-
 def run(*, quick: bool, images: int | None) -> None:
     """Measure, print and write `results/ideas.json` and `ideas.md`."""
     count = images or (2 if quick else 4)
@@ -325,12 +290,11 @@ def run(*, quick: bool, images: int | None) -> None:
     for cell in cells(quick=quick):
         scores += drawing.scores(cell)
         console.print(cell, highlight=False)
-    tables = grids(scores)
-    for table in tables:
-        table.show()
+    table = grid(scores, IDEAS, DEFAULT)
+    table.show()
     save(
         "ideas",
         "Estimators that are not the default",
         {"images": count, "scores": [asdict(score) for score in scores]},
-        [f"{count} images per cell.\n", *(table.markdown() for table in tables)],
+        [f"{count} images per cell.\n", table.markdown()],
     )
