@@ -268,8 +268,9 @@ class Trajectory:
             return "next"
         if timestep == self.timesteps[-1]:
             return "same"
-        first, last = self.timesteps[0], self.timesteps[-1]
-        if abs(timestep - last) > FARTHEST * unit_of(first, last, timestep):
+        times = self.timesteps[0], self.timesteps[-1], timestep
+        span = max(unit_of(*times), *map(abs, times))
+        if abs(timestep - self.timesteps[-1]) > FARTHEST * span:
             return "back"
         if len(self.timesteps) == 1:
             return "next"

@@ -74,7 +74,7 @@ def test_denoiser(name: str) -> None:
         uncached = [flat(result) for _, result in denoiser.walk(model)]
         error = (results[-1] - uncached[-1]).norm() / uncached[-1].norm()
         assert 0 < error < 0.2
-    if name not in ONE_SIZE:
+    if name not in ONE_SIZE and "-" not in name:  # once for every class
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rfc_compile.UncachedWarning)
             _check_twice_as_many(denoiser, model, rfc)

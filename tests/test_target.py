@@ -15,7 +15,6 @@ from torch import Tensor
 import rfc_compile
 from rfc_compile import BudgetWarning
 from tests.denoising import compiled, guided_steps, run, small_glyph
-from tests.serving import GlyphRequest, serve
 
 
 def draw(
@@ -205,21 +204,3 @@ def test_full_steps_that_max_error_forces_are_told_once() -> None:
             draw(model, 0)
         assert len(w) == 1
     assert rfc_compile.stats(model).nfc > 3
-
-
-def test_every_sample_meets_a_target_once_a_run_was_seen() -> None:
-    options = {"inner": "eager", "decide": "sample", "target_nfc": 8}
-    model: Any = torch.compile(
-        small_glyph(), backend="rfc", options=options, dynamic=True
-    )
-    serve(model, [(0, GlyphRequest(3, seed=seed, steps=20)) for seed in range(2)])
-    arrivals = [(0, 3), (4, 8), (4, 5), (11, 3)]
-    serve(
-        model,
-        [
-            (call, GlyphRequest(label, seed=label + call, steps=20))
-            for call, label in arrivals
-        ],
-    )
-    served = rfc_compile.stats(model).samples[2:]
-    assert [(len(sample.decisions), sample.nfc) for sample in served] == [(20, 8)] * 4

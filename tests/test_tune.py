@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -157,8 +158,11 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
         if study.exists() and study.read_text().count("\n") > 2:
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    for _ in range(3):  # Python drops an interrupt that comes in a finalizer
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            output, errors = process.communicate(timeout=30)
+            break
     assert process.returncode == 130, errors
     assert "Interrupted; `--resume" in output
     assert "Traceback" not in errors

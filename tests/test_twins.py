@@ -1,4 +1,4 @@
-"""``decide="sample"``: requests with the same noise and prompt in other timesteps."""
+"""``decide="sample"``: twins in other timesteps, and a target for every sample."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from denoising import small_glyph
 from serving import GlyphRequest, serve, step
 
+import rfc_compile
 from rfc_compile import UncachedWarning
 from rfc_compile.metrics import psnr
 
@@ -32,3 +33,21 @@ def test_twins_of_other_speed_are_not_taken_for_each_other() -> None:
         *served, _ = serve(model, [*twins, other])
     for request, image in zip(served, exact, strict=True):
         assert psnr(request.x, image).item() > 35
+
+
+def test_every_sample_meets_a_target_once_a_run_was_seen() -> None:
+    options = {"inner": "eager", "decide": "sample", "target_nfc": 8}
+    model: Any = torch.compile(
+        small_glyph(), backend="rfc", options=options, dynamic=True
+    )
+    serve(model, [(0, GlyphRequest(3, seed=seed, steps=20)) for seed in range(2)])
+    arrivals = [(0, 3), (4, 8), (4, 5), (11, 3)]
+    serve(
+        model,
+        [
+            (call, GlyphRequest(label, seed=label + call, steps=20))
+            for call, label in arrivals
+        ],
+    )
+    served = rfc_compile.stats(model).samples[2:]
+    assert [(len(sample.decisions), sample.nfc) for sample in served] == [(20, 8)] * 4
