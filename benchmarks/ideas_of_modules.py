@@ -25,7 +25,6 @@ from rfc_compile.estimators.subspace import Subspace
 from rfc_compile.metrics import psnr
 
 _SEED: Final = 7000
-_QUICK_GUIDANCE: Final = 2.0
 
 
 class PulledByMiss(Subspace):
@@ -155,9 +154,7 @@ def grid(scores: Sequence[Score], ideas: Mapping[str, Any], default: str) -> Gri
 def run(*, quick: bool, images: int | None) -> None:
     """Measure, print and write `results/ideas_of_modules.json` and `.md`."""
     count = images or (2 if quick else 4)
-    todo = cells(quick=False)
-    if quick:
-        todo = [cell for cell in todo if cell.guidance == _QUICK_GUIDANCE]
+    todo = cells(quick=quick)
     scores = []
     with registered():
         for score in measure(count, todo):

@@ -29,9 +29,11 @@ UNRELATED = 0.6
 """Relative change of the latent above which two calls count as unrelated: other images
 differ by 0.6 to 1.4 in this measure, the steps of 20-step runs by less than 0.45."""
 
-FARTHEST = 0.5
-"""Share of the time between noise and image beyond which no step goes: the latent of
-such a step moves by more than ``UNRELATED``. One that has not is of another run."""
+FAR, FARTHEST = 0.25, 0.5
+"""Shares of the time between noise and image. No step goes beyond the second, for its
+latent would move by more than ``UNRELATED``; one beyond the first is not
+``LARGEST_GROWTH`` times as long as the step before it. A call so far ahead is of another
+run."""
 
 NOTICEABLE, LARGEST_GROWTH = 0.25, 4.0
 """A change above the first is also refused when it is this many times the last one."""
@@ -268,14 +270,21 @@ class Trajectory:
             return "next"
         if timestep == self.timesteps[-1]:
             return "same"
-        times = self.timesteps[0], self.timesteps[-1], timestep
-        span = max(unit_of(*times), *map(abs, times))
-        if abs(timestep - self.timesteps[-1]) > FARTHEST * span:
+        if self._beyond_a_step(timestep):
             return "back"
         if len(self.timesteps) == 1:
             return "next"
         direction = self.timesteps[-1] - self.timesteps[-2]
         return "next" if (timestep - self.timesteps[-1]) * direction > 0 else "back"
+
+    def _beyond_a_step(self, timestep: float) -> bool:
+        """Whether no step leads from the newest timestep to this one."""
+        *_, before, last = (math.nan, *self.timesteps)
+        span = max(unit_of(last, timestep), *map(abs, (*self.timesteps[:1], timestep)))
+        gap, usual = abs(timestep - last), abs(last - before)
+        return gap > FARTHEST * span or (
+            gap > FAR * span and gap > LARGEST_GROWTH * usual
+        )
 
     def continues(self, step: int, timestep: float) -> bool:
         """Whether a timestep fits those of the steps around the one with this index."""

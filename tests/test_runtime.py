@@ -220,7 +220,9 @@ def test_another_prompt_in_the_middle_starts_anew(options: dict[str, Any]) -> No
     assert rfc_compile.stats(model).decisions[-1].reason == "conditioning"
 
 
-@pytest.mark.parametrize("times", [(999.0, 900.0, 0.0), (0.0, 0.1, 0.9)])
+@pytest.mark.parametrize(
+    "times", [(999.0, 900.0, 0.0), (500.0, 455.0, 0.0), (0.0, 0.1, 0.9)]
+)
 def test_a_timestep_beyond_any_step_starts_anew(times: tuple[float, ...]) -> None:
     """The noise of an abandoned run again, at a timestep that lies ahead of it."""
     model, plain = compiled(small_glyph(1), threshold=9.0), small_glyph(1)
