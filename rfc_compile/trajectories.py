@@ -32,7 +32,7 @@ differ by 0.6 to 1.4 in this measure, the steps of 20-step runs by less than 0.4
 FAR, FARTHEST = 0.25, 0.5
 """Shares of the time between noise and image. No step goes beyond the second, for its
 latent would move by more than ``UNRELATED``; one beyond the first is not
-``LARGEST_GROWTH`` times as long as the step before it. A call so far ahead is of another
+``LARGEST_GROWTH`` times as long as the step before. A call so far ahead is of another
 run."""
 
 NOTICEABLE, LARGEST_GROWTH = 0.25, 4.0
