@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from fuzzing import fuzz
-from hypothesis import note
+from hypothesis import assume, note
 from hypothesis import strategies as st
 from models import text_tokens, timesteps
 from random_models import ANY_RECIPES, Recipe, random_model
@@ -149,10 +149,13 @@ def test_runs_are_those_of_a_model_that_has_kept_nothing(
     alone = torch.compile(random_model(recipe, seed), backend=inner)
     with warnings.catch_warnings():
         warnings.simplefilter("error", rfc_compile.UncachedWarning)
+        # the only branch of some networks is a single linear map
+        warnings.filterwarnings("ignore", ".*no region found")
 
         def check(call: tuple[Tensor, ...], result: Any) -> None:
-            (*_, decision) = rfc_compile.stats(rfc).decisions
-            if decision.full:
+            decisions = rfc_compile.stats(rfc).decisions
+            assume(decisions)
+            if decisions[-1].full:
                 with torch.no_grad():
                     assert torch.equal(first(result), first(alone(*call)))
 
