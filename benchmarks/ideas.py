@@ -10,7 +10,7 @@ images. What differs between rows is the estimate alone. `taylor` is the default
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
@@ -18,11 +18,17 @@ from torch import Tensor, nn
 
 import rfc_compile
 from benchmarks.ideas_of_modules import Score, grid
-from benchmarks.matrix import Cell, cells, draw
+from benchmarks.matrix import Cell, cells, draw, full_steps_of
 from benchmarks.report import console, save
 from rfc_compile import glyph
 from rfc_compile.bench.methods.base import EAGER, compile_model
-from rfc_compile.estimators.base import extrapolate, gram_matrix, inner_product, ratio
+from rfc_compile.estimators.base import (
+    changes,
+    extrapolate,
+    gram_matrix,
+    inner_product,
+    ratio,
+)
 from rfc_compile.estimators.subspace import solve
 from rfc_compile.metrics import psnr
 from rfc_compile.noise import diffusion_level, newton_weights
@@ -67,8 +73,7 @@ def taylor(order: int) -> Estimate:
 
 
 def _moves(name: str, kept: Sequence[Moment], count: int) -> list[Tensor]:
-    values = [moment.inputs[name] for moment in kept[: count + 1]]
-    return [new - old for new, old in itertools.pairwise(values)]
+    return changes([moment.inputs[name] for moment in kept], count)
 
 
 def scaled(name: str, least: float, most: float) -> Estimate:
@@ -126,8 +131,10 @@ def _miss(estimate: Estimate, kept: Sequence[Moment]) -> Tensor:
     return inner_product(newest.output - guess, newest.output - guess)
 
 
-def best_of(candidates: Sequence[Estimate], steps: int) -> Estimate:
-    """By sample the candidate that would have predicted the last full steps best."""
+def _by_misses(
+    candidates: Sequence[Estimate], steps: int, shares: Callable[[Tensor], Tensor]
+) -> Estimate:
+    """A mix, by sample; ``shares`` of the misses (candidates, G) at the last steps."""
 
     def estimate(now: Moment, kept: Sequence[Moment]) -> list[Tensor]:
         own = [candidate(now, kept) for candidate in candidates]
@@ -137,25 +144,21 @@ def best_of(candidates: Sequence[Estimate], steps: int) -> Estimate:
         misses = torch.stack(
             [sum(_miss(c, kept[i:]) for i in usable) for c in candidates]
         )
-        return _mixed(own, (misses == misses.amin(0)).float())
+        return _mixed(own, shares(misses))
 
     return estimate
+
+
+def best_of(candidates: Sequence[Estimate], steps: int) -> Estimate:
+    """By sample the candidate that would have predicted the last full steps best."""
+    return _by_misses(
+        candidates, steps, lambda misses: (misses == misses.amin(0)) * 1.0
+    )
 
 
 def blend_of(candidates: Sequence[Estimate], steps: int) -> Estimate:
     """All of them, by sample in inverse proportion to those misses."""
-
-    def estimate(now: Moment, kept: Sequence[Moment]) -> list[Tensor]:
-        own = [candidate(now, kept) for candidate in candidates]
-        usable = [i for i in range(steps) if len(kept) - i > _ORDER + 1]
-        if not usable:
-            return own[0]
-        misses = torch.stack(
-            [sum(_miss(c, kept[i:]) for i in usable) for c in candidates]
-        )
-        return _mixed(own, 1 / misses.clamp_min(1e-12))
-
-    return estimate
+    return _by_misses(candidates, steps, lambda x: 1 / x.clamp_min(1e-12))
 
 
 def _mixed(own: Sequence[Sequence[Tensor]], shares: Tensor) -> list[Tensor]:
@@ -240,7 +243,6 @@ class _Drawing:
     """The model, uncached, with the defaults and with a stack of its own."""
 
     images: int
-    full_steps: dict[Cell, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.uncached = glyph.load_glyph_dit().to(glyph.default_device())
@@ -260,7 +262,7 @@ class _Drawing:
         for seed in (_OTHER_SEED, _SEED):
             with rfc_compile.trajectory("ideas", num_steps=cell.steps):
                 draw(model, cell, self.images, seed)
-        full_steps = _full_steps(rfc_compile.stats(model), cell.steps)
+        full_steps = full_steps_of(rfc_compile.stats(model), cell.steps)
         torch.compiler.reset()
         return full_steps
 
@@ -272,15 +274,6 @@ class _Drawing:
             self.stack.begin(idea, full_steps)
             drawn = draw(self.model, cell, self.images, _SEED)
             yield Score(idea, cell, psnr(drawn, reference).mean().item())
-
-
-def _full_steps(known: rfc_compile.Statistics, steps: int) -> list[int]:
-    """Of a run of so many steps; one that jumps is two trajectories."""
-    before = steps - len(known.decisions)
-    own = [before + decision.step for decision in known.decisions if decision.full]
-    if before <= 0 or known.last is None:
-        return own
-    return _full_steps(known.last, before) + own
 
 
 def run(*, quick: bool, images: int | None) -> None:

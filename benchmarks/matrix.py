@@ -132,19 +132,20 @@ def ours(options: Mapping[str, Any], images: int) -> Callable[[int], Draw]:
             for seed in (_OTHER_SEED, _SEED):
                 with rfc_compile.trajectory("matrix", num_steps=cell.steps):
                     drawn = draw(model, cell, images, seed)
-            return drawn, _full_steps(rfc_compile.stats(model), cell.steps)
+            return drawn, len(full_steps_of(rfc_compile.stats(model), cell.steps))
 
         return run
 
     return at
 
 
-def _full_steps(statistics: rfc_compile.Statistics, steps: int) -> int:
+def full_steps_of(known: rfc_compile.Statistics, steps: int) -> list[int]:
     """Of a run of so many steps; one that jumps is two trajectories."""
-    left = steps - len(statistics.decisions)
-    if left <= 0 or statistics.last is None:
-        return statistics.nfc
-    return statistics.nfc + _full_steps(statistics.last, left)
+    before = steps - len(known.decisions)
+    own = [before + decision.step for decision in known.decisions if decision.full]
+    if before <= 0 or known.last is None:
+        return own
+    return full_steps_of(known.last, before) + own
 
 
 def taylorseer(images: int) -> Callable[[int], Draw]:

@@ -124,6 +124,19 @@ class Estimator(ABC):
         return extrapolate(outputs, c)
 
 
+class RelatesChanges(Estimator):
+    """One that measures at full steps how the input's changes lie to each other."""
+
+    @property
+    def statistics(self) -> int:
+        """The Gram matrix of the input's changes."""
+        return self.order * (self.order + 1) // 2
+
+    def observe(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+        """The upper triangle of the Gram matrix, by rows."""
+        return torch.stack(gram_matrix(changes(inputs, self.order)), dim=1)
+
+
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """A quotient that is 0 where the denominator is 0."""
     safe = torch.where(denominator > 0, denominator, torch.ones_like(denominator))

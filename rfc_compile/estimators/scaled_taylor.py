@@ -13,20 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from rfc_compile.estimators.base import (
     TAYLOR,
-    Estimator,
-    changes,
-    gram_matrix,
+    RelatesChanges,
     inner_product,
     ratio,
 )
 
 
-class ScaledTaylor(Estimator):
+class ScaledTaylor(RelatesChanges):
     """Direction and length from Taylor, corrected by what Taylor says of the input.
 
     Five kept tensors per region: O_0, O_1, O_2, I_0 and I_1.
@@ -39,15 +36,6 @@ class ScaledTaylor(Estimator):
     def inputs_kept(self) -> int:
         """Those whose changes a full step measures."""
         return self.order
-
-    @property
-    def statistics(self) -> int:
-        """The Gram matrix of the input's changes."""
-        return self.order * (self.order + 1) // 2
-
-    def observe(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
-        """The upper triangle of the Gram matrix, by rows."""
-        return torch.stack(gram_matrix(changes(inputs, self.order)), dim=1)
 
     def coefficients(
         self,

@@ -24,14 +24,13 @@ from torch import Tensor
 from rfc_compile.estimators.base import (
     TAYLOR,
     VALID,
-    Estimator,
+    RelatesChanges,
     changes,
-    gram_matrix,
     inner_product,
 )
 
 
-class Subspace(Estimator):
+class Subspace(RelatesChanges):
     """Coefficients of the input's least-squares fit, pulled to Taylor's weights."""
 
     name = "subspace"
@@ -41,15 +40,6 @@ class Subspace(Estimator):
     def inputs_kept(self) -> int:
         """As many as outputs."""
         return self.order + 1
-
-    @property
-    def statistics(self) -> int:
-        """The Gram matrix of the input's changes."""
-        return self.order * (self.order + 1) // 2
-
-    def observe(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
-        """The upper triangle of the Gram matrix, by rows."""
-        return torch.stack(gram_matrix(changes(inputs, self.order)), dim=1)
 
     def coefficients(
         self,
