@@ -1,6 +1,6 @@
 """The graph passes, in order: from Dynamo's graph to the graphs of a step.
 
-    functionalize      torch level graph      -> functional ATen graph
+    functionalize      torch level graph      -> functional ATen graph (retrace.py)
     classify_inputs    analysis               -> timestep, latent, conditioning
     residual_stream    analysis               -> residual adds
     find_regions       analysis               -> regions and refusals

@@ -16,16 +16,15 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
 from rfc_compile.errors import CannotCache
 from rfc_compile.passes.graph import aten, remove_dead_code
+from rfc_compile.passes.retrace import retrace
 from rfc_compile.torch_internals import (
     DynamoControl,
     functorch_levels,
     leave_functorch_levels,
-    without_mutations,
 )
 
 _RANDOM = torch.Tag.nondeterministic_seeded
@@ -47,11 +46,7 @@ def functionalize(
     levels = functorch_levels()
     try:
         with fake_mode, preserve_node_meta(), torch.no_grad():
-            traced = _retrace(gm, fakes)
-            if any(map(_is_write, traced.graph.nodes)):
-                # some ops (rms_norm) turn into others below functionalization,
-                # in-place ones among them; a second pass sees those
-                traced = _retrace(traced, fakes)
+            traced = retrace(gm, fakes)
     except DynamoControl:
         raise
     except Exception as error:
@@ -64,16 +59,6 @@ def functionalize(
     _keep_placeholder_metadata(gm, traced, fakes)
     remove_dead_code(traced)
     return traced
-
-
-def _retrace(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
-    run = without_mutations(fx.Interpreter(gm).run)
-    return make_fx(run, tracing_mode="real")(*fakes)
-
-
-def _is_write(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
 
 
 def _refuse_side_effects(gm: fx.GraphModule) -> None:

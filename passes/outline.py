@@ -6,18 +6,19 @@
     view_12 = aten.view(addmm_6, ...)        getitem = region_000_attn[0]
     div = aten.div(view_12, 1.0)             div = aten.div(getitem, 1.0)
 
-torch's own partition fuser does the cut (cycle check, stable order, metadata kept).
+Nodes keep their metadata; they move only as far as the operands of a call make them.
 """
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 from torch import fx
-from torch.fx.passes.utils.fuser_utils import fuse_by_partitions
 
-from rfc_compile.passes.graph import results_of
+from rfc_compile.passes.graph import sort_stably
 from rfc_compile.passes.records import Region
+from rfc_compile.torch_internals import graph_module
 
 OUTLINED = "rfc_region"
 """Key of ``node.meta`` that marks the call of an outlined region."""
@@ -46,31 +47,23 @@ class OutlinedRegion:
 
 def outline(gm: fx.GraphModule, regions: tuple[Region, ...]) -> fx.GraphModule:
     """Move every region into a submodule named after it; same values, same order."""
-    if not regions:
-        return gm
+    calls: list[fx.Node] = []
+    outside: dict[fx.Node, fx.Node] = {}
     for region in regions:
-        for position, node in enumerate(region.outputs):
-            node.meta["rfc_output"] = position
-    partitions: list[dict[fx.Node, int | None]] = [
-        dict.fromkeys(region.nodes) for region in regions
-    ]
-    gm = fuse_by_partitions(
-        gm, partitions, prefix="rfc_outline_", always_return_tuple=True
-    )
-    nodes = {node.name: node for node in gm.graph.nodes}  # the fuser made new ones
-    calls = [
-        _rename(gm, f"rfc_outline_{number}", region, nodes)
-        for number, region in enumerate(regions)
-    ]
+        call, outputs = _move(gm, region)
+        calls.append(call)
+        outside.update(zip(region.outputs, outputs, strict=True))
     for call, region in zip(calls, regions, strict=True):
         call.meta[OUTLINED] = OutlinedRegion(
             name=region.name,
-            inputs=tuple(nodes[node.name] for node in region.inputs),
-            outputs=tuple(nodes[node.name] for node in region.outputs),
+            inputs=tuple(outside.get(node, node) for node in region.inputs),
+            outputs=tuple(outside[node] for node in region.outputs),
             input_of=region.input_of,
-            bases=tuple(nodes[node.name] for node in region.bases),
+            bases=tuple(outside.get(node, node) for node in region.bases),
         )
-    gm.recompile()
+    if regions:
+        sort_stably(gm)
+        gm.recompile()
     return gm
 
 
@@ -83,23 +76,35 @@ def outlined_calls(gm: fx.GraphModule) -> list[tuple[fx.Node, OutlinedRegion]]:
     ]
 
 
-def _rename(
-    gm: fx.GraphModule, old: str, region: Region, nodes: dict[str, fx.Node]
-) -> fx.Node:
-    """Name a submodule after its region; its outputs stand for their old nodes."""
-    call: fx.Node
-    (call,) = gm.graph.find_nodes(op="call_module", target=old)
-    module = gm.get_submodule(old)
-    assert isinstance(module, fx.GraphModule)
-    gm.delete_submodule(old)
-    gm.add_submodule(region.name, module)
-    call.target = region.name
+def _move(gm: fx.GraphModule, region: Region) -> tuple[fx.Node, list[fx.Node]]:
+    """One region; its call and what stands for each of its outputs."""
+    inside = set(region.nodes)
+    operands = dict.fromkeys(
+        operand
+        for node in region.nodes
+        for operand in node.all_input_nodes
+        if operand not in inside
+    )
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for operand in operands:
+        copies[operand] = graph.placeholder(operand.name)
+        copies[operand].meta = dict(operand.meta)
+    for node in region.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in region.outputs))
+    gm.add_submodule(region.name, graph_module(gm, graph))
+    with gm.graph.inserting_after(region.nodes[-1]):
+        call = gm.graph.call_module(region.name, tuple(operands))
     call._rename(region.name)
-    returned = results_of(module.graph)
-    calls = {user.args[1]: user for user in call.users}
-    for index, value in enumerate(returned):
-        getitem = calls[index]
-        getitem.meta["val"] = value.meta["val"]
-        nodes[region.outputs[value.meta["rfc_output"]].name] = getitem
-    call.meta["val"] = tuple(value.meta["val"] for value in returned)
-    return call
+    call.meta["val"] = tuple(node.meta["val"] for node in region.outputs)
+    outputs = []
+    with gm.graph.inserting_before(call.next):
+        for position, node in enumerate(region.outputs):
+            result = gm.graph.call_function(operator.getitem, (call, position))
+            result.meta = dict(node.meta)
+            node.replace_all_uses_with(result)
+            outputs.append(result)
+    for node in reversed(region.nodes):
+        gm.graph.erase_node(node)
+    return call, outputs

@@ -19,8 +19,10 @@ from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.passes import few_rows, fold_repeats
 from rfc_compile.passes.flops import is_expensive
 from rfc_compile.passes.functionalize import functionalize
+from rfc_compile.passes.graph import remove_dead_code
 from rfc_compile.passes.hoist_predicate import hoist_predicate
 from rfc_compile.passes.outline import outline
+from rfc_compile.passes.retrace import trace_by_op
 from rfc_compile.state import step_weights
 
 STEPS = 6
@@ -135,6 +137,12 @@ def check_second_runs(captured: Capture) -> None:
     fakes = [n.meta["val"] for n in functional.graph.find_nodes(op="placeholder")]
     again = functionalize(copy_graph(functional), fakes, captured.fake_mode)
     assert shape_of(again) == shape_of(functional)
+    with captured.fake_mode, torch.no_grad():
+        by_op = trace_by_op(captured.stages["dynamo"], fakes)
+    event("traced as a whole" if by_op is None else "traced op by op")
+    if by_op is not None:
+        remove_dead_code(by_op)
+        assert shape_of(by_op) == shape_of(functional)
     hoisted = copy_graph(captured.stages["hoist_predicate"])
     before = shape_of(hoisted)
     assert hoist_predicate(outline(hoisted, ())) is hoisted
