@@ -132,7 +132,8 @@ class Scope:
         self, branch: Branch, signal: Signal, full_steps: Sequence[int]
     ) -> Mismatch | None:
         """``branch.mismatch``; a step that goes on shows what does not vary."""
-        refused = branch.mismatch(signal, full_steps, self.varying)
+        told = self.current is not None and self.current.tells_all_of(branch)
+        refused = branch.mismatch(signal, full_steps, self.varying, told=told)
         if refused is None and branch.step >= 0 and (self.changes or self.varying):
             self.changes.clear()
             self.varying &= branch.differing(signal)

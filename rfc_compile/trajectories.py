@@ -27,7 +27,8 @@ from rfc_compile.state import KeptState
 
 UNRELATED = 0.6
 """Relative change of the latent above which two calls count as unrelated: other images
-differ by 0.6 to 1.4 in this measure, the steps of 20-step runs by less than 0.45."""
+differ by 0.6 to 1.4 in this measure, the steps of 20-step runs by less than 0.45, but
+for the last: where little is left but the image, up to 0.7 (of 10 steps, 1.3)."""
 
 FAR, FARTHEST = 0.25, 0.5
 """Shares of the time between noise and image. No step goes beyond the second, for its
@@ -110,12 +111,18 @@ class Branch:
     clock_readings: set[tuple[float, ...]] = field(default_factory=set)
 
     def mismatch(
-        self, signal: Signal, full_steps: Sequence[int], varying: Set[int]
+        self,
+        signal: Signal,
+        full_steps: Sequence[int],
+        varying: Set[int],
+        *,
+        told: bool = False,
     ) -> Mismatch | None:
         """Why a call is not this branch's next step; None if it may be.
 
         ``full_steps`` are the kept full steps that the signal was measured against,
-        ``varying`` the conditioning inputs that are known to change at every step.
+        ``varying`` the conditioning inputs that are known to change at every step;
+        ``told`` as for ``jumps``.
         """
         if self.step < 0:
             return None
@@ -123,7 +130,7 @@ class Branch:
             return Mismatch("no_history")
         if not signal.finite:
             return Mismatch("non_finite")
-        if self.jumps(signal.change):
+        if self.jumps(signal.change, told=told):
             return Mismatch("discontinuity")
         differing = self.differing(signal)
         if differing - varying:
@@ -166,12 +173,16 @@ class Branch:
         """State kept, that of the followers included, in bytes."""
         return sum(kept.bytes for kept in (self.state, *self.followers.values()))
 
-    def jumps(self, change: float) -> bool:
-        """Whether no denoising step changes the latent so much, or not at all."""
-        if change == 0 or change > UNRELATED:
-            return True
-        usual = change if self.change is None else self.change
-        return change > NOTICEABLE and change > LARGEST_GROWTH * usual
+    def jumps(self, change: float, *, told: bool = False) -> bool:
+        """Whether no denoising step changes the latent so much, or not at all.
+
+        ``told``: by what the caller tells, the call can be of no other run or branch.
+        Then only a change that is sudden gives away that it does not go on.
+        """
+        if self.change is None:  # it has not moved before
+            return change == 0 or change > UNRELATED
+        sudden = change > NOTICEABLE and change > LARGEST_GROWTH * self.change
+        return change == 0 or sudden or (change > UNRELATED and not told)
 
 
 @dataclass(frozen=True)
@@ -312,6 +323,11 @@ class Trajectory:
             return None
         branch = min(own, key=lambda branch: (branch.step, branch.index))
         return branch, max(self.step, branch.step + 1)
+
+    def tells_all_of(self, branch: Branch) -> bool:
+        """Whether the caller tells where the run begins, and which branch a call is."""
+        told = self.run > 0 or self.num_steps is not None
+        return told and (branch.name is not None or len(self.branches) == 1)
 
     @property
     def full_up(self) -> bool:

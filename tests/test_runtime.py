@@ -220,6 +220,22 @@ def test_another_prompt_in_the_middle_starts_anew(options: dict[str, Any]) -> No
     assert rfc_compile.stats(model).decisions[-1].reason == "conditioning"
 
 
+@BOTH
+def test_other_latents_in_a_told_run_start_anew(options: dict[str, Any]) -> None:
+    """Somebody exchanges them between two steps, and tells nobody."""
+    model, plain = compiled(**options), small_glyph()
+    with rfc_compile.trajectory("told", num_steps=20):
+        steps = latents(model, seed=1)
+        for _ in range(8):
+            next(steps)
+        inputs = {"timestep": torch.tensor(560).expand(2), "class_labels": LABELS}
+        noise = torch.randn(2, 3, 32, 32, generator=torch.Generator())
+        with torch.no_grad():
+            ours, exact = (f(noise, **inputs).sample for f in (model, plain))
+    torch.testing.assert_close(ours, exact, rtol=0, atol=1e-6)
+    assert rfc_compile.stats(model).decisions[-1].reason == "discontinuity"
+
+
 @pytest.mark.parametrize(
     "times", [(999.0, 900.0, 0.0), (500.0, 455.0, 0.0), (0.0, 0.1, 0.9)]
 )

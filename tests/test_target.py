@@ -14,6 +14,7 @@ from torch import Tensor
 
 import rfc_compile
 from rfc_compile import BudgetWarning
+from rfc_compile.glyph import load_glyph_dit, sample
 from tests.denoising import compiled, guided_steps, run, small_glyph
 
 
@@ -55,6 +56,23 @@ def test_with_the_length_told_the_first_run_meets_it() -> None:
         draw(model, 0, steps=30)
     assert rfc_compile.stats(model).nfc == 9
     assert not rfc_compile.explain(model).notes
+
+
+def test_a_last_step_that_moves_the_latent_far_is_one_of_a_told_run() -> None:
+    """Of few steps the last one removes all noise that is left: a large part of it."""
+    model = compiled(load_glyph_dit(), target_nfc=5)
+    for seed in (3000, 3001):
+        with rfc_compile.trajectory("told", num_steps=20):
+            sample(
+                model,
+                labels=torch.arange(4),
+                seed=seed,
+                scheduler="euler",
+                steps=20,
+                guidance=1.0,
+            )
+        stats = rfc_compile.stats(model)
+        assert (stats.nfc, stats.steps) == (5, 20)
 
 
 def test_before_the_length_is_known_the_threshold_decides() -> None:
