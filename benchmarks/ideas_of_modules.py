@@ -19,7 +19,14 @@ from benchmarks.matrix import Cell, cells, draw, ours
 from benchmarks.report import Grid, console, save
 from rfc_compile import glyph
 from rfc_compile.estimators import ESTIMATORS
-from rfc_compile.estimators.base import TAYLOR, Estimator, changes, inner_product, ratio
+from rfc_compile.estimators.base import (
+    TAYLOR,
+    Estimator,
+    changes,
+    extrapolate,
+    inner_product,
+    ratio,
+)
 from rfc_compile.estimators.scaled_taylor import ScaledTaylor
 from rfc_compile.estimators.subspace import Subspace
 from rfc_compile.metrics import psnr
@@ -51,6 +58,38 @@ class PulledByMiss(Subspace):
         return [(1 - share) * c + share * weights[TAYLOR, j] for j, c in enumerate(fit)]
 
 
+class OfTokens(Subspace):
+    """Coefficients of their own for every fourth of the tokens."""
+
+    name = "subspace_of_tokens"
+    dim = 1
+
+    def predict(
+        self,
+        current: Tensor,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        statistics: Tensor | None,
+        weights: Tensor,
+    ) -> Tensor:
+        """What `subspace` gives for each part, side by side."""
+        values = [current, *inputs, *outputs]
+        predicted = []
+        for part in zip(*(v.chunk(_PARTS, self.dim) for v in values), strict=True):
+            now, history = part[0], part[1 : len(inputs) + 1]
+            gram = self.observe(history, ())
+            c = self.coefficients(now, history, gram, weights)
+            predicted.append(extrapolate(part[len(inputs) + 1 :], c))
+        return torch.cat(predicted, self.dim)
+
+
+class OfChannels(OfTokens):
+    """Coefficients of their own for every fourth of the channels, as for heads."""
+
+    name = "subspace_of_channels"
+    dim = -1
+
+
 class ScaledALittle(ScaledTaylor):
     """The ratio within 0.8 and 1.25: not all of the input's change is the output's."""
 
@@ -70,7 +109,13 @@ class ScaledALittle(ScaledTaylor):
         return [scale * weight for weight in taylor]
 
 
-NEW: Final[tuple[type[Estimator], ...]] = (PulledByMiss, ScaledALittle)
+_PARTS: Final = 4
+NEW: Final[tuple[type[Estimator], ...]] = (
+    PulledByMiss,
+    OfTokens,
+    OfChannels,
+    ScaledALittle,
+)
 
 DEFAULT: Final = "subspace"
 IDEAS: Final[dict[str, dict[str, Any]]] = {
@@ -82,6 +127,14 @@ IDEAS: Final[dict[str, dict[str, Any]]] = {
         "ridge": 0.1,
     },
     "subspace, ridge 0.5, pulled by its miss": {"estimator": PulledByMiss.name},
+    "subspace, by token group": {"estimator": OfTokens.name},
+    "subspace, by channel group": {"estimator": OfChannels.name},
+    "subspace, by token group, ridge 1": {"estimator": OfTokens.name, "ridge": 1.0},
+    "subspace, by channel group, ridge 1": {
+        "estimator": OfChannels.name,
+        "ridge": 1.0,
+    },
+    "taylor": {"estimator": "taylor"},
     "scaled_taylor": {"estimator": "scaled_taylor"},
     "scaled_taylor, 0.8 to 1.25": {"estimator": ScaledALittle.name},
     "scaled_taylor, 0.8 to 1.25, noise": {

@@ -131,6 +131,18 @@ def test_full_steps_go_where_the_errors_are() -> None:
     assert len([s for s in steps if s < 25]) == 4
 
 
+@given(RATES, st.integers(8, 25), st.floats(0.3, 3))
+@settings(max_examples=40, deadline=None)
+def test_large_errors_at_first_do_not_bunch_the_full_steps(
+    rates: list[float], nfc: int, first: float
+) -> None:
+    """Predictions between full steps close together reach less far."""
+    rates = [first] * 10 + rates[10:]
+    steps = full_steps(simulate(rates, (), STEPS, target_nfc=nfc))
+    early = [b - a for a, b in pairwise(steps) if a < STEPS / 2]
+    assert min(early) >= STEPS // nfc
+
+
 def test_a_run_with_larger_errors_is_not_spent_at_once() -> None:
     earlier = simulate([0.02] * STEPS, target_nfc=14)
     same = full_steps(simulate([0.02] * STEPS, earlier, STEPS, target_nfc=14))
@@ -159,7 +171,8 @@ def test_twenty_steps_have_their_share_of_the_full_steps() -> None:
     """A branch of 10 of the 50 steps."""
     decisions = simulate([0.05] * 10, (), 10, target_nfc=10)
     assert all(d.full for d in decisions)
-    schedule = Options(inner="eager", target_nfc=15).make_schedule()
+    options = Options(inner="eager", target_nfc=15, max_cached_run=8)
+    schedule = options.make_schedule()
     half = [Decision(25 + i, 1, 0.0, i % 3 == 0, "", 0.1) for i in range(25)]
     position = Position(2, 2, 0, 0.0, 50, 1, half[:2], half)
     assert schedule.limit(position) < math.inf
