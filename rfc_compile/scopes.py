@@ -132,8 +132,12 @@ class Scope:
         self, branch: Branch, signal: Signal, full_steps: Sequence[int]
     ) -> Mismatch | None:
         """``branch.mismatch``; a step that goes on shows what does not vary."""
-        told = self.current is not None and self.current.tells_all_of(branch)
-        refused = branch.mismatch(signal, full_steps, self.varying, told=told)
+        run = self.current
+        told = run is not None and run.tells_all_of(branch)
+        last = run is not None and branch.step + 2 == self.total(run)
+        refused = branch.mismatch(
+            signal, full_steps, self.varying, told=told, last=last
+        )
         if refused is None and branch.step >= 0 and (self.changes or self.varying):
             self.changes.clear()
             self.varying &= branch.differing(signal)

@@ -117,12 +117,13 @@ class Branch:
         varying: Set[int],
         *,
         told: bool = False,
+        last: bool = False,
     ) -> Mismatch | None:
         """Why a call is not this branch's next step; None if it may be.
 
         ``full_steps`` are the kept full steps that the signal was measured against,
         ``varying`` the conditioning inputs that are known to change at every step;
-        ``told`` as for ``jumps``.
+        ``told`` and ``last`` as for ``jumps``.
         """
         if self.step < 0:
             return None
@@ -130,7 +131,7 @@ class Branch:
             return Mismatch("no_history")
         if not signal.finite:
             return Mismatch("non_finite")
-        if self.jumps(signal.change, told=told):
+        if self.jumps(signal.change, told=told, last=last):
             return Mismatch("discontinuity")
         differing = self.differing(signal)
         if differing - varying:
@@ -173,16 +174,17 @@ class Branch:
         """State kept, that of the followers included, in bytes."""
         return sum(kept.bytes for kept in (self.state, *self.followers.values()))
 
-    def jumps(self, change: float, *, told: bool = False) -> bool:
+    def jumps(self, change: float, *, told: bool = False, last: bool = False) -> bool:
         """Whether no denoising step changes the latent so much, or not at all.
 
         ``told``: by what the caller tells, the call can be of no other run or branch.
-        Then only a change that is sudden gives away that it does not go on.
+        Then only a change that is sudden gives away that it does not go on, and none at
+        the ``last`` step, which removes all noise that is left.
         """
-        if self.change is None:  # it has not moved before
+        if change == 0 or self.change is None:  # it has not moved before
             return change == 0 or change > UNRELATED
         sudden = change > NOTICEABLE and change > LARGEST_GROWTH * self.change
-        return change == 0 or sudden or (change > UNRELATED and not told)
+        return (sudden or (change > UNRELATED and not told)) and not (told and last)
 
 
 @dataclass(frozen=True)
