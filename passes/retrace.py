@@ -214,9 +214,8 @@ def _key(value: Any, operands: dict[fx.Node, int]) -> Any:
         parts = (value.start, value.stop, value.step)
         return slice, *(_key(part, operands) for part in parts)
     if isinstance(value, _CONSTANTS):
-        return type(value), repr(
-            value
-        )  # 1, 1.0 and True are equal, 0.0 and -0.0 as well
+        # 1, 1.0 and True are equal, 0.0 and -0.0 as well
+        return type(value), repr(value)
     raise _Unusual
 
 

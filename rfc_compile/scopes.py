@@ -133,8 +133,9 @@ class Scope:
     ) -> Mismatch | None:
         """``branch.mismatch``; a step that goes on shows what does not vary."""
         run = self.current
-        told = run is not None and run.tells_all_of(branch)
-        last = run is not None and branch.step + 2 == self.total(run)
+        told = last = False
+        if run is not None and run.tells_all_of(branch):
+            told, last = True, branch.step + 2 == self.total(run)
         refused = branch.mismatch(
             signal, full_steps, self.varying, told=told, last=last
         )

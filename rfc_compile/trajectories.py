@@ -181,10 +181,14 @@ class Branch:
         Then only a change that is sudden gives away that it does not go on, and none at
         the ``last`` step, which removes all noise that is left.
         """
-        if change == 0 or self.change is None:  # it has not moved before
-            return change == 0 or change > UNRELATED
+        if change == 0:
+            return True
+        if self.change is None:  # it has not moved before
+            return change > UNRELATED
+        if told and last:
+            return False
         sudden = change > NOTICEABLE and change > LARGEST_GROWTH * self.change
-        return (sudden or (change > UNRELATED and not told)) and not (told and last)
+        return sudden or (change > UNRELATED and not told)
 
 
 @dataclass(frozen=True)

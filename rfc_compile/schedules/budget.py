@@ -1,7 +1,9 @@
 """A wanted number of full steps, or speed-up: the threshold is steered to meet it.
 
     e(s) = a(s) k                a step's error, k steps after the last full one
-    full  <=>  sum of e since the last full step > tau, or the run is as long as it may
+    full  <=>  sum of e since the last full step > tau
+
+within the least and the most steps that a cached run has (``FLOOR``, ``SLACK``).
 
 At every step tau is chosen such that the rest of the run, as it is predicted, has just
 as many full steps as are left. The rates a(s) are those of the trajectory before that
