@@ -35,7 +35,7 @@ TIMES = ("noise", "step")
 CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time", "threshold")
 """Options that are chosen where they are left out."""
 
-PRESETS = {"quality": 0.2, "balanced": 0.35, "fast": 0.75}
+PRESETS = {"quality": 0.15, "balanced": 0.35, "fast": 0.75}
 """Thresholds, chosen by `python -m benchmarks presets`."""
 
 
@@ -51,8 +51,8 @@ class Options:
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
             ``scaled_taylor`` 2, ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2,
             or 0 for ``reuse``.
-        schedule: which steps are full: ``rcs``, ``interval``, ``mask``, or ``budget``,
-            which one of the next three options chooses by itself.
+        schedule: which steps are full: ``spread``, ``rcs``, ``interval``, ``mask``, or
+            ``budget``, which one of the next three options chooses by itself.
         target_nfc: full steps of a CFG branch wanted; the threshold adapts so that they
             are met, from the first run on if its number of steps is told by
             ``rfc_compile.trajectory(num_steps=...)``, else from the second on.
@@ -61,9 +61,9 @@ class Options:
             cached step has its state to read.
         max_error: largest accumulated error of a cached run. With a target, which gives
             way to it; by itself in place of ``threshold``.
-        threshold: for ``rcs``, the accumulated relative prediction error of the
-            input above which a step is full; larger is faster. None is that of the
-            preset.
+        threshold: accumulated relative prediction error of the input above which a
+            step is full (``rcs``), or that says how many are (``spread``); larger is
+            faster. None is that of the preset.
         interval: for ``interval``, one full step in this many.
         full_steps: for ``mask``, the indices of the full steps.
         warmup: full steps at the start of a trajectory.
@@ -72,7 +72,7 @@ class Options:
         final_full: full steps at the end of a trajectory; takes effect once the number
             of steps is known, from ``rfc_compile.trajectory(num_steps=...)`` or from an
             earlier trajectory with the same first timesteps.
-        decision: what ``rcs`` goes by: ``sync``, this step's prediction error, which
+        decision: what errors are gone by: ``sync``, this step's prediction error, which
             the host waits for; ``lagged``, that of the branch's step before, if it was
             cached: in a run that a pipeline announces the host waits for nothing; with
             ``time="noise"`` from the second run on, for a first one reads timesteps.
@@ -114,7 +114,7 @@ class Options:
     preset: str = "balanced"
     estimator: str | None = None
     order: int | None = None
-    schedule: str = "rcs"
+    schedule: str = "spread"
     target_nfc: int | None = None
     target_speedup: float | None = None
     max_error: float | None = None
@@ -327,6 +327,11 @@ class Options:
     def has_target(self) -> bool:
         """Whether a number of full steps, or a speed-up, is wanted."""
         return self.target_nfc is not None or self.target_speedup is not None
+
+    @property
+    def learns(self) -> bool:
+        """Whether the schedule goes by the run before, so decides otherwise then."""
+        return SCHEDULES[self.schedule].learns
 
     @property
     def longest_run(self) -> int | None:

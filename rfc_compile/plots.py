@@ -25,6 +25,7 @@ _REASONS: Final = {
     "scheduled": "0.88",
     "warmup": "tab:gray",
     "threshold": "tab:orange",
+    "spread": "tab:orange",
     "budget": "tab:orange",
     "interval": "tab:orange",
     "mask": "tab:orange",

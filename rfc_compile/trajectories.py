@@ -49,10 +49,11 @@ class Decision:
         branch: index of the CFG branch.
         timestep: value of the timestep input (mean over the batch).
         full: whether every region was computed.
-        reason: ``warmup``, ``threshold``, ``interval``, ``mask``, ``cap``, ``final``,
-            ``discontinuity``, ``conditioning``, ``weights``, ``non_finite``,
-            ``lost_state`` or ``no_history`` for a full step; ``within_limit`` or
-            ``scheduled`` for a cached one.
+        reason: ``warmup``, ``threshold``, ``spread``, ``budget``, ``max_error``,
+            ``interval``, ``mask``, ``cap``, ``final``, ``discontinuity``,
+            ``conditioning``, ``weights``, ``non_finite``, ``lost_state`` or
+            ``no_history`` for a full step; ``within_limit`` or ``scheduled`` for a
+            cached one.
         statistic: the step's input prediction error e(s); None where it has no history.
 
     """

@@ -14,10 +14,11 @@ from rfc_compile.schedules.budget import Budget
 from rfc_compile.schedules.interval import Interval
 from rfc_compile.schedules.mask import Mask
 from rfc_compile.schedules.rcs import RelationalCacheScheduling
+from rfc_compile.schedules.spread import Spread
 
 SCHEDULES: dict[str, type[Schedule]] = {
     schedule.name: schedule
-    for schedule in (RelationalCacheScheduling, Interval, Mask, Budget)
+    for schedule in (Spread, RelationalCacheScheduling, Interval, Mask, Budget)
 }
 
 __all__ = [

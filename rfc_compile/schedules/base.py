@@ -57,12 +57,15 @@ class Schedule(ABC):
     Attributes:
         name: the value of the option ``schedule`` and the reason it gives.
         static: whether every limit is ``FULL`` or ``CACHED``.
+        learns: whether it goes by the trajectory before, so decides otherwise in a
+            first one.
         reason: what ``stats`` calls a full step that this schedule asked for.
 
     """
 
     name: str
     static: bool
+    learns: bool = False
     reason: str
 
     def __init__(self, options: Options, report: GraphReport | None = None) -> None:

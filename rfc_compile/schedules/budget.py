@@ -1,24 +1,19 @@
 """A wanted number of full steps, or speed-up: the threshold is steered to meet it.
 
-    e(s) = a(s) k                a step's error, k steps after the last full one
     full  <=>  sum of e since the last full step > tau
 
-within the least and the most steps that a cached run has (``FLOOR``, ``SLACK``).
+within the least and the most steps that a cached run has (``Outlook.evenly``).
 
-At every step tau is chosen such that the rest of the run, as it is predicted, has just
-as many full steps as are left. The rates a(s) are those of the trajectory before that
-began alike, times how much larger the errors of this one are so far; without one, the
-rate of this trajectory's last steps. So another prompt meets the budget too, and with
-the same history of calls the decisions are the same: nothing is timed.
+At every step tau is chosen such that the rest of the run, as it is predicted
+(`outlook.py`), has just as many full steps as are left. So another prompt meets the
+budget too.
 
 While the number of steps is not known, the threshold is that of the options.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rfc_compile.schedules.base import (
@@ -28,82 +23,11 @@ from rfc_compile.schedules.base import (
     Position,
     Schedule,
 )
+from rfc_compile.schedules.outlook import Course, Outlook
 
 if TYPE_CHECKING:
     from rfc_compile.config import Options
     from rfc_compile.observe import GraphReport
-    from rfc_compile.trajectories import Decision
-
-FLOOR, SLACK = 1.15, 1.3
-"""Without ``max_cached_run``, a cached run is at least and at most so many times as
-long as if the full steps that are left were spread evenly, so runs shorten towards the
-end. Errors alone would ask for full steps close together, between which a prediction
-reaches less far: its errors grow sooner and ask for more of them. Spread by these two,
-images of 14 and 18 full steps are better by 0.9 and 1.4 dB (`python -m benchmarks
-matrix`).
-"""
-
-RECENT = 4
-"""Steps whose rates stand for those to come where no trajectory was seen before."""
-
-TRIALS = 24
-"""Thresholds that are tried at most, to find one with the wanted full steps."""
-
-
-@dataclass(frozen=True)
-class Outlook:
-    """The steps from the next one on, as predicted, without the ``final_full`` last.
-
-    Attributes:
-        rates: for each step, its error if the step before it is full.
-        since_full: cached steps since the last full one.
-        error: sum of their errors.
-        cap: most cached steps in a row, None for no limit.
-        last: error of the step before, where a step is judged by that (``lagged``).
-
-    """
-
-    rates: Sequence[float]
-    since_full: int
-    error: float
-    cap: int | None = None
-    last: float | None = None
-
-    def full_steps(self, threshold: float) -> int:
-        """How many of the steps are full with this threshold."""
-        count, since, error, last = 0, self.since_full, self.error, self.last
-        for rate in self.rates:
-            own = rate * (since + 1)
-            beyond = error + (own if last is None else last) > threshold
-            if beyond or (self.cap is not None and since >= self.cap):
-                count, since, error, own = count + 1, 0, 0.0, 0.0
-            else:
-                since, error = since + 1, error + own
-            last = None if last is None else own
-        return count
-
-    def threshold(self, full_steps: int) -> float:
-        """One that gives so many full steps, or the nearest to it.
-
-        ``FULL`` or ``CACHED`` where only these do.
-        """
-        if full_steps >= len(self.rates):
-            return FULL
-        if full_steps <= self.full_steps(CACHED):
-            return CACHED
-        longest = self.since_full + len(self.rates)
-        low, high = 0.0, self.error + 2 * sum(self.rates) * longest
-        # a run of length n at a rate a accumulates a n^2 / 2
-        tried = sum(map(math.sqrt, self.rates)) ** 2 / (2 * full_steps**2)
-        for _ in range(TRIALS):
-            count = self.full_steps(tried)
-            if count == full_steps:
-                return tried
-            if count < full_steps:
-                high, tried = tried, (low + tried) / 2
-            else:
-                low, tried = tried, min(2 * tried, (tried + high) / 2)
-        return high
 
 
 class Budget(Schedule):
@@ -117,6 +41,7 @@ class Budget(Schedule):
 
     name = "budget"
     static = False
+    learns = True
     reason = "budget"
 
     def __init__(self, options: Options, report: GraphReport | None = None) -> None:
@@ -148,35 +73,27 @@ class Budget(Schedule):
         return threshold - position.error, reason
 
     def _threshold(self, position: Position) -> tuple[float, str]:
-        own = _of_branch(position.decisions, position.branch)
-        earlier = _of_branch(position.earlier, position.branch)
-        steps = len(earlier) or position.total
-        if steps is None or len(own) >= steps:
+        course = Course.at(position)
+        if course.steps is None:
             return self._without_length(position)
-        target = self._target(steps, position.total or steps)
-        used, final = sum(decision.full for decision in own), self.options.final_full
-        left, remaining = target - used - final, steps - final - len(own)
-        floor, cap = self._bounds(position.since_full, left, remaining)
+        outlook = course.outlook(position, self.options)
+        target = self._target(course.steps, position.total or course.steps)
+        done = sum(decision.full for decision in course.own) + self.options.final_full
+        left = target - done
+        floor, cap = self._bounds(outlook, left)
         if left > 0 and cap is not None and position.since_full >= cap:
             return FULL, "cap"
         if position.since_full < floor:
             return CACHED, self.reason
-        rates = _rates(own, earlier, self.options.warmup, steps)
-        outlook = Outlook(
-            rates=rates[len(own) : steps - final] or [1.0] * remaining,
-            since_full=position.since_full,
-            error=position.error if rates else _sum_to(position.since_full),
-            cap=cap,
-            last=self._last_error(own) if rates else None,
-        )
-        fewest = used + final + outlook.full_steps(CACHED)
+        outlook = replace(outlook, cap=cap)
+        fewest = done + outlook.full_steps(CACHED)
         if fewest > target and not self._missed:
             self._missed = True
-            self._warn(self._why_not(fewest, steps))
+            self._warn(self._why_not(fewest, course.steps))
         threshold = outlook.threshold(left)
-        if rates:
+        if outlook.measured:
             return threshold, self.reason
-        due = _sum_to(position.since_full + 1) > threshold
+        due = outlook.rates[0] * (position.since_full + 1) > threshold
         return FULL if due else CACHED, self.reason
 
     def _target(self, steps: int, total: int) -> int:
@@ -192,22 +109,11 @@ class Budget(Schedule):
         fewest = 1 if steps == total else guarded
         return min(max(fewest, round(wanted)), steps)
 
-    def _bounds(
-        self, since_full: int, left: int, remaining: int
-    ) -> tuple[int, int | None]:
+    def _bounds(self, outlook: Outlook, left: int) -> tuple[int, int | None]:
         """Fewest and most cached steps in a row: as told, or near an even spread."""
         if self.options.max_cached_run != "auto":
             return 0, self.options.longest_run
-        if left <= 0:
-            return 0, None
-        even = (since_full + remaining - left) / (left + 1)
-        return math.ceil(FLOOR * even), math.ceil(SLACK * even)
-
-    def _last_error(self, own: Sequence[Decision]) -> float | None:
-        if self.options.decision == "sync":
-            return None
-        last = own[-1]
-        return 0.0 if last.full or last.statistic is None else last.statistic
+        return (0, None) if left <= 0 else outlook.evenly(left)
 
     def _without_length(self, position: Position) -> tuple[float, str]:
         threshold = self.options.threshold
@@ -235,42 +141,3 @@ class Budget(Schedule):
     def _warn(self, text: str) -> None:
         if self.report is not None:
             self.report.warn(text)
-
-
-def _of_branch(decisions: Sequence[Decision], branch: int) -> list[Decision]:
-    return [decision for decision in decisions if decision.branch == branch]
-
-
-def _rates(
-    own: Sequence[Decision], earlier: Sequence[Decision], warmup: int, steps: int
-) -> list[float]:
-    """For each of the steps, its error a step after a full one; empty if unknown."""
-    seen = _measured(own, warmup)
-    if not earlier:
-        recent = [error / k for _, k, error in seen[-RECENT:]]
-        return [sum(recent) / len(recent)] * steps if recent else []
-    known = {i: error / k for i, k, error in _measured(earlier, warmup)}
-    rates, rate = [], next(iter(known.values()), 0.0)
-    for i in range(steps):
-        rate = known.get(i, rate)
-        rates.append(rate)
-    expected = sum(rates[i] * k for i, k, _ in seen)
-    scale = sum(error for *_, error in seen) / expected if expected > 0 else 1.0
-    return [rate * scale for rate in rates]
-
-
-def _measured(
-    decisions: Sequence[Decision], warmup: int
-) -> list[tuple[int, int, float]]:
-    """Of the steps after warm-up: index, distance from the last full step, error."""
-    measured, distance = [], 1
-    for i, decision in enumerate(decisions):
-        if i >= warmup and decision.statistic is not None:
-            measured.append((i, distance, decision.statistic))
-        distance = 1 if decision.full else distance + 1
-    return measured
-
-
-def _sum_to(number: int) -> float:
-    """1 + 2 + ... + number: the error of a cached run at a rate of 1."""
-    return number * (number + 1) / 2

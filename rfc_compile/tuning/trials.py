@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 import rfc_compile
+from rfc_compile.config import Options
 from rfc_compile.errors import TargetError
 from rfc_compile.json_files import JSON
 from rfc_compile.measuring import (
@@ -189,7 +190,8 @@ class Trials:
         try:
             part = self.reference.of([seed])
             limit = math.inf if most is None else most
-            measured = compare(part, compiled, limit).measured
+            learns = Options.from_mapping(setting).learns
+            measured = compare(part, compiled, limit, learns=learns).measured
         except TooManyFullSteps:
             self.journal.add(key, asdict(Stopped()))
             return None
