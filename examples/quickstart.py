@@ -15,7 +15,8 @@ def main() -> None:
     device = glyph.default_device()
     model = glyph.load_glyph_dit().to(device)
     model = torch.compile(model, backend="rfc", options={"threshold": 0.2})
-    images = glyph.sample(model, labels=torch.arange(10, device=device), seed=0)
+    with rfc_compile.trajectory("ten digits", num_steps=50):
+        images = glyph.sample(model, labels=torch.arange(10, device=device), seed=0)
     print(rfc_compile.explain(model))
     print(rfc_compile.stats(model))
     row = torch.cat(list(images), dim=-1).permute(1, 2, 0)

@@ -214,7 +214,7 @@ class BySample(ByTimestep):
         state = self._new_state(own, weights)
         branch = Branch(0, state, first_step=0, name=caller.branch)
         trajectory = Trajectory(
-            caller.owner, caller.run, [branch], num_steps=caller.num_steps
+            caller.owner, caller.run, caller.num_steps, caller.announced, [branch]
         )
         return Sample(trajectory)
 

@@ -51,6 +51,7 @@ class Call:
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
         branch, total = self.branch, self.scope.total(self.trajectory)
+        told = self.trajectory.num_steps or self.trajectory.announced
         return Position(
             step=self.step - branch.first_step,
             recorded=len(branch.state.full_steps),
@@ -60,6 +61,7 @@ class Call:
             branch=branch.index,
             decisions=self.trajectory.decisions,
             earlier=self.scope.earlier(self.trajectory),
+            told=None if told is None else told - branch.first_step,
         )
 
     def run(self, signal: Signal | None) -> Trajectory:

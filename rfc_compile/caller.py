@@ -24,6 +24,8 @@ class Caller:
         owner: unique to whom the trajectory belongs: a name, a thread or a task.
         num_steps: steps of its run, None if not told.
         run: number of its run, 0 if nobody tells where runs start.
+        announced: iterations of that run, None if nobody tells: about its steps, a
+            sampler of a higher order has more, a model that shares the run has fewer.
         branch: name of its CFG branch, None if nobody tells.
 
     """
@@ -31,6 +33,7 @@ class Caller:
     owner: str
     num_steps: int | None
     run: int
+    announced: int | None
     branch: str | None
 
 
@@ -41,7 +44,7 @@ class _Named:
 
 
 _named: ContextVar[_Named | None] = ContextVar("rfc_trajectory", default=None)
-_run: ContextVar[int] = ContextVar("rfc_run", default=0)
+_run: ContextVar[tuple[int, int | None]] = ContextVar("rfc_run", default=(0, None))
 _branch: ContextVar[str | None] = ContextVar("rfc_branch", default=None)
 _runs = itertools.count(1)
 
@@ -75,17 +78,20 @@ def _leave(variable: ContextVar[Any], token: Token[Any]) -> None:
         variable.reset(token)
 
 
-def begin_run() -> int:
-    """The next call of this thread or task is the first of a run; its number."""
+def begin_run(announced: int | None = None) -> int:
+    """The next call of this thread or task is the first of a run; its number.
+
+    ``announced`` is how many iterations the run says it has.
+    """
     number = next(_runs)
-    _run.set(number)
+    _run.set((number, announced))
     return number
 
 
 def leave_run(number: int) -> None:
     """Calls that follow belong to no run that somebody has told of."""
-    if _run.get() == number:
-        _run.set(0)
+    if _run.get()[0] == number:
+        _run.set((0, None))
 
 
 def current_caller() -> Caller:
@@ -93,7 +99,7 @@ def current_caller() -> Caller:
     named = _named.get()
     if named is None:
         named = _Named(_thread_or_task(), None)
-    return Caller(named.name, named.num_steps, _run.get(), _branch.get())
+    return Caller(named.name, named.num_steps, *_run.get(), _branch.get())
 
 
 def _thread_or_task() -> str:

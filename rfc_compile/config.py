@@ -329,11 +329,6 @@ class Options:
         return self.target_nfc is not None or self.target_speedup is not None
 
     @property
-    def learns(self) -> bool:
-        """Whether the schedule goes by the run before, so decides otherwise then."""
-        return SCHEDULES[self.schedule].learns
-
-    @property
     def longest_run(self) -> int | None:
         """``max_cached_run`` in steps; None for no limit, or one that a target sets."""
         if isinstance(self.max_cached_run, str):

@@ -139,16 +139,18 @@ def _sample(
     """Draws the images once; returns them on the CPU, and the seconds it took."""
     labels = torch.arange(args.images, device=glyph.default_device())
     labels %= glyph.NUM_CLASSES
+    calls = len(glyph.make_scheduler(args.scheduler, args.steps).timesteps)
     start = time.perf_counter()
-    images = glyph.sample(
-        model,
-        labels=labels,
-        seed=args.seed,
-        scheduler=args.scheduler,
-        steps=args.steps,
-        guidance=args.guidance,
-        progress=progress,
-    ).cpu()
+    with rfc_compile.trajectory("demo", num_steps=calls):
+        images = glyph.sample(
+            model,
+            labels=labels,
+            seed=args.seed,
+            scheduler=args.scheduler,
+            steps=args.steps,
+            guidance=args.guidance,
+            progress=progress,
+        ).cpu()
     return images, time.perf_counter() - start
 
 

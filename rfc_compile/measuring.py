@@ -156,8 +156,8 @@ def compare(
 ) -> Trial:
     """Draw the reference's seeds with a model compiled with caching.
 
-    ``learns``: one run before teaches it how many steps a run has and how errors grow,
-    as users have it from the second image on.
+    ``learns``: one run before teaches it how many steps a run has, as users have it
+    who ask for a number of full steps.
 
     Raises:
         TargetError: as ``draw_with``; or the images have another shape.
@@ -212,7 +212,7 @@ def measure(
     """
     forget_compiled()
     compiled = compile_model(target.model, "eager", options)
-    learns = Options.from_mapping(options).learns
+    learns = Options.from_mapping(options).has_target
     trial = compare(reference, compiled, learns=learns)
     if not repeats:
         return trial

@@ -85,7 +85,7 @@ class Scope:
             self.last = self.current
             self.learn_from(self.current)
         self.current = Trajectory(
-            caller.owner, run=caller.run, num_steps=caller.num_steps
+            caller.owner, caller.run, caller.num_steps, caller.announced
         )
         return self.current
 

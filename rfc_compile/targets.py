@@ -25,6 +25,7 @@ from rfc_compile.factories import call_factory, is_factory, one_line
 from rfc_compile.files import read_text
 from rfc_compile.fingerprints import make_fingerprint, model_fingerprint
 from rfc_compile.json_files import JSON, MOST_BYTES
+from rfc_compile.runs import trajectory
 from rfc_compile.tuned import Fingerprint
 
 Draw = Callable[[nn.Module, int], Tensor]
@@ -126,15 +127,18 @@ def _bundled(settings: Settings) -> Target:
     labels = torch.arange(settings.images, device=device) % glyph.NUM_CLASSES
     model = glyph.load_glyph_dit().to(device)
 
+    calls = len(glyph.make_scheduler(sampler, steps).timesteps)
+
     def draw(model: nn.Module, seed: int) -> Tensor:
-        return glyph.sample(
-            model,
-            labels=labels,
-            seed=seed * settings.images,  # the noise of image i is that of seed + i
-            scheduler=sampler,
-            steps=steps,
-            guidance=guidance,
-        )
+        with trajectory(BUNDLED, num_steps=calls):
+            return glyph.sample(
+                model,
+                labels=labels,
+                seed=seed * settings.images,  # the noise of image i is that of seed + i
+                scheduler=sampler,
+                steps=steps,
+                guidance=guidance,
+            )
 
     facts = model_fingerprint(model)
     return Target(

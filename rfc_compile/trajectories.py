@@ -208,6 +208,7 @@ class Trajectory:
     """One denoising run: its branches and what was decided.
 
     ``name`` is its owner's, ``run`` the number of the run, where starts are known;
+    ``num_steps`` and ``announced`` are those of its first call's ``Caller``;
     ``unsettled`` are the steps that await their signal, oldest first. ``noise`` is how
     its timesteps are read, None until the second one; ``foreseen`` are the timesteps of
     a run before, by step, for steps whose own are not known yet.
@@ -215,10 +216,11 @@ class Trajectory:
 
     name: str
     run: int = 0
+    num_steps: int | None = None
+    announced: int | None = None
     branches: list[Branch] = field(default_factory=list)
     timesteps: list[float] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
-    num_steps: int | None = None
     newest: Branch | None = None
     finished: bool = False
     noise: NoiseSchedule | None = None

@@ -30,7 +30,7 @@ def simulate(
     for step, rate in enumerate(rates):
         error = rate * (since + 1)
         position = Position(
-            step, step, since, accumulated, total, 0, tuple(decisions), earlier
+            step, step, since, accumulated, total, 0, tuple(decisions), earlier, total
         )
         limit, reason = guarded_limit(schedule, chosen, position)
         judged = last if chosen.decision == "lagged" else error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from denoising import compiled, run, steps_of
 from diffusers import DiffusionPipeline, FluxTransformer2DModel
@@ -10,6 +11,7 @@ from diffusers.models.cache_utils import CacheMixin
 import rfc_compile
 from rfc_compile.caller import begin_run, branch, current_caller
 from rfc_compile.integrations.diffusers import connect
+from rfc_compile.runs import end_run
 
 OPTIONS = {"schedule": "interval", "interval": 3, "warmup": 2}
 
@@ -41,12 +43,37 @@ def test_a_progress_bar_starts_a_run() -> None:
     before = current_caller().run
     with pipeline.progress_bar(total=3) as bar:
         started = current_caller().run
+        assert current_caller().announced == 3
         bar.update()
     assert started > before
     assert current_caller().run == 0
     runs = [current_caller().run for _ in pipeline.progress_bar(range(2))]
     assert runs == [started + 1] * 2
     assert current_caller().run == 0
+    for _ in pipeline.progress_bar(range(2)):
+        assert current_caller().announced == 2
+    for _ in pipeline.progress_bar(iter(range(2))):
+        assert current_caller().announced is None
+    assert current_caller().announced is None
+
+
+@pytest.mark.parametrize("announced", [20, 14, 40])
+def test_an_announced_run_is_spread_evenly_each_time_alike(announced: int) -> None:
+    """About so many steps: another number changes where full steps are, no more."""
+    model = compiled(threshold=0.2)
+    drawn = []
+    for _ in range(2):
+        number = begin_run(announced)
+        *_, image = steps_of(model)
+        end_run(number)
+        drawn.append(image)
+    assert torch.equal(*drawn)
+    decisions = rfc_compile.stats(model).decisions
+    assert "spread" in {decision.reason for decision in decisions}
+    if announced == 20:
+        with rfc_compile.trajectory("told", num_steps=20):
+            *_, image = steps_of(model)
+        assert torch.equal(image, drawn[0])
 
 
 def test_a_known_start_begins_a_trajectory() -> None:

@@ -41,45 +41,50 @@ def test_while_the_number_of_steps_is_unknown_it_is_rcs(
     assert spread == simulate(rates, **RCS, **options)
 
 
-@given(RATES, RATES, THRESHOLDS, st.integers(1, 4), st.integers(0, 3))
+@given(RATES, THRESHOLDS, st.integers(1, 4), st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
 def test_guards_hold_and_no_run_errs_by_more_than_twice_the_threshold(
-    before: list[float], rates: list[float], threshold: float, warmup: int, final: int
+    rates: list[float], threshold: float, warmup: int, final: int
 ) -> None:
     options = {"threshold": threshold, "warmup": warmup, "final_full": final}
-    for earlier in ((), simulate(before, **options)):
-        decisions = simulate(rates, earlier, STEPS, **options)
-        full = full_steps(decisions)
-        assert full[:warmup] == list(range(warmup))
-        assert full[len(full) - final :] == list(range(STEPS - final, STEPS))
-        assert longest_run(decisions) <= 8
-        error = 0.0
-        for decision in decisions:
-            error = 0.0 if decision.full else error + (decision.statistic or 0.0)
-            assert error <= BREAK * threshold + 1e-9
+    decisions = simulate(rates, (), STEPS, **options)
+    full = full_steps(decisions)
+    assert full[:warmup] == list(range(warmup))
+    assert full[len(full) - final :] == list(range(STEPS - final, STEPS))
+    assert longest_run(decisions) <= 8
+    error = 0.0
+    for decision in decisions:
+        error = 0.0 if decision.full else error + (decision.statistic or 0.0)
+        assert error <= BREAK * threshold + 1e-9
+
+
+@given(RATES, RATES, THRESHOLDS)
+@settings(max_examples=40, deadline=None)
+def test_no_run_depends_on_the_one_before(
+    before: list[float], rates: list[float], threshold: float
+) -> None:
+    earlier = simulate(before, (), STEPS, threshold=threshold)
+    again = simulate(rates, earlier, STEPS, threshold=threshold)
+    assert again == simulate(rates, (), STEPS, threshold=threshold)
 
 
 def test_equal_errors_have_runs_of_equal_length_that_shorten_at_the_end() -> None:
-    earlier = simulate([0.03] * STEPS, (), STEPS, threshold=0.35)
-    decisions = simulate([0.03] * STEPS, earlier, STEPS, threshold=0.35)
-    assert full_steps(decisions) == [0, 6, 12, 18, 24, 30, 35, 40, 45, 49]
-    assert {d.reason for d in decisions if d.full} == {"warmup", "threshold", "spread"}
+    decisions = simulate([0.03] * STEPS, (), STEPS, threshold=0.35)
+    assert full_steps(decisions) == [0, 5, 10, 15, 20, 25, 30, 34, 38, 42, 46, 49]
+    assert {d.reason for d in decisions if d.full} == {"warmup", "spread"}
 
 
-@given(RATES, THRESHOLDS)
-@settings(max_examples=60, deadline=None)
-def test_runs_differ_by_less_than_those_of_rcs(
-    rates: list[float], threshold: float
-) -> None:
+def test_runs_change_less_than_those_of_rcs() -> None:
     """Between full steps close together a prediction reaches less far."""
-    rcs = simulate(rates, (), STEPS, **RCS, threshold=threshold)
-    earlier = simulate(rates, rcs, STEPS, **SPREAD, threshold=threshold)
-    spread = simulate(rates, earlier, STEPS, **SPREAD, threshold=threshold)
-    jumps = [
-        sum(abs(b - a) for a, b in pairwise(lengths(full_steps(decisions))))
+    bursts = [0.09 if step % 10 < 3 else 0.02 for step in range(STEPS)]
+    rcs = simulate(bursts, (), STEPS, **RCS, threshold=0.35)
+    spread = simulate(bursts, (), STEPS, **SPREAD, threshold=0.35)
+    changes = [
+        [abs(b - a) for a, b in pairwise(lengths(full_steps(decisions)))]
         for decisions in (rcs, spread)
     ]
-    assert jumps[1] <= jumps[0] + 8
+    assert max(changes[1]) < max(changes[0])
+    assert sum(changes[1]) < sum(changes[0]) / 2
 
 
 @given(RATES, st.lists(THRESHOLDS, min_size=2, max_size=2, unique=True))
@@ -110,18 +115,16 @@ def test_equal_rates_are_expected_to_have_the_full_steps_of_rcs(
 def test_an_error_out_of_proportion_is_full_at_once() -> None:
     """In the midst of a run that the spread alone would go on with."""
     rates = [0.02] * STEPS
-    earlier = simulate(rates, (), STEPS, threshold=0.35)
-    start = full_steps(earlier)[3]
+    start = full_steps(simulate(rates, (), STEPS, threshold=0.35))[3]
     rates[start + 1] = 0.8
-    decisions = simulate(rates, earlier, STEPS, threshold=0.35)
+    decisions = simulate(rates, (), STEPS, threshold=0.35)
     assert decisions[start + 1].full
     assert decisions[start + 1].reason == "threshold"
 
 
-def test_larger_errors_than_before_have_more_full_steps() -> None:
-    earlier = simulate([0.02] * STEPS, (), STEPS, threshold=0.35)
+def test_larger_errors_have_more_full_steps() -> None:
     counts = [
-        len(full_steps(simulate([rate] * STEPS, earlier, STEPS, threshold=0.35)))
+        len(full_steps(simulate([rate] * STEPS, (), STEPS, threshold=0.35)))
         for rate in (0.01, 0.02, 0.04, 0.08)
     ]
     assert counts == sorted(set(counts))
@@ -133,11 +136,10 @@ def test_errors_that_are_no_number_are_no_forecast() -> None:
     rates[12] = float("inf")
     decisions = simulate(rates, (), STEPS, threshold=0.35)
     assert {9, 12} <= set(full_steps(decisions))
-    assert simulate([0.02] * STEPS, decisions, STEPS, threshold=0.35)
 
 
 def test_images_are_better_than_those_of_rcs_with_more_full_steps() -> None:
-    """Over the samplers, in a run after one of other images."""
+    """Over the samplers, the number of steps being told."""
     scores: dict[str, list[tuple[int, float]]] = {"spread": [], "rcs": []}
     models = {
         kind: compiled(load_glyph_dit(), schedule=kind, threshold=0.2)
@@ -148,9 +150,8 @@ def test_images_are_better_than_those_of_rcs_with_more_full_steps() -> None:
         way = {"labels": labels, "steps": STEPS, "scheduler": sampler}
         reference = run(load_glyph_dit(), seed=1, **way)
         for kind, model in models.items():
-            for seed in (2, 1):
-                with rfc_compile.trajectory("images", num_steps=STEPS):
-                    images = run(model, seed=seed, **way)
+            with rfc_compile.trajectory("images", num_steps=STEPS):
+                images = run(model, seed=1, **way)
             quality = psnr(images, reference).mean().item()
             scores[kind].append((rfc_compile.stats(model).nfc, quality))
     spread, rcs = (

@@ -143,7 +143,8 @@ def test_a_setting_is_split_and_described() -> None:
         "taylor 1, stack, min_coverage=0.0, time=step, full steps 0 3 7"
     )
     assert describe({"threshold": 0.25, "cache_dtype": "bfloat16"}) == (
-        "taylor 2, stack, cache_dtype=bfloat16, rcs 0.25, warm-up 1, at most 8 cached"
+        "taylor 2, stack, cache_dtype=bfloat16, spread 0.25, warm-up 1, "
+        "at most 8 cached"
     )
 
 

@@ -1,6 +1,6 @@
 """diffusers' pipelines know where a run starts and which CFG branch a call is.
 
-    pipe.progress_bar(total=...)       begin_run(), end_run() when it closes
+    pipe.progress_bar(total=...)       begin_run(total), end_run() when it closes
     model.cache_context("cond")        branch("cond")
 
 Both are noted in context variables, which the runtime reads before it looks at the
@@ -33,8 +33,8 @@ def connect() -> None:
 def _noting_start(progress_bar: Any) -> Any:
     @functools.wraps(progress_bar)
     def noting(*args: Any, **kwargs: Any) -> Any:
-        number = begin_run()
         bar = progress_bar(*args, **kwargs)
+        number = begin_run(_whole(getattr(bar, "total", None)))
         close = weakref.WeakMethod(bar.close)  # a cycle would put off its __del__
 
         def closing() -> None:
@@ -47,6 +47,11 @@ def _noting_start(progress_bar: Any) -> Any:
         return bar
 
     return noting
+
+
+def _whole(total: object) -> int | None:
+    """Of a bar, that may have none or any number."""
+    return int(total) if isinstance(total, int | float) and total >= 1 else None
 
 
 def _noting_branch(cache_context: Any) -> Any:

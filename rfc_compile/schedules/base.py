@@ -38,6 +38,8 @@ class Position:
         branch: index of the CFG branch.
         decisions: of this trajectory so far, all branches.
         earlier: of the trajectory before that began alike, if there was one.
+        told: how many steps ``rfc_compile.trajectory`` or a pipeline say there are, the
+            latter about; None where neither does.
 
     """
 
@@ -49,6 +51,7 @@ class Position:
     branch: int = 0
     decisions: Sequence[Decision] = ()
     earlier: Sequence[Decision] = ()
+    told: int | None = None
 
 
 class Schedule(ABC):
@@ -57,15 +60,12 @@ class Schedule(ABC):
     Attributes:
         name: the value of the option ``schedule`` and the reason it gives.
         static: whether every limit is ``FULL`` or ``CACHED``.
-        learns: whether it goes by the trajectory before, so decides otherwise in a
-            first one.
         reason: what ``stats`` calls a full step that this schedule asked for.
 
     """
 
     name: str
     static: bool
-    learns: bool = False
     reason: str
 
     def __init__(self, options: Options, report: GraphReport | None = None) -> None:

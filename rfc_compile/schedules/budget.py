@@ -41,7 +41,6 @@ class Budget(Schedule):
 
     name = "budget"
     static = False
-    learns = True
     reason = "budget"
 
     def __init__(self, options: Options, report: GraphReport | None = None) -> None:

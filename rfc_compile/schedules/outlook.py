@@ -119,23 +119,32 @@ class Course:
     Attributes:
         own: decisions so far.
         earlier: of the trajectory before; empty if there was none.
-        steps: how many it will have; None while that is not known.
+        total: steps that it will have; None while that is not known.
 
     """
 
     own: Sequence[Decision]
     earlier: Sequence[Decision]
-    steps: int | None
+    total: int | None
 
     @classmethod
     def at(cls, position: Position) -> Course:
-        """The branch that a position is about."""
-        own = [d for d in position.decisions if d.branch == position.branch]
-        earlier = [d for d in position.earlier if d.branch == position.branch]
-        steps = len(earlier) or position.total
-        # where a run ends that goes on for longer than the one before, nobody knows
-        known = steps is not None and len(own) < steps
-        return cls(own, earlier, steps if known else None)
+        """Of the branch of a position, with what was learnt before."""
+        earlier = _of_branch(position.earlier, position.branch)
+        own = _of_branch(position.decisions, position.branch)
+        return cls(own, earlier, len(earlier) or position.total)
+
+    @classmethod
+    def alone(cls, position: Position) -> Course:
+        """Of the branch of a position, as if no trajectory had been before."""
+        own = _of_branch(position.decisions, position.branch)
+        return cls(own, (), position.told)
+
+    @property
+    def steps(self) -> int | None:
+        """Its total, None where it goes on for longer."""
+        known = self.total is not None and len(self.own) < self.total
+        return self.total if known else None
 
     def outlook(self, position: Position, options: Options) -> Outlook:
         """The steps from the next one on; the number of steps is known."""
@@ -168,6 +177,10 @@ class Course:
     def _last_error(self) -> float:
         last = self.own[-1]
         return 0.0 if last.full or last.statistic is None else last.statistic
+
+
+def _of_branch(decisions: Sequence[Decision], branch: int) -> list[Decision]:
+    return [decision for decision in decisions if decision.branch == branch]
 
 
 def _rising(steps: int) -> list[float]:

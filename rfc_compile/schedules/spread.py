@@ -6,10 +6,10 @@ tells how many full steps the rest of a run needs, as its errors are predicted
 (`outlook.py`). Where they are is not left to the errors alone: a cached run is nearly
 as long as if those full steps were spread evenly (``Outlook.evenly``). It ends sooner
 if its errors exceed ``BREAK`` thresholds, so what cannot be foreseen is never cached
-over. While the number of steps is not known, this is ``rcs``.
+over. Where nobody tells the number of steps, this is ``rcs``: what was learnt from
+earlier runs is left aside, so an image never depends on those drawn before it.
 
-At the same number of full steps images are better than those of ``rcs`` by about 3 dB
-(`python -m benchmarks schedules`).
+What it gives in place of ``rcs`` is measured by `python -m benchmarks presets`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class Spread(Schedule):
 
     name = "spread"
     static = False
-    learns = True
     reason = "threshold"
 
     def limit(self, position: Position) -> float:
@@ -37,7 +36,7 @@ class Spread(Schedule):
         """The limit, and whether the threshold or the spread asks for a full step."""
         threshold = self.options.threshold
         assert threshold is not None, "options fill it in"
-        course = Course.at(position)
+        course = Course.alone(position)
         if course.steps is not None:
             outlook = course.outlook(position, self.options)
             if outlook.measured and outlook.rates:

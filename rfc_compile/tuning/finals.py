@@ -114,7 +114,7 @@ class Finals:
         for candidate in group:
             note(describe(candidate.setting))
             decide_by(compiled, candidate.setting)
-            learns = Options.from_mapping(candidate.setting).learns
+            learns = Options.from_mapping(candidate.setting).has_target
             drawn.append(compare(self.reference, compiled, learns=learns))
         explanation = rfc_compile.explain(compiled)
         timed: TimedModel | None = None

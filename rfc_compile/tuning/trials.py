@@ -16,7 +16,6 @@ from typing import Any
 from torch import nn
 
 import rfc_compile
-from rfc_compile.config import Options
 from rfc_compile.errors import TargetError
 from rfc_compile.json_files import JSON
 from rfc_compile.measuring import (
@@ -190,8 +189,7 @@ class Trials:
         try:
             part = self.reference.of([seed])
             limit = math.inf if most is None else most
-            learns = Options.from_mapping(setting).learns
-            measured = compare(part, compiled, limit, learns=learns).measured
+            measured = compare(part, compiled, limit).measured
         except TooManyFullSteps:
             self.journal.add(key, asdict(Stopped()))
             return None

@@ -19,7 +19,7 @@ from rfc_compile.bench.methods.base import (
     compile_model,
 )
 from rfc_compile.bench.selection import TARGETS
-from rfc_compile.bench.workloads import Step, Workload, plain
+from rfc_compile.bench.workloads import Step, Workload
 from rfc_compile.config import GRANULARITIES, Options
 
 _STATIC: Final = {"schedule": "interval", "warmup": 2, "max_cached_run": None}
@@ -31,7 +31,7 @@ _FOR_TARGETS: Final = (3, 4, 5, 7)
 """Intervals that give an NFC of 18, 14, 11 and 8 with two full steps at the start."""
 _ON_SHAPES: Final[tuple[dict[str, Any], ...]] = (
     {**_STATIC, "interval": 4},
-    {"threshold": 1e9, "warmup": 2, "max_cached_run": 3},
+    {"schedule": "rcs", "threshold": 1e9, "warmup": 2, "max_cached_run": 3},
 )
 """14 full steps of 50, without and with a probe at every step."""
 
@@ -48,13 +48,11 @@ def _apply(
     def nfc() -> float:
         return sum(_full_steps(rfc_compile.stats(compiled)))
 
-    told = "target_nfc" in setting  # no run comes before it, to learn the length from
-    denoise = calling(compiled, _told) if told else plain(compiled)
-    return Applied(denoise, begin=begin, nfc=nfc)
+    return Applied(calling(compiled, _told), begin=begin, nfc=nfc)
 
 
 def _told(step: Step) -> AbstractContextManager[None]:
-    """The run with its number of steps."""
+    """The run with its number of steps, as a pipeline tells it."""
     return rfc_compile.trajectory("run", num_steps=step.total)
 
 
