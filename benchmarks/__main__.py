@@ -10,6 +10,7 @@ from benchmarks import (
     host,
     ideas,
     ideas_of_modules,
+    ideas_of_schedules,
     matrix,
     memory,
     presets,
@@ -37,6 +38,9 @@ def main() -> None:
         "presets": functools.partial(presets.run, images=args.images),
         "ideas": functools.partial(ideas.run, images=args.images),
         "ideas_of_modules": functools.partial(ideas_of_modules.run, images=args.images),
+        "ideas_of_schedules": functools.partial(
+            ideas_of_schedules.run, images=args.images
+        ),
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "memory": memory.run,

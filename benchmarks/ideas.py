@@ -11,7 +11,7 @@ images. What differs between rows is the estimate alone. `taylor` is the default
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -220,14 +220,19 @@ class Stack(nn.Module):
         self._step = 0
         self._kept: list[Moment] = []
 
+    def is_full(self, now: Moment) -> bool:
+        """Whether the blocks are computed at the step that is next."""
+        return self._step in self._full_steps
+
     def forward(self, stream: Tensor, **inputs: Any) -> Tensor:
         """As one block."""
         probe = self._blocks[0](stream, **inputs)
         level = diffusion_level(float(inputs["timestep"][0]) / 999)
         relate = {"stream": stream, "latent": self.latent, "probe": probe}
         now = Moment(level, relate)
-        step, self._step = self._step, self._step + 1
-        if step not in self._full_steps:
+        full = self.is_full(now)
+        self._step += 1
+        if not full:
             coefficients = self._estimate(now, self._kept)
             return stream + extrapolate(_outputs(self._kept), coefficients)
         result = probe
@@ -238,6 +243,22 @@ class Stack(nn.Module):
         return result
 
 
+OfStack = TypeVar("OfStack", bound=Stack)
+
+
+def make_model(kind: type[OfStack]) -> tuple[Any, OfStack]:
+    """The bundled model with a stack of this kind in place of its blocks."""
+    model: Any = glyph.load_glyph_dit().to(glyph.default_device())
+    stack = kind(model.transformer_blocks)
+    model.transformer_blocks = nn.ModuleList([stack])
+
+    def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        stack.latent = arguments[0]
+
+    model.register_forward_pre_hook(note)
+    return model, stack
+
+
 @dataclass
 class _Drawing:
     """The model, uncached, with the defaults and with a stack of its own."""
@@ -246,13 +267,7 @@ class _Drawing:
 
     def __post_init__(self) -> None:
         self.uncached = glyph.load_glyph_dit().to(glyph.default_device())
-        self.model: Any = glyph.load_glyph_dit().to(glyph.default_device())
-        self.stack = Stack(self.model.transformer_blocks)
-        self.model.transformer_blocks = nn.ModuleList([self.stack])
-        self.model.register_forward_pre_hook(self._note_latent)
-
-    def _note_latent(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        self.stack.latent = arguments[0]
+        self.model, self.stack = make_model(Stack)
 
     def steps_of(self, cell: Cell) -> list[int]:
         """The steps that the defaults compute in full."""

@@ -131,7 +131,7 @@ def interval_settings(steps: int, count: int) -> Iterator[dict[str, Any]]:
 def dynamic_settings(steps: int, count: int) -> Iterator[dict[str, Any]]:
     """Ways to go by the input that can do with that many full steps; no threshold."""
     cap = _DEFAULT.longest_run
-    caps = [None] if cap is None else [cap, cap + 2, 2 * cap]
+    caps = [None] if cap is None else [cap, 2 * cap]
     for schedule in DYNAMIC:
         for warmup in _warmups():
             for most in caps:
