@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import signal
@@ -21,7 +20,6 @@ from tuning_factory import FIXED, SPEC, STEPS
 
 import rfc_compile
 from rfc_compile import GoalError, OptionError, TargetError, Tuned, cli
-from rfc_compile.tuning.interrupts import insistent_interrupts
 
 SMALL: dict[str, Any] = {"options": FIXED, "seeds": 1, "inner": "eager"}
 OPTIONS = [word for n, x in FIXED.items() for word in ("--options", f"{n}={x}")]
@@ -144,6 +142,11 @@ def test_the_command_resumes_and_prints(
     assert "Nothing meets the limits. The best is " in capsys.readouterr().out
 
 
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
     study = tmp_path / "study.jsonl"
     command = [sys.executable, "-m", "rfc_compile", *ARGUMENTS]
@@ -153,6 +156,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parent,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
@@ -169,21 +173,6 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
     assert header["study"]["seed"] == 0
     assert len(lines) >= 2
     assert all(line.keys() == {"key", "value"} for line in lines)
-
-
-def test_an_interrupt_that_is_dropped_comes_again() -> None:
-    """As Python drops one that comes in a finalizer."""
-    before = signal.getsignal(signal.SIGINT)
-
-    def drop_one() -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        time.sleep(20)
-
-    with pytest.raises(KeyboardInterrupt), insistent_interrupts(seconds=0.2):
-        drop_one()
-    assert signal.getsignal(signal.SIGINT) is before
-    time.sleep(0.4)  # nothing comes any more
 
 
 def noise(seed: int) -> Tensor:

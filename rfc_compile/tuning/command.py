@@ -19,7 +19,6 @@ from rfc_compile.arguments import name_and_value, number, positive
 from rfc_compile.targets import add_target_arguments, target_of
 from rfc_compile.tuning import MINUTES
 from rfc_compile.tuning.goal import Goal
-from rfc_compile.tuning.interrupts import insistent_interrupts
 from rfc_compile.tuning.space import describe
 from rfc_compile.tuning.study import OPTIONS_FILE, REPORT_FILE, Plan, Study, run_study
 
@@ -78,8 +77,7 @@ def run(args: Namespace) -> int:
     )
     console = Console()
     try:
-        with insistent_interrupts():
-            study = run_study(target_of(args), goal, plan, show=True)
+        study = run_study(target_of(args), goal, plan, show=True)
     except KeyboardInterrupt:
         console.print(f"Interrupted; `--resume --output {args.output}` goes on.")
         return EXIT_INTERRUPTED
