@@ -76,7 +76,12 @@ IDEAS: Final[dict[str, Statistic]] = {
 
 
 class Watched(Stack):
-    """The blocks as one, computed where a statistic adds up."""
+    """The blocks as one, computed where a statistic adds up, or at listed steps."""
+
+    def begin(self, idea: str, full_steps: Sequence[int]) -> None:
+        """The next call is the first of a run that goes by the list."""
+        super().begin(idea, full_steps)
+        self._statistic: Statistic | None = None
 
     def watch(self, statistic: Statistic, threshold: float) -> None:
         """The next call is the first of a run that goes by this."""
@@ -86,7 +91,7 @@ class Watched(Stack):
 
     def is_full(self, now: Moment) -> bool:
         """Whether the blocks are computed."""
-        if self._threshold == math.inf:
+        if self._statistic is None:
             return super().is_full(now)
         if self._kept:
             self._sum += float(self._statistic(now, self._kept).max())
@@ -109,7 +114,6 @@ class _Drawing:
     def scores(self, cell: Cell) -> Iterator[Score]:
         """Of every idea."""
         reference = draw(self.uncached, cell, self.images, _SEED)
-        self.stack.watch(IDEAS[DEFAULT], math.inf)
         self.stack.begin("taylor", spread_evenly(cell.steps, cell.nfc))
         drawn = draw(self.model, cell, self.images, _SEED)
         yield Score(EVENLY, cell, psnr(drawn, reference).mean().item())

@@ -32,7 +32,7 @@ THRESHOLDS: Final = (*sorted(PRESETS.values()), 0.1, 0.5, 1.0)
 WAYS: Final = (("ddim", 2.0), ("dpmpp_2m", 4.0), ("euler", 2.0), ("unipc", 1.0))
 STEPS: Final = (50, 20)
 
-_SEED = 5500
+_SEED: Final = 5500
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Draw
         options = {"threshold": threshold, "inner": args.inner}
     model = glyph.load_glyph_dit().to(glyph.default_device())
     compiled = torch.compile(model, backend=backend, options=options)
-    calls = len(glyph.make_scheduler(args.scheduler, args.steps).timesteps)
+    calls = glyph.count_calls(args.scheduler, args.steps)
     task = progress.add_task(f"{label}: compile", total=(1 + _TIMED_RUNS) * calls)
 
     decisions: list[Decision] = []
@@ -139,7 +139,7 @@ def _sample(
     """Draws the images once; returns them on the CPU, and the seconds it took."""
     labels = torch.arange(args.images, device=glyph.default_device())
     labels %= glyph.NUM_CLASSES
-    calls = len(glyph.make_scheduler(args.scheduler, args.steps).timesteps)
+    calls = glyph.count_calls(args.scheduler, args.steps)
     start = time.perf_counter()
     with rfc_compile.trajectory("demo", num_steps=calls):
         images = glyph.sample(

@@ -88,6 +88,15 @@ def initial_noise(count: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
+def count_calls(scheduler: str, steps: int) -> int:
+    """How often a run of so many steps calls the model; `heun` about twice for each.
+
+    Raises:
+        ValueError: as `make_scheduler`.
+    """
+    return len(make_scheduler(scheduler, steps).timesteps)
+
+
 def sample(
     denoise: Denoiser,
     *,

@@ -126,8 +126,7 @@ def _bundled(settings: Settings) -> Target:
     device = glyph.default_device()
     labels = torch.arange(settings.images, device=device) % glyph.NUM_CLASSES
     model = glyph.load_glyph_dit().to(device)
-
-    calls = len(glyph.make_scheduler(sampler, steps).timesteps)
+    calls = glyph.count_calls(sampler, steps)
 
     def draw(model: nn.Module, seed: int) -> Tensor:
         with trajectory(BUNDLED, num_steps=calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
 
@@ -93,10 +94,10 @@ def test_full_steps_expected_fall_with_the_threshold(
     rates: list[float], thresholds: list[float]
 ) -> None:
     strict, loose = sorted(thresholds)
-    outlook = Outlook(rates, since_full=0, error=0.0)
-    assert outlook.expected(strict, 8) >= outlook.expected(loose, 8)
-    assert len(rates) / 9 - 1e-9 <= outlook.expected(loose, 8) <= len(rates)
-    assert outlook.expected(0.0, None) == len(rates)
+    outlook = Outlook(rates, since_full=0, error=0.0, cap=8)
+    assert outlook.expected(strict) >= outlook.expected(loose)
+    assert len(rates) / 9 - 1e-9 <= outlook.expected(loose) <= len(rates)
+    assert replace(outlook, cap=None).expected(0.0) == len(rates)
 
 
 @given(st.floats(0.001, 0.3), THRESHOLDS)
@@ -107,7 +108,7 @@ def test_equal_rates_are_expected_to_have_the_full_steps_of_rcs(
     """Within one, and what rounding every run down to whole steps adds."""
     outlook = Outlook([rate] * STEPS, since_full=0, error=0.0, cap=8)
     counted = outlook.full_steps(threshold)
-    expected = outlook.expected(threshold, 8)
+    expected = outlook.expected(threshold)
     run = STEPS / expected
     assert expected - 1 <= counted <= STEPS // int(run) + 1
 

@@ -10,6 +10,7 @@ rates of its own. With the same history of calls they are the same: nothing is t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,13 +61,13 @@ class Outlook:
         even = cached / (full_steps + 1)
         return math.ceil(FLOOR * even), math.ceil(SLACK * even)
 
-    def expected(self, threshold: float, cap: int | None) -> float:
+    def expected(self, threshold: float) -> float:
         """Full steps that a threshold asks for, were every cached run to reach it.
 
         A step is a share of a run, whose length its own rate gives, so the number has a
         fraction. Among equal rates it is what ``full_steps`` counts.
         """
-        longest = math.inf if cap is None else cap
+        longest = math.inf if self.cap is None else self.cap
 
         def share(rate: float) -> float:
             # a run of length n at a rate a accumulates a n (n + 1) / 2
@@ -160,9 +161,10 @@ class Course:
             position.error,
             measured=bool(seen or self.earlier),
             last=self._last_error() if options.decision == "lagged" and seen else None,
+            cap=options.longest_run,
         )
 
-    def _form(self, warmup: int) -> list[float]:
+    def _form(self, warmup: int) -> Sequence[float]:
         """A rate for every step, up to a factor."""
         assert self.steps is not None
         known = {step: e / k for step, k, e in _measured(self.earlier, warmup)}
@@ -183,13 +185,14 @@ def _of_branch(decisions: Sequence[Decision], branch: int) -> list[Decision]:
     return [decision for decision in decisions if decision.branch == branch]
 
 
-def _rising(steps: int) -> list[float]:
+@functools.lru_cache
+def _rising(steps: int) -> tuple[float, ...]:
     """Rates of a run as most are: even for half of it, five times as large at its end.
 
     Fitted to those of the bundled model in four samplers; MagCache reports the larger
     changes of the last steps for other models.
     """
-    return [1 + 4 * (step / steps) ** 4 for step in range(1, steps + 1)]
+    return tuple(1 + 4 * (step / steps) ** 4 for step in range(1, steps + 1))
 
 
 def _measured(

@@ -40,7 +40,7 @@ class Spread(Schedule):
         if course.steps is not None:
             outlook = course.outlook(position, self.options)
             if outlook.measured and outlook.rates:
-                full = outlook.expected(threshold, self.options.longest_run)
+                full = outlook.expected(threshold)
                 least, most = outlook.evenly(full)
                 if position.since_full >= most:
                     return FULL, self.name
