@@ -87,7 +87,6 @@ def initial_noise(count: int, seed: int) -> Tensor:
     return torch.stack([torch.randn(IMAGE_SHAPE, generator=g) for g in generators])
 
 
-@torch.no_grad()
 def count_calls(scheduler: str, steps: int) -> int:
     """How often a run of so many steps calls the model; `heun` about twice for each.
 
@@ -97,6 +96,7 @@ def count_calls(scheduler: str, steps: int) -> int:
     return len(make_scheduler(scheduler, steps).timesteps)
 
 
+@torch.no_grad()
 def sample(
     denoise: Denoiser,
     *,
