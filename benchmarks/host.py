@@ -53,8 +53,14 @@ _CHANGE: Final = 1e-3
 _WARMUP: Final = 12
 _SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "interval": {"schedule": "interval", "interval": 4, "max_cached_run": None},
-    "rcs, sync": {"threshold": 1e9, "max_cached_run": 3},
-    "rcs, lagged": {"threshold": 1e9, "max_cached_run": 3, "decision": "lagged"},
+    "spread, sync": {"threshold": 1e9, "max_cached_run": 3},
+    "rcs, sync": {"schedule": "rcs", "threshold": 1e9, "max_cached_run": 3},
+    "rcs, lagged": {
+        "schedule": "rcs",
+        "threshold": 1e9,
+        "max_cached_run": 3,
+        "decision": "lagged",
+    },
 }
 
 

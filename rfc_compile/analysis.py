@@ -29,7 +29,7 @@ from rfc_compile.errors import TargetError
 from rfc_compile.estimators import ESTIMATORS, Estimator
 from rfc_compile.explanation import RegionInfo
 from rfc_compile.region_maps import kept_states, norms, predict, relative_error
-from rfc_compile.scopes import Scope
+from rfc_compile.scope import Scope
 from rfc_compile.targets import Target
 from rfc_compile.trajectories import Trajectory
 

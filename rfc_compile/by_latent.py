@@ -18,14 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rfc_compile.branch import Branch
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller
 from rfc_compile.dispatch import Dispatcher
 from rfc_compile.routes import Pool
 from rfc_compile.schedules import FULL
-from rfc_compile.scopes import Scope
+from rfc_compile.scope import Scope
 from rfc_compile.signal import Signal
-from rfc_compile.trajectories import Branch, Trajectory
+from rfc_compile.trajectories import Trajectory
 from rfc_compile.weights import Reading
 
 CLEARLY_NEARER = 0.5

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rfc_compile.branch import Branch, Mismatch
 from rfc_compile.by_timestep import ByTimestep
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller, current_caller
@@ -49,9 +50,9 @@ from rfc_compile.samples import (
     continuations,
     doubtful,
 )
-from rfc_compile.scopes import Scope
+from rfc_compile.scope import Scope
 from rfc_compile.signal import NOT_FINITE, Signal
-from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
+from rfc_compile.trajectories import Decision, Trajectory
 from rfc_compile.weights import Reading
 
 

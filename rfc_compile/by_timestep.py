@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from rfc_compile import readback
+from rfc_compile.branch import Branch, Mismatch
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller
 from rfc_compile.config import Options
@@ -32,9 +33,9 @@ from rfc_compile.ranks import Ranks
 from rfc_compile.readback import Readback
 from rfc_compile.routes import Pool
 from rfc_compile.schedules import FULL
-from rfc_compile.scopes import Scope
+from rfc_compile.scope import Scope
 from rfc_compile.signal import Signal
-from rfc_compile.trajectories import Branch, Mismatch, Unsettled
+from rfc_compile.trajectories import Unsettled
 from rfc_compile.weights import Reading
 
 MANY_TIMESTEPS = 64

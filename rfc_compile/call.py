@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rfc_compile.branch import Branch
 from rfc_compile.caller import Caller
 from rfc_compile.schedules import Position
-from rfc_compile.scopes import Scope
+from rfc_compile.scope import Scope
 from rfc_compile.signal import Signal
-from rfc_compile.trajectories import Branch, Trajectory
+from rfc_compile.trajectories import Trajectory
 
 MANY_FIRST_STEPS = 4
 """Branches that may begin alike, as runs that are interleaved by hand do."""

@@ -12,12 +12,10 @@ import itertools
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """What is known of a call before its inputs are looked at.
 
     Attributes:
@@ -37,8 +35,7 @@ class Caller:
     branch: str | None
 
 
-@dataclass(frozen=True)
-class _Named:
+class _Named(NamedTuple):
     name: str
     num_steps: int | None
 

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from rfc_compile import model_call, observe
+from rfc_compile.branch import Branch
 from rfc_compile.call import Call
 from rfc_compile.caller import Caller, current_caller
 from rfc_compile.config import Options
@@ -35,12 +36,13 @@ from rfc_compile.routes import (
     without_reader,
 )
 from rfc_compile.schedules import guarded_limit
-from rfc_compile.scopes import Key, LayerShapes, Scope, Scopes
+from rfc_compile.scope import LayerShapes, Scope
+from rfc_compile.scopes import Key, Scopes
 from rfc_compile.signal import NOT_FINITE, Signal
 from rfc_compile.sizes import SizeBinding
 from rfc_compile.state import KeptState, geometry_of
 from rfc_compile.torch_internals import without_autocast
-from rfc_compile.trajectories import Branch, Decision, Trajectory
+from rfc_compile.trajectories import Decision, Trajectory
 from rfc_compile.weights import ChangesOfWeights, Reading, WeightsReader
 
 _serials = itertools.count()

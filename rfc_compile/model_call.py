@@ -22,10 +22,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from rfc_compile.branch import Branch
 from rfc_compile.caller import Caller
 from rfc_compile.ranks import Ranks
-from rfc_compile.scopes import LayerShapes
-from rfc_compile.trajectories import Branch, Trajectory
+from rfc_compile.scope import LayerShapes
+from rfc_compile.trajectories import Trajectory
 
 MAX_OWNERS = 64
 """Threads, tasks and names whose running call is remembered; oldest goes."""

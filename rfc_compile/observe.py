@@ -28,7 +28,7 @@ from rfc_compile.torch_internals import dump_graph
 if TYPE_CHECKING:
     from rfc_compile.dispatch import Dispatcher
     from rfc_compile.passes import Refusal
-    from rfc_compile.scopes import Scope
+    from rfc_compile.scope import Scope
     from rfc_compile.streams import Streams
     from rfc_compile.trajectories import Decision, Trajectory
 

@@ -22,7 +22,7 @@ from rfc_compile.state import KeptState, step_weights
 if TYPE_CHECKING:
     from rfc_compile.dispatch import Dispatcher
     from rfc_compile.observe import GraphReport
-    from rfc_compile.scopes import Scope
+    from rfc_compile.scope import Scope
 
 
 def maps_of(

@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rfc_compile.trajectories import Branch, Decision, Mismatch, Trajectory
+from rfc_compile.branch import Branch, Mismatch
+from rfc_compile.trajectories import Decision, Trajectory
 
 CLEARLY = 2.0
 """A sample is the likeliest by far if every other costs this many times as much."""

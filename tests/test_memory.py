@@ -20,7 +20,7 @@ from rfc_compile.config import GRANULARITIES
 from rfc_compile.dry_run import dry_run
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.observe import dispatchers_of
-from rfc_compile.scopes import MAX_COURSES
+from rfc_compile.scope import MAX_COURSES
 
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]
 CALL = {
