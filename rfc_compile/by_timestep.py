@@ -131,7 +131,9 @@ class ByTimestep(Dispatcher):
             refused = result
         if refused is not None and trajectory.place(timestep) == "next":
             self._learn_varying(scope, refused)
-            trajectory, step = scope.begin(caller), 0
+            whole = trajectory.whole.place(timestep) == "next"
+            goes_on = whole and refused.reason == "discontinuity"
+            trajectory, step = scope.begin(caller, goes_on=goes_on), 0
         elif trajectory.full_up:
             trajectory, step = scope.begin(caller), 0
         state = self._new_state(arguments, weights)
@@ -232,6 +234,7 @@ class ByTimestep(Dispatcher):
             decision,
             timestep=timestep,
             statistic=signal.error if signal.finite else None,
+            change=signal.change if signal.finite else None,
             reason=decision.reason if refused is None else refused.reason,
         )
         branch.learn(signal, full=decision.full)

@@ -307,13 +307,15 @@ class Dispatcher(ABC):
         trajectory.newest = branch
         branch.name = call.caller.branch
         branch.state.remember([call.arguments[i] for i in self._layout.latents])
+        seen = signal if branch.step >= 0 and finite else None
         decision = Decision(
             step=call.step,
             branch=branch.index,
             timestep=call.timestep,
             full=full,
             reason=reason if finite else "non_finite",
-            statistic=signal.error if signal and finite and branch.step >= 0 else None,
+            statistic=None if seen is None else seen.error,
+            change=None if seen is None else seen.change,
         )
         if signal is not None:
             branch.learn(signal, full=full)

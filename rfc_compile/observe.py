@@ -282,6 +282,7 @@ class PassObserver:
 
 def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
     trajectory.settle(most=0)
+    trajectory = trajectory.whole
     graphs = dispatcher.graphs
     inside = sum(graph.seconds + graph.compile_seconds for graph in graphs.values())
     return Statistics(

@@ -38,17 +38,18 @@ class Scope:
     """The trajectories of one owner: the running one and the last finished.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
-    counts those that lead. ``courses`` are the decisions of the last whole trajectory
-    of every kind. ``changes`` counts, for conditioning inputs, the steps in a row that
-    were refused for them; ``varying`` are those that are no longer compared. Where
-    every sample decides for itself, ``samples`` holds their trajectories, and none is
-    the running one. Calls that lead hold the ``lock``.
+    counts those that lead. ``ended`` is the run before the current one. ``courses`` are
+    the decisions of the last whole trajectory of every kind. ``changes`` counts, for
+    conditioning inputs, the steps in a row that were refused for them; ``varying`` are
+    those that are no longer compared. Where every sample decides for itself,
+    ``samples`` holds their trajectories, and none is the running one. Calls that lead
+    hold the ``lock``.
     """
 
     layer: Layer = frozenset()
     last_used: float = 0.0
     current: Trajectory | None = None
-    last: Trajectory | None = None
+    ended: Trajectory | None = None
     lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
     courses: dict[Start, Sequence[Decision]] = field(default_factory=dict)
     samples: Samples = field(default_factory=Samples)
@@ -57,19 +58,34 @@ class Scope:
     varying: set[int] = field(default_factory=set)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def begin(self, caller: Caller) -> Trajectory:
-        """Start a new trajectory; the state of the one before is freed."""
-        if self.current is not None:
-            self.current.finish()
-            self.last = self.current
-            self.learn_from(self.current)
+    def begin(self, caller: Caller, *, goes_on: bool = False) -> Trajectory:
+        """Start a new trajectory; the state of the one before is freed.
+
+        ``goes_on``: by its timestep, it may be the last step of that one.
+        """
+        before = self.current
+        if before is not None:
+            before.finish()
+            self.learn_from(before)
+            if not goes_on:
+                self.ended = before
         self.current = Trajectory(
             caller.owner, caller.run, caller.num_steps, caller.announced
         )
+        self.current.before = before if goes_on else None
         return self.current
+
+    @property
+    def last(self) -> Trajectory | None:
+        """The trajectory before the current one."""
+        current = self.current
+        if current is None or current.before is None or current.whole is not current:
+            return self.ended
+        return current.before
 
     def learn_from(self, ended: Trajectory) -> None:
         """Note how long trajectories of its kind are, and what is decided in them."""
+        ended = ended.whole
         start, length = tuple(ended.timesteps[:2]), len(ended.timesteps)
         # an abandoned run is shorter than a whole one that began the same way
         _remember(self.lengths, start, max(length, self.lengths.get(start, 0)))
@@ -92,7 +108,9 @@ class Scope:
     def decisions(self) -> Sequence[Decision]:
         """Those of the running trajectory, or of all samples."""
         return (
-            self.samples.decisions if self.current is None else self.current.decisions
+            self.samples.decisions
+            if self.current is None
+            else self.current.whole.decisions
         )
 
     @property

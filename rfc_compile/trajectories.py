@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -49,6 +49,8 @@ class Decision:
             ``no_history`` for a full step; ``within_limit`` or ``scheduled`` for a
             cached one.
         statistic: the step's input prediction error e(s); None where it has no history.
+        change: how far the latent has moved since the branch's step before, relatively;
+            None where there is none.
 
     """
 
@@ -58,6 +60,7 @@ class Decision:
     full: bool
     reason: str
     statistic: float | None
+    change: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class Trajectory:
     ``num_steps`` and ``announced`` are those of its first call's ``Caller``;
     ``unsettled`` are the steps that await their signal, oldest first. ``noise`` is how
     its timesteps are read, None until the second one; ``foreseen`` are the timesteps of
-    a run before, by step, for steps whose own are not known yet.
+    a run before, by step, for steps whose own are not known yet. ``before`` is the
+    trajectory from whose last timestep its first goes on, if its latent alone tells the
+    two apart.
     """
 
     name: str
@@ -94,6 +99,26 @@ class Trajectory:
     noise: NoiseSchedule | None = None
     foreseen: dict[int, float] = field(default_factory=dict)
     unsettled: deque[Unsettled] = field(default_factory=deque)
+    before: Trajectory | None = None
+
+    @property
+    def whole(self) -> Trajectory:
+        """All of the run, if it is the last step of one whose other steps came before.
+
+        That step removes all noise that is left. Of few steps, and where nobody tells
+        the run, its latent moves as far as that of another image (``UNRELATED``). It
+        may be one, so it keeps no state; only what is learnt and told counts it.
+        """
+        if self.before is None or len(self.timesteps) != 1:
+            return self
+        run = self.before.whole
+        steps = len(run.timesteps)
+        own = [replace(made, step=steps + made.step) for made in self.decisions]
+        return replace(
+            self,
+            timesteps=[*run.timesteps, *self.timesteps],
+            decisions=[*run.decisions, *own],
+        )
 
     def settle(self, *, most: int) -> None:
         """Check the steps whose signals are there, and wait for all but ``most``."""

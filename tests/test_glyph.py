@@ -94,6 +94,7 @@ def test_guidance_of_one_calls_the_model_once_per_image() -> None:
 
     def denoise(x: Tensor, /, *, timestep: Tensor, class_labels: Tensor) -> object:
         assert len(x) == len(timestep) == len(class_labels)
+        assert not torch.is_grad_enabled()
         sizes.append((len(x), class_labels.tolist()))
         return model(x, timestep=timestep, class_labels=class_labels)
 

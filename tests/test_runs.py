@@ -8,9 +8,10 @@ import weakref
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 import rfc_compile
+from rfc_compile.glyph import EMPTY_CLASS, initial_noise
 from rfc_compile.observe import dispatchers_of
 from tests.denoising import compiled, small_glyph, steps_of
 
@@ -108,3 +109,55 @@ def test_a_run_after_the_end_of_another_is_its_own() -> None:
         after = rfc_compile.stats(model)
         assert after.nfc < len(after.decisions) == STEPS
     assert torch.equal(*images)
+
+
+def call(model: nn.Module, timestep: int, seed: int, moved: int, *labels: int) -> None:
+    """A step of the image of a seed, which has moved by so many short steps."""
+    x = initial_noise(2, seed) + 0.02 * moved * initial_noise(2, 100 + seed)
+    for label in labels:
+        given = torch.full((2,), label)
+        with torch.no_grad():
+            model(x, timestep=torch.full((2,), timestep), class_labels=given)
+
+
+def begun(*labels: int) -> nn.Module:
+    """Ten steps of a run that nobody tells of, the last at timestep 600."""
+    model = compiled(small_glyph(), schedule="interval")
+    for step in range(10):
+        call(model, 960 - 40 * step, 1, step, *labels)
+    return model
+
+
+@pytest.mark.parametrize("labels", [(3,), (3, EMPTY_CLASS)])
+def test_a_single_step_that_goes_on_is_the_last_of_the_run(
+    labels: tuple[int, ...],
+) -> None:
+    """Although its latent may be another image's: nothing is reused for it."""
+    model = begun(*labels)
+    call(model, 560, 2, 0, *labels)
+    stats = rfc_compile.stats(model)
+    assert (stats.steps, len(stats.decisions)) == (11, 11 * len(labels))
+    assert [d.step for d in stats.decisions[:: len(labels)]] == list(range(11))
+    assert (stats.decisions[-1].full, stats.decisions[-1].timestep) == (True, 560)
+    assert stats.last is None
+    call(model, 960, 3, 0, *labels)
+    after = rfc_compile.stats(model)
+    assert after.steps == 1
+    assert after.last is not None
+    assert (after.last.steps, after.last.nfc) == (11, stats.nfc)
+    *_, learnt = next(iter(dispatchers_of(model))).scopes()[0].courses.values()
+    assert len(learnt) == len(stats.decisions)
+
+
+@pytest.mark.parametrize(
+    "steps", [[(560, 2, 0), (520, 2, 1)], [(960, 2, 0)], [(640, 2, 0)], [(80, 2, 0)]]
+)
+def test_what_begins_a_run_of_its_own(steps: list[tuple[int, int, int]]) -> None:
+    """A second step, or a timestep that does not go on."""
+    model = begun(3)
+    for timestep, seed, moved in steps:
+        call(model, timestep, seed, moved, 3)
+    stats = rfc_compile.stats(model)
+    assert stats.steps == len(steps)
+    assert stats.last is not None
+    assert stats.last.steps == 10

@@ -78,6 +78,23 @@ def test_a_last_step_that_moves_the_latent_far_is_one_of_a_told_run(
         assert (stats.nfc, stats.steps) == (nfc, 20)
 
 
+@pytest.mark.parametrize("scheduler", ["unipc", "dpmpp_2m"])
+def test_a_last_step_that_moves_the_latent_far_counts_in_an_untold_run(
+    scheduler: str,
+) -> None:
+    """Whether it is recognised or taken for another image: it is full, and the last."""
+    model = compiled(load_glyph_dit(), target_nfc=4)
+    labels = torch.arange(8)
+    for run_, seed in enumerate((3000, 7000, 5000)):
+        sample(
+            model, labels=labels, seed=seed, scheduler=scheduler, steps=20, guidance=1.0
+        )
+        stats = rfc_compile.stats(model)
+        assert stats.steps == 20
+        assert stats.decisions[-1].full
+        assert run_ == 0 or stats.nfc == 4
+
+
 def test_before_the_length_is_known_the_threshold_decides() -> None:
     model = compiled(small_glyph(1), target_nfc=9, threshold=0.3)
     draw(model, 0, steps=20)
@@ -154,15 +171,16 @@ def test_a_speedup_beyond_the_flops_outside_is_told() -> None:
 
 
 def test_guards_that_forbid_the_target_are_told_once() -> None:
-    model = compiled(small_glyph(1), target_nfc=4, max_cached_run=3)
-    draw(model, 0)
-    with pytest.warns(BudgetWarning, match=r"max_cached_run=3.* at least 5 of 20") as w:
-        draw(model, 1)
-    assert len(w) == 1
-    assert rfc_compile.stats(model).nfc == 5
+    model = compiled(small_glyph(1), target_nfc=9, max_cached_run=3)
+    draw(model, 0, steps=40)
+    says = r"max_cached_run=3.* at least 10 of 40"
+    with pytest.warns(BudgetWarning, match=says) as warned:
+        draw(model, 1, steps=40)
+    assert len(warned) == 1
+    assert rfc_compile.stats(model).nfc == 10
     with warnings.catch_warnings():
         warnings.simplefilter("error", BudgetWarning)
-        draw(model, 2)
+        draw(model, 2, steps=40)
 
 
 def test_max_error_in_place_of_a_threshold() -> None:

@@ -75,9 +75,12 @@ class Budget(Schedule):
         course = Course.at(position)
         if course.steps is None:
             return self._without_length(position)
+        final = course.final_full(self.options)
+        if len(course.own) >= course.steps - final:
+            return FULL, self.reason
         outlook = course.outlook(position, self.options)
         target = self._target(course.steps, position.total or course.steps)
-        done = sum(decision.full for decision in course.own) + self.options.final_full
+        done = sum(decision.full for decision in course.own) + final
         left = target - done
         floor, cap = self._bounds(outlook, left)
         if left > 0 and cap is not None and position.since_full >= cap:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rfc_compile.branch import NOTICEABLE
 from rfc_compile.schedules.base import CACHED, FULL, Position
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ TRIALS = 24
 
 @dataclass(frozen=True)
 class Outlook:
-    """The steps of a branch from the next one on, without the ``final_full`` last.
+    """The steps of a branch from the next one on, but for the ``final_full`` last.
 
     Attributes:
         rates: for each step, its error if the step before it is full.
@@ -121,31 +122,49 @@ class Course:
         own: decisions so far.
         earlier: of the trajectory before; empty if there was none.
         total: steps that it will have; None while that is not known.
+        told: whether somebody tells that number.
 
     """
 
     own: Sequence[Decision]
     earlier: Sequence[Decision]
     total: int | None
+    told: bool
 
     @classmethod
     def at(cls, position: Position) -> Course:
         """Of the branch of a position, with what was learnt before."""
         earlier = _of_branch(position.earlier, position.branch)
         own = _of_branch(position.decisions, position.branch)
-        return cls(own, earlier, len(earlier) or position.total)
+        total = len(earlier) or position.total
+        return cls(own, earlier, total, told=position.told is not None)
 
     @classmethod
     def alone(cls, position: Position) -> Course:
         """Of the branch of a position, as if no trajectory had been before."""
         own = _of_branch(position.decisions, position.branch)
-        return cls(own, (), position.told)
+        return cls(own, (), position.told, told=position.told is not None)
 
     @property
     def steps(self) -> int | None:
         """Its total, None where it goes on for longer."""
         known = self.total is not None and len(self.own) < self.total
         return self.total if known else None
+
+    def final_full(self, options: Options) -> int:
+        """Steps at the end that are full whatever their errors are.
+
+        Those asked for, or those that looked like another image's in the trajectory
+        before (``Trajectory.whole``), the last one also where it was not far from it.
+        """
+        refused = 0
+        for decision in reversed(self.earlier):
+            far = decision.change is not None and decision.change > NOTICEABLE
+            near = far and refused == 0 and not self.told
+            if decision.reason != "discontinuity" and not near:
+                break
+            refused += 1
+        return max(options.final_full, refused)
 
     def outlook(self, position: Position, options: Options) -> Outlook:
         """The steps from the next one on; the number of steps is known."""
@@ -156,7 +175,7 @@ class Course:
         scale = sum(e for *_, e in seen) / expected if expected > 0 else 1.0
         rates = [rate * scale for rate in form]
         return Outlook(
-            rates[len(self.own) : self.steps - options.final_full],
+            rates[len(self.own) : self.steps - self.final_full(options)],
             position.since_full,
             position.error,
             measured=bool(seen or self.earlier),
