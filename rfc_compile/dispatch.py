@@ -66,9 +66,7 @@ class Dispatcher(ABC):
         inputs: ForwardInputs,
         ranks: Ranks | None = None,
     ) -> None:
-        self.graphs = graphs
-        self.ranks = ranks
-        self.report = report
+        self.graphs, self.ranks, self.report = graphs, ranks, report
         self.seconds = 0.0
         self.layout = self._layout = layout
         self.decide_by(options)

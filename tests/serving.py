@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -115,7 +115,10 @@ def kinds(decisions: Iterable[Decision]) -> Kinds:
 
 @dataclass
 class Alone:
-    """What became of a request by itself, and its trajectories (mostly one)."""
+    """What became of a request by itself, and its trajectories (mostly one).
+
+    A step that looks like another image's begins one.
+    """
 
     image: Tensor
     trajectories: list[Kinds]
@@ -127,8 +130,8 @@ def alone(model: Any, request: Request) -> Alone:
     trajectories: list[Kinds] = []
     while not request.finished:
         step(model, [request])
-        decisions = kinds(rfc_compile.stats(model).decisions)
-        if len(decisions) == 1:
-            trajectories.append(decisions)
-        trajectories[-1] = decisions
+        newest = rfc_compile.stats(model).decisions[-1]
+        if newest.step == 0 or newest.reason == "discontinuity":
+            trajectories.append([])
+        trajectories[-1] += kinds([replace(newest, step=len(trajectories[-1]))])
     return Alone(request.x, trajectories)

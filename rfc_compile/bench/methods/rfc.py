@@ -46,7 +46,7 @@ def _apply(
         rfc_compile.reset(compiled)
 
     def nfc() -> float:
-        return sum(_full_steps(rfc_compile.stats(compiled)))
+        return rfc_compile.stats(compiled).nfc
 
     return Applied(calling(compiled, _told), begin=begin, nfc=nfc)
 
@@ -54,12 +54,6 @@ def _apply(
 def _told(step: Step) -> AbstractContextManager[None]:
     """The run with its number of steps, as a pipeline tells it."""
     return rfc_compile.trajectory("run", num_steps=step.total)
-
-
-def _full_steps(statistics: rfc_compile.Statistics) -> list[bool]:
-    """Whether each call was full; a run may fall into several trajectories."""
-    earlier = [] if statistics.last is None else _full_steps(statistics.last)
-    return earlier + [decision.full for decision in statistics.decisions]
 
 
 def _at(granularity: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:
