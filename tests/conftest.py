@@ -29,6 +29,14 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def little_to_collect() -> Iterator[None]:
+    """What a module leaves (code, caches of torch) is not looked through ever again."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def clean_compiler() -> Iterator[None]:
     """No compiled code, cached state or counters from an earlier test."""
