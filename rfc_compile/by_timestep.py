@@ -131,8 +131,8 @@ class ByTimestep(Dispatcher):
             refused = result
         if refused is not None and trajectory.place(timestep) == "next":
             self._learn_varying(scope, refused)
-            whole = trajectory.whole.place(timestep) == "next"
-            goes_on = whole and refused.reason == "discontinuity"
+            follows = trajectory.whole.place(timestep) == "next"
+            goes_on = follows and refused.reason == "discontinuity"
             trajectory, step = scope.begin(caller, goes_on=goes_on), 0
         elif trajectory.full_up:
             trajectory, step = scope.begin(caller), 0

@@ -70,18 +70,21 @@ class Scope:
             if not goes_on:
                 self.ended = before
         self.current = Trajectory(
-            caller.owner, caller.run, caller.num_steps, caller.announced
+            caller.owner,
+            caller.run,
+            caller.num_steps,
+            caller.announced,
+            before=before if goes_on else None,
         )
-        self.current.before = before if goes_on else None
         return self.current
 
     @property
     def last(self) -> Trajectory | None:
         """The trajectory before the current one."""
         current = self.current
-        if current is None or current.before is None or current.whole is not current:
+        if current is None or current.rest is not None:
             return self.ended
-        return current.before
+        return current.before or self.ended
 
     def learn_from(self, ended: Trajectory) -> None:
         """Note how long trajectories of its kind are, and what is decided in them."""

@@ -102,6 +102,11 @@ class Trajectory:
     before: Trajectory | None = None
 
     @property
+    def rest(self) -> Trajectory | None:
+        """The run that it may be the last step of: a single step that goes on."""
+        return self.before if len(self.timesteps) == 1 else None
+
+    @property
     def whole(self) -> Trajectory:
         """All of the run, if it is the last step of one whose other steps came before.
 
@@ -109,9 +114,9 @@ class Trajectory:
         the run, its latent moves as far as that of another image (``UNRELATED``). It
         may be one, so it keeps no state; only what is learnt and told counts it.
         """
-        if self.before is None or len(self.timesteps) != 1:
+        if self.rest is None:
             return self
-        run = self.before.whole
+        run = self.rest.whole
         steps = len(run.timesteps)
         own = [replace(made, step=steps + made.step) for made in self.decisions]
         return replace(

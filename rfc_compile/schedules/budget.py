@@ -75,7 +75,7 @@ class Budget(Schedule):
         course = Course.at(position)
         if course.steps is None:
             return self._without_length(position)
-        final = course.final_full(self.options)
+        final = course.final_full(position, self.options)
         if len(course.own) >= course.steps - final:
             return FULL, self.reason
         outlook = course.outlook(position, self.options)

@@ -122,28 +122,25 @@ class Course:
         own: decisions so far.
         earlier: of the trajectory before; empty if there was none.
         total: steps that it will have; None while that is not known.
-        told: whether somebody tells that number.
 
     """
 
     own: Sequence[Decision]
     earlier: Sequence[Decision]
     total: int | None
-    told: bool
 
     @classmethod
     def at(cls, position: Position) -> Course:
         """Of the branch of a position, with what was learnt before."""
         earlier = _of_branch(position.earlier, position.branch)
         own = _of_branch(position.decisions, position.branch)
-        total = len(earlier) or position.total
-        return cls(own, earlier, total, told=position.told is not None)
+        return cls(own, earlier, len(earlier) or position.total)
 
     @classmethod
     def alone(cls, position: Position) -> Course:
         """Of the branch of a position, as if no trajectory had been before."""
         own = _of_branch(position.decisions, position.branch)
-        return cls(own, (), position.told, told=position.told is not None)
+        return cls(own, (), position.told)
 
     @property
     def steps(self) -> int | None:
@@ -151,16 +148,17 @@ class Course:
         known = self.total is not None and len(self.own) < self.total
         return self.total if known else None
 
-    def final_full(self, options: Options) -> int:
+    def final_full(self, position: Position, options: Options) -> int:
         """Steps at the end that are full whatever their errors are.
 
         Those asked for, or those that looked like another image's in the trajectory
-        before (``Trajectory.whole``), the last one also where it was not far from it.
+        before (``Trajectory.whole``); where nobody tells the run, the last one also if
+        it was not far from it.
         """
         refused = 0
         for decision in reversed(self.earlier):
             far = decision.change is not None and decision.change > NOTICEABLE
-            near = far and refused == 0 and not self.told
+            near = far and refused == 0 and position.told is None
             if decision.reason != "discontinuity" and not near:
                 break
             refused += 1
@@ -175,7 +173,7 @@ class Course:
         scale = sum(e for *_, e in seen) / expected if expected > 0 else 1.0
         rates = [rate * scale for rate in form]
         return Outlook(
-            rates[len(self.own) : self.steps - self.final_full(options)],
+            rates[len(self.own) : self.steps - self.final_full(position, options)],
             position.since_full,
             position.error,
             measured=bool(seen or self.earlier),

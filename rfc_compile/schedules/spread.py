@@ -36,8 +36,10 @@ class Spread(Schedule):
         """The limit, and whether the threshold or the spread asks for a full step."""
         threshold = self.options.threshold
         assert threshold is not None, "options fill it in"
-        course = None if position.told is None else Course.alone(position)
-        if course is not None and course.steps is not None:
+        if position.told is None:
+            return threshold - position.error, self.reason
+        course = Course.alone(position)
+        if course.steps is not None:
             outlook = course.outlook(position, self.options)
             if outlook.measured and outlook.rates:
                 full = outlook.expected(threshold)
