@@ -56,6 +56,7 @@ check: $(INSTALLED)
 	cp -Rp passes .mypy_build/rfc_compile/passes
 	cd .mypy_build && ../$(BIN)/mypy --config-file ../pyproject.toml \
 		--cache-dir ../.mypy_cache -p rfc_compile
+	cd .mypy_build && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

@@ -23,9 +23,10 @@ from torch import Tensor, fx, nn
 
 from benchmarks import speed
 from benchmarks.report import RESULTS, Grid, console, save
-from rfc_compile.bench.workloads import DIT_B
-from rfc_compile.measuring import elapsed
-from rfc_compile.observe import PassObserver, dispatchers_of
+from rfc_compile.compiler.graph_dumps import PassObserver
+from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.tools.bench.workloads import DIT_B
+from rfc_compile.tools.measure.trial import elapsed
 
 COLD_TARGET: Final = 1.5
 """Cold compilation, over that of the inner backend alone."""

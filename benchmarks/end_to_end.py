@@ -18,9 +18,9 @@ from torch import Tensor
 import rfc_compile
 from benchmarks.report import RESULTS, Grid, console, save
 from benchmarks.speed import fresh_compiler
-from rfc_compile.bench.methods.base import INDUCTOR, compile_model, describe
-from rfc_compile.bench.methods.rfc import METHODS
-from rfc_compile.bench.workloads import (
+from rfc_compile.tools.bench.methods.base import INDUCTOR, compile_model, describe
+from rfc_compile.tools.bench.methods.rfc import METHODS
+from rfc_compile.tools.bench.workloads import (
     DIT_B,
     REPORT_SEED,
     STEPS,
@@ -28,7 +28,7 @@ from rfc_compile.bench.workloads import (
     Step,
     plain,
 )
-from rfc_compile.measuring import elapsed
+from rfc_compile.tools.measure.trial import elapsed
 
 TARGETS: Final = {"module": 0.9, "stack": 0.95}
 """Smallest shares of the possible speed-up, by granularity."""

@@ -25,8 +25,8 @@ from benchmarks.quality import (
 )
 from benchmarks.report import RESULTS, Grid, console, save
 from benchmarks.speed import Variant, measure_steps
-from rfc_compile import glyph
-from rfc_compile.config import GRANULARITIES
+from rfc_compile.config.options import GRANULARITIES
+from rfc_compile.tools.measure import glyph_dit
 
 PARTS: Final = ("images", "times")
 ESTIMATORS: Final = (
@@ -112,7 +112,7 @@ def measure_images(sampling: Sampling, *, quick: bool) -> Iterator[Images]:
 
 def measure_times(rounds: int) -> Iterator[Times]:
     """Of the default estimator of modules under inductor."""
-    model = glyph.load_glyph_dit().to(glyph.default_device())
+    model = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
     for granularity in GRANULARITIES:
         variant = Variant("subspace", 2, "interval", granularity)
         cost = measure_steps(model, variant, rounds, batch=_BATCH)

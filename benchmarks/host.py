@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 import rfc_compile
 from benchmarks.report import Grid, console, save
-from rfc_compile import glyph
-from rfc_compile.dispatch import Dispatcher
-from rfc_compile.inner import LazyGraph
-from rfc_compile.model_call import ModelCall
-from rfc_compile.observe import dispatchers_of
-from rfc_compile.scopes import Scopes
-from rfc_compile.state import KeptState
-from rfc_compile.weights import WeightsReader
+from rfc_compile.compiler.inner_graphs import LazyGraph
+from rfc_compile.runtime.dispatcher import Dispatcher
+from rfc_compile.runtime.model_forward import ModelCall
+from rfc_compile.runtime.parameter_versions import WeightsReader
+from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.runtime.session_table import Scopes
+from rfc_compile.runtime.state import KeptState
+from rfc_compile.tools.measure import glyph_dit
 
 TARGET: Final = 100.0
 """Microseconds a step."""
@@ -150,7 +150,7 @@ def _model() -> nn.Module:
         norm_type="ada_norm_zero",
         num_embeds_ada_norm=1000,
     )
-    return model.eval().requires_grad_(False).to(glyph.default_device())
+    return model.eval().requires_grad_(False).to(glyph_dit.default_device())
 
 
 @torch.no_grad()
@@ -161,7 +161,7 @@ def measure(setting: str, steps: int) -> HostCost:
     options = {**_SETTINGS[setting], "granularity": "module", "inner": "eager"}
     ours = torch.compile(model, backend="rfc", options=options)
     generator = torch.Generator().manual_seed(0)
-    device = glyph.default_device()
+    device = glyph_dit.default_device()
     start, direction = (
         torch.randn(2, 4, 8, 8, generator=generator).to(device) for _ in range(2)
     )

@@ -20,8 +20,6 @@ import rfc_compile
 from benchmarks.ideas_of_modules import Score, grid
 from benchmarks.matrix import Cell, cells, draw, full_steps_of
 from benchmarks.report import console, save
-from rfc_compile import glyph
-from rfc_compile.bench.methods.base import EAGER, compile_model
 from rfc_compile.estimators.base import (
     changes,
     extrapolate,
@@ -29,9 +27,12 @@ from rfc_compile.estimators.base import (
     inner_product,
     ratio,
 )
+from rfc_compile.estimators.noise_levels import diffusion_level
+from rfc_compile.estimators.step_weights import newton_weights
 from rfc_compile.estimators.subspace import solve
-from rfc_compile.metrics import psnr
-from rfc_compile.noise import diffusion_level, newton_weights
+from rfc_compile.tools.bench.methods.base import EAGER, compile_model
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
 
 DEFAULT: Final = "taylor"
 _ORDER: Final = 2
@@ -248,7 +249,7 @@ OfStack = TypeVar("OfStack", bound=Stack)
 
 def make_model(kind: type[OfStack]) -> tuple[Any, OfStack]:
     """The bundled model with a stack of this kind in place of its blocks."""
-    model: Any = glyph.load_glyph_dit().to(glyph.default_device())
+    model: Any = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
     stack = kind(model.transformer_blocks)
     model.transformer_blocks = nn.ModuleList([stack])
 
@@ -266,7 +267,7 @@ class _Drawing:
     images: int
 
     def __post_init__(self) -> None:
-        self.uncached = glyph.load_glyph_dit().to(glyph.default_device())
+        self.uncached = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
         self.model, self.stack = make_model(Stack)
 
     def steps_of(self, cell: Cell) -> list[int]:

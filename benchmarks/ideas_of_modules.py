@@ -17,7 +17,6 @@ from torch import Tensor
 
 from benchmarks.matrix import Cell, cells, draw, ours
 from benchmarks.report import Grid, console, save
-from rfc_compile import glyph
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import (
     TAYLOR,
@@ -29,7 +28,8 @@ from rfc_compile.estimators.base import (
 )
 from rfc_compile.estimators.scaled_taylor import ScaledTaylor
 from rfc_compile.estimators.subspace import Subspace
-from rfc_compile.metrics import psnr
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
 
 _SEED: Final = 7000
 
@@ -163,7 +163,7 @@ class Score:
 
 def measure(images: int, todo: Sequence[Cell]) -> Iterator[Score]:
     """Every idea in every cell."""
-    uncached = glyph.load_glyph_dit().to(glyph.default_device())
+    uncached = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
     references = {
         (cell.sampler, cell.guidance, cell.steps): draw(uncached, cell, images, _SEED)
         for cell in todo

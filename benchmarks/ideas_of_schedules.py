@@ -22,10 +22,10 @@ from benchmarks.ideas_of_modules import Score, grid
 from benchmarks.matrix import Cell, cells, draw
 from benchmarks.presets import spread_evenly
 from benchmarks.report import console, save
-from rfc_compile import glyph
 from rfc_compile.estimators.base import changes, inner_product, ratio
-from rfc_compile.metrics import psnr
-from rfc_compile.schedules import DEFAULT_CACHED_RUN
+from rfc_compile.schedules.base import DEFAULT_CACHED_RUN
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
 
 Statistic = Callable[[Moment, Sequence[Moment]], Tensor]
 """Of a step and the full steps before, (G,): how far off a prediction may be."""
@@ -108,7 +108,7 @@ class _Drawing:
 
     def __init__(self, images: int) -> None:
         self.images = images
-        self.uncached = glyph.load_glyph_dit().to(glyph.default_device())
+        self.uncached = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
         self.model, self.stack = make_model(Watched)
 
     def scores(self, cell: Cell) -> Iterator[Score]:

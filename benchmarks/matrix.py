@@ -25,11 +25,11 @@ from torch import Tensor
 
 import rfc_compile
 from benchmarks.report import Grid, console, save
-from rfc_compile import glyph
-from rfc_compile.bench.methods import METHODS
-from rfc_compile.bench.methods.base import EAGER, compile_model
-from rfc_compile.bench.workloads import GLYPH, Step
-from rfc_compile.metrics import psnr
+from rfc_compile.tools.bench.methods import METHODS
+from rfc_compile.tools.bench.methods.base import EAGER, compile_model
+from rfc_compile.tools.bench.workloads import GLYPH, Step
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
 
 INTERVALS: Final = {50: {8: 7, 11: 5, 14: 4, 18: 3}, 20: {4: 7, 5: 5}}
 """Steps, NFC: TaylorSeer's interval."""
@@ -98,10 +98,12 @@ def cells(*, quick: bool) -> list[Cell]:
     ]
 
 
-def draw(denoise: glyph.Denoiser, cell: Cell, images: int, seed: int) -> Tensor:
+def draw(denoise: glyph_dit.Denoiser, cell: Cell, images: int, seed: int) -> Tensor:
     """The images of a cell."""
-    labels = torch.arange(images, device=glyph.default_device()) % glyph.NUM_CLASSES
-    return glyph.sample(
+    labels = (
+        torch.arange(images, device=glyph_dit.default_device()) % glyph_dit.NUM_CLASSES
+    )
+    return glyph_dit.sample(
         denoise,
         labels=labels,
         seed=seed,
@@ -120,7 +122,7 @@ def ours(options: Mapping[str, Any], images: int) -> Callable[[int], Draw]:
 
     def at(nfc: int) -> Draw:
         model = compile_model(
-            glyph.load_glyph_dit().to(glyph.default_device()),
+            glyph_dit.load_glyph_dit().to(glyph_dit.default_device()),
             "rfc",
             dynamic=False,
             options={**options, "target_nfc": nfc, "inner": EAGER},
@@ -156,7 +158,7 @@ def taylorseer(images: int) -> Callable[[int], Draw]:
         def run(cell: Cell) -> tuple[Tensor, int]:
             interval = INTERVALS[cell.steps][nfc]
             setting = {"interval": interval, "order": 2, "first_full": 2}
-            model = glyph.load_glyph_dit().to(glyph.default_device())
+            model = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
             applied = method.apply(model, GLYPH, setting, EAGER)
             applied.begin()
             index = iter(range(cell.steps))
@@ -181,7 +183,7 @@ class _Output:
 
 def measure(images: int, todo: Sequence[Cell]) -> Iterator[Score]:
     """Every method in every one of these cells."""
-    uncached = glyph.load_glyph_dit().to(glyph.default_device())
+    uncached = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
     references: dict[tuple[str, float, int], Tensor] = {}
     methods = {name: ours(options, images) for name, options in OURS.items()}
     methods[TAYLORSEER] = taylorseer(images)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import rfc_compile
 from benchmarks.report import Grid, console, save
-from rfc_compile import glyph
-from rfc_compile.metrics import psnr
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
 
 STEPS: Final = 50
 SEED: Final = 1000
@@ -61,8 +61,10 @@ class Score:
 
 def run(*, quick: bool) -> None:
     """Measure, print and write `results/memory.json` and `memory.md`."""
-    labels = torch.arange(IMAGES, device=glyph.default_device()) % glyph.NUM_CLASSES
-    reference = _draw(glyph.load_glyph_dit().to(labels.device), labels)
+    labels = (
+        torch.arange(IMAGES, device=glyph_dit.default_device()) % glyph_dit.NUM_CLASSES
+    )
+    reference = _draw(glyph_dit.load_glyph_dit().to(labels.device), labels)
     scores: list[Score] = []
     for estimator, settings in list(SETTINGS.items())[: 1 if quick else None]:
         for setting in settings[: 4 if quick else None]:
@@ -96,7 +98,7 @@ def _score(
         "inner": "eager",
         **setting,
     }
-    plain = glyph.load_glyph_dit().to(labels.device)
+    plain = glyph_dit.load_glyph_dit().to(labels.device)
     model = torch.compile(plain, backend="rfc", options=options)
     error: float | None = None
 
@@ -125,7 +127,9 @@ def _score(
 
 
 def _draw(model: Any, labels: Tensor, progress: Any = None) -> Tensor:
-    return glyph.sample(model, labels=labels, seed=SEED, steps=STEPS, progress=progress)
+    return glyph_dit.sample(
+        model, labels=labels, seed=SEED, steps=STEPS, progress=progress
+    )
 
 
 def _grid(scores: Sequence[Score]) -> Grid:

@@ -20,12 +20,12 @@ from torch import nn
 import rfc_compile
 from benchmarks.matrix import Cell, draw, full_steps_of
 from benchmarks.report import Grid, console, save
-from rfc_compile import glyph
-from rfc_compile.bench.methods.base import EAGER, compile_model
-from rfc_compile.config import PRESETS
-from rfc_compile.measuring import decide_by
-from rfc_compile.metrics import psnr
-from rfc_compile.schedules.outlook import Outlook
+from rfc_compile.config.options import PRESETS
+from rfc_compile.schedules.forecast import Outlook
+from rfc_compile.tools.bench.methods.base import EAGER, compile_model
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
+from rfc_compile.tools.measure.trial import decide_by
 
 SCHEDULES: Final = ("spread", "rcs", "mask")
 THRESHOLDS: Final = (*sorted(PRESETS.values()), 0.1, 0.5, 1.0)
@@ -65,9 +65,9 @@ class Outcome:
 
 def measure(images: int, thresholds: tuple[float, ...]) -> Iterator[Outcome]:
     """Every threshold, schedule, sampler and number of steps."""
-    device = glyph.default_device()
-    uncached = glyph.load_glyph_dit().to(device)
-    model = glyph.load_glyph_dit().to(device)
+    device = glyph_dit.default_device()
+    uncached = glyph_dit.load_glyph_dit().to(device)
+    model = glyph_dit.load_glyph_dit().to(device)
     compiled = compile_model(model, "rfc", dynamic=False, options={"inner": EAGER})
     for cell in (Cell(sampler, g, steps, 0) for steps in STEPS for sampler, g in WAYS):
         reference = draw(uncached, cell, images, _SEED)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import rfc_compile
 from benchmarks.report import Grid, console, save
-from rfc_compile import glyph
-from rfc_compile.bench.methods.base import compile_model
-from rfc_compile.metrics import psnr
+from rfc_compile.tools.bench.methods.base import compile_model
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
 
 STEPS: Final = 50
 ESTIMATORS: Final = (
@@ -98,7 +98,7 @@ class Sampling:
 
 
 def _draw(model: nn.Module, labels: Tensor, cell: Cell) -> Tensor:
-    return glyph.sample(
+    return glyph_dit.sample(
         model,
         labels=labels,
         seed=_SEED,
@@ -110,16 +110,16 @@ def _draw(model: nn.Module, labels: Tensor, cell: Cell) -> Tensor:
 
 def make_sampling(cells: Sequence[Cell], count: int) -> Sampling:
     """Draw `count` uncached images of every cell."""
-    device = glyph.default_device()
-    labels = torch.arange(count, device=device) % glyph.NUM_CLASSES
-    model = glyph.load_glyph_dit().to(device)
+    device = glyph_dit.default_device()
+    labels = torch.arange(count, device=device) % glyph_dit.NUM_CLASSES
+    model = glyph_dit.load_glyph_dit().to(device)
     return Sampling(labels, {cell: _draw(model, labels, cell) for cell in cells})
 
 
 @contextmanager
 def compiled(estimator: str, order: int, **options: Any) -> Iterator[nn.Module]:
     """The bundled model with the backend, of modules; forgotten afterwards."""
-    model = glyph.load_glyph_dit().to(glyph.default_device())
+    model = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
     settings = {
         "inner": "eager",
         "granularity": "module",

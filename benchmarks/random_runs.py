@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import rfc_compile
-from rfc_compile import glyph
-from rfc_compile.measuring import compile_model, decide_by, forget_compiled
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.trial import compile_model, decide_by, forget_compiled
 
 GRAPHS: Final[Mapping[str, dict[str, Any]]] = {
     "rcs, stack": {},
@@ -81,7 +81,7 @@ def random_run(number: int, rng: random.Random) -> RandomRun:
         number=number,
         graphs=graphs,
         options={**GRAPHS[graphs], **varying},
-        sampler=rng.choice(glyph.SCHEDULERS),
+        sampler=rng.choice(glyph_dit.SCHEDULERS),
         steps=steps,
         stops=rng.randrange(1, steps) if rng.random() < 0.2 else steps,
         guidance=rng.choice((1.0, 2.0)),
@@ -109,7 +109,7 @@ def draw(denoise: nn.Module, trajectory: RandomRun) -> Tensor:
         if trajectory.abandoned and done >= trajectory.stops:
             raise Abandoned
 
-    return glyph.sample(
+    return glyph_dit.sample(
         denoise,
         labels=torch.tensor(trajectory.labels),
         seed=trajectory.seed,
@@ -154,7 +154,7 @@ class Models:
 
 
 def _first_blocks(blocks: int) -> nn.Module:
-    model = glyph.load_glyph_dit()
+    model = glyph_dit.load_glyph_dit()
     model.transformer_blocks = model.transformer_blocks[:blocks]
     return model
 

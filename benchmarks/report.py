@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from rfc_compile.bench.report import Grid, console, environment
-from rfc_compile.files import replace_file
+from rfc_compile.io.files import replace_file
+from rfc_compile.tools.measure.environment import Grid, console, environment
 
 RESULTS: Final = Path(__file__).parent / "results"
 

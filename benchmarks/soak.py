@@ -40,9 +40,9 @@ from benchmarks.random_runs import (
     random_run,
 )
 from benchmarks.report import Grid, console
-from rfc_compile.bench.report import environment
-from rfc_compile.files import replace_section
-from rfc_compile.json_files import MOST_BYTES
+from rfc_compile.io.files import replace_section
+from rfc_compile.io.json_files import MOST_BYTES
+from rfc_compile.tools.measure.environment import environment
 from rfc_compile.torch_internals import CompileCounts
 
 DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "RELIABILITY.md"

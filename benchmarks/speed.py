@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import rfc_compile
 from benchmarks.report import Grid, console, save
-from rfc_compile import glyph
-from rfc_compile.bench.workloads import DIT_B, random_dit
-from rfc_compile.measuring import elapsed
+from rfc_compile.tools.bench.workloads import DIT_B, random_dit
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.trial import elapsed
 
 CACHED_TARGETS: Final = {"module": 0.04, "stack": 0.015}
 FULL_TARGET: Final = 1.02
@@ -226,23 +226,23 @@ def measure_runs(count: int, repeats: int) -> list[dict[str, Any]]:
         for name, schedule in _RUN_SCHEDULES.items():
             own = {"granularity": granularity, "warmup": 2, **schedule}
             settings[f"{regions}, {name}"] = own
-    device = glyph.default_device()
-    labels = torch.arange(count, device=device) % glyph.NUM_CLASSES
+    device = glyph_dit.default_device()
+    labels = torch.arange(count, device=device) % glyph_dit.NUM_CLASSES
     with fresh_compiler():
         models = {}
         for name, options in settings.items():
-            model = glyph.load_glyph_dit().to(device)
+            model = glyph_dit.load_glyph_dit().to(device)
             models[name] = (
                 torch.compile(model, backend="inductor")
                 if options is None
                 else torch.compile(model, backend="rfc", options=options)
             )
-            glyph.sample(models[name], labels=labels, seed=0, steps=_STEPS)
+            glyph_dit.sample(models[name], labels=labels, seed=0, steps=_STEPS)
         times = {name: Times() for name in settings}
         for repeat in range(repeats):
             for name, model in models.items():
                 seconds = elapsed(
-                    lambda m=model, r=repeat: glyph.sample(
+                    lambda m=model, r=repeat: glyph_dit.sample(
                         m, labels=labels, seed=16 * r, steps=_STEPS
                     )
                 )

@@ -23,7 +23,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 import rfc_compile
-from rfc_compile import glyph
+from rfc_compile.tools.measure import glyph_dit
 
 SPLIT = {
     "attn1.to_q": ColwiseParallel(),
@@ -51,14 +51,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     args = parser.parse_args()
 
-    device = glyph.default_device()
+    device = glyph_dit.default_device()
     if device.type != "cpu":
         device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
         torch.accelerator.set_device_index(device.index)
     distributed.init_process_group()
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
 
-    model = glyph.load_glyph_dit().to(device)
+    model = glyph_dit.load_glyph_dit().to(device)
     seed = rank
     if args.parallel == "tensor":
         shard(model, init_device_mesh(device.type, (ranks,)))
@@ -66,10 +66,10 @@ def main() -> None:
     labels = torch.arange(4, device=device)
     settings = {"labels": labels, "seed": seed, "steps": args.steps}
 
-    reference = glyph.sample(model, **settings)
+    reference = glyph_dit.sample(model, **settings)
     options = {"threshold": args.threshold, "inner": args.inner}
     compiled = torch.compile(model, backend="rfc", options=options)
-    images = glyph.sample(compiled, **settings)
+    images = glyph_dit.sample(compiled, **settings)
 
     error = (images - reference).square().mean()
     statistics = rfc_compile.stats(compiled)

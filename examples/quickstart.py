@@ -7,16 +7,16 @@ import torch
 from matplotlib.image import imsave
 
 import rfc_compile
-from rfc_compile import glyph
+from rfc_compile.tools.measure import glyph_dit
 
 
 def main() -> None:
     """Compiles the bundled model with rfc, samples it, and shows what was skipped."""
-    device = glyph.default_device()
-    model = glyph.load_glyph_dit().to(device)
+    device = glyph_dit.default_device()
+    model = glyph_dit.load_glyph_dit().to(device)
     model = torch.compile(model, backend="rfc", options={"threshold": 0.2})
     with rfc_compile.trajectory("ten digits", num_steps=50):
-        images = glyph.sample(model, labels=torch.arange(10, device=device), seed=0)
+        images = glyph_dit.sample(model, labels=torch.arange(10, device=device), seed=0)
     print(rfc_compile.explain(model))
     print(rfc_compile.stats(model))
     row = torch.cat(list(images), dim=-1).permute(1, 2, 0)

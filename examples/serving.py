@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from rfc_compile import glyph, metrics
+from rfc_compile.tools.measure import glyph_dit, metrics
 
 
 class Request:
@@ -25,8 +25,8 @@ class Request:
 
     def __init__(self, label: int, joins: int, steps: int) -> None:
         self.label, self.joins, self.steps = label, joins, steps
-        self.sampler = glyph.make_scheduler("ddim", steps)
-        self.x_1CHW = glyph.initial_noise(1, seed=label)
+        self.sampler = glyph_dit.make_scheduler("ddim", steps)
+        self.x_1CHW = glyph_dit.initial_noise(1, seed=label)
         self.done = 0
 
     @property
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=12, help="blocks of the model")
     args = parser.parse_args()
 
-    model = glyph.load_glyph_dit()
+    model = glyph_dit.load_glyph_dit()
     model.transformer_blocks = model.transformer_blocks[: args.blocks]
     plan = [(3, 0, 20), (8, 0, 20), (5, 4, 30), (0, 9, 20), (7, 9, 30)]
     expected = [Request(*request) for request in plan]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rfc_compile import glyph
+from rfc_compile.tools.measure import glyph_dit
 
 PIXELS: Final = 32
 SCALE: Final = 4
@@ -70,14 +70,14 @@ def gradient(rng: np.random.Generator) -> np.ndarray:
 def make_dataset(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draws images (count, 3, 32, 32) uint8 and their classes (count,) int64."""
     rng = np.random.default_rng(seed)
-    digits = rng.integers(0, glyph.NUM_CLASSES, count)
+    digits = rng.integers(0, glyph_dit.NUM_CLASSES, count)
     images = np.stack([draw_glyph(rng, int(digit)) for digit in digits])
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(digits)
 
 
 def make_model() -> DiTTransformer2DModel:
     """Builds an untrained model of the bundled one's configuration."""
-    config = DiTTransformer2DModel.load_config(glyph.MODEL_FOLDER)
+    config = DiTTransformer2DModel.load_config(glyph_dit.MODEL_FOLDER)
     model = DiTTransformer2DModel.from_config(config)
     zeroed = [block.norm1.linear for block in model.transformer_blocks]
     for linear in (*zeroed, model.proj_out_1, model.proj_out_2):
@@ -102,7 +102,7 @@ def loss_of(
 def train(args: Namespace) -> DiTTransformer2DModel:
     """Trains for `args.steps` steps; returns the exponential moving average."""
     torch.manual_seed(args.seed)
-    device = glyph.default_device()
+    device = glyph_dit.default_device()
     images, classes = (part.to(device) for part in make_dataset(args.images, args.seed))
     model = make_model().to(device).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
@@ -111,7 +111,7 @@ def train(args: Namespace) -> DiTTransformer2DModel:
         model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99)
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
-    scheduler = glyph.make_scheduler("ddim", steps=50)
+    scheduler = glyph_dit.make_scheduler("ddim", steps=50)
     for step in range(1, args.steps + 1):
         batch = torch.randint(0, len(images), (args.batch,), device=device)
         loss = loss_of(forward, scheduler, images[batch], classes[batch])

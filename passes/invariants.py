@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from rfc_compile.errors import InvariantError
-from rfc_compile.passes.graph import aten
+from rfc_compile.passes.fx_utils import aten
 
 
 def check_invariants(gm: fx.GraphModule) -> None:

@@ -8,24 +8,24 @@ needed. ``tune`` searches for
 options, ``load`` reads those that were found.
 """
 
-from rfc_compile.config import Options
+from rfc_compile.config.options import Options
+from rfc_compile.config.tuned_file import Tuned, load
 from rfc_compile.errors import (
     BudgetWarning,
     FingerprintWarning,
-    GoalError,
     OptionError,
     RanksError,
     TargetError,
     TunedFileError,
     UncachedWarning,
 )
-from rfc_compile.explanation import Explanation, Statistics
-from rfc_compile.observe import explain, reset, stats
-from rfc_compile.runs import trajectory
-from rfc_compile.tuned import Tuned, load
-from rfc_compile.tuning import tune
-
-__version__ = "0.1.0"
+from rfc_compile.report.explain import Explanation, explain
+from rfc_compile.report.statistics import Statistics, stats
+from rfc_compile.runtime.registry import reset
+from rfc_compile.runtime.run_boundaries import trajectory
+from rfc_compile.tools.tuning import tune
+from rfc_compile.tools.tuning.goal import GoalError
+from rfc_compile.version import __version__ as __version__
 
 __all__ = [
     "BudgetWarning",

@@ -2,6 +2,6 @@
 
 import sys
 
-from rfc_compile.cli import main
+from rfc_compile.tools.cli.main import main
 
 sys.exit(main())

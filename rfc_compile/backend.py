@@ -16,23 +16,29 @@ from typing import Any
 import torch
 from torch import fx
 
-from rfc_compile import observe, torch_internals
-from rfc_compile.by_latent import ByLatent
-from rfc_compile.by_sample import BySample
-from rfc_compile.by_timestep import ByTimestep
-from rfc_compile.config import Options
-from rfc_compile.dispatch import Dispatcher
+from rfc_compile import graph_report, torch_internals
+from rfc_compile.compiler.graph_dumps import PassObserver
+from rfc_compile.compiler.inner_graphs import LazyGraph, compile_inner, compile_later
+from rfc_compile.compiler.plan import Plan, make_plan
+from rfc_compile.config.options import Options
+from rfc_compile.config.tuned_file import TunedOptions
 from rfc_compile.errors import CannotCache, NothingToCache
-from rfc_compile.fallback import OrUncached
-from rfc_compile.inner import LazyGraph, compile_inner, compile_later
+from rfc_compile.graph_report import GraphReport
 from rfc_compile.integrations import adapters, diffusers
-from rfc_compile.observe import GraphReport, PassObserver
-from rfc_compile.passes import few_rows, fold_repeats, specialize
-from rfc_compile.pieces import Uncached
-from rfc_compile.plan import Plan, make_plan
-from rfc_compile.ranks import find_groups, meeting
-from rfc_compile.subclasses import unwrapping, wrapped_parameters
-from rfc_compile.tuned import TunedOptions
+from rfc_compile.passes.rewrites.fold_repeats import fold_repeats
+from rfc_compile.passes.rewrites.small_matmuls import few_rows
+from rfc_compile.passes.rewrites.specialize import specialize
+from rfc_compile.passes.rewrites.wrapped_parameters import (
+    unwrapping,
+    wrapped_parameters,
+)
+from rfc_compile.runtime import registry
+from rfc_compile.runtime.dispatcher import Dispatcher
+from rfc_compile.runtime.latent_dispatcher import ByLatent
+from rfc_compile.runtime.per_sample.dispatcher import BySample
+from rfc_compile.runtime.ranks import find_groups, meeting
+from rfc_compile.runtime.timestep_dispatcher import ByTimestep
+from rfc_compile.runtime.uncached import OrUncached, Uncached
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +66,7 @@ def rfc(
         options.warn_if_foreign(example_inputs)
     diffusers.connect()
     adapters.connect()
-    report = observe.new_report(example_inputs)
+    report = graph_report.new_report(example_inputs)
     report.graph_break = torch_internals.graph_break_reason(gm)
     report.piece = torch_internals.is_piece(gm)
     try:
@@ -84,7 +90,7 @@ def rfc(
 
 
 diffusers.connect()  # torch.compile imports this module, before the first run starts
-rfc.reset = observe.reset  # type: ignore[attr-defined]  # torch._dynamo.reset() calls it
+rfc.reset = registry.reset  # type: ignore[attr-defined]  # torch._dynamo.reset() calls it
 
 
 def _cached(

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rfc_compile.torch_internals import PassedThroughByDynamo
-
-if TYPE_CHECKING:
-    from rfc_compile.tuned import Tuned
 
 
 class OptionError(PassedThroughByDynamo, ValueError):
@@ -31,18 +26,6 @@ class TunedFileError(ValueError):
     The message names the file and the place in it (as ``$.options.threshold``), and
     says what is allowed there.
     """
-
-
-class GoalError(ValueError):
-    """Tuning found nothing that meets the limits.
-
-    The message says which are missed, and by how much, by the options that come
-    closest; ``best`` holds these.
-    """
-
-    def __init__(self, message: str, best: Tuned) -> None:
-        super().__init__(message)
-        self.best = best
 
 
 class FingerprintWarning(UserWarning):
@@ -96,3 +79,9 @@ class UncachedWarning(UserWarning):
 
 class BudgetWarning(UserWarning):
     """A wanted number of full steps, or speed-up, cannot be met; the text says why."""
+
+
+def one_line(error: Exception) -> str:
+    """The type of an error and the first line of its message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

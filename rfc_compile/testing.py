@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from rfc_compile.checking.outcome import Outcome
-    from rfc_compile.targets import Settings
+    from rfc_compile.tools.checking.outcome import Outcome
+    from rfc_compile.tools.measure.target import Settings
 
 
 class RfcCheck(Protocol):
@@ -66,10 +66,10 @@ class RfcCheck(Protocol):
 @pytest.fixture
 def rfc_check(record_property: Callable[[str, object], None]) -> RfcCheck:
     """A function that checks caching; its numbers go to pytest's own JUnit report."""
-    from rfc_compile.checking.baseline import parse_tolerance, read_baseline
-    from rfc_compile.checking.limits import make_limits
-    from rfc_compile.checking.session import Rules, check, make_config
-    from rfc_compile.targets import resolve_target
+    from rfc_compile.tools.checking.baseline import parse_tolerance, read_baseline
+    from rfc_compile.tools.checking.limits import make_limits
+    from rfc_compile.tools.checking.session import Rules, check, make_config
+    from rfc_compile.tools.measure.target import resolve_target
 
     def run(
         target: Any = "glyph-dit",

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from rfc_compile.bench.report import environment
-from rfc_compile.checking.limits import judge, make_limits
-from rfc_compile.checking.outcome import Outcome
-from rfc_compile.tuned import Fingerprint, Measured
+from rfc_compile.config.fingerprint import Fingerprint
+from rfc_compile.config.tuned_file import Measured
+from rfc_compile.tools.checking.limits import judge, make_limits
+from rfc_compile.tools.checking.outcome import Outcome
+from rfc_compile.tools.measure.environment import environment
 
 MEASURED = Measured(
     nfc=14,

@@ -9,7 +9,7 @@ import torch
 from denoising import small_glyph
 from torch import Tensor, nn
 
-from rfc_compile import glyph
+from rfc_compile.tools.measure import glyph_dit
 
 STEPS = 14
 Sample = Callable[[nn.Module, int], Tensor]
@@ -17,7 +17,7 @@ Sample = Callable[[nn.Module, int], Tensor]
 
 def draw(model: nn.Module, seed: int) -> Tensor:
     """One image, by most of the samplers' settings left alone."""
-    return glyph.sample(
+    return glyph_dit.sample(
         model, labels=torch.tensor([seed % 10]), seed=seed, steps=STEPS, guidance=1.0
     )
 

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from rfc_compile import Options
-from rfc_compile.glyph import EMPTY_CLASS, initial_noise, load_glyph_dit, make_scheduler
-from rfc_compile.observe import dispatchers_of
+from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.tools.measure.glyph_dit import (
+    EMPTY_CLASS,
+    initial_noise,
+    load_glyph_dit,
+    make_scheduler,
+)
 
 Denoise = Callable[..., Any]
 LABELS = torch.tensor([3, 8])

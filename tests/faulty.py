@@ -22,7 +22,7 @@ from torch._dynamo import register_backend
 from torch.nn import functional as F
 
 import rfc_compile
-from rfc_compile.trajectories import Decision
+from rfc_compile.schedules.decision import Decision
 
 STATIC = {"schedule": "interval", "interval": 3, "warmup": 2}
 DYNAMIC = {"threshold": 2.0, "warmup": 2, "max_cached_run": 2}

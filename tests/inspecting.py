@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from denoisers import ALL
 
-from rfc_compile import cli
+from rfc_compile.tools.cli import main
 
 FACTORY = """
 import torch
@@ -74,7 +74,7 @@ class Inspect:
     def __call__(self, *arguments: object) -> Output:
         self._capsys.readouterr()
         try:
-            code = cli.main(["inspect", *map(str, arguments)])
+            code = main.main(["inspect", *map(str, arguments)])
         except SystemExit as exit_info:
             code = int(exit_info.code or 0)
         captured = self._capsys.readouterr()

@@ -20,8 +20,12 @@ from torch.distributed.tensor.parallel import (
 )
 
 import rfc_compile
-from rfc_compile.glyph import EMPTY_CLASS, initial_noise, make_scheduler
-from rfc_compile.observe import dispatchers_of
+from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.tools.measure.glyph_dit import (
+    EMPTY_CLASS,
+    initial_noise,
+    make_scheduler,
+)
 from rfc_compile.torch_internals import collectives
 
 RCS = {"threshold": 0.3, "warmup": 2}

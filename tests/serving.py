@@ -12,8 +12,8 @@ from models import timesteps, tokens
 from torch import Tensor
 
 import rfc_compile
-from rfc_compile.glyph import initial_noise, make_scheduler
-from rfc_compile.trajectories import Decision
+from rfc_compile.schedules.decision import Decision
+from rfc_compile.tools.measure.glyph_dit import initial_noise, make_scheduler
 
 
 class Request:

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from rfc_compile import Options
-from rfc_compile.schedules import Position, guarded_limit
-from rfc_compile.trajectories import Decision
+from rfc_compile.schedules.base import Position, guarded_limit
+from rfc_compile.schedules.decision import Decision
 
 STEPS = 50
 RATES = st.lists(st.floats(0.001, 0.3), min_size=STEPS, max_size=STEPS)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile import TargetError
-from rfc_compile.analysis import Analysis, analyse
-from rfc_compile.analysis_figure import analysis_figure, as_png
-from rfc_compile.cli import main
-from rfc_compile.targets import Target
+from rfc_compile.tools.cli.main import main
+from rfc_compile.tools.measure.analysis import Analysis, analyse
+from rfc_compile.tools.measure.analysis_plot import analysis_figure, as_png
+from rfc_compile.tools.measure.target import Target
 from tests.denoising import guided_steps, run, small_glyph
 
 STEPS, INTERVAL = 14, 3

@@ -10,16 +10,15 @@ import torch
 from torch import nn
 
 from rfc_compile import Options
-from rfc_compile.bench import frechet, quality, session, timing
-from rfc_compile.bench.frechet import frechet_distance
-from rfc_compile.bench.methods import METHODS, reference
-from rfc_compile.bench.methods.base import SETTINGS, Applied, Method, describe
-from rfc_compile.bench.pareto import dominates, dominators, front
-from rfc_compile.bench.quality import run_eagerly
-from rfc_compile.bench.records import Quality, Records
-from rfc_compile.bench.selection import TARGETS
-from rfc_compile.bench.tables import grids
-from rfc_compile.bench.workloads import (
+from rfc_compile.tools.bench import frechet, quality, session, timing
+from rfc_compile.tools.bench.frechet import frechet_distance
+from rfc_compile.tools.bench.methods import METHODS, reference
+from rfc_compile.tools.bench.methods.base import SETTINGS, Applied, Method, describe
+from rfc_compile.tools.bench.quality import run_eagerly
+from rfc_compile.tools.bench.records import Quality, Records
+from rfc_compile.tools.bench.selection import TARGETS
+from rfc_compile.tools.bench.tables import grids
+from rfc_compile.tools.bench.workloads import (
     GLYPH,
     REPORT_SEED,
     SELECTION_SEED,
@@ -27,6 +26,7 @@ from rfc_compile.bench.workloads import (
     Step,
     Workload,
 )
+from rfc_compile.tools.measure.pareto import dominates, dominators, front
 from rfc_compile.torch_internals import CompileCounts
 
 OURS = "rfc, stack"

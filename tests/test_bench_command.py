@@ -11,9 +11,9 @@ import pytest
 from denoising import small_glyph
 from PIL import Image
 
-from rfc_compile import cli
-from rfc_compile.bench import session
-from rfc_compile.bench.records import Records
+from rfc_compile.tools.bench import session, workloads
+from rfc_compile.tools.bench.records import Records
+from rfc_compile.tools.cli import main
 
 
 @pytest.mark.slow
@@ -21,12 +21,12 @@ def test_the_command_writes_json_markdown_and_a_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On two blocks of the model: twelve take a minute to compile."""
-    small = replace(session.GLYPH, make=small_glyph)
-    monkeypatch.setitem(session.WORKLOADS, small.name, small)
+    small = replace(workloads.GLYPH, make=small_glyph)
+    monkeypatch.setitem(workloads.WORKLOADS, small.name, small)
     monkeypatch.setattr(session, "GLYPH", small)
     output = ("--output", str(tmp_path))
     only = ("--methods", "FORA in rfc", "--models", small.name)
-    assert cli.main(["bench", "--quick", *output, *only]) == 0
+    assert main.main(["bench", "--quick", *output, *only]) == 0
     found = Records.load(tmp_path / "bench.json")
     assert [q.selection and q.selection.nfc for q in found.qualities] == [17, 13]
     assert [q.report and q.report.nfc for q in found.qualities] == [None, 13]

@@ -17,7 +17,7 @@ from whole_models import FromLinear
 
 import rfc_compile
 from rfc_compile import Explanation, Options, UncachedWarning
-from rfc_compile.dry_run import dry_run
+from rfc_compile.tools.inspection.dry_run import dry_run
 
 OPTIONS = {
     **MODULES,

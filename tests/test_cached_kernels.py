@@ -11,7 +11,7 @@ import torch
 from options import MODULES
 from torch._inductor.graph import GraphLowering
 
-from rfc_compile.glyph import initial_noise
+from rfc_compile.tools.measure.glyph_dit import initial_noise
 from tests.denoising import small_glyph
 
 BATCH, TOKENS, WIDTH = 3, 64, 128

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from check_outcomes import GOOD, MISSED
 
-from rfc_compile import cli
-from rfc_compile.checking.record import record
-from rfc_compile.tuned import Tuned
+from rfc_compile.config.tuned_file import Tuned
+from rfc_compile.tools.checking.record import record
+from rfc_compile.tools.cli import main
 
 SMALL = ("--target", "check_targets:small")
 
@@ -24,7 +24,7 @@ def refused(
     before = sorted(folder.rglob("*"))
     written = ["--json", str(folder / "report.json")]
     try:
-        code: object = cli.main(["check", *arguments, *written])
+        code: object = main.main(["check", *arguments, *written])
     except SystemExit as error:
         code = error.code
     output = capsys.readouterr()

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from check_outcomes import MEASURED
 
-from rfc_compile import cli
-from rfc_compile.tuned import Fingerprint, Tuned
+from rfc_compile.config.fingerprint import Fingerprint
+from rfc_compile.config.tuned_file import Tuned
+from rfc_compile.tools.cli import main
 
 SMALL = ("--target", "check_targets:small", "--seeds", "1")
 LOOSE = ("--min-psnr", "10", "--max-graph-breaks", "0", "--max-recompiles", "0")
@@ -25,7 +26,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Runs the command; returns the exit code and all that it printed."""
 
     def run(*arguments: str | Path) -> tuple[int, str]:
-        code = cli.main(["check", *map(str, arguments)])
+        code = main.main(["check", *map(str, arguments)])
         captured = capsys.readouterr()
         return code, captured.out + captured.err
 

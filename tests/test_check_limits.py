@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfc_compile.checking.limits import Limit, judge, loosened, make_limits
-from rfc_compile.checking.quantities import QUANTITIES, Quantity
 from rfc_compile.errors import OptionError
+from rfc_compile.tools.checking.limits import Limit, judge, loosened, make_limits
+from rfc_compile.tools.checking.quantities import QUANTITIES, Quantity
 
 quantities = st.sampled_from(QUANTITIES)
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)

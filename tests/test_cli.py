@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfc_compile import cli
-from rfc_compile.glyph import SCHEDULERS
+from rfc_compile.tools.cli import main
+from rfc_compile.tools.measure.glyph_dit import SCHEDULERS
 
 SCRIPT = Path(sys.executable).with_name("rfc-compile")
 DEMO = ("demo", "--inner", "eager", "--steps", "6", "--images", "2")
@@ -130,7 +130,7 @@ def test_a_bad_value_is_named(
     option: str, value: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        cli.main(["demo", "--output", str(tmp_path / "none"), f"{option}={value}"])
+        main.main(["demo", "--output", str(tmp_path / "none"), f"{option}={value}"])
     assert exit_info.value.code == 2
     output = capsys.readouterr()
     line = one_line(output.err)
@@ -143,7 +143,7 @@ def test_a_bad_value_is_named(
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        cli.main([])
+        main.main([])
     assert exit_info.value.code == 2
     assert "COMMAND" in one_line(capsys.readouterr().err)
 
@@ -154,14 +154,14 @@ def test_the_installed_script_lists_the_commands() -> None:
     )
     assert result.returncode == 0
     assert result.stderr == ""
-    for name, summary in cli.COMMANDS.items():
+    for name, summary in main.COMMANDS.items():
         assert re.search(rf"^ +{name} +{summary}$", result.stdout, re.MULTILINE)
-    assert "demo" in cli.COMMANDS
+    assert "demo" in main.COMMANDS
 
 
 def test_demo_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        cli.main(["demo", "--help"])
+        main.main(["demo", "--help"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
     options = ("output", "steps", "images", "guidance", "scheduler", "thresholds")

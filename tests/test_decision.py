@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from rfc_compile import UncachedWarning, readback
-from rfc_compile.caller import begin_run
-from rfc_compile.runs import end_run
+from rfc_compile import UncachedWarning
+from rfc_compile.runtime import readback
+from rfc_compile.runtime.call_context import begin_run
+from rfc_compile.runtime.run_boundaries import end_run
 from tests.denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
 
 BY_STEP = {"warmup": 2, "time": "step"}

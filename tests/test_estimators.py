@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rfc_compile.estimators import ESTIMATORS, Estimator
+from rfc_compile.estimators import ESTIMATORS
+from rfc_compile.estimators.base import Estimator
+from rfc_compile.estimators.step_weights import step_weights
 from rfc_compile.estimators.subspace import solve
-from rfc_compile.state import step_weights
 
 Array = NDArray[np.float64]
 RIDGE = 0.2

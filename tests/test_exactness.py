@@ -14,7 +14,7 @@ from options import MODULES
 from torch import Tensor, nn
 
 import rfc_compile
-from rfc_compile.glyph import load_glyph_dit, make_scheduler, sample
+from rfc_compile.tools.measure.glyph_dit import load_glyph_dit, make_scheduler, sample
 
 ESTIMATORS = {
     "reuse": ({"estimator": "reuse"}, reference.reuse),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import DiTTransformer2DModel
 
-from rfc_compile import glyph
+from rfc_compile.tools.measure import glyph_dit
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -100,11 +100,11 @@ def test_train_glyph_dit(tmp_path: Path) -> None:
     ignored = {"_name_or_path", "_diffusers_version", "_use_default_values"}
     kept = [
         {name: value for name, value in dict(config).items() if name not in ignored}
-        for config in (model.config, glyph.load_glyph_dit().config)
+        for config in (model.config, glyph_dit.load_glyph_dit().config)
     ]
     assert kept[0] == kept[1]
     # it has learnt something, and draws
     assert model.proj_out_2.weight.abs().max() > 0
     labels = torch.tensor([3])
-    images = glyph.sample(model.eval(), labels=labels, seed=0, steps=2)
+    images = glyph_dit.sample(model.eval(), labels=labels, seed=0, steps=2)
     assert images.isfinite().all()

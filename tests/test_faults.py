@@ -33,8 +33,8 @@ from torch import Tensor
 
 import rfc_compile
 from rfc_compile import UncachedWarning
-from rfc_compile.observe import dispatchers_of
-from rfc_compile.state import geometry_of
+from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.runtime.state import geometry_of
 
 NAN, INF = float("nan"), float("inf")
 AFTER = 4

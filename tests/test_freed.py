@@ -14,7 +14,7 @@ from models import WIDTH, Stack, build, timesteps
 from torch import Tensor, nn
 
 import rfc_compile
-from rfc_compile.observe import dispatchers_of
+from rfc_compile.runtime.registry import dispatchers_of
 
 OPTIONS = {
     "inner": "eager",

@@ -11,7 +11,7 @@ import torch
 from denoising import small_glyph
 from torch import Tensor
 
-from rfc_compile import glyph
+from rfc_compile.tools.measure import glyph_dit
 
 LABELS = [1, 0, 8]
 SEED = 1
@@ -21,13 +21,13 @@ STEPS = 20
 def draw(labels: list[int], seed: int, steps: int = 4, **settings: object) -> Tensor:
     """Images of the model's first two blocks."""
     arguments = {"labels": torch.tensor(labels), "seed": seed, "steps": steps}
-    return glyph.sample(small_glyph(), **arguments, **settings)  # type: ignore[arg-type]
+    return glyph_dit.sample(small_glyph(), **arguments, **settings)  # type: ignore[arg-type]
 
 
 def draw_well(labels: list[int], seed: int) -> Tensor:
     """Images of the whole model."""
-    model = glyph.load_glyph_dit()
-    return glyph.sample(model, labels=torch.tensor(labels), seed=seed, steps=STEPS)
+    model = glyph_dit.load_glyph_dit()
+    return glyph_dit.sample(model, labels=torch.tensor(labels), seed=seed, steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def digits() -> Tensor:
 
 
 def test_the_bundled_model_loads() -> None:
-    model = glyph.load_glyph_dit()
-    config = json.loads((glyph.MODEL_FOLDER / "config.json").read_text())
+    model = glyph_dit.load_glyph_dit()
+    config = json.loads((glyph_dit.MODEL_FOLDER / "config.json").read_text())
     assert len(model.transformer_blocks) == config["num_layers"] == 12
     assert not model.training
     for name, parameter in model.named_parameters():
@@ -51,18 +51,20 @@ def test_the_bundled_model_loads() -> None:
 
 
 def test_the_bundled_model_loads_in_half_precision() -> None:
-    model = glyph.load_glyph_dit(torch.bfloat16)
+    model = glyph_dit.load_glyph_dit(torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     labels = torch.tensor([3])
-    images = glyph.sample(model, labels=labels, seed=0, steps=2, dtype=torch.bfloat16)
+    images = glyph_dit.sample(
+        model, labels=labels, seed=0, steps=2, dtype=torch.bfloat16
+    )
     assert images.dtype == torch.float32
     assert images.isfinite().all()
 
 
 def test_the_noise_of_an_image_is_that_of_its_seed() -> None:
-    noise = glyph.initial_noise(4, seed=10)
-    assert noise.shape == (4, *glyph.IMAGE_SHAPE)
-    assert torch.equal(noise[2:], glyph.initial_noise(2, seed=12))
+    noise = glyph_dit.initial_noise(4, seed=10)
+    assert noise.shape == (4, *glyph_dit.IMAGE_SHAPE)
+    assert torch.equal(noise[2:], glyph_dit.initial_noise(2, seed=12))
     assert noise.std() == pytest.approx(1, abs=0.05)
     distances = torch.cdist(noise.flatten(1), noise.flatten(1))
     assert (distances + 1e3 * torch.eye(4)).min() > 50
@@ -71,7 +73,7 @@ def test_the_noise_of_an_image_is_that_of_its_seed() -> None:
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_sampling_is_repeatable(guidance: float) -> None:
     first = draw([3, 8], seed=5, guidance=guidance)
-    assert first.shape == (2, *glyph.IMAGE_SHAPE)
+    assert first.shape == (2, *glyph_dit.IMAGE_SHAPE)
     assert first.dtype == torch.float32
     assert first.abs().max() <= 1
     assert torch.equal(first, draw([3, 8], seed=5, guidance=guidance))
@@ -100,12 +102,12 @@ def test_guidance_of_one_calls_the_model_once_per_image() -> None:
 
     labels = torch.tensor([3, 8])
     for guidance in (1.0, 2.0):
-        glyph.sample(denoise, labels=labels, seed=0, steps=1, guidance=guidance)
-    empty = glyph.EMPTY_CLASS
+        glyph_dit.sample(denoise, labels=labels, seed=0, steps=1, guidance=guidance)
+    empty = glyph_dit.EMPTY_CLASS
     assert sizes == [(2, [3, 8]), (4, [3, 8, empty, empty])]
 
 
-@pytest.mark.parametrize("scheduler", glyph.SCHEDULERS)
+@pytest.mark.parametrize("scheduler", glyph_dit.SCHEDULERS)
 def test_every_scheduler_draws(scheduler: str) -> None:
     seen = []
     images = draw(
@@ -120,7 +122,7 @@ def test_every_scheduler_draws(scheduler: str) -> None:
     assert images.isfinite().all()
     assert images.abs().max() <= 1
     assert images.std() > 0.1
-    noise = glyph.initial_noise(2, seed=0).clamp(-1, 1)
+    noise = glyph_dit.initial_noise(2, seed=0).clamp(-1, 1)
     assert roughness(images) < 0.7 * roughness(noise)
 
 
@@ -128,10 +130,10 @@ def test_schedulers_agree_on_the_image() -> None:
     """All of them solve the same equation: their images are close."""
     model, labels = small_glyph(), torch.tensor([3])
     images = {
-        name: glyph.sample(
+        name: glyph_dit.sample(
             model, labels=labels, seed=0, steps=20, guidance=1.0, scheduler=name
         )
-        for name in glyph.SCHEDULERS
+        for name in glyph_dit.SCHEDULERS
     }
     assert images["ddim"].std() > 0.15
     for name, image in images.items():

@@ -11,7 +11,7 @@ from options import MODULES
 from torch import Tensor
 
 import rfc_compile
-from rfc_compile.observe import dispatchers_of
+from rfc_compile.runtime.registry import dispatchers_of
 
 pytestmark = pytest.mark.slow
 

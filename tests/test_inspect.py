@@ -14,10 +14,10 @@ from inspecting import FACTORY, MODULES, Inspect, model_folder, process
 from torch import nn
 
 import rfc_compile
-from rfc_compile.config import Options
-from rfc_compile.dry_run import dry_run
-from rfc_compile.integrations.model_inputs import make_inputs
-from rfc_compile.weightless import build_without_weights
+from rfc_compile.config.options import Options
+from rfc_compile.tools.inspection.dry_run import dry_run
+from rfc_compile.tools.inspection.model_inputs import make_inputs
+from rfc_compile.tools.inspection.weightless import build_without_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"

@@ -9,9 +9,9 @@ from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from diffusers.models.cache_utils import CacheMixin
 
 import rfc_compile
-from rfc_compile.caller import begin_run, branch, current_caller
 from rfc_compile.integrations.diffusers import connect
-from rfc_compile.runs import end_run
+from rfc_compile.runtime.call_context import begin_run, branch, current_caller
+from rfc_compile.runtime.run_boundaries import end_run
 
 OPTIONS = {"schedule": "interval", "interval": 3, "warmup": 2}
 

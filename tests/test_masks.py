@@ -8,7 +8,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfc_compile.tuning.masks import best_masks, even_mask, mask_cost
+from rfc_compile.tools.tuning.masks import best_masks, even_mask, mask_cost
 
 Table = list[dict[int, float]]
 

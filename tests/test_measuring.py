@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tuning_factory import STEPS
 
 from rfc_compile import OptionError, TargetError
-from rfc_compile.measuring import measure
-from rfc_compile.metrics import psnr
-from rfc_compile.reference import draw_reference
-from rfc_compile.targets import Settings, Target, resolve_target
+from rfc_compile.tools.measure.metrics import psnr
+from rfc_compile.tools.measure.reference import draw_reference
+from rfc_compile.tools.measure.target import Settings, Target, resolve_target
+from rfc_compile.tools.measure.trial import measure
 
 INTERVAL = {
     "schedule": "interval",

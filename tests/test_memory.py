@@ -16,11 +16,11 @@ from torch import Tensor
 
 import rfc_compile
 from rfc_compile import Options
-from rfc_compile.config import GRANULARITIES
-from rfc_compile.dry_run import dry_run
+from rfc_compile.config.options import GRANULARITIES
 from rfc_compile.estimators import ESTIMATORS
-from rfc_compile.observe import dispatchers_of
-from rfc_compile.scope import MAX_COURSES
+from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.runtime.session import MAX_COURSES
+from rfc_compile.tools.inspection.dry_run import dry_run
 
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]
 CALL = {

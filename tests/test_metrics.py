@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from rfc_compile.metrics import psnr, ssim
+from rfc_compile.tools.measure.metrics import psnr, ssim
 
 PEAK = 2.0
 WINDOW = 11

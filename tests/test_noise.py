@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rfc_compile
-from rfc_compile import glyph
-from rfc_compile.metrics import psnr
-from rfc_compile.noise import NoiseSchedule, newton_weights, recognise
+from rfc_compile.estimators.noise_levels import NoiseSchedule, recognise
+from rfc_compile.estimators.step_weights import newton_weights
+from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
 
 FLOW = NoiseSchedule("flow", 1000.0, rising=False)
 DIFFUSION = NoiseSchedule("diffusion", 1000.0, rising=False)
@@ -23,7 +24,7 @@ DIFFUSION = NoiseSchedule("diffusion", 1000.0, rising=False)
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler", "unipc"])
 def test_diffusion_levels_are_those_of_the_schedulers(sampler: str) -> None:
-    scheduler = glyph.make_scheduler(sampler, 50)
+    scheduler = glyph_dit.make_scheduler(sampler, 50)
     for t in scheduler.timesteps[:-1]:
         alpha = scheduler.alphas_cumprod[int(t)].item()
         expected = math.sqrt((1 - alpha) / alpha)
@@ -84,7 +85,7 @@ def _first_move(latents: list[torch.Tensor]) -> float:
 @pytest.mark.parametrize("steps", [20, 50])
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler", "unipc"])
 def test_diffusion_runs_are_recognised(sampler: str, steps: int) -> None:
-    model, seen = glyph.load_glyph_dit(), []
+    model, seen = glyph_dit.load_glyph_dit(), []
 
     def denoise(x: torch.Tensor, /, **inputs: Any) -> Any:
         seen.append((x, float(inputs["timestep"][0])))
@@ -98,7 +99,7 @@ def test_diffusion_runs_are_recognised(sampler: str, steps: int) -> None:
             raise Enough
 
     with pytest.raises(Enough):
-        glyph.sample(
+        glyph_dit.sample(
             denoise,
             labels=torch.tensor([3]),
             seed=0,
@@ -134,15 +135,17 @@ def test_nothing_is_guessed(first: float, second: float, change: float) -> None:
 
 def test_images_are_closer_by_the_noise_level_than_by_the_step() -> None:
     labels = torch.arange(2)
-    reference = glyph.sample(glyph.load_glyph_dit(), labels=labels, seed=1)
+    reference = glyph_dit.sample(glyph_dit.load_glyph_dit(), labels=labels, seed=1)
     quality = {}
     full_steps = (0, 9, 18, 27, 35, 41, 46, 49)
     for time in ("noise", "step"):
         torch.compiler.reset()
         options: dict[str, Any] = {"inner": "eager", "time": time, "schedule": "mask"}
         options |= {"full_steps": full_steps, "max_cached_run": None}
-        model = torch.compile(glyph.load_glyph_dit(), backend="rfc", options=options)
-        images = glyph.sample(model, labels=labels, seed=1)
+        model = torch.compile(
+            glyph_dit.load_glyph_dit(), backend="rfc", options=options
+        )
+        images = glyph_dit.sample(model, labels=labels, seed=1)
         assert rfc_compile.stats(model).nfc == len(full_steps)
         quality[time] = psnr(images, reference).mean().item()
     assert quality["noise"] > quality["step"] + 4

@@ -19,7 +19,7 @@ from options import MODULES
 from torch import nn
 
 import rfc_compile
-from rfc_compile import glyph
+from rfc_compile.tools.measure import glyph_dit
 
 STEPS = 20
 OPTIONS = {"threshold": 0.6, "warmup": 2}
@@ -89,7 +89,7 @@ def test_the_log_has_a_line_per_decision(observed: tuple[str, Observed]) -> None
     )
     assert len(lines) == log.count(" branch ") == STEPS
     assert [int(step) for step, *_ in lines] == list(range(STEPS))
-    timesteps = glyph.make_scheduler("ddim", STEPS).timesteps.tolist()
+    timesteps = glyph_dit.make_scheduler("ddim", STEPS).timesteps.tolist()
     assert [float(t) for _, t, *_ in lines] == timesteps
     full = [kind == "full" for *_, kind, _, _ in lines]
     assert sum(full) == nfc
@@ -237,7 +237,7 @@ def test_statistics_in_one_line() -> None:
 def narrow_dit() -> nn.Module:
     """One block, 64 wide, with random weights and open gates."""
     torch.manual_seed(0)
-    config = DiTTransformer2DModel.load_config(glyph.MODEL_FOLDER)
+    config = DiTTransformer2DModel.load_config(glyph_dit.MODEL_FOLDER)
     sizes = {"num_layers": 1, "num_attention_heads": 2}
     model: nn.Module = DiTTransformer2DModel.from_config({**config, **sizes})
     return model.eval().requires_grad_(False)

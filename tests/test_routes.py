@@ -7,7 +7,7 @@ from operator import itemgetter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfc_compile.routes import picker
+from rfc_compile.runtime.graph_inputs import picker
 
 SIZE = 60
 _RUNS = st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(1, 20)), max_size=5)

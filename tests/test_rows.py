@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rfc_compile.row_facts import fingerprints
-from rfc_compile.rows import put, rows_of
+from rfc_compile.runtime.per_sample.row_reading import fingerprints
+from rfc_compile.runtime.per_sample.rows import put, rows_of
 
 LAYOUTS = {
     "plain": torch.arange(24.0).reshape(4, 3, 2),

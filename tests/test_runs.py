@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 import rfc_compile
-from rfc_compile.glyph import EMPTY_CLASS, initial_noise
-from rfc_compile.observe import dispatchers_of
+from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.tools.measure.glyph_dit import EMPTY_CLASS, initial_noise
 from tests.denoising import compiled, small_glyph, steps_of
 
 STEPS = 20

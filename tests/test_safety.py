@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 
 import rfc_compile
 from rfc_compile import OptionError, Options, TunedFileError
-from rfc_compile.bench.records import Quality, Records, Score, Timing
-from rfc_compile.checking.baseline import read_baseline
-from rfc_compile.checking.record import record
-from rfc_compile.json_files import MOST_BYTES
-from rfc_compile.targets import resolve_target
-from rfc_compile.tuned import Tuned
-from rfc_compile.tuning.journal import Journal
-from rfc_compile.tuning.trials import _outcome
+from rfc_compile.config.tuned_file import Tuned
+from rfc_compile.io.json_files import MOST_BYTES
+from rfc_compile.tools.bench.records import Quality, Records, Score, Timing
+from rfc_compile.tools.checking.baseline import read_baseline
+from rfc_compile.tools.checking.record import record
+from rfc_compile.tools.measure.target import resolve_target
+from rfc_compile.tools.tuning.journal import Journal
+from rfc_compile.tools.tuning.trials import _outcome
 
 EVERY_OPTION: dict[str, Any] = {
     item.name: getattr(Options(), item.name) for item in fields(Options)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfc_compile.config import Options
-from rfc_compile.schedules import CACHED, FULL, Position, guarded_limit
+from rfc_compile.config.options import Options
+from rfc_compile.schedules.base import CACHED, FULL, Position, guarded_limit
 
 STEPS = 50
 ERRORS = st.lists(st.floats(0, 0.5), min_size=1, max_size=40)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfc_compile.signal import fingerprint
+from rfc_compile.estimators.step_signal import fingerprint
 
 LOWEST = torch.finfo(torch.float32).min
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rfc_compile
-from rfc_compile.glyph import SCHEDULERS, load_glyph_dit
-from rfc_compile.metrics import psnr
-from rfc_compile.schedules.outlook import Outlook
+from rfc_compile.schedules.forecast import Outlook
 from rfc_compile.schedules.spread import BREAK
+from rfc_compile.tools.measure.glyph_dit import SCHEDULERS, load_glyph_dit
+from rfc_compile.tools.measure.metrics import psnr
 from tests.denoising import compiled, run
 from tests.synthetic_runs import RATES, STEPS, full_steps, longest_run, simulate
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import rfc_compile
 from rfc_compile import BudgetWarning
-from rfc_compile.glyph import load_glyph_dit, sample
+from rfc_compile.tools.measure.glyph_dit import load_glyph_dit, sample
 from tests.denoising import compiled, guided_steps, run, small_glyph
 
 

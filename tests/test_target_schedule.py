@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfc_compile import Options
-from rfc_compile.schedules import Position
-from rfc_compile.schedules.outlook import Outlook
-from rfc_compile.trajectories import Decision
+from rfc_compile.schedules.base import Position
+from rfc_compile.schedules.decision import Decision
+from rfc_compile.schedules.forecast import Outlook
 from tests.synthetic_runs import RATES, STEPS, full_steps, longest_run, simulate
 
 

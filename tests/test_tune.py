@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tuning_factory import FIXED, SPEC, STEPS
 
 import rfc_compile
-from rfc_compile import GoalError, OptionError, TargetError, Tuned, cli
+from rfc_compile import GoalError, OptionError, TargetError, Tuned
+from rfc_compile.tools.cli import main
 
 SMALL: dict[str, Any] = {"options": FIXED, "seeds": 1, "inner": "eager"}
 OPTIONS = [word for n, x in FIXED.items() for word in ("--options", f"{n}={x}")]
@@ -130,12 +131,12 @@ def test_the_command_resumes_and_prints(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert cli.main([*ARGUMENTS, "--output", str(folder), "--resume"]) == 0
+    assert main.main([*ARGUMENTS, "--output", str(folder), "--resume"]) == 0
     output = capsys.readouterr().out
     assert re.search(r"setting.*NFC.*speed-up.*PSNR mean.*SSIM", output)
     assert "0 runs tried" in output
     assert f"written to {folder}/rfc.json" in output
-    code = cli.main(
+    code = main.main(
         [*ARGUMENTS, "--output", str(folder), "--resume", "--min-psnr", "200"]
     )
     assert code == 1
@@ -227,7 +228,7 @@ def test_bad_input_is_one_line(
     (tmp_path / "bad_factory.py").write_text(FACTORY)
     monkeypatch.chdir(tmp_path)
     try:
-        code: Any = cli.main(["tune", *arguments])
+        code: Any = main.main(["tune", *arguments])
     except SystemExit as exit_info:
         code = exit_info.code
     assert code == 2

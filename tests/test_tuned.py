@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rfc_compile
-from rfc_compile import FingerprintWarning, OptionError, TunedFileError, glyph
-from rfc_compile.fingerprints import model_fingerprint
-from rfc_compile.json_files import LARGEST, MOST_BYTES
-from rfc_compile.tuned import Fingerprint, Measured, Tuned
+from rfc_compile import FingerprintWarning, OptionError, TunedFileError
+from rfc_compile.config.fingerprint import Fingerprint, model_fingerprint
+from rfc_compile.config.tuned_file import Measured, Tuned
+from rfc_compile.io.json_files import LARGEST, MOST_BYTES
+from rfc_compile.tools.measure import glyph_dit
 
 MEASURED = Measured(
     nfc=12.5,
@@ -73,7 +74,7 @@ def test_loaded_options_compile_a_model(file: Path) -> None:
     compiled = torch.compile(
         small_glyph(), backend="rfc", options=rfc_compile.load(file)
     )
-    glyph.sample(compiled, labels=torch.tensor([3]), seed=0, steps=12)
+    glyph_dit.sample(compiled, labels=torch.tensor([3]), seed=0, steps=12)
     assert len(rfc_compile.explain(compiled).regions) == 2  # of 2 blocks
     assert rfc_compile.stats(compiled).nfc < 12
 
@@ -226,7 +227,7 @@ def test_loading_needs_no_extra(file: Path) -> None:
 
 
 def test_another_model_is_named_by_its_fields(file: Path) -> None:
-    model = glyph.load_glyph_dit()
+    model = glyph_dit.load_glyph_dit()
     own = replace(TUNED, fingerprint=Fingerprint(model_fingerprint(model), "ddim", 50))
     own.save(file)
     with pytest.warns(FingerprintWarning) as caught:
@@ -241,7 +242,7 @@ def test_another_model_is_named_by_its_fields(file: Path) -> None:
 
 @pytest.mark.filterwarnings("error::rfc_compile.FingerprintWarning")
 def test_the_same_model_is_recognised_compiled_or_not(file: Path) -> None:
-    model = glyph.load_glyph_dit()
+    model = glyph_dit.load_glyph_dit()
     own = replace(TUNED, fingerprint=Fingerprint(model_fingerprint(model), "ddim", 50))
     own.save(file)
     rfc_compile.load(file, model)
@@ -263,7 +264,7 @@ def test_a_compiled_model_with_other_shapes_is_noticed(file: Path) -> None:
         compiled = torch.compile(model, backend="rfc", options=rfc_compile.load(file))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            glyph.sample(compiled, labels=torch.tensor([3]), seed=0, steps=1)
+            glyph_dit.sample(compiled, labels=torch.tensor([3]), seed=0, steps=1)
         found = [w for w in caught if w.category is FingerprintWarning]
         assert len(found) == foreign
     assert "tuned with ['3x3']" in str(found[0].message)

@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from tuning_factory import FIXED, STEPS
 
 from rfc_compile import OptionError, Options
-from rfc_compile.config import GRANULARITIES
+from rfc_compile.config.options import GRANULARITIES
+from rfc_compile.config.tuned_file import Measured
 from rfc_compile.estimators import ESTIMATORS
-from rfc_compile.reference import draw_reference
-from rfc_compile.targets import resolve_target
-from rfc_compile.tuned import Measured
-from rfc_compile.tuning.calibration import POWERS, calibrate
-from rfc_compile.tuning.clock import Clock, TimeUpError
-from rfc_compile.tuning.goal import Goal
-from rfc_compile.tuning.journal import Journal
-from rfc_compile.tuning.masks import best_masks
-from rfc_compile.tuning.space import (
+from rfc_compile.tools.measure.reference import draw_reference
+from rfc_compile.tools.measure.target import resolve_target
+from rfc_compile.tools.tuning.calibration import POWERS, calibrate
+from rfc_compile.tools.tuning.clock import Clock, TimeUpError
+from rfc_compile.tools.tuning.goal import Goal
+from rfc_compile.tools.tuning.journal import Journal
+from rfc_compile.tools.tuning.masks import best_masks
+from rfc_compile.tools.tuning.space import (
     default_graph,
     describe,
     dynamic_settings,
@@ -37,9 +37,9 @@ from rfc_compile.tuning.space import (
     least_nfc,
     mask_setting,
 )
-from rfc_compile.tuning.threshold import fit_threshold
-from rfc_compile.tuning.timing import StepCost
-from rfc_compile.tuning.trials import Trials
+from rfc_compile.tools.tuning.threshold import fit_threshold
+from rfc_compile.tools.tuning.timing import StepCost
+from rfc_compile.tools.tuning.trials import Trials
 
 
 def measured(speedup: float, psnr: float, nfc: float = 10) -> Measured:

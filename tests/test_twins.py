@@ -11,7 +11,7 @@ from serving import GlyphRequest, serve, step
 
 import rfc_compile
 from rfc_compile import UncachedWarning
-from rfc_compile.metrics import psnr
+from rfc_compile.tools.measure.metrics import psnr
 
 
 def test_twins_of_other_speed_are_not_taken_for_each_other() -> None:

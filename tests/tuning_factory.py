@@ -6,7 +6,7 @@ import torch
 from denoising import small_glyph
 from torch import Tensor, nn
 
-from rfc_compile import glyph
+from rfc_compile.tools.measure import glyph_dit
 
 STEPS = 30
 SPEC = "tuning_factory:make"
@@ -23,7 +23,7 @@ FIXED = {
 def sample(model: nn.Module, seed: int) -> Tensor:
     """One image (1, 3, 32, 32) in [-1, 1], without guidance."""
     label = torch.tensor([3])
-    return glyph.sample(model, labels=label, seed=seed, steps=STEPS, guidance=1.0)
+    return glyph_dit.sample(model, labels=label, seed=seed, steps=STEPS, guidance=1.0)
 
 
 def make() -> tuple[nn.Module, object]:

@@ -15,12 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rfc_compile.estimators.base import (
-    TAYLOR,
-    RelatesChanges,
-    inner_product,
-    ratio,
-)
+from rfc_compile.estimators.base import TAYLOR, RelatesChanges, inner_product, ratio
 
 
 class ScaledTaylor(RelatesChanges):

@@ -17,8 +17,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from rfc_compile import observe
 from rfc_compile.integrations.methods import wrap
+from rfc_compile.runtime import registry
 
 
 def connect() -> None:
@@ -44,6 +44,6 @@ def _resetting(write: Any) -> Any:
         try:
             return write(*args, **kwargs)
         finally:
-            observe.reset(args[0] if args else kwargs["model"])
+            registry.reset(args[0] if args else kwargs["model"])
 
     return resetting

@@ -17,9 +17,9 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from rfc_compile.caller import begin_run, branch
 from rfc_compile.integrations.methods import wrap
-from rfc_compile.runs import end_run
+from rfc_compile.runtime.call_context import begin_run, branch
+from rfc_compile.runtime.run_boundaries import end_run
 
 
 def connect() -> None:

@@ -11,12 +11,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal, Protocol
 
-if TYPE_CHECKING:
-    from rfc_compile.config import Options
-    from rfc_compile.observe import GraphReport
-    from rfc_compile.trajectories import Decision
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.schedules.decision import Decision
 
 FULL, CACHED = -math.inf, math.inf
 
@@ -54,6 +52,58 @@ class Position:
     told: int | None = None
 
 
+class ScheduleOptions(Protocol):
+    """The options that schedules read (``rfc_compile.Options``)."""
+
+    @property
+    def interval(self) -> int:
+        """One full step in this many."""
+
+    @property
+    def full_steps(self) -> tuple[int, ...]:
+        """Indices of the full steps."""
+
+    @property
+    def warmup(self) -> int:
+        """Full steps at the start."""
+
+    @property
+    def final_full(self) -> int:
+        """Full steps at the end."""
+
+    @property
+    def decision(self) -> str:
+        """``sync`` or ``lagged``: whose errors are gone by."""
+
+    @property
+    def max_cached_run(self) -> int | Literal["auto"] | None:
+        """As given; ``longest_run`` in steps."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Accumulated relative prediction error."""
+
+    @property
+    def target_nfc(self) -> int | None:
+        """Full steps wanted."""
+
+    @property
+    def target_speedup(self) -> float | None:
+        """Speed-up wanted."""
+
+    @property
+    def max_error(self) -> float | None:
+        """Largest accumulated error."""
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a number of full steps, or a speed-up, is wanted."""
+
+    @property
+    def longest_run(self) -> int | None:
+        """Most cached steps in a row, None for no limit."""
+
+
 class Schedule(ABC):
     """Decides between full and cached.
 
@@ -68,7 +118,9 @@ class Schedule(ABC):
     static: bool
     reason: str
 
-    def __init__(self, options: Options, report: GraphReport | None = None) -> None:
+    def __init__(
+        self, options: ScheduleOptions, report: GraphReport | None = None
+    ) -> None:
         self.options = options
         self.report = report
 
@@ -82,7 +134,7 @@ class Schedule(ABC):
 
 
 def guarded_limit(
-    schedule: Schedule, options: Options, position: Position
+    schedule: Schedule, options: ScheduleOptions, position: Position
 ) -> tuple[float, str]:
     """The schedule's limit behind the guards that hold for all, and the reason."""
     if position.recorded == 0 or position.step < options.warmup:

@@ -14,20 +14,17 @@ While the number of steps is not known, the threshold is that of the options.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from rfc_compile.graph_report import GraphReport
 from rfc_compile.schedules.base import (
     CACHED,
     DEFAULT_CACHED_RUN,
     FULL,
     Position,
     Schedule,
+    ScheduleOptions,
 )
-from rfc_compile.schedules.outlook import Course, Outlook
-
-if TYPE_CHECKING:
-    from rfc_compile.config import Options
-    from rfc_compile.observe import GraphReport
+from rfc_compile.schedules.forecast import Course, Outlook
 
 
 class Budget(Schedule):
@@ -43,7 +40,9 @@ class Budget(Schedule):
     static = False
     reason = "budget"
 
-    def __init__(self, options: Options, report: GraphReport | None = None) -> None:
+    def __init__(
+        self, options: ScheduleOptions, report: GraphReport | None = None
+    ) -> None:
         super().__init__(options, report)
         self._outside = 0.0 if report is None else 1 - report.coverage
         speedup = options.target_speedup

@@ -15,7 +15,7 @@ What it gives in place of ``rcs`` is measured by `python -m benchmarks presets`.
 from __future__ import annotations
 
 from rfc_compile.schedules.base import FULL, Position, Schedule
-from rfc_compile.schedules.outlook import Course
+from rfc_compile.schedules.forecast import Course
 
 BREAK = 2.0
 """A cached run's errors are at most this many times the threshold."""

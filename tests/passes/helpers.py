@@ -21,19 +21,15 @@ from options import MODULES
 from torch import Tensor, fx, nn
 
 from rfc_compile import torch_internals
-from rfc_compile.config import Options
+from rfc_compile.config.options import Options
 from rfc_compile.errors import CannotCache
-from rfc_compile.passes import (
-    Captured,
-    Specialized,
-    StateLayout,
-    analyse,
-    make_step_graph,
-    specialize,
-)
-from rfc_compile.passes.flops import is_expensive
-from rfc_compile.passes.graph import is_layout
-from rfc_compile.state import KeptState
+from rfc_compile.passes.analysis.flops import is_expensive
+from rfc_compile.passes.analysis.records import Captured
+from rfc_compile.passes.fx_utils import is_layout
+from rfc_compile.passes.pipeline import analyse, make_step_graph
+from rfc_compile.passes.rewrites.specialize import Specialized, specialize
+from rfc_compile.passes.state.state_layout import StateLayout
+from rfc_compile.runtime.state import KeptState
 
 FULL, CACHED = -math.inf, math.inf
 

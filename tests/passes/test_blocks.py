@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rfc_compile.passes.blocks import blocks_of
-from rfc_compile.passes.records import Region
+from rfc_compile.passes.analysis.block_grouping import blocks_of
+from rfc_compile.passes.analysis.records import Region
 
 
 def region(module: str, kind: str = "attention", flops: int = 1) -> Region:

@@ -14,9 +14,13 @@ from model_zoo import ZOO
 from options import MODULES
 from torch import fx
 
-from rfc_compile.config import Options
+from rfc_compile.config.options import Options
 from rfc_compile.estimators import ESTIMATORS
-from rfc_compile.passes.conditional import conditional, decide, make_conditional
+from rfc_compile.passes.rewrites.conditional import (
+    conditional,
+    decide,
+    make_conditional,
+)
 
 
 def conditional_graph(name: str, **options: object) -> fx.GraphModule:

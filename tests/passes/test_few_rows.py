@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rfc_compile.passes.few_rows import MOST_ROWS, few_rows
+from rfc_compile.passes.rewrites.small_matmuls import MOST_ROWS, few_rows
 
 aten = torch.ops.aten
 MATMULS = (aten.mm.default, aten.addmm.default)

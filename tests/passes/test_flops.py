@@ -9,7 +9,7 @@ from models import TOKENS, WIDTH
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from rfc_compile.passes.flops import (
+from rfc_compile.passes.analysis.flops import (
     flops,
     is_attention,
     is_conv,

@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from rfc_compile.passes.fold_repeats import FEWEST, SHORTEST, fold_repeats
+from rfc_compile.passes.rewrites.fold_repeats import FEWEST, SHORTEST, fold_repeats
 from rfc_compile.torch_internals import compile_with_inductor, invoke_subgraph
 
 WIDTH = 8

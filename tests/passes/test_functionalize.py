@@ -10,8 +10,8 @@ from models import Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
 from rfc_compile.errors import CannotCache
-from rfc_compile.passes.functionalize import functionalize
-from rfc_compile.passes.graph import aten
+from rfc_compile.passes.fx_utils import aten
+from rfc_compile.passes.rewrites.functionalize import functionalize
 from rfc_compile.torch_internals import functorch_levels, leave_functorch_levels
 
 

@@ -24,10 +24,10 @@ from model_zoo import ZOO
 from models import TOKENS, WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
-from rfc_compile.passes.flops import is_expensive
-from rfc_compile.passes.granularity import merge_regions
-from rfc_compile.passes.graph import Ancestry
-from rfc_compile.passes.records import Regions
+from rfc_compile.passes.analysis.flops import is_expensive
+from rfc_compile.passes.analysis.granularity import merge_regions
+from rfc_compile.passes.analysis.records import Regions
+from rfc_compile.passes.fx_utils import Ancestry
 
 GRANULARITIES = ("block", "stack")
 BLOCKS = {  # inputs and outputs of every region, where they are not 1 and 1 each

@@ -12,8 +12,8 @@ from expecttest import assert_expected_inline
 from helpers import FORMS, copy_graph, readable, zoo_capture
 from model_zoo import ZOO
 
-from rfc_compile.passes.conditional import conditional, decide
-from rfc_compile.passes.hoist_predicate import hoist_predicate
+from rfc_compile.passes.rewrites.conditional import conditional, decide
+from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
 
 
 @pytest.mark.parametrize("name", list(ZOO))

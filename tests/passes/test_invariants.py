@@ -9,7 +9,7 @@ from model_zoo import ZOO
 from torch import fx
 
 from rfc_compile.errors import InvariantError
-from rfc_compile.passes.graph import sort_stably
+from rfc_compile.passes.fx_utils import sort_stably
 from rfc_compile.passes.invariants import check_invariants
 
 aten = torch.ops.aten

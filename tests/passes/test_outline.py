@@ -11,8 +11,8 @@ from helpers import count_ops, readable, same_bits, zoo_capture
 from model_zoo import ZOO
 from torch import fx
 
-from rfc_compile.passes.flops import is_expensive
-from rfc_compile.passes.outline import outline, outlined_calls
+from rfc_compile.passes.analysis.flops import is_expensive
+from rfc_compile.passes.rewrites.outline import outline, outlined_calls
 
 
 def outlined(name: str) -> fx.GraphModule:

@@ -16,14 +16,15 @@ from random_models import AFFINE_RECIPES, ANY_RECIPES, Recipe, random_model
 from torch import Tensor, fx
 
 from rfc_compile.estimators import ESTIMATORS
-from rfc_compile.passes import few_rows, fold_repeats
-from rfc_compile.passes.flops import is_expensive
-from rfc_compile.passes.functionalize import functionalize
-from rfc_compile.passes.graph import remove_dead_code
-from rfc_compile.passes.hoist_predicate import hoist_predicate
-from rfc_compile.passes.outline import outline
-from rfc_compile.passes.retrace import trace_by_op
-from rfc_compile.state import step_weights
+from rfc_compile.estimators.step_weights import step_weights
+from rfc_compile.passes.analysis.flops import is_expensive
+from rfc_compile.passes.fx_utils import remove_dead_code
+from rfc_compile.passes.rewrites.fold_repeats import fold_repeats
+from rfc_compile.passes.rewrites.functionalize import functionalize
+from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
+from rfc_compile.passes.rewrites.outline import outline
+from rfc_compile.passes.rewrites.retrace import trace_by_op
+from rfc_compile.passes.rewrites.small_matmuls import few_rows
 
 STEPS = 6
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]

@@ -7,7 +7,7 @@ from helpers import capture, zoo_capture
 from model_zoo import ZOO, inputs_of
 from models import build, timesteps
 
-from rfc_compile.passes.flops import is_expensive
+from rfc_compile.passes.analysis.flops import is_expensive
 
 ATTN_MLP = [("attention", 1, 1), ("mlp", 1, 1)] * 2
 BOTH = ("attention+mlp", 1, 1)

@@ -8,8 +8,8 @@ from helpers import Capture, copy_graph, zoo_capture
 from model_zoo import ZOO
 from torch import fx, nn
 
-from rfc_compile.passes.graph import Ancestry
-from rfc_compile.passes.residual_stream import ResidualAdd, residual_stream
+from rfc_compile.passes.analysis.residual_stream import ResidualAdd, residual_stream
+from rfc_compile.passes.fx_utils import Ancestry
 
 ADDS = {
     "Block": 4,

@@ -12,8 +12,8 @@ from models import Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
 import rfc_compile
-from rfc_compile.passes.graph import remove_dead_code
-from rfc_compile.passes.retrace import _MANY, trace_by_op, trace_whole
+from rfc_compile.passes.fx_utils import remove_dead_code
+from rfc_compile.passes.rewrites.retrace import _MANY, trace_by_op, trace_whole
 
 EVERY_STEP = {"schedule": "interval", "interval": 1, "inner": "eager"}
 WHOLE = {"RotatedBlock", "PermutedBlock", "FromLinear"}

@@ -16,7 +16,7 @@ from helpers import capture
 from models import Stack, build, timesteps, tokens
 
 from rfc_compile import passes
-from rfc_compile.passes import fold_repeats
+from rfc_compile.passes.rewrites.fold_repeats import fold_repeats
 
 FOLDER = str(Path(passes.__file__).parent)
 

@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rfc_compile.passes.sketch import can_sketch, relative_error, sketched, strata_of
-from rfc_compile.passes.storage import storage_for
+from rfc_compile.passes.state.ring_storage import storage_for
+from rfc_compile.passes.state.token_sketch import (
+    can_sketch,
+    relative_error,
+    sketched,
+    strata_of,
+)
 
 SEEDS = 400
 

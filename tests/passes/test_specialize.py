@@ -18,9 +18,9 @@ from helpers import (
 from model_zoo import ZOO
 
 from rfc_compile.estimators import ESTIMATORS
-from rfc_compile.passes.conditional import conditional, decide
-from rfc_compile.passes.flops import is_expensive
-from rfc_compile.passes.specialize import Specialized, specialize
+from rfc_compile.passes.analysis.flops import is_expensive
+from rfc_compile.passes.rewrites.conditional import conditional, decide
+from rfc_compile.passes.rewrites.specialize import Specialized, specialize
 
 PLAN = (True, True, True, False, False, True, False)
 

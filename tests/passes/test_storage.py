@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rfc_compile.passes.storage import CACHE_DTYPES, Storage, storage_for
+from rfc_compile.passes.state.ring_storage import CACHE_DTYPES, Storage, storage_for
 
 DTYPES = [None, *CACHE_DTYPES.values()]
 ROUNDING = {None: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}

@@ -13,7 +13,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 import rfc_compile
-from rfc_compile.explanation import Explanation, Statistics
+from rfc_compile.report.explain import Explanation
+from rfc_compile.report.statistics import Statistics
 
 STEPS = 12
 SEEDS = (0, 7)

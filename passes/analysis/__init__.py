@@ -1,0 +1,1 @@
+"""What a graph holds: inputs, residual adds, regions. Frozen records, no edits."""

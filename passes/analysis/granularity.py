@@ -1,0 +1,109 @@
+"""Regions merged into larger ones: one per block, or one for the run of blocks.
+
+    module   h - norm - [attn] - gate - add - norm - [mlp] - gate - add - h'
+    block    h - norm - [attn    gate   add   norm    mlp    gate   add]- h'
+    stack    h - norm - [attn ... the adds of the last block           ]- h'
+
+A merged region holds all that lies between its members and what they alone need (the
+modulation of later layers). Of its outputs, values of the stream, the difference to the
+stream before the region is kept: a cached step is ``h' = h + estimate``.
+
+A value in the middle that is read outside ends the merge there (a long skip, a value
+that the forward returns); ``Regions.apart`` tells why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from rfc_compile.passes.analysis.block_grouping import blocks_of
+from rfc_compile.passes.analysis.merged_region import Apart, merged_region
+from rfc_compile.passes.analysis.records import Region, Regions
+from rfc_compile.passes.analysis.regions import numbered, without_cycles
+from rfc_compile.passes.fx_utils import Ancestry
+
+
+def merge_regions(regions: Regions, granularity: str, ancestry: Ancestry) -> Regions:
+    """Merge the regions of every block, or all of them (analysis only).
+
+    ``granularity`` is ``module`` (they stay as they are), ``block`` or ``stack``.
+    """
+    if granularity == "module" or not regions.found:
+        return regions
+    blocks = blocks_of(regions.found)
+    runs = [blocks] if granularity == "stack" else [[block] for block in blocks]
+    merged, why = merge_runs(runs, regions.found, ancestry)
+    apart = dict.fromkeys(why)
+    if len(without_cycles(merged, ancestry, [])) < len(merged):
+        merged = list(regions.found)
+        apart = {"merged, two regions would each run before and after the other": None}
+    merged.sort(key=lambda region: ancestry.index[region.inputs[0]])
+    return replace(regions, found=tuple(numbered(merged)), apart=tuple(apart))
+
+
+def merge_runs(
+    runs: Sequence[Sequence[Sequence[Region]]],
+    regions: Sequence[Region],
+    ancestry: Ancestry,
+) -> tuple[list[Region], list[str]]:
+    """Each run of blocks as few regions as can be, and why they are not fewer.
+
+    ``regions`` are all of the graph.
+    """
+    merging = _Merging(regions, ancestry)
+    merged = [region for run in runs for region in merging.largest(run, "block")]
+    return merged, merging.apart
+
+
+@dataclass
+class _Merging:
+    """Merges regions of one graph; ``apart`` collects why some are not merged."""
+
+    regions: Sequence[Region]
+    ancestry: Ancestry
+    apart: list[str] = field(default_factory=list)
+
+    def largest(self, units: Sequence[Sequence[Region]], kind: str) -> Iterator[Region]:
+        """The largest runs of units that are one region each, in order.
+
+        ``kind`` is that of a single unit, ``block`` or ``part`` of one.
+        """
+        start, end = 0, len(units)
+        while start < end:
+            run = units[start:end]
+            members = [region for unit in run for region in unit]
+            if len(members) == 1 and (kind == "part" or members[0].bases):
+                yield members[0]  # as it is, or merged already
+                start, end = end, len(units)
+                continue
+            try:
+                merged = merged_region(members, self.regions, self.ancestry)
+            except Apart as why:
+                self.apart.append(str(why))
+                if len(run) > 1:  # the one to blame may be the last of a run
+                    blamed = members[why.last]
+                    (unit,) = (i for i, unit in enumerate(run) if blamed in unit)
+                    end = start + max(1, min(len(run) - 1, unit + 1))
+                    continue
+                yield from self.largest([[member] for member in members], "part")
+            else:
+                name = kind if len(run) == 1 or kind == "part" else "stack"
+                yield replace(merged, kind=name, module=_label(run))
+            start, end = end, len(units)
+
+
+def _label(run: Sequence[Sequence[Region]]) -> str:
+    """The module around a block, or those of the first and last block."""
+    first, last = _around(run[0]), _around(run[-1])
+    return first if len(run) == 1 else f"{first} .. {last}"
+
+
+def _around(members: Sequence[Region]) -> str:
+    paths = [member.module.split(".") for member in members]
+    common = []
+    for names in zip(*paths, strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    return ".".join(common) or f"{members[0].module} .. {members[-1].module}"

@@ -1,0 +1,243 @@
+"""What the inputs of a forward are: parameters, latent and text, timestep, the rest.
+
+    forward(hidden_states, timestep, encoder_hidden_states, pooled, guidance)
+            latent         timestep  source                 conditioning
+
+Analysis only, from Dynamo's metadata and the graph; the names of the inputs only
+decide between candidates that the graph cannot tell apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from rfc_compile.errors import NothingToCache
+from rfc_compile.passes.analysis.flops import (
+    is_attention,
+    is_expensive,
+    is_matmul_of_activations,
+)
+from rfc_compile.passes.analysis.residual_stream import ResidualAdd
+from rfc_compile.passes.analysis.timestep_input import find_timestep, moving_along
+from rfc_compile.passes.fx_utils import Ancestry, tensor_of
+
+_TEXT_NAMES = r"encoder|context|text|txt|prompt|cap_|caption|cond|mask"
+
+_ENTRY = re.compile(r"\['(?!args'|___)[^']+'\]\[\d+\]$")
+"""Source of an entry of a list that the caller passes (``L['x'][0]``)."""
+
+
+@dataclass(frozen=True)
+class ForwardInputs:
+    """The placeholders of a forward by their role.
+
+    Attributes:
+        names: the user's name of every placeholder, in order.
+        static: parameters, buffers and numbers that belong to modules.
+        timestep: tells denoising steps apart; None where it is not an input.
+        sources: latent and text: floating point tensors of 3 or more dimensions,
+            projected entries of a list (one per sample), vectors that are latents.
+        latents: the sources shaped like an output of the model.
+        conditioning: every other tensor that a call passes, but for further times.
+        conditioning_names: their names, in the user's words.
+        timestep_index: position of the timestep among the placeholders.
+        static_indices: positions of the parameters and buffers.
+        number_indices: positions of the numbers in the call, sizes of tensors left out.
+
+    """
+
+    names: tuple[str, ...]
+    static: frozenset[fx.Node]
+    timestep: fx.Node | None
+    sources: frozenset[fx.Node]
+    latents: tuple[fx.Node, ...]
+    conditioning: tuple[fx.Node, ...]
+    conditioning_names: tuple[str, ...]
+    timestep_index: int | None
+    static_indices: tuple[int, ...]
+    number_indices: tuple[int, ...]
+
+
+def classify_inputs(
+    gm: fx.GraphModule,
+    ancestry: Ancestry,
+    source_of: Callable[[fx.Node], str],
+    is_static: Callable[[fx.Node], bool],
+    timestep: str | None,
+) -> ForwardInputs:
+    """Find every input's role; ``timestep`` names that input where it is not None.
+
+    Raises:
+        CannotCache: more than one candidate for the timestep.
+        NothingToCache: no latent.
+
+    """
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    names = {node: _user_name(source_of(node)) for node in placeholders}
+    static = frozenset(
+        node
+        for node in placeholders
+        if is_static(node) or not _is_argument(source_of(node))
+    )
+    given = [
+        node
+        for node in placeholders
+        if node not in static and not _is_size(source_of(node))
+    ]
+    step = find_timestep(given, names, ancestry, timestep)
+    times = {step, *moving_along(given, names, ancestry)}
+    features = [node for node in given if node not in times and _is_feature(node)]
+    projected = _read_by_a_linear(ancestry, static)
+    sources = [
+        node
+        for node in features
+        if node.meta["val"].ndim >= 3
+        or (node in projected and _ENTRY.search(source_of(node)))
+    ]
+    data = [n for n in features if n in projected and not _is_text_or_mask(names[n])]
+    latents = _latents(gm, sources, data, timed=step is not None)
+    sources = list(dict.fromkeys([*sources, *latents]))
+    if not sources:
+        raise NothingToCache(
+            "no latent input: no floating point tensor of 3 or more dimensions"
+        )
+    conditioning = tuple(
+        node
+        for node in given
+        if node not in times and node not in latents and _is_data(node)
+    )
+    return ForwardInputs(
+        names=tuple(names.values()),
+        static=static,
+        timestep=step,
+        sources=frozenset(sources),
+        latents=tuple(latents),
+        conditioning=conditioning,
+        conditioning_names=tuple(names[node] for node in conditioning),
+        timestep_index=None if step is None else placeholders.index(step),
+        static_indices=tuple(
+            i for i, node in enumerate(placeholders) if is_static(node)
+        ),
+        number_indices=tuple(
+            i
+            for i, node in enumerate(placeholders)
+            if node in given and not isinstance(node.meta.get("val"), torch.Tensor)
+        ),
+    )
+
+
+def with_streams(
+    gm: fx.GraphModule, inputs: ForwardInputs, adds: Sequence[ResidualAdd]
+) -> ForwardInputs:
+    """Where there is no timestep, the latents are the streams that come in.
+
+    Such a graph is a piece of a forward: its latent is no longer shaped like a result.
+    Only a standing latent shows there that two calls are of one step, so a text
+    stream must not be among them.
+    """
+    if inputs.timestep is not None:
+        return inputs
+    names = dict(zip(gm.graph.find_nodes(op="placeholder"), inputs.names, strict=True))
+    streams = dict.fromkeys(add.stream for add in adds if add.stream in inputs.sources)
+    latents = tuple(node for node in streams if not _is_text_or_mask(names[node]))
+    if not latents:
+        return inputs
+    others = [node for node in inputs.latents if node not in latents]
+    kept = [node for node in inputs.conditioning if node not in latents]
+    conditioning = (*others, *kept)
+    return replace(
+        inputs,
+        latents=latents,
+        conditioning=conditioning,
+        conditioning_names=tuple(names[node] for node in conditioning),
+    )
+
+
+def _latents(
+    gm: fx.GraphModule,
+    sources: Sequence[fx.Node],
+    data: Sequence[fx.Node],
+    *,
+    timed: bool,
+) -> Sequence[fx.Node]:
+    """The data shaped like a result; further ones may differ in their channels.
+
+    Not so in a piece without a timestep, which is given modulations as well.
+
+    Images come before vectors. Where nothing is, all images count (one that stands
+    still does no harm), or all sources where there is no image. ``data`` holds neither
+    text nor masks nor tables.
+    """
+    results = [tensor_of(node) for node in gm.graph.output_node().all_input_nodes]
+
+    def shaped_like_a_result(nodes: Sequence[fx.Node], free: int) -> list[fx.Node]:
+        return [
+            node
+            for node in nodes
+            if any(_alike(node.meta["val"], result, free) for result in results)
+        ]
+
+    images = [node for node in data if node in sources]
+    if shaped_like_a_result(images, 0):
+        return shaped_like_a_result(images, 1 if timed else 0)
+    return shaped_like_a_result(data, 0) or images or sources
+
+
+def _read_by_a_linear(
+    ancestry: Ancestry, static: frozenset[fx.Node]
+) -> frozenset[fx.Node]:
+    """Values that a linear or convolution reads before any other expensive op.
+
+    Not among them: masks and tables of positions, which attention reads.
+    """
+    read: set[fx.Node] = set()
+    for node in reversed(ancestry.nodes):
+        for user in node.users:
+            by_attention = is_attention(user) or is_matmul_of_activations(user, static)
+            if not by_attention if is_expensive(user) else user in read:
+                read.add(node)
+    return frozenset(read)
+
+
+def _is_text_or_mask(name: str) -> bool:
+    return re.search(_TEXT_NAMES, name.lower()) is not None
+
+
+def _is_argument(source: str) -> bool:
+    """Whether a source is passed to the call rather than read from a module."""
+    return not re.match(r"^(L\['self'\]|G\[)", source)
+
+
+def _user_name(source: str) -> str:
+    """``timestep`` for ``L['timestep']`` and for ``L['kwargs']['timestep']``."""
+    quoted = re.findall(r"\['([^']+)'\]", source)
+    return quoted[-1] if quoted else source
+
+
+def _is_size(source: str) -> bool:
+    """Whether Dynamo passes the size of a tensor, whose name it has, beside it."""
+    return re.search(r"\.(size|stride|storage_offset)\(", source) is not None
+
+
+def _is_feature(node: fx.Node) -> bool:
+    value = tensor_of(node)
+    return value is not None and value.ndim >= 2 and value.is_floating_point()
+
+
+def _is_data(node: fx.Node) -> bool:
+    value = tensor_of(node)
+    return value is not None and not value.is_complex()
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor | None, free: int) -> bool:
+    """Same rank and at most ``free`` sizes that differ (the channels)."""
+    if b is None or a.ndim != b.ndim:
+        return False
+    sizes = zip(a.shape, b.shape, strict=True)
+    return sum(not statically_known_true(m == n) for m, n in sizes) <= free

@@ -1,0 +1,95 @@
+"""Residual adds that are not a branch of their own: long skips and nested adds.
+
+x - block - block - add      a long skip: the branch is a chain of residual adds
+'-------------------'
+
+x - up - add - down - add    a nested add: it belongs to the branch around it
+|    '----'            |
+'----------------------'
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import fx
+
+from rfc_compile.passes.analysis.flops import flops
+from rfc_compile.passes.analysis.records import Refusal, module_path
+from rfc_compile.passes.analysis.residual_stream import ResidualAdd
+from rfc_compile.passes.fx_utils import Ancestry
+
+
+def without_long_skips(
+    adds: Sequence[ResidualAdd], ancestry: Ancestry, refused: list[Refusal]
+) -> tuple[list[ResidualAdd], frozenset[fx.Node]]:
+    """Refuse adds around a chain of residual adds; drop adds nested inside a branch.
+
+    The second result holds every value of a residual stream, refused adds included.
+    """
+    streams = {add.stream for add in adds}
+    by_node = {add.node: add for add in adds}
+    all_adds = ancestry.bits(by_node)
+    nested: set[fx.Node] = set()
+    kept = []
+    for outer in reversed(adds):  # outermost first
+        if outer.node in nested:
+            continue
+        within = ancestry.between(outer.stream, outer.branch, all_adds)
+        inner = [
+            add
+            for add in map(by_node.__getitem__, within)
+            if ancestry.depends(add.stream, outer.stream)
+        ]
+        inner_nodes = {add.node for add in inner}
+        chain = {
+            node
+            for add in inner
+            if add.node in streams or add.stream in inner_nodes
+            for node in add.expensive
+        }
+        inside = sum(map(flops, chain.intersection(outer.expensive)))
+        if 2 * inside > sum(map(flops, outer.expensive)):
+            refused.append(
+                Refusal(module_path([outer.node]), "a long skip around residual adds")
+            )
+            continue
+        if inner_nodes:  # one that is read elsewhere is a stream of its own
+            nested |= inner_nodes & dying([outer.branch], ancestry)
+        kept.append(outer)
+    kept = [add for add in reversed(kept) if add.node not in nested]
+    return kept, frozenset(add.node for add in adds) - nested
+
+
+def reached(outputs: Iterable[fx.Node], streams: frozenset[fx.Node]) -> set[fx.Node]:
+    """What the outputs are computed from, back to the values of the streams."""
+    pending = list(outputs)
+    found = set(pending)
+    while pending:
+        for operand in pending.pop().all_input_nodes:
+            if operand not in found and operand not in streams:
+                found.add(operand)
+                pending.append(operand)
+    return found
+
+
+def dying(
+    outputs: Iterable[fx.Node],
+    ancestry: Ancestry,
+    may_die: Callable[[fx.Node], bool] = lambda node: True,
+) -> set[fx.Node]:
+    """Nodes that nobody needs once the outputs are supplied from outside."""
+    dead = set(outputs)
+    place = ancestry.index.__getitem__
+    waiting = [-place(operand) for node in dead for operand in node.all_input_nodes]
+    heapq.heapify(waiting)
+    while waiting:  # the last one first: all its users are settled
+        node = ancestry.nodes[-heapq.heappop(waiting)]
+        alive = node.op != "call_function" or not dead.issuperset(node.users)
+        if alive or node in dead or not may_die(node):
+            continue
+        dead.add(node)
+        for operand in node.all_input_nodes:
+            heapq.heappush(waiting, -place(operand))
+    return dead

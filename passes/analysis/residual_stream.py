@@ -1,0 +1,116 @@
+"""Find the residual adds: where a branch is added back to the residual stream.
+
+    stream ------------------------------.
+      |                                   add -> stream
+      '- norm - linear - ... - gate mul -'
+                  (branch)
+
+A residual add is ``add(x, b)`` (or ``addcmul(x, gate, v)``) with equal shapes where
+``x``, walked through casts, views, slices and earlier adds of the same chain, is an
+ancestor of ``b``, depends on the latent or text input, and an expensive op lies
+between. No model names: the graph itself shows where the stream is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from rfc_compile.passes.analysis.flops import is_expensive
+from rfc_compile.passes.fx_utils import (
+    Ancestry,
+    aten,
+    base_of,
+    packet,
+    same_shape,
+    tensor_of,
+)
+
+
+@dataclass(frozen=True)
+class ResidualAdd:
+    """One add on the residual stream.
+
+    Attributes:
+        node: the add (or addcmul).
+        stream: the value of the stream, the same for all views and casts of it.
+        start: the view or cast of ``stream`` that the branch starts from.
+        branch: the operand that the branch computes.
+        expensive: matmuls, convolutions and attention between stream and branch.
+
+    """
+
+    node: fx.Node
+    stream: fx.Node
+    start: fx.Node
+    branch: fx.Node
+    expensive: tuple[fx.Node, ...]
+
+
+def residual_stream(
+    gm: fx.GraphModule, sources: frozenset[fx.Node], ancestry: Ancestry
+) -> tuple[ResidualAdd, ...]:
+    """All residual adds of a functional graph, in graph order (analysis only).
+
+    ``sources`` are the latent and text placeholders: a stream depends on one.
+    """
+    expensive = ancestry.bits(node for node in ancestry.nodes if is_expensive(node))
+    from_sources = ancestry.bits(sources)
+    found: dict[fx.Node, ResidualAdd] = {}
+    for node in gm.graph.nodes:
+        for skip, branch in _operands(node):
+            add = _residual_add(
+                node, skip, branch, found, ancestry, expensive, from_sources
+            )
+            if add is not None:
+                found[node] = add
+    return tuple(found.values())
+
+
+def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Every (skip, branch) reading of an add; none for other nodes."""
+    if node.op != "call_function":
+        return
+    if packet(node) is aten.add and node.kwargs.get("alpha", 1) == 1:
+        a, b = node.args[:2]
+        if isinstance(a, fx.Node) and isinstance(b, fx.Node):
+            yield a, b
+            yield b, a
+    elif packet(node) is aten.addcmul and node.kwargs.get("value", 1) == 1:
+        skip, gate, value = node.args[:3]
+        assert isinstance(skip, fx.Node)
+        for branch in (value, gate):
+            if isinstance(branch, fx.Node):
+                yield skip, branch
+
+
+def _residual_add(
+    node: fx.Node,
+    skip: fx.Node,
+    branch: fx.Node,
+    found: dict[fx.Node, ResidualAdd],
+    ancestry: Ancestry,
+    expensive: int,
+    from_sources: int,
+) -> ResidualAdd | None:
+    result, operand, added = tensor_of(node), tensor_of(skip), tensor_of(branch)
+    if result is None or operand is None or added is None:
+        return None
+    if not (same_shape(operand, result) and same_shape(added, result)):
+        return None
+    stream = base_of(skip)
+    while not ancestry.depends(branch, stream) and stream in found:
+        stream = found[stream].stream  # parallel branches: x + attn(x) + mlp(x)
+    if stream is branch or not ancestry.depends(branch, stream):
+        return None
+    if not ancestry.masks[stream] & from_sources:
+        return None
+    start = skip  # two streams may be slices of one value
+    while not ancestry.depends(branch, start) and start is not base_of(skip):
+        start = start.all_input_nodes[0]
+    if not ancestry.depends(branch, start):
+        start = stream
+    inside = ancestry.between(start, branch, expensive)
+    return ResidualAdd(node, stream, start, branch, tuple(inside)) if inside else None

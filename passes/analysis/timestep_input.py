@@ -1,0 +1,112 @@
+"""Which input tells denoising steps apart, and which others move along with it.
+
+    timestep (B,) -> mul -> sin, cos -> linear -> gates
+    sigma    (B,) -> mul -> sin, cos -> ...                moves along
+
+The graph shows candidates (they feed the sines and cosines of an embedding); names
+decide between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import fx
+
+from rfc_compile.errors import CannotCache
+from rfc_compile.passes.fx_utils import Ancestry, aten, packet
+
+_TIMESTEP_NAMES = (
+    r"time_?steps?",
+    r"t",
+    r".*time_?steps?.*",
+    r".*(sigma|noise|time).*",
+)
+
+_TIME_NAMES = r"time|sigma"
+
+
+def find_timestep(
+    given: Sequence[fx.Node],
+    names: Mapping[fx.Node, str],
+    ancestry: Ancestry,
+    wanted: str | None,
+) -> fx.Node | None:
+    """The timestep among the inputs of a call; None if there is none.
+
+    Raises:
+        CannotCache: several candidates that names do not tell apart, or no input has
+            the name that is ``wanted``.
+
+    """
+    if wanted is not None:
+        for node in given:
+            if names[node] == wanted:
+                return node
+        known = ", ".join(sorted({names[node] for node in given}))
+        raise CannotCache(f"no input is named timestep={wanted!r}; inputs are: {known}")
+    feeding = [node for node in _feeding_waves(given, ancestry) if _is_number(node)]
+    small = [node for node in given if _is_per_sample(node)]
+    waving = [node for node in feeding if _is_per_sample(node)]
+    for candidates, patterns in (
+        (waving, _TIMESTEP_NAMES),
+        (small, _TIMESTEP_NAMES),
+        (feeding, _TIMESTEP_NAMES[:3]),  # one for each token or frame
+    ):
+        for pattern in patterns:
+            named = [n for n in candidates if re.fullmatch(pattern, names[n].lower())]
+            if named:
+                return _closest(named, given, names)
+    if len(waving) <= 1:
+        return waving[0] if waving else None
+    which = ", ".join(names[node] for node in waving)
+    raise CannotCache(
+        f"several inputs could be the timestep ({which}): "
+        "name it with options={'timestep': ...}"
+    )
+
+
+def moving_along(
+    given: Sequence[fx.Node],
+    names: Mapping[fx.Node, str],
+    ancestry: Ancestry,
+) -> Iterator[fx.Node]:
+    """Inputs that are embedded like a timestep and named like a time."""
+    for node in _feeding_waves(given, ancestry):
+        if _is_number(node) and re.search(_TIME_NAMES, names[node].lower()):
+            yield node
+
+
+def _feeding_waves(given: Iterable[fx.Node], ancestry: Ancestry) -> Iterator[fx.Node]:
+    reached = 0
+    for node in ancestry.nodes:
+        if node.op == "call_function" and packet(node) in (aten.sin, aten.cos):
+            reached |= ancestry.masks[node]
+    return (node for node in given if reached >> ancestry.index[node] & 1)
+
+
+def _closest(
+    named: Sequence[fx.Node], given: Sequence[fx.Node], names: Mapping[fx.Node, str]
+) -> fx.Node:
+    """Of several inputs of like names the one that goes with the first large input."""
+    for node in given:
+        if not _is_per_sample(node):
+            stem = names[node].lower()
+            for candidate in named:
+                if stem and names[candidate].lower().startswith(stem):
+                    return candidate
+    return named[0]
+
+
+def _is_number(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        return value.dtype is not torch.bool and not value.is_complex()
+    return isinstance(value, int | float | torch.SymInt | torch.SymFloat)
+
+
+def _is_per_sample(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return _is_number(node) and getattr(value, "ndim", 0) <= 1

@@ -1,0 +1,110 @@
+"""Each region becomes a submodule with explicit inputs and outputs.
+
+    before                                   after
+    addmm = aten.addmm(bias, view, t)        region_000_attn = self.region_000_attn(
+    ...                                          bias, view, t, ...)
+    view_12 = aten.view(addmm_6, ...)        getitem = region_000_attn[0]
+    div = aten.div(view_12, 1.0)             div = aten.div(getitem, 1.0)
+
+Nodes keep their metadata; they move only as far as the operands of a call make them.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+from torch import fx
+
+from rfc_compile.passes.analysis.records import Region
+from rfc_compile.passes.fx_utils import sort_stably
+from rfc_compile.torch_internals import graph_module
+
+OUTLINED = "rfc_region"
+"""Key of ``node.meta`` that marks the call of an outlined region."""
+
+
+@dataclass(frozen=True)
+class OutlinedRegion:
+    """A region after outlining, kept in the meta of its call node.
+
+    Attributes:
+        name: name of the region and of its submodule.
+        inputs: I, nodes of the outer graph.
+        outputs: O, the ``getitem`` nodes of the call.
+        input_of: for each output, the index of its input.
+        bases: for each output, the stream before the region; empty where outputs are
+            kept as they are.
+
+    """
+
+    name: str
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    input_of: tuple[int, ...]
+    bases: tuple[fx.Node, ...] = ()
+
+
+def outline(gm: fx.GraphModule, regions: tuple[Region, ...]) -> fx.GraphModule:
+    """Move every region into a submodule named after it; same values, same order."""
+    calls: list[fx.Node] = []
+    outside: dict[fx.Node, fx.Node] = {}
+    for region in regions:
+        call, outputs = _move(gm, region)
+        calls.append(call)
+        outside.update(zip(region.outputs, outputs, strict=True))
+    for call, region in zip(calls, regions, strict=True):
+        call.meta[OUTLINED] = OutlinedRegion(
+            name=region.name,
+            inputs=tuple(outside.get(node, node) for node in region.inputs),
+            outputs=tuple(outside[node] for node in region.outputs),
+            input_of=region.input_of,
+            bases=tuple(outside.get(node, node) for node in region.bases),
+        )
+    if regions:
+        sort_stably(gm)
+        gm.recompile()
+    return gm
+
+
+def outlined_calls(gm: fx.GraphModule) -> list[tuple[fx.Node, OutlinedRegion]]:
+    """The calls of outlined regions, in graph order."""
+    return [
+        (node, node.meta[OUTLINED])
+        for node in gm.graph.nodes
+        if OUTLINED in node.meta and node.op == "call_module"
+    ]
+
+
+def _move(gm: fx.GraphModule, region: Region) -> tuple[fx.Node, list[fx.Node]]:
+    """One region; its call and what stands for each of its outputs."""
+    inside = set(region.nodes)
+    operands = dict.fromkeys(
+        operand
+        for node in region.nodes
+        for operand in node.all_input_nodes
+        if operand not in inside
+    )
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for operand in operands:
+        copies[operand] = graph.placeholder(operand.name)
+        copies[operand].meta = dict(operand.meta)
+    for node in region.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in region.outputs))
+    gm.add_submodule(region.name, graph_module(gm, graph))
+    with gm.graph.inserting_after(region.nodes[-1]):
+        call = gm.graph.call_module(region.name, tuple(operands))
+    call._rename(region.name)
+    call.meta["val"] = tuple(node.meta["val"] for node in region.outputs)
+    outputs = []
+    with gm.graph.inserting_before(call.next):
+        for position, node in enumerate(region.outputs):
+            result = gm.graph.call_function(operator.getitem, (call, position))
+            result.meta = dict(node.meta)
+            node.replace_all_uses_with(result)
+            outputs.append(result)
+    for node in reversed(region.nodes):
+        gm.graph.erase_node(node)
+    return call, outputs

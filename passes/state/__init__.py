@@ -1,0 +1,1 @@
+"""What is kept between full steps, and how it lies in memory."""

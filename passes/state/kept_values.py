@@ -1,0 +1,119 @@
+"""Which values of the regions are kept, how, and for how many full steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx
+
+from rfc_compile.estimators.base import Estimator
+from rfc_compile.estimators.step_signal import signal_order
+from rfc_compile.passes.state.ring_storage import Storage, storage_for
+from rfc_compile.passes.state.state_layout import Ring
+
+
+class Keeps(Protocol):
+    """A region before or after outlining."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        """Its inputs I."""
+
+    @property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        """Its outputs O."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How the values of regions are kept.
+
+    Attributes:
+        estimator: what predicts from them.
+        dtype: of kept inputs and outputs; None for their own.
+        input_sketch: one token in this many of an input is kept.
+        per_sample: whether every sample of a batch has step weights of its own.
+
+    """
+
+    estimator: Estimator
+    dtype: torch.dtype | None = None
+    input_sketch: int = 1
+    per_sample: bool = False
+
+    def of_input(self, node: fx.Node, watched: fx.Node) -> Storage:
+        """The storage of an input; of the watched one for the signal, too."""
+        kept = self.estimator.inputs_kept
+        if node is watched:  # the signal reads it as it is
+            return Storage(max(kept, signal_order(self.estimator.order) + 1))
+        return storage_for(node.meta["val"], kept, self.dtype, self.input_sketch)
+
+    def of_output(self, node: fx.Node) -> Storage:
+        """The storage of an output."""
+        kept = self.estimator.outputs_kept
+        return storage_for(node.meta["val"], kept, self.dtype)
+
+
+def input_ring(node: fx.Node) -> str:
+    """Name of the storage that keeps an input of regions."""
+    return f"input.{node.name}"
+
+
+def stored_in(ring: str) -> str:
+    """Name of the storage that a ring is a part of."""
+    return ".".join(ring.split(".")[:2])
+
+
+def own_ring(region: Keeps, what: str, position: int) -> str:
+    """Name of the storage of an ``output``, or of its ``statistics``."""
+    return f"{region.name}.{what}_{position}"
+
+
+def rings_of(
+    regions: Sequence[Keeps],
+    latents: Sequence[fx.Node],
+    watched: fx.Node,
+    keeping: Keeping,
+    fake_mode: Any,
+) -> tuple[Ring, ...]:
+    """The state of a graph: its latents, and what the estimator needs of every region.
+
+    Inputs that regions share are kept once.
+    """
+    with fake_mode:
+        rings = [Ring(f"latent.{node.name}", 1, node.meta["val"]) for node in latents]
+        rings += _stored(
+            input_ring(watched), watched, keeping.of_input(watched, watched)
+        )
+        seen = {watched}
+        for region in regions:
+            for node in region.inputs:
+                if node not in seen:
+                    storage = keeping.of_input(node, watched)
+                    rings += _stored(input_ring(node), node, storage)
+                    seen.add(node)
+            for position, node in enumerate(region.outputs):
+                name = own_ring(region, "output", position)
+                rings += _stored(name, node, keeping.of_output(node))
+                if keeping.estimator.statistics:
+                    example = _statistics(node.meta["val"], keeping.estimator)
+                    name = own_ring(region, "statistics", position)
+                    rings.append(Ring(name, 1, example))
+    return tuple(rings)
+
+
+def _stored(name: str, node: fx.Node, storage: Storage) -> Iterator[Ring]:
+    examples = storage.examples(node.meta["val"])
+    for (end, length), example in zip(storage.rings.items(), examples, strict=True):
+        yield Ring(name + end, length, example)
+
+
+def _statistics(value: Tensor, estimator: Estimator) -> Tensor:
+    return torch.empty(value.shape[0], estimator.statistics, device=value.device)

@@ -1,0 +1,1 @@
+"""From an analysed graph to compiled graphs of a step."""

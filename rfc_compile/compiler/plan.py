@@ -1,0 +1,198 @@
+"""What will be cached of one graph, and what it will cost: before anything compiles.
+
+Dynamo graph -> analyse -> make_step_graph -> Plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from rfc_compile import torch_internals
+from rfc_compile.config.options import Options
+from rfc_compile.errors import CannotCache, NothingToCache
+from rfc_compile.graph_report import GraphReport, RegionInfo
+from rfc_compile.passes.analysis.batch_dimension import Batch, find_batch
+from rfc_compile.passes.analysis.records import Captured
+from rfc_compile.passes.analysis.streams import find_streams
+from rfc_compile.passes.pipeline import Observer, analyse, fit_budget, make_step_graph
+from rfc_compile.passes.rewrites.wrapped_parameters import with_plain_parameters
+from rfc_compile.passes.state.kept_values import input_ring, own_ring, stored_in
+from rfc_compile.passes.state.state_layout import StateLayout
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph whose regions are found.
+
+    Attributes:
+        captured: its inputs and regions.
+        step_graph: the hoisted conditional graph.
+        layout: the state that it takes.
+        fake_mode: Dynamo's, in which the graph was traced.
+        options: those given, with what is chosen by the graph.
+        batch: how the samples lie in the inputs, where every one decides for itself.
+
+    """
+
+    captured: Captured
+    step_graph: fx.GraphModule
+    layout: StateLayout
+    fake_mode: Any
+    options: Options
+    batch: Batch | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether the timestep is among the graph's inputs."""
+        return self.captured.inputs.timestep is not None
+
+
+def make_plan(
+    gm: fx.GraphModule,
+    fakes: Sequence[Any],
+    options: Options,
+    report: GraphReport,
+    observe: Observer,
+) -> Plan:
+    """Find the regions of a Dynamo graph and write them to its report.
+
+    ``fakes`` are its inputs as fake tensors (``torch_internals.fake_inputs``).
+    Only while Dynamo compiles, from inside a backend.
+
+    Raises:
+        CannotCache: the graph cannot be cached, with the reason.
+
+    """
+    captured = capture(gm, fakes, options, report, observe)
+    report.streams = find_streams(captured)
+    return complete_plan(captured, options, report, observe)
+
+
+def capture(
+    gm: fx.GraphModule,
+    fakes: Sequence[Any],
+    options: Options,
+    report: GraphReport,
+    observe: Observer,
+) -> Captured:
+    """The first half of ``make_plan``: the regions, in a graph not yet rewritten."""
+    fake_mode = torch_internals.dynamo_fake_mode()
+    captured = analyse(
+        *with_plain_parameters(gm, fakes),
+        fake_mode,
+        source_of=torch_internals.input_source,
+        is_static=torch_internals.is_static_input,
+        timestep=options.timestep,
+        observe=observe,
+        granularity=lambda timed: _granularity(options.for_graph(timed=timed)),
+    )
+    options = _for_graph(options, captured)
+    report.flops = captured.regions.flops
+    report.block_flops = captured.block_flops
+    report.refused = captured.regions.refused
+    for reason in captured.regions.apart:
+        report.note(f"granularity={options.granularity!r}: {reason}")
+    _refuse_little_coverage(captured, options)
+    return _within_budget(captured, options, report)
+
+
+def complete_plan(
+    captured: Captured, options: Options, report: GraphReport, observe: Observer
+) -> Plan:
+    """The second half: rewrites the captured graph and sizes the state.
+
+    Raises:
+        CannotCache: its samples cannot decide for themselves.
+
+    """
+    fake_mode = torch_internals.dynamo_fake_mode()
+    options = _for_graph(options, captured)
+    keeping = options.make_keeping()
+    batch = None
+    if keeping.per_sample:
+        batch = find_batch(captured.gm, captured.inputs, captured.regions)
+    step_graph = make_step_graph(captured, keeping, fake_mode, observe)
+    layout: StateLayout = step_graph.meta["rfc_state"]
+    _report_state(report, captured, layout)
+    return Plan(captured, step_graph, layout, fake_mode, options, batch)
+
+
+def _granularity(options: Options) -> str:
+    assert options.granularity is not None, "options choose it"
+    return options.granularity
+
+
+def _for_graph(options: Options, captured: Captured) -> Options:
+    return options.for_graph(timed=captured.inputs.timestep is not None)
+
+
+def _within_budget(
+    captured: Captured, options: Options, report: GraphReport
+) -> Captured:
+    limit = options.budget_bytes
+    if limit is None:
+        return captured
+    keeping, fake_mode = options.make_keeping(), torch_internals.dynamo_fake_mode()
+    granularity = _granularity(options)
+    fitting, done = fit_budget(captured, limit, keeping, granularity, fake_mode)
+    report.refused = fitting.regions.refused
+    if done:
+        report.note(f"memory_budget={options.memory_budget!r}: {done}")
+    _refuse_little_coverage(fitting, options)
+    return fitting
+
+
+def _refuse_little_coverage(captured: Captured, options: Options) -> None:
+    regions = captured.regions
+    if not regions.found and not regions.refused:
+        raise NothingToCache("no attention or MLP on a residual stream")
+    if not regions.found:
+        why = "; ".join(f"{item.candidate}: {item.reason}" for item in regions.refused)
+        raise CannotCache(f"no region found ({why})")
+    if regions.coverage < options.min_coverage:
+        raise CannotCache(
+            f"regions hold {regions.coverage:.0%} of the FLOPs, less than "
+            f"min_coverage={options.min_coverage:g}"
+        )
+
+
+def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:
+    where = captured.inputs.timestep_index
+    report.timestep = None if where is None else captured.inputs.names[where]
+    sizes = {ring.name: ring.bytes for ring in layout.rings}
+    report.state_bytes = report.following_bytes = sum(sizes.values())
+    if where is None:  # its probe stands apart, and it alone reads the latents
+        latents = len(layout.latents)
+        report.following_bytes -= sum(list(sizes.values())[:latents])
+    regions = []
+    for region in captured.regions.found:
+        names = {input_ring(node) for node in region.inputs}
+        own = [
+            name
+            for name in sizes
+            if name.startswith(f"{region.name}.") or stored_in(name) in names
+        ]
+        cache_bytes = sum(map(sizes.pop, own))
+        regions.append(
+            RegionInfo(
+                name=region.name,
+                kind=region.kind,
+                module=region.module,
+                inputs=len(region.inputs),
+                outputs=len(region.outputs),
+                flops=region.flops,
+                cache_bytes=cache_bytes,
+            )
+        )
+    report.regions = tuple(regions)
+    report.kept_as = {
+        region.name: tuple(
+            (input_ring(region.inputs[place]), own_ring(region, "output", position))
+            for position, place in enumerate(region.input_of)
+        )
+        for region in captured.regions.found
+    }

@@ -1,0 +1,46 @@
+"""The coefficients of a step: Taylor's and Newton's, on the device of the state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def newton_weights(now: float, kept: Sequence[float], width: int) -> list[float] | None:
+    """Weights of the last changes that extrapolate a polynomial in the noise level.
+
+    ``kept`` are the levels of the kept full steps, newest first, for ``width`` changes;
+    of degree 2 at most. None where two of the levels are the same.
+    """
+    weights = [0.0] * width
+    known = kept[: min(width, 2) + 1]
+    if len(set(known)) < len(known):
+        return None
+    if len(known) > 1:
+        ahead, gap = now - known[0], known[0] - known[1]
+        weights[0] = ahead / gap
+        if len(known) > 2:
+            before, reach = known[1] - known[2], known[0] - known[2]
+            bend = ahead * (now - known[1]) / reach
+            weights[0] += bend / gap
+            weights[1] = -bend / before
+    return weights
+
+
+def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[float]]:
+    """Taylor weights and validity of the last changes, two rows of ``width``.
+
+    ``full_steps`` are the indices of the kept full steps, newest first. The weights are
+    those of ``k^i / i! * D_i`` with the derivatives D_i from divided differences over
+    the true gaps; a change that has no history yet gets 0.
+    """
+    taylor = [0.0] * width
+    valid = [1.0 if j + 1 < len(full_steps) else 0.0 for j in range(width)]
+    if len(full_steps) > 1:
+        k, gap = step - full_steps[0], full_steps[0] - full_steps[1]
+        taylor[0] = k / gap
+        if width > 1 and len(full_steps) > 2:
+            before = full_steps[1] - full_steps[2]
+            curvature = k * k / (gap + before)
+            taylor[0] += curvature / gap
+            taylor[1] = -curvature / before
+    return [taylor, valid]

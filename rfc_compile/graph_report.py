@@ -1,0 +1,154 @@
+"""What became of every graph that the backend was given.
+
+A report belongs to a model if the two have a parameter or buffer in common.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import warnings
+import weakref
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from rfc_compile.errors import BudgetWarning, UncachedWarning
+from rfc_compile.passes.analysis.records import Refusal
+from rfc_compile.passes.analysis.streams import Streams
+from rfc_compile.passes.rewrites.wrapped_parameters import plain_tensors
+
+
+@dataclass(frozen=True)
+class RegionInfo:
+    """A region as ``explain`` shows it.
+
+    Attributes:
+        name: ``region_007_attn``.
+        kind: ``attention``, ``mlp``, ``attention+mlp`` or ``conv``.
+        module: path of the module that holds it.
+        inputs: number of inputs I.
+        outputs: number of outputs O.
+        flops: floating point operations of one execution.
+        cache_bytes: state kept for it and for no region before it, for one CFG branch,
+            in bytes.
+
+    """
+
+    name: str
+    kind: str
+    module: str
+    inputs: int
+    outputs: int
+    flops: int
+    cache_bytes: int
+
+
+log = logging.getLogger("rfc_compile")
+
+
+@dataclass(eq=False)
+class GraphReport:
+    """What became of one graph; lives as long as its compiled form.
+
+    ``kept_as`` names, for every region and output, where its input and it are kept;
+    ``state_bytes`` is the state of one CFG branch where the graph leads,
+    ``following_bytes`` where it takes over the decisions of another.
+    """
+
+    number: int = field(default_factory=itertools.count().__next__)
+    regions: tuple[RegionInfo, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    fallbacks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    flops: int = 0
+    block_flops: int = 0
+    streams: Streams | None = None
+    kept_as: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    timestep: str | None = None
+    graph_break: str | None = None
+    piece: bool = False
+    state_bytes: int = 0
+    following_bytes: int = 0
+    dispatcher: weakref.ref[Any] | None = None
+    tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
+    layers: set[frozenset[int]] = field(default_factory=set)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the graph's FLOPs inside regions, 0 to 1."""
+        inside = sum(region.flops for region in self.regions)
+        return inside / self.flops if self.flops else 0.0
+
+    def fall_back(self, reason: str) -> None:
+        """Record why something runs uncached, and warn the first time."""
+        if reason not in self.fallbacks:
+            self.fallbacks.append(reason)
+            warnings.warn(f"rfc_compile: {reason}", UncachedWarning, stacklevel=2)
+
+    def warn(self, text: str) -> None:
+        """Record that a wish cannot be met, and warn the first time."""
+        if text not in self.notes:
+            self.notes.append(text)
+            warnings.warn(f"rfc_compile: {text}", BudgetWarning, stacklevel=2)
+
+    def note(self, text: str) -> None:
+        """Record something worth knowing about the runtime, and log it."""
+        if text not in self.notes:
+            self.notes.append(text)
+            log.info(text)
+
+    def reads(self, tensor: Tensor) -> None:
+        """Record that the graph is called with this parameter or buffer."""
+        self.tensors[id(tensor)] = weakref.ref(tensor)
+
+    def belongs_to(self, ids: Set[int] | None) -> bool:
+        """Whether the graph reads a tensor with one of these ids (None: any)."""
+        return ids is None or any(
+            i in self.tensors and self.tensors[i]() is not None for i in ids
+        )
+
+
+_reports: weakref.WeakSet[GraphReport] = weakref.WeakSet()
+
+
+_lock = threading.Lock()  # other threads may compile while one looks for reports
+
+
+def new_report(inputs: Iterable[Any]) -> GraphReport:
+    """A registered report of a graph that reads these inputs."""
+    report = GraphReport()
+    for value in inputs:
+        for plain in plain_tensors(value):
+            if isinstance(plain, Tensor):
+                report.reads(plain)
+    with _lock:
+        _reports.add(report)
+    return report
+
+
+def all_reports() -> list[GraphReport]:
+    """The reports of all graphs that are alive."""
+    with _lock:
+        return list(_reports)
+
+
+def tensor_ids(model: nn.Module | None) -> frozenset[int] | None:
+    """The ids of a model's parameters and buffers (None: of any model).
+
+    Of quantized ones the ids of the tensors inside.
+    """
+    if model is None:
+        return None
+    tensors = (*model.parameters(), *model.buffers())
+    return frozenset(id(plain) for value in tensors for plain in plain_tensors(value))
+
+
+def reports_of(model: nn.Module | None) -> list[GraphReport]:
+    """The reports of a model's graphs, in the order of compilation; all for None."""
+    ids = tensor_ids(model)
+    reports = [report for report in all_reports() if report.belongs_to(ids)]
+    return sorted(reports, key=lambda report: report.number)

@@ -1,0 +1,1 @@
+"""Files that are written whole, and JSON that is read with care."""

@@ -1,0 +1,174 @@
+"""What ``explain`` and ``stats`` return, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from rfc_compile.graph_report import (
+    GraphReport,
+    RegionInfo,
+    reports_of,
+    tensor_ids,
+)
+from rfc_compile.passes.analysis.records import Refusal
+from rfc_compile.report.drawing import drawing
+from rfc_compile.report.region_errors import GraphMap, maps_of
+from rfc_compile.runtime.ranks import gathers_weights
+from rfc_compile.runtime.registry import (
+    newest_run,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the backend did with a model; ``str()`` gives a table.
+
+    Attributes:
+        graphs: graphs that the model was compiled into.
+        regions: the regions that are cached.
+        coverage: share of all FLOPs inside regions, 0 to 1.
+        block_coverage: share of the repeated blocks' FLOPs inside regions, 0 to 1.
+        refused: candidates that are not cached.
+        fallbacks: why a forward, or steps of it, run uncached.
+        timestep: name of the timestep input of each cached graph.
+        graph_breaks: why Dynamo cut the forward into several graphs.
+        notes: what the runtime learnt about the calls.
+        cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
+            the regions, and the latent and the input that steps are told apart by.
+        maps: what ``plot`` draws, one for each graph with regions.
+
+    """
+
+    graphs: int
+    regions: tuple[RegionInfo, ...]
+    coverage: float
+    block_coverage: float
+    refused: tuple[Refusal, ...]
+    fallbacks: tuple[str, ...]
+    timestep: tuple[str, ...]
+    graph_breaks: tuple[str, ...]
+    notes: tuple[str, ...]
+    cache_bytes: int = 0
+    maps: tuple[GraphMap, ...] = ()
+
+    def plot(self) -> Figure:
+        """The residual streams with the regions, coloured twice.
+
+        By the FLOPs saved in the newest trajectory (before the first one: by a cached
+        step), and by the prediction error, where it is known. Needs matplotlib, which
+        the extra `demo` has.
+
+        Raises:
+            ModuleNotFoundError: there is no matplotlib.
+
+        """
+        figure: Figure = drawing("explanation_plot").explanation_figure(self)
+        return figure
+
+    def __str__(self) -> str:
+        """A table of the regions, then refusals and fallbacks."""
+        header = ("region", "kind", "module", "in", "out", "MFLOP", "cache KiB")
+        rows = [
+            (
+                region.name,
+                region.kind,
+                region.module,
+                str(region.inputs),
+                str(region.outputs),
+                f"{region.flops / 1e6:.1f}",
+                f"{region.cache_bytes / 1024:.0f}",
+            )
+            for region in self.regions
+        ]
+        lines = [
+            f"{self.graphs} graph(s), {len(self.regions)} regions, "
+            f"{self.coverage:.1%} of FLOPs inside regions, "
+            f"{self.cache_bytes / 2**20:.2f} MiB of state per CFG branch",
+            *_table([header, *rows] if rows else []),
+            *(f"timestep input: {name}" for name in self.timestep),
+            *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
+            *(f"uncached: {reason}" for reason in self.fallbacks),
+            *(f"graph break: {reason}" for reason in self.graph_breaks),
+            *(f"note: {text}" for text in self.notes),
+        ]
+        return "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+
+
+def _state_bytes(reports: Sequence[GraphReport], ids: Set[int] | None) -> int:
+    """State of one CFG branch: the first layer leads, the others follow.
+
+    A layer that Dynamo has compiled again keeps state for the newest graph only.
+    """
+    graph_of: dict[Hashable, GraphReport] = {}
+    for report in (report for report in reports if report.state_bytes):
+        layers = [x for x in list(report.layers) if ids is None or ids & x]
+        names: Sequence[Hashable] = layers or [report.number]
+        graph_of.update(dict.fromkeys(names, report))
+    leading = min(graph_of.values(), key=lambda report: report.number, default=None)
+    own = 0 if leading is None else leading.state_bytes - leading.following_bytes
+    return own + sum(report.following_bytes for report in graph_of.values())
+
+
+def explain(model: nn.Module | None = None) -> Explanation:
+    """What the backend found in a compiled model and what it left alone.
+
+    Call it after the model's first forward; before it, there is nothing to explain.
+    None explains every graph of the process.
+    """
+    reports = reports_of(model)
+    found = explanation_of(reports, tensor_ids(model))
+    found = replace(found, maps=maps_of(reports, newest_run(model)))
+    if model is None:
+        return found
+    if not found.graphs and any(p.is_meta for p in model.parameters()):
+        reason = (
+            "its weights are on the meta device between calls, as offloading leaves "
+            "them: no graph is known to be its own, explain() shows those of all models"
+        )
+        return replace(found, fallbacks=(reason,))
+    if gathers_weights(model):
+        reason = (
+            "its weights are sharded between calls (fully_shard), so its graphs are "
+            "not known to be its own: explain() and stats() show those of all models"
+        )
+        return replace(found, notes=(*found.notes, reason))
+    return found
+
+
+def explanation_of(
+    reports: Sequence[GraphReport], ids: Set[int] | None = None
+) -> Explanation:
+    """What was found in these graphs; ``ids`` are of the model's parameters."""
+    regions = tuple(region for report in reports for region in report.regions)
+    total = sum(report.flops for report in reports)
+    blocks = sum(report.block_flops for report in reports)
+    inside = sum(region.flops for region in regions)
+    return Explanation(
+        graphs=len(reports),
+        regions=regions,
+        coverage=inside / total if total else 0.0,
+        block_coverage=min(1.0, inside / blocks) if blocks else 0.0,
+        refused=tuple(item for report in reports for item in report.refused),
+        fallbacks=tuple(dict.fromkeys(r for x in reports for r in x.fallbacks)),
+        timestep=tuple(r.timestep for r in reports if r.timestep is not None),
+        graph_breaks=tuple(
+            dict.fromkeys(r.graph_break for r in reports if r.graph_break is not None)
+        ),
+        notes=tuple(text for report in reports for text in report.notes),
+        cache_bytes=_state_bytes(reports, ids),
+    )

@@ -1,0 +1,1 @@
+"""What runs at every step: place the call, decide, run a graph, record it."""

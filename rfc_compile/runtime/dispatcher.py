@@ -1,0 +1,357 @@
+"""One call of a compiled graph: lead or follow, full or cached.
+
+call -> takes part in a running call of the model?   (rfc_compile.model_call)
+     -> yes: follow its decision                     _follow
+     -> no: place the call in a trajectory, decide   _lead: by_timestep, by_latent
+            -> record the decision                   _accept
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Hashable, Sequence, Set
+from typing import Any
+
+from torch import Tensor
+
+from rfc_compile.compiler.inner_graphs import LazyGraph
+from rfc_compile.config.options import Options
+from rfc_compile.estimators.step_signal import NOT_FINITE, Signal
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.passes.analysis.input_roles import ForwardInputs
+from rfc_compile.passes.rewrites.specialize import Specialized
+from rfc_compile.passes.state.state_layout import StateLayout
+from rfc_compile.runtime import model_forward, registry
+from rfc_compile.runtime.call_context import Caller, current_caller
+from rfc_compile.runtime.graph_inputs import (
+    Pool,
+    computation_of,
+    owned_by_modules,
+    picker,
+    routes_of,
+    without_reader,
+)
+from rfc_compile.runtime.guidance_branch import Branch
+from rfc_compile.runtime.model_forward import ModelCall
+from rfc_compile.runtime.parameter_versions import (
+    ChangesOfWeights,
+    Reading,
+    WeightsReader,
+)
+from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
+from rfc_compile.runtime.session import LayerShapes, Scope
+from rfc_compile.runtime.session_table import Key, Scopes
+from rfc_compile.runtime.state import KeptState, SizeBinding, geometry_of
+from rfc_compile.runtime.step import Call
+from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.runtime.uncached import note_call_with_regions
+from rfc_compile.schedules.base import guarded_limit
+from rfc_compile.schedules.decision import Decision, log_decision
+from rfc_compile.torch_internals import without_autocast
+
+_serials = itertools.count()
+
+
+class Dispatcher(ABC):
+    """Runs one captured forward; called in place of Dynamo's graph.
+
+    ``seconds`` is the time in it so far, that in its graphs and compilation included;
+    ``layout`` that of the state which its graphs take; ``ranks`` are those that decide
+    together, None if this one decides by itself.
+    """
+
+    def __init__(
+        self,
+        specialized: Specialized,
+        graphs: dict[str, LazyGraph],
+        layout: StateLayout,
+        options: Options,
+        report: GraphReport,
+        inputs: ForwardInputs,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.graphs, self.ranks, self.report = graphs, ranks, report
+        self.seconds = 0.0
+        self.layout = self._layout = layout
+        self.decide_by(options)
+        count = len(specialized.inputs) - layout.slots - 2  # weights and limit
+        self._given = [i for i in range(count) if i not in inputs.static_indices]
+        timed = {inputs.timestep_index}
+        self._static = picker(inputs.static_indices)
+        self._scopes = Scopes(
+            others=[i for i in self._given if i not in timed],
+            numbers=[i for i in inputs.number_indices if i not in timed],
+            examples=specialized.examples[:count],
+            report=report,
+        )
+        self._weights = WeightsReader(owned_by_modules(specialized, inputs, count))
+        self._changes_of_weights = ChangesOfWeights(report)
+        self._sizes = SizeBinding(layout, specialized.examples[:count])
+        self._routes = routes_of(specialized, layout.slots)
+        self._computes = type(self), computation_of(specialized)
+        self._unled = without_reader(specialized, layout, count)
+        self._serial = next(_serials)
+
+    def __call__(self, *arguments: Any) -> Sequence[Any]:
+        """One forward: outputs as Dynamo's graph would return them."""
+        start = time.perf_counter()
+        with without_autocast():  # the graphs hold the casts already
+            outputs = self._forward(arguments)
+        self.seconds += time.perf_counter() - start
+        return outputs
+
+    def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        note_call_with_regions()
+        caller = current_caller()
+        static = self._static(arguments)
+        key = self._scopes.key(static, arguments)
+        weights = self._weights.read(static, arguments)
+        layer, _ = key
+        given = [arguments[i] for i in self._given]
+        running = model_forward.running(caller)
+        if (
+            running is not None
+            and (self.follows or running.leader == self._serial)
+            and running.includes(layer, given, by_results=not self.follows)
+        ):
+            outputs = self._follow(running, layer, arguments, weights)
+        else:
+            scope = self._scope_of(caller, key, arguments)
+            with scope.lock:  # threads that share a name share its trajectory
+                outputs = self._lead_together(scope, caller, arguments, weights)
+            running = model_forward.running(caller)
+        if running is not None:
+            running.add(layer, given, outputs)
+        return outputs
+
+    def _scope_of(self, caller: Caller, key: Key, arguments: Sequence[Any]) -> Scope:
+        """The scope of a call; a run goes on where Dynamo compiles its forward anew.
+
+        It does so to make a graph more general: for other sizes, strides or numbers.
+        """
+        scope = self._scopes.get(caller.owner, key)
+        if scope.used:
+            return scope
+        slots = geometry_of(self._layout, self._sizes.bind(arguments))
+        for other in registry.dispatchers_with(key[0][0]):
+            if other is self or not isinstance(other, Dispatcher):
+                continue
+            if other._computes != self._computes:
+                continue
+            before = other._scopes.take(caller.owner, key, slots, self._layout)
+            if before is not None:
+                self._scopes.put(caller.owner, key, before)
+                return before
+        return scope
+
+    timed: bool
+    """Whether the timestep of a call is known, and so its noise level."""
+
+    follows: bool
+    """Whether it takes over the decisions of other graphs, not only of other layers."""
+
+    def _lead_together(
+        self,
+        scope: Scope,
+        caller: Caller,
+        arguments: Sequence[Any],
+        weights: Reading,
+    ) -> Sequence[Any]:
+        """Lead as all ranks do, in a new run of all if they take it for other steps."""
+        try:
+            return self._lead(scope, caller, arguments, weights)
+        except OutOfStep:
+            scope.forget()
+            self.report.fall_back(
+                "the ranks that share this model took a call for different steps (one "
+                "was reset, or its weights changed): such a call begins a new run"
+            )
+        return self._lead(scope, caller, arguments, weights)
+
+    def _read(
+        self,
+        value: Tensor,
+        scope: Scope,
+        branch: Branch,
+        step: int,
+        *told: Hashable,
+        timestep: float = 0.0,
+    ) -> Signal:
+        """The signal of a step on the host, that of all ranks which share the model.
+
+        ``told`` is what else the ranks must have in common for this step.
+        """
+        conditioning = self._layout.conditioning
+        if self.ranks is None:
+            return Signal.read(value, conditioning, timestep)
+        place = (*scope.place(branch, step), told)
+        return self.ranks.agree(place, value, conditioning, timestep)
+
+    @abstractmethod
+    def _lead(
+        self,
+        scope: Scope,
+        caller: Caller,
+        arguments: Sequence[Any],
+        weights: Reading,
+    ) -> Sequence[Any]:
+        """Find the branch that a call continues, decide, run it, record it."""
+
+    def _follow(
+        self,
+        running: ModelCall,
+        layer: LayerShapes,
+        arguments: Sequence[Any],
+        weights: Reading,
+    ) -> Sequence[Any]:
+        """Run as the leading graph decided; in full where there is no history yet."""
+        branch = running.branch
+        assert branch is not None, "only a live branch includes members"
+        member = layer, running.occurrence(layer)
+        state = branch.followers.get(member)
+        if state is not None and state.unusable(weights, self.report):
+            state = None
+        if state is None or state.layout is not self._layout:
+            own = self._new_state(arguments, weights, self._unled)
+            if state is not None and state.geometry == own.geometry:
+                state.layout = self._layout  # Dynamo made a more general graph of it
+            else:
+                state = branch.followers[member] = own
+        by_noise = self._options.time == "noise"
+        levels = running.levels(state.full_steps) if by_noise else None
+        pool = state.pool(arguments, running.step, levels)
+        cached = state.full_steps and not running.full
+        if cached and may_follow(self.ranks, running.ranks, self.report):
+            return self._run_whole("cached", pool)
+        history = state.forget()
+        outputs = self._run_whole("full", pool)
+        if running.keep:
+            state.record(running.step, history)
+        return outputs
+
+    def decide_by(self, options: Options) -> None:
+        """Follow the schedule of these options from the next run on; graphs stay."""
+        self.options = self._options = options
+        self._schedule = options.make_schedule(self.report)
+        self._cached_reason = "scheduled" if self._schedule.static else "within_limit"
+        self._lagged = options.decision == "lagged"
+        self._by_noise = self.timed and options.time == "noise"
+
+    def reset(self, of: Set[int] | None = None) -> None:
+        """Drop trajectories and their state; compiled graphs stay.
+
+        ``of`` keeps to the layers that hold one of these parameter ids.
+        """
+        self._scopes.drop(of)
+
+    def scopes(self, of: Set[int] | None = None) -> list[Scope]:
+        """The scopes, of layers that hold one of these parameter ids if given."""
+        return self._scopes.of(of)
+
+    def _new_state(
+        self, arguments: Sequence[Any], weights: Reading, unused: Collection[int] = ()
+    ) -> KeptState:
+        return KeptState(self._layout, self._sizes.bind(arguments), unused, weights)
+
+    def _limit(self, call: Call) -> tuple[float, str]:
+        limit, reason = guarded_limit(self._schedule, self._options, call.position)
+        return limit, call.refused or reason
+
+    def _finish(
+        self,
+        call: Call,
+        signal: Signal,
+        limit: float,
+        reason: str,
+        pool: Pool,
+    ) -> Sequence[Any]:
+        """Decide by the signal, run the rest of the forward, record the decision."""
+        if signal.finite and self._statistic(call.branch, signal) <= limit:
+            pool.others[0] = call.branch.state.weights(call.step, call.levels)
+            outputs = self._run("cached", pool)
+            self._accept(call, signal, self._cached_reason)
+            return outputs
+        history = call.branch.state.forget()
+        outputs = self._run("full", pool)
+        self._accept(call, signal, reason, history)
+        return outputs
+
+    def _statistic(self, branch: Branch, signal: Signal) -> float:
+        return branch.last_error if self._lagged else signal.error
+
+    def _drop_broken(self, call: Call) -> None:
+        """Forget what a full step has kept of an input that is broken."""
+        weights = call.branch.state.computed_with
+        call.branch.state = self._new_state(call.arguments, weights)
+        call.branch.followers.clear()
+        self.report.fall_back(NOT_FINITE)
+
+    def _accept(
+        self,
+        call: Call,
+        signal: Signal | None,
+        reason: str,
+        history: Sequence[int] | None = None,
+    ) -> None:
+        """Advance, record the decision (a late signal completes it), lead others.
+
+        ``history`` is what the state of a full step held before, None for a cached one.
+        The step joins it last: one that is interrupted leaves a state without history.
+        """
+        trajectory, branch = call.run(signal), call.branch
+        full, finite = history is not None, signal is None or signal.finite
+        if not finite:
+            self._drop_broken(call)
+        if call.step > trajectory.step:
+            trajectory.timesteps.append(call.timestep)
+        if self._by_noise and trajectory.step == 1 and branch.step == 0 and signal:
+            trajectory.recognise(signal.change, call.scope.earlier(trajectory))
+        if branch not in trajectory.branches:
+            trajectory.branches.append(branch)
+        trajectory.newest = branch
+        branch.name = call.caller.branch
+        branch.state.remember([call.arguments[i] for i in self._layout.latents])
+        seen = signal if branch.step >= 0 and finite else None
+        decision = Decision(
+            step=call.step,
+            branch=branch.index,
+            timestep=call.timestep,
+            full=full,
+            reason=reason if finite else "non_finite",
+            statistic=None if seen is None else seen.error,
+            change=None if seen is None else seen.change,
+        )
+        if signal is not None:
+            branch.learn(signal, full=full)
+        branch.advance(call.step, full=full)
+        trajectory.decisions.append(decision)
+        log_decision(trajectory.name, decision)
+        self._announce(call, trajectory, decision, keep=finite)
+        if history is not None and finite:
+            branch.state.record(call.step, history)
+
+    def _announce(
+        self, call: Call, trajectory: Trajectory, decision: Decision, *, keep: bool
+    ) -> None:
+        """Let other graphs of the model follow a decision."""
+        self._changes_of_weights.note(decision)
+        model_forward.begin(
+            self._serial,
+            call.caller,
+            call.branch,
+            call.step,
+            trajectory=trajectory,
+            timestep=call.timestep,
+            full=decision.full,
+            keep=keep,
+            ranks=self.ranks,
+        )
+
+    @abstractmethod
+    def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
+        """The whole forward in full or cached, without its signal."""
+
+    def _run(self, name: str, pool: Pool) -> Sequence[Any]:
+        return self.graphs[name](*self._routes[name](pool))

@@ -1,0 +1,205 @@
+"""A graph that is not given the timestep: a block compiled by itself.
+
+Which step a call is, and of which CFG branch, shows in its other inputs:
+
+    the latent stands still                        the same step, another branch
+    the latent moves on, and the same inputs       the branch's next step
+      change that changed at every step before
+      (its clock: the timestep's embedding)
+    anything else, or a clock that has shown       a new trajectory
+      the same before
+
+The graphs are ``probe`` (the signal and nothing else), ``full`` and ``cached`` (whole).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rfc_compile.estimators.step_signal import Signal
+from rfc_compile.runtime.call_context import Caller
+from rfc_compile.runtime.dispatcher import Dispatcher
+from rfc_compile.runtime.graph_inputs import Pool
+from rfc_compile.runtime.guidance_branch import Branch
+from rfc_compile.runtime.parameter_versions import Reading
+from rfc_compile.runtime.session import Scope
+from rfc_compile.runtime.step import Call
+from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.schedules.base import FULL
+
+CLEARLY_NEARER = 0.5
+"""Of two branches that a call may continue, the second is taken for likelier if its
+conditioning is nearer than this share of the first's distance: then neither is."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a call belongs.
+
+    Attributes:
+        branch: the branch it continues, None for a fresh one.
+        step: index of its step.
+        reason: why it continues no branch; None for the first call of all.
+        new: whether it begins a new trajectory.
+
+    """
+
+    branch: Branch | None
+    step: int
+    reason: str | None = None
+    new: bool = False
+
+
+def place(
+    trajectory: Trajectory,
+    signals: dict[Branch, Signal],
+    name: str | None,
+    weights: Reading,
+) -> Placement:
+    """Find the branch that a call continues.
+
+    ``signals`` holds the call's signal against every branch of the trajectory,
+    ``name`` is the name of its branch, where that is known.
+    """
+    newest = trajectory.newest
+    if newest is None:
+        return Placement(None, 0, new=True)
+    standing = signals[newest].change == 0
+    step = trajectory.step if standing else trajectory.step + 1
+    reasons = {b: _refusal(b, signals[b], weights) for b in signals}
+    open_to = [
+        b
+        for b in signals
+        if reasons[b] is None and b.step < step and b.name in (None, name)
+    ]
+    if open_to:
+        likeliest = _likeliest(open_to, signals)
+        if likeliest is not None:
+            return Placement(likeliest, step)
+        return Placement(None, 0, "conditioning", new=True)
+    other_inputs = newest.differing(signals[newest])
+    other_weights = newest.state.computed_with != weights
+    another = other_inputs or other_weights or newest.name != name
+    if standing and another and not trajectory.full_up:
+        return Placement(None, step, "conditioning")
+    return Placement(None, 0, reasons[newest] or "discontinuity", new=True)
+
+
+def _refusal(branch: Branch, signal: Signal, weights: Reading) -> str | None:
+    """Why a call is not the branch's next step; None if it may be."""
+    if branch.state.computed_with != weights:
+        return "weights"
+    if not branch.state.full_steps:
+        return "no_history"
+    if not signal.finite:
+        return "non_finite"
+    if branch.jumps(signal.change):
+        return "discontinuity"
+    differing = branch.differing(signal)
+    if not differing:
+        return "no_clock"
+    if branch.clock is not None and differing != branch.clock:
+        return "conditioning"
+    if branch.clock_reading(signal.conditioning) in branch.clock_readings:
+        return "discontinuity"
+    return None
+
+
+def _likeliest(
+    branches: Sequence[Branch], signals: dict[Branch, Signal]
+) -> Branch | None:
+    """The branch with the fewest changed inputs, then the one that waits longest.
+
+    None if another one of as few is clearly nearer: in doubt, neither.
+    """
+    changed = {branch: branch.differing(signals[branch]) for branch in branches}
+    fewest = min(map(len, changed.values()))
+    alike = [branch for branch in branches if len(changed[branch]) == fewest]
+    alike.sort(key=lambda branch: (branch.step, branch.index))
+
+    def distance(branch: Branch) -> float:
+        now = signals[branch].conditioning
+        return sum(abs(now[i] - branch.conditioning[i]) for i in changed[branch])
+
+    nearest = min(map(distance, alike))
+    return alike[0] if nearest >= CLEARLY_NEARER * distance(alike[0]) else None
+
+
+class ByLatent(Dispatcher):
+    """Places calls by how the latent and the conditioning change."""
+
+    timed = False
+    follows = True
+
+    def _lead(
+        self,
+        scope: Scope,
+        caller: Caller,
+        arguments: Sequence[Any],
+        weights: Reading,
+    ) -> Sequence[Any]:
+        trajectory = scope.continued(caller) or Trajectory(caller.owner)
+        kept = [branch.state for branch in trajectory.branches]
+        lost = any(state.unusable(state.computed_with, self.report) for state in kept)
+        if lost:
+            trajectory = Trajectory(caller.owner)
+        expected = {
+            branch: max(branch.step + 1, trajectory.step)
+            for branch in trajectory.branches
+        }
+        signals = {
+            branch: self._probe(scope, branch, arguments, step, weights)
+            for branch, step in expected.items()
+        }
+        placement = place(trajectory, signals, caller.branch, weights)
+        branch, step = placement.branch, placement.step
+        if placement.new:
+            trajectory = scope.begin(caller)
+        if branch is None:
+            state = self._new_state(arguments, weights)
+            index = len(trajectory.branches)
+            branch = Branch(index, state, first_step=step, name=caller.branch)
+        signal = signals.get(branch)
+        if signal is None or step != expected[branch]:
+            signal = self._probe(scope, branch, arguments, step, weights)
+        if placement.reason == "no_clock":
+            self.report.fall_back(
+                "nothing that this graph is given changes with the timestep, which "
+                "is not among its inputs: its steps cannot be told from other images"
+            )
+        reason = "lost_state" if lost else placement.reason
+        call = Call(
+            caller, scope, arguments, trajectory, branch, step, float(step), reason
+        )
+        return self._execute(call, signal)
+
+    def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
+        return self._run(name, pool)
+
+    def _probe(
+        self,
+        scope: Scope,
+        branch: Branch,
+        arguments: Sequence[Any],
+        step: int,
+        weights: Reading,
+    ) -> Signal:
+        state = branch.state
+        pool = state.pool(arguments, step)
+        (value,) = self._run("probe", pool)
+        clock = None if branch.clock is None else tuple(sorted(branch.clock))
+        same_weights = state.computed_with == weights
+        return self._read(
+            value, scope, branch, step, clock, len(branch.clock_readings), same_weights
+        )
+
+    def _execute(self, call: Call, signal: Signal) -> Sequence[Any]:
+        branch, state = call.branch, call.branch.state
+        limit, reason = self._limit(call)
+        if branch.clock is None:  # the second call may be another image's first
+            limit, reason = FULL, call.refused or "warmup"
+        branch.read_clock(signal)
+        pool = state.pool(call.arguments, call.step)
+        return self._finish(call, signal, limit, reason, pool)

@@ -1,0 +1,193 @@
+"""One call of a model may run several graphs: the first decides, the others follow.
+
+    first graph with a region      leads: finds the branch, decides, is recorded
+    every other graph or layer     follows: same decision and branch, state of its own
+
+Where a model is compiled block by block, or breaks into several graphs, no graph sees
+the whole call. A graph takes part in the running one if its layer has not run yet and
+it is given a tensor of that call: a result (the stream), or an argument that no call
+before has seen (the timestep's embedding; a prompt or a label may be any model's). A
+layer that has run takes part again if every tensor that it is given is of that call.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from rfc_compile.runtime.call_context import Caller
+from rfc_compile.runtime.guidance_branch import Branch
+from rfc_compile.runtime.ranks import Ranks
+from rfc_compile.runtime.session import LayerShapes
+from rfc_compile.runtime.trajectory import Trajectory
+
+MAX_OWNERS = 64
+"""Threads, tasks and names whose running call is remembered; oldest goes."""
+
+MAX_RUNS_OF_A_LAYER = 64
+"""Runs of one layer in a call, each with state of its own; one more is a new call."""
+
+_NEVER = -1, -1
+
+
+class ModelCall:
+    """What the graph that leads a call tells the others.
+
+    Attributes:
+        leader: the serial number of the graph that leads.
+        caller: who calls.
+        branch: the CFG branch; its ``followers`` hold the state of the other graphs.
+        step: index of the step in the trajectory.
+        timestep: its value.
+        full: the decision.
+        keep: whether values of a full step may be kept (not after broken inputs).
+        ranks: those that the leader decides with, None if by itself.
+        number: of the call, counted by owner.
+
+    ``_given`` holds the numbers of the first and the last call that were given a
+    tensor, ``_results`` that of the last call which it is a result of.
+    """
+
+    def __init__(
+        self,
+        leader: int,
+        caller: Caller,
+        branch: Branch,
+        step: int,
+        *,
+        trajectory: Trajectory,
+        timestep: float,
+        full: bool,
+        keep: bool,
+        ranks: Ranks | None = None,
+        before: ModelCall | None = None,
+    ) -> None:
+        self.leader = leader
+        self.caller = caller
+        self._branch = weakref.ref(branch)
+        self.step = step
+        self.timestep = timestep
+        self._trajectory = weakref.ref(trajectory)
+        self.full = full
+        self.keep = keep
+        self.ranks = ranks
+        self._layers: dict[LayerShapes, int] = {}
+        if before is None:
+            self.number = 0
+            self._given: Any = WeakTensorKeyDictionary()
+            self._results: Any = WeakTensorKeyDictionary()
+        else:
+            self.number = before.number + 1
+            self._given, self._results = before._given, before._results
+
+    @property
+    def branch(self) -> Branch | None:
+        """The branch, None once its trajectory has ended."""
+        return self._branch()
+
+    def levels(self, full_steps: Sequence[int]) -> tuple[float, ...] | None:
+        """Noise levels of this step and of these full ones before, if known."""
+        trajectory = self._trajectory()
+        if trajectory is None:
+            return None
+        return trajectory.levels(self.step, self.timestep, full_steps)
+
+    def includes(
+        self, layer: LayerShapes, arguments: Iterable[Any], *, by_results: bool
+    ) -> bool:
+        """Whether a graph that is called now takes part in this call.
+
+        ``by_results``: only if it is given a result of the call. A whole model shares
+        new arguments (latent, timestep) with another one in the same step.
+        """
+        if self.branch is None:
+            return False
+        runs = self.occurrence(layer)
+        if runs and (by_results or runs >= MAX_RUNS_OF_A_LAYER):
+            return False
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        if runs:
+            return self._holds(tensors)
+        return any(
+            self._results.get(tensor) == self.number
+            or (not by_results and self._first_given(tensor) == self.number)
+            for tensor in tensors
+        )
+
+    def _first_given(self, tensor: Tensor) -> int:
+        first, _ = self._given.get(tensor, _NEVER)
+        return int(first)
+
+    def _holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether all are known here, a result among them: not so at the next step."""
+        results = [self._results.get(tensor) == self.number for tensor in tensors]
+        given = (self._given.get(tensor, _NEVER) for tensor in tensors)
+        known = (last == self.number for _, last in given)
+        return any(results) and all(map(operator.or_, results, known))
+
+    def occurrence(self, layer: LayerShapes) -> int:
+        """How often a layer has run in this call."""
+        return self._layers.get(layer, 0)
+
+    def add(
+        self, layer: LayerShapes, arguments: Iterable[Any], results: Iterable[Any]
+    ) -> None:
+        """A graph has run with these tensors (its parameters left out)."""
+        self._layers[layer] = self.occurrence(layer) + 1
+        for value in arguments:
+            if isinstance(value, Tensor):
+                first, _ = self._given.get(value, (self.number, self.number))
+                self._given[value] = first, self.number
+        for value in results:
+            if isinstance(value, Tensor):
+                self._results[value] = self.number
+
+
+_running: OrderedDict[str, ModelCall] = OrderedDict()
+_lock = threading.Lock()
+
+
+def running(caller: Caller) -> ModelCall | None:
+    """The call that a caller is in, or has made last."""
+    call = _running.get(caller.owner)
+    return call if call is not None and call.caller == caller else None
+
+
+def begin(
+    leader: int,
+    caller: Caller,
+    branch: Branch,
+    step: int,
+    *,
+    trajectory: Trajectory,
+    timestep: float,
+    full: bool,
+    keep: bool,
+    ranks: Ranks | None = None,
+) -> None:
+    """A graph leads a new call, with the attributes that ``ModelCall`` lists."""
+    with _lock:
+        before = _running.get(caller.owner)
+        call = ModelCall(
+            leader,
+            caller,
+            branch,
+            step,
+            trajectory=trajectory,
+            timestep=timestep,
+            full=full,
+            keep=keep,
+            ranks=ranks,
+            before=before,
+        )
+        _running[caller.owner] = call
+        _running.move_to_end(caller.owner)
+        while len(_running) > MAX_OWNERS:
+            _running.popitem(last=False)

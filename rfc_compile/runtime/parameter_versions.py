@@ -1,0 +1,89 @@
+"""What shows that a layer's weights are no longer those of the steps before.
+
+    other tensors             another layer                     (rfc_compile.scopes)
+    written to in place       load_state_dict, copy_            their version counters
+    a number of a module      the scale of an adapter           its value
+    a whole adapter swapped   peft's hotswap, by way of .data   it tells us
+                                                  (rfc_compile.integrations.adapters)
+
+Values kept from full steps hold for the weights they were computed with, so a branch
+goes on only while the reading stays the same. A write to ``tensor.data`` by somebody
+else leaves no trace: ``rfc_compile.reset(model)`` is for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+from torch import Tensor
+
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.runtime.graph_inputs import picker
+from rfc_compile.schedules.decision import Decision
+
+Reading = tuple[Any, ...]
+"""What the weights of a call show; equal for equal weights."""
+
+
+MANY_CHANGES = 3
+"""Changes of the weights without a cached step between them that are worth a word."""
+
+
+class WeightsReader:
+    """Reads the weights among the arguments of a graph.
+
+    ``owned`` are the positions of tensors that belong to modules and are neither
+    parameters nor buffers.
+    """
+
+    def __init__(self, owned: Sequence[int]) -> None:
+        self._owned = picker(owned)
+
+    def read(self, static: Sequence[Tensor], arguments: Sequence[Any]) -> Reading:
+        """The reading of a call; takes no look at large or distant tensors.
+
+        ``static`` are the parameters and buffers among the arguments.
+        """
+        try:
+            written = sum(map(_counter, static))
+        except RuntimeError:  # tensors made in inference mode count nothing
+            written = sum(map(_version, static))
+        return written, *map(_owned_reading, self._owned(arguments))
+
+
+class ChangesOfWeights:
+    """Counts changes of the weights without a cached step between them."""
+
+    def __init__(self, report: GraphReport) -> None:
+        self._report = report
+        self._count = 0
+
+    def note(self, decision: Decision) -> None:
+        """A step has been decided."""
+        if not decision.full:
+            self._count = 0
+        elif decision.reason == "weights":
+            self._count += 1
+            if self._count == MANY_CHANGES:
+                self._report.fall_back(
+                    "the weights, or numbers of modules as an adapter's scale, change "
+                    "from step to step: such steps run uncached"
+                )
+
+
+_counter = attrgetter("_version")
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor has been written to, 0 where nobody counts."""
+    return 0 if tensor.is_inference() else _counter(tensor)
+
+
+def _owned_reading(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return None
+    if value.ndim == 0 and value.is_cpu:
+        return value.item()  # Dynamo passes a module's numbers as such tensors
+    return _version(value)

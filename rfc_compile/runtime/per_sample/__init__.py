@@ -1,0 +1,1 @@
+"""Every row of a batch placed and decided by itself."""

@@ -1,0 +1,105 @@
+"""What the rows of a call show before its graphs run: enough to tell samples apart.
+
+Two copies to the host in a step: the timesteps and fingerprints of the rows, then how
+far their latents are from those of the samples that they may continue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfc_compile.estimators.step_signal import Signal, relative_distance
+from rfc_compile.passes.analysis.batch_dimension import Batch
+from rfc_compile.runtime.per_sample.rows import count_of
+from rfc_compile.runtime.readback import read_all
+
+_WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of a call shows.
+
+    Attributes:
+        timestep: its timestep; the mean where it has several.
+        conditioning: fingerprints of its conditioning inputs.
+        change: of its latent from zeros: 1, or NaN if it holds NaN, Inf or zeros only.
+
+    """
+
+    timestep: float
+    conditioning: tuple[float, ...]
+    change: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether its latent holds ordinary numbers."""
+        return math.isfinite(self.change)
+
+    def signal(self, change: float) -> Signal:
+        """That of a step, before the probe, if its latent has moved so far."""
+        return Signal((), change, self.conditioning, self.finite)
+
+
+def look_at(batch: Batch, timestep: int, arguments: Sequence[Any]) -> list[Row]:
+    """The rows of a call; ``timestep`` is the position of that input."""
+    count = count_of(batch, arguments)
+
+    def by_row(position: int) -> Tensor:
+        """The values of an input, one row for all where they share it."""
+        value = arguments[position]
+        if not isinstance(value, Tensor):
+            value = torch.tensor(value, dtype=torch.float64)
+        return value.reshape(count if position in batch.rows else 1, -1)
+
+    latents = [arguments[i] for i in batch.latents]
+    times, changes, *prints = read_all(
+        [
+            by_row(timestep).double().mean(1),
+            farthest(latents, [torch.zeros_like(latent[:1]) for latent in latents]),
+            *(fingerprints(by_row(i)) for i in batch.conditioning),
+        ]
+    )
+    return [
+        Row(
+            timestep=_at(times, row),
+            conditioning=tuple([_at(values, row) for values in prints]),
+            change=changes[row],
+        )
+        for row in range(count)
+    ]
+
+
+def _at(values: Sequence[Any], row: int) -> Any:
+    return values[row if len(values) > 1 else 0]
+
+
+def farthest(latents: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """How far every row is from another sample, over its latents the most, shape (n,).
+
+    ``latents`` are (n, ...), ``others`` (1, ...).
+    """
+    moved = [relative_distance(x, y) for x, y in zip(latents, others, strict=True)]
+    return torch.stack(moved).amax(0)
+
+
+def fingerprints(values: Tensor) -> Tensor:
+    """A whole number for each row (n, L) that tells it from others, shape (n,).
+
+    Sums of whole numbers are exact in any order, so that a row has the same one in
+    every batch; the weights make it sensitive to order.
+    """
+    if values.is_floating_point():
+        bits = values.contiguous().view(_WHOLE_NUMBERS[values.element_size()])
+    else:
+        bits = values
+    index = torch.arange(1, values.shape[1] + 1, device=values.device)
+    weights = index * 0x1E3779B97F4A7C15
+    weights = (weights ^ (weights >> 29)) * 0x3F58476D1CE4E5B9 | 1
+    return (bits.long() * weights).sum(1)

@@ -1,0 +1,46 @@
+"""Where runs end, as far as somebody tells: their state is freed at once.
+
+    trajectory(name, num_steps=...)     told by the user
+    end_run(number)                     told by a pipeline (rfc_compile.integrations)
+
+Without a word, a trajectory ends where the next one begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from rfc_compile.runtime import session_table
+from rfc_compile.runtime.call_context import leave_run, named
+
+
+@contextlib.contextmanager
+def trajectory(name: str, *, num_steps: int | None = None) -> Iterator[None]:
+    """Name the trajectory that calls inside the block belong to.
+
+    Needed only to interleave several runs that the timesteps cannot tell apart, or to
+    give ``num_steps`` beforehand: the calls of each CFG branch. The block may be
+    entered once per run or once per step. The same name is the same trajectory, in
+    whatever thread or task it is used; without a name, every thread and asyncio task
+    has trajectories of its own. After ``num_steps`` steps its state is freed.
+
+    Raises:
+        ValueError: ``num_steps`` is not positive.
+
+    """
+    if num_steps is not None and num_steps < 1:
+        raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")
+    with named(name, num_steps):
+        yield
+    for owner, running in session_table.running():
+        if owner == name and running.complete:
+            running.finish()
+
+
+def end_run(number: int) -> None:
+    """The run with this number (``caller.begin_run``) makes no further call."""
+    leave_run(number)
+    for _, running in session_table.running():
+        if running.run == number:
+            running.finish()

@@ -1,0 +1,214 @@
+"""Whose state is whose: one scope per caller, layer and set of shapes.
+
+A graph may be called by several threads, for several resolutions, and, where one
+compiled block serves all layers, with other parameters at every call. Which objects a
+tuple holds is compared as bytes, faster than their ids: a model has hundreds of
+parameters.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence, Set
+from typing import Any
+
+from torch import Tensor
+
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.passes.state.state_layout import StateLayout
+from rfc_compile.runtime.graph_inputs import picker
+from rfc_compile.runtime.session import Layer, LayerShapes, Scope, Shapes
+from rfc_compile.runtime.state import Geometry
+from rfc_compile.runtime.trajectory import Trajectory
+
+MAX_SCOPES = 8
+"""Owners (threads, tasks, names, shapes) whose state one graph keeps; oldest goes."""
+
+MANY_SHORT_LIVES = 3
+"""Layers that were called once before their weights were freed, to be worth a word."""
+
+Addresses = bytes | tuple[int, ...]
+"""Equal for tuples of the same objects, as long as these live."""
+
+_POINTER = ctypes.sizeof(ctypes.c_void_p)
+
+
+def _packed(values: tuple[Any, ...]) -> bytes:
+    """The array of pointers that CPython's tuple ends with."""
+    return ctypes.string_at(id(values) + tuple.__basicsize__, _POINTER * len(values))
+
+
+def _ids(values: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(map(id, values))
+
+
+def _is_array_of_pointers() -> bool:
+    """Whether this Python lays tuples out so."""
+    pair = object(), object()
+    pointers = [id(value).to_bytes(_POINTER, "little") for value in pair]
+    return tuple.__itemsize__ == _POINTER and _packed(pair) == b"".join(pointers)
+
+
+addresses: Callable[[tuple[Any, ...]], Addresses] = (
+    _packed if _is_array_of_pointers() else _ids
+)
+"""What a tuple holds."""
+
+Key = tuple[LayerShapes, tuple[Any, ...]]
+"""A layer with its shapes, and the numbers that a call passes."""
+
+
+class Scopes:
+    """The scopes of one graph.
+
+    ``others`` are the positions of the arguments whose shapes tell calls apart,
+    ``numbers`` those of the numbers that do. ``examples`` are the arguments that the
+    graph was traced with: sizes that are no symbols are the same at every call.
+    """
+
+    def __init__(
+        self,
+        others: Sequence[int],
+        numbers: Sequence[int],
+        examples: Sequence[Any],
+        report: GraphReport,
+    ) -> None:
+        self._layers: dict[Addresses, Layer] = {}
+        self._newest: tuple[Addresses | None, Layer] = None, frozenset()
+        self._others = others
+        self._numbers = picker(numbers)
+        shapes = _shapes([examples[i] for i in others])
+        fixed = all(isinstance(size, int) for shape in shapes for size in shape)
+        self._shapes = shapes if fixed else None
+        self._report = report
+        self._scopes: OrderedDict[tuple[str, Key], Scope] = OrderedDict()
+        self._lock = threading.Lock()
+        self._short_lived = 0
+        with _lock:
+            _all.add(self)
+
+    def key(self, static: tuple[Tensor, ...], arguments: Sequence[Any]) -> Key:
+        """The layer of a call and its shapes; the first call of a layer is noted.
+
+        ``static`` are the parameters and buffers among the arguments.
+        """
+        same = addresses(static)
+        newest, layer = self._newest
+        if same != newest:  # most graphs serve one layer only
+            layer = self._layers.get(same) or self._new_layer(same, static)
+            self._newest = same, layer
+        shapes = self._shapes
+        if shapes is None:
+            shapes = _shapes([arguments[i] for i in self._others])
+        return (layer, shapes), self._numbers(arguments)
+
+    def _new_layer(self, same: Addresses, static: Sequence[Tensor]) -> Layer:
+        layer = frozenset(map(id, static))
+        self._report_short_lives()
+        with self._lock:
+            self._layers[same] = layer
+            if layer not in self._report.layers:
+                self._report.layers.add(layer)
+                for owner in static:
+                    # an id is only good while its owner lives
+                    weakref.finalize(owner, self._drop_layer, layer).atexit = False
+                    self._report.reads(owner)
+        return layer
+
+    def get(self, name: str, key: Key) -> Scope:
+        """The scope of an owner's calls with this key."""
+        whose = name, key
+        with self._lock:
+            scope = self._scopes.get(whose)
+            if scope is None:
+                scope = self._scopes[whose] = Scope(layer=key[0][0])
+                while len(self._scopes) > MAX_SCOPES:
+                    self._scopes.popitem(last=False)
+                    self._report.note(
+                        f"more than {MAX_SCOPES} combinations of caller, layer, shapes "
+                        "and numbers: the state of the one not used for longest is lost"
+                    )
+            self._scopes.move_to_end(whose)
+            scope.last_used = time.monotonic()
+            scope.calls += 1
+            return scope
+
+    def take(
+        self, name: str, key: Key, slots: Sequence[Geometry], layout: StateLayout
+    ) -> Scope | None:
+        """Give an owner's scope away to a graph with another layout.
+
+        None, and it is gone, if it holds no run or its state does not have these slots.
+        """
+        with self._lock:
+            scope = self._scopes.pop((name, key), None)
+        if scope is None or not scope.used:
+            return None
+        if any(state.geometry != slots for state in scope.states):
+            return None
+        for state in scope.states:
+            state.layout = layout
+        return scope
+
+    def put(self, name: str, key: Key, scope: Scope) -> None:
+        """Go on with a scope that another graph gave away."""
+        with self._lock:
+            self._scopes[name, key] = scope
+
+    def of(self, ids: Set[int] | None) -> list[Scope]:
+        """The scopes, of layers that hold one of these parameter ids if given."""
+        with self._lock:
+            scopes = list(self._scopes.values())
+        return [scope for scope in scopes if ids is None or ids & scope.layer]
+
+    def drop(self, ids: Set[int] | None) -> None:
+        """Forget the scopes that ``of`` gives, with their state."""
+        with self._lock:
+            for key, scope in list(self._scopes.items()):
+                if ids is None or ids & scope.layer:
+                    del self._scopes[key]
+                    for trajectory in scope.running:
+                        trajectory.finish()
+
+    def _drop_layer(self, layer: Layer) -> None:
+        self._report.layers.discard(layer)
+        self._newest = None, frozenset()
+        # copies: another thread may add to them, and a finalizer must wait for no lock
+        for same, known in list(self._layers.items()):
+            if known == layer:
+                self._layers.pop(same, None)
+        for key in [key for key in list(self._scopes) if key[1][0][0] == layer]:
+            scope = self._scopes.pop(key, None)
+            if scope is not None and scope.calls == 1:
+                self._short_lived += 1
+
+    def _report_short_lives(self) -> None:
+        if self._short_lived >= MANY_SHORT_LIVES:
+            self._report.fall_back(
+                "the weights are other tensors at every call: such calls run uncached"
+            )
+
+
+_all: weakref.WeakSet[Scopes] = weakref.WeakSet()
+_lock = threading.Lock()  # other threads may compile while one looks through them
+
+
+def running() -> list[tuple[str, Trajectory]]:
+    """Every trajectory that has not ended, of all graphs, with its owner."""
+    with _lock:
+        known = list(_all)
+    return [
+        (trajectory.name, trajectory)
+        for scopes in known
+        for scope in scopes.of(None)
+        for trajectory in scope.running
+    ]
+
+
+def _shapes(values: Sequence[Any]) -> Shapes:
+    shapes = [tuple(value.shape) for value in values if isinstance(value, Tensor)]
+    return tuple(sorted(shapes, key=str))

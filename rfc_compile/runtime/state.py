@@ -1,0 +1,233 @@
+"""What one CFG branch of one trajectory keeps, and the weights of its next step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rfc_compile.errors import NoRoomForState
+from rfc_compile.estimators.step_weights import newton_weights, step_weights
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.passes.state.ring_storage import Storage
+from rfc_compile.passes.state.state_layout import StateLayout
+from rfc_compile.passes.state.token_sketch import relative_error
+from rfc_compile.runtime.graph_inputs import Pool, picker
+from rfc_compile.runtime.parameter_versions import Reading
+from rfc_compile.torch_internals import size_expression
+
+SizeOf = Callable[[object], int]
+
+_address = Tensor.data_ptr
+
+
+@functools.lru_cache(maxsize=1024)  # the same distances come again and again
+def _weights_tensor(
+    distances: tuple[int, ...],
+    levels: tuple[float, ...] | None,
+    width: int,
+    device: torch.device,
+) -> Tensor:
+    """``distances`` are the indices of the kept full steps, counted from this one."""
+    taylor, valid = step_weights(0, distances, width)
+    if levels is not None:
+        taylor = newton_weights(levels[0], levels[1:], width) or taylor
+    with torch.inference_mode(mode=False):
+        return torch.tensor([taylor, valid], dtype=torch.float32, device=device)
+
+
+class Geometry(NamedTuple):
+    """What a slot is made like."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def geometry_of(layout: StateLayout, size_of: SizeOf) -> list[Geometry]:
+    """That of every slot of a layout, for sizes of a call."""
+    return [
+        Geometry(
+            torch.Size(map(size_of, ring.example.shape)),
+            ring.example.dtype,
+            ring.device,
+        )
+        for ring in layout.rings
+        for _ in range(ring.length)
+    ]
+
+
+class KeptState:
+    """The rings of state tensors of one branch, passed to the graphs newest first.
+
+    ``unused`` are the rings that no graph of this branch reads: they stay empty.
+    ``computed_with`` tells the weights that the values come from.
+
+    Raises:
+        NoRoomForState: the slots cannot be allocated.
+
+    """
+
+    def __init__(
+        self,
+        layout: StateLayout,
+        size_of: SizeOf,
+        unused: Collection[int] = (),
+        computed_with: Reading = (),
+    ) -> None:
+        self.layout = layout
+        self.computed_with = computed_with
+        self._width = layout.weights.shape[1]
+        self._device = layout.device
+        self.full_steps: list[int] = []
+        ring_of = [i for i, ring in enumerate(layout.rings) for _ in range(ring.length)]
+        geometry = zip(geometry_of(layout, size_of), ring_of, strict=True)
+        try:
+            slots = tuple([_empty_slot(like, i in unused) for like, i in geometry])
+        except RuntimeError as error:  # of every allocator
+            raise NoRoomForState(
+                "the state of a branch cannot be allocated, memory_budget or "
+                f"cache_dtype would make it less ({str(error).splitlines()[0]})"
+            ) from error
+        self.bytes = sum(slot.nbytes for slot in slots)
+        self._one_place_on = picker(layout.one_place_on)
+        self._hold(slots, tuple(map(_address, slots)))
+
+    @property
+    def geometry(self) -> list[Geometry]:
+        """That of every slot: whether another graph's state fits."""
+        return [Geometry(x.shape, x.dtype, x.device) for x in self.slots]
+
+    def unusable(self, weights: Reading, report: GraphReport) -> str | None:
+        """Why it cannot be gone on with under these weights; None if it can."""
+        if self.computed_with != weights:
+            return "weights"
+        if tuple(map(_address, self.slots)) == self._addresses:
+            return None
+        report.fall_back(
+            "tensors of the state were freed or moved by somebody else: the step runs "
+            "uncached and begins a new history"
+        )
+        return "lost_state"
+
+    def weights(self, step: int, levels: tuple[float, ...] | None = None) -> Tensor:
+        """The (2, M) weights of a step, on the device of the state.
+
+        ``levels`` are the noise levels of this step and of the kept full steps, newest
+        first; without them, time is the index of the step.
+        """
+        distances = tuple([full - step for full in self.full_steps])
+        return _weights_tensor(distances, levels, self._width, self._device)
+
+    def pool(
+        self,
+        arguments: Sequence[Any],
+        step: int,
+        levels: tuple[float, ...] | None = None,
+    ) -> Pool:
+        """What the graphs of a step pick their inputs from; ``levels`` as above."""
+        return Pool(arguments, self.slots, [self.weights(step, levels)])
+
+    def last_latents(self, count: int) -> list[Tensor]:
+        """The latents of the last call, of which there are ``count``."""
+        return list(self.slots[:count])
+
+    def remember(self, latents: Sequence[Tensor]) -> None:
+        """Keep the latents of a call, to tell the next step from another image."""
+        for slot, latent in zip(self.slots, latents, strict=False):
+            slot.copy_(latent)
+
+    def forget(self) -> list[int]:
+        """Take the history away while a full step overwrites it; returns it."""
+        kept, self.full_steps = self.full_steps, []
+        return kept
+
+    def record(self, step: int, history: Sequence[int]) -> None:
+        """The slots written last are now the newest, from this step."""
+        turned = self._one_place_on
+        self._hold(turned(self.slots), turned(self._addresses))
+        self.full_steps = [step, *history][: self._width + 1]
+
+    def kept(self, name: str) -> list[Tensor]:
+        """The kept values of an input or output by name, newest first, in float32.
+
+        Fewer than the slots while there were fewer full steps; none if it is not kept.
+        """
+        slots = {ring.name: i for i, ring in enumerate(self.layout.rings)}
+        names = [name + end for end in ("", ".changes", ".scales")]
+        every = self._rings
+        rings = [every[slots[part]] for part in names if part in slots]
+        if not rings:
+            return []
+        changes = rings[1][0].dtype if len(rings) > 1 else None
+        storage = Storage(len(rings[0]), torch.float32, changes)
+        return storage.load(rings)[: len(self.full_steps)]
+
+    def sketch_errors(self) -> list[Tensor]:
+        """Of every sketched input, the relative errors of its norm, shape (G,) each.
+
+        The norm of the last change, or of the value where no change is kept.
+        """
+        errors = []
+        for storage, rings in self.layout.sketches if self.full_steps else ():
+            kept = storage.load([self._rings[i] for i in rings])
+            values = [value.float() for value in kept[: len(self.full_steps)]]
+            shown = values[0] - values[1] if len(values) > 1 else values[0]
+            if shown.shape[1] > 1:
+                errors.append(relative_error(shown, storage.sketch))
+        return errors
+
+    @property
+    def _rings(self) -> list[list[Tensor]]:
+        slots = iter(self.slots)
+        return [list(islice(slots, ring.length)) for ring in self.layout.rings]
+
+    def _hold(self, slots: tuple[Tensor, ...], addresses: tuple[int, ...]) -> None:
+        # nothing can interrupt an assignment: the two always fit together
+        self.slots, self._addresses = slots, addresses
+
+
+def _empty_slot(like: Geometry, unused: bool) -> Tensor:
+    with torch.inference_mode(mode=False):  # writable in and out of inference mode
+        shape = (0,) if unused else like.shape
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+class SizeBinding:
+    """Binds the size symbols of a graph to the sizes of its arguments."""
+
+    def __init__(self, layout: StateLayout, examples: Sequence[Any]) -> None:
+        shapes: list[Sequence[Any]] = [ring.example.shape for ring in layout.rings]
+        self._static = all(isinstance(size, int) for shape in shapes for size in shape)
+        self._where: list[tuple[Any, int, int | None]] = []
+        for position, example in enumerate(examples):
+            if isinstance(example, torch.SymInt):
+                self._where.append((size_expression(example), position, None))
+            elif isinstance(example, torch.Tensor):
+                sizes: Sequence[Any] = example.shape
+                self._where += [
+                    (size_expression(size), position, dim)
+                    for dim, size in enumerate(sizes)
+                    if isinstance(size, torch.SymInt)
+                ]
+
+    def bind(self, arguments: Sequence[Any]) -> Callable[[Any], int]:
+        """A function from sizes of the traced graph to numbers for this call."""
+        if self._static:
+            return int
+        values = {
+            symbol: arguments[i] if dim is None else arguments[i].shape[dim]
+            for symbol, i, dim in self._where
+            if symbol.is_symbol
+        }
+
+        def size(symbolic: Any) -> int:
+            if isinstance(symbolic, int):
+                return symbolic
+            return int(size_expression(symbolic).xreplace(values))
+
+        return size

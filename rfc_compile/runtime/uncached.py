@@ -1,0 +1,85 @@
+"""What cannot be done while running: the forward as Dynamo gave it takes over.
+
+The state cannot be allocated: this call runs uncached. The inner backend refuses one of
+the graphs of a step: so do this call and all that follow.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rfc_compile.errors import InnerBackendFailed, NoRoomForState
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.torch_internals import CompiledGraph
+
+
+class OrUncached:
+    """A dispatcher that gives way to the plain forward, and says why."""
+
+    def __init__(
+        self,
+        dispatcher: CompiledGraph,
+        make_plain: Callable[[], CompiledGraph],
+        report: GraphReport,
+    ) -> None:
+        self._dispatcher: CompiledGraph | None = dispatcher
+        self._make_plain = make_plain
+        self._plain: CompiledGraph | None = None
+        self._report = report
+        self._lock = threading.Lock()
+
+    def __call__(self, *arguments: Any) -> Sequence[Any]:
+        """One forward: outputs as Dynamo's graph would return them."""
+        dispatcher = self._dispatcher
+        if dispatcher is not None:
+            try:
+                return dispatcher(*arguments)
+            except NoRoomForState as full:
+                reason = f"such calls run uncached: {full.reason}"
+            except InnerBackendFailed as failed:
+                self._dispatcher = None  # frees the state
+                reason = f"this forward runs uncached: {failed.reason}"
+            self._report.fall_back(reason)
+        with self._lock:
+            if self._plain is None:
+                self._plain = self._make_plain()
+        return self._plain(*arguments)
+
+
+CALLS = 3
+"""Calls in a row after which no graph with regions is expected."""
+
+_with_regions = 0
+
+
+def note_call_with_regions() -> None:
+    """A graph with regions is called."""
+    global _with_regions
+    _with_regions += 1
+
+
+class Uncached:
+    """A graph that runs as it is; its report stays with it."""
+
+    def __init__(self, compiled: CompiledGraph, report: GraphReport) -> None:
+        self.report = report
+        self._compiled = compiled
+        self._seen = -1
+        self._calls = 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        """One call of the graph."""
+        if self.report.piece and self._calls < CALLS:
+            self._look_for_regions()
+        return self._compiled(*arguments)
+
+    def _look_for_regions(self) -> None:
+        self._calls = self._calls + 1 if self._seen == _with_regions else 1
+        self._seen = _with_regions
+        if self._calls == CALLS:
+            self.report.fall_back(
+                "graph breaks (see explain) cut the forward into pieces, and no piece "
+                "that runs holds an attention or MLP on a residual stream"
+            )

@@ -1,0 +1,1 @@
+"""What is built on the backend: the command line, measuring, tuning, checking."""

@@ -1,0 +1,1 @@
+"""rfc beside no cache, TaylorSeer and the caches of other libraries."""

@@ -1,0 +1,112 @@
+"""What a method is to the benchmark: settings to sweep, and how one is applied.
+
+A method is one file here and one line in `METHODS`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from rfc_compile.tools.bench.workloads import Denoise, Step, Workload, plain
+
+EAGER: Final = "eager"
+INDUCTOR: Final = "inductor"
+
+Mode = Literal["eager", "inductor"]
+
+SETTINGS: Final = 14
+"""How many settings of a method are tried; fewer if it has an interval alone."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A method at one setting, applied to a model.
+
+    Attributes:
+        denoise: one call of the model.
+        begin: to be called before every run.
+        close: undoes what was done outside the model.
+        nfc: full computations of the last run, where the method knows them itself.
+
+    """
+
+    denoise: Denoise
+    begin: Callable[[], None] = _nothing
+    close: Callable[[], None] = _nothing
+    nfc: Callable[[], float] | None = None
+
+
+Apply = Callable[[nn.Module, Workload, Mapping[str, Any], Mode], Applied]
+"""(model, workload, setting, mode) -> the model with the method at that setting."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to run a model.
+
+    Attributes:
+        name: as the tables show it.
+        apply: applies a setting of it.
+        sweep: the settings that are tried.
+        quick: how many of them, from the first on, `--quick` tries.
+        ours: whether it is this package with its own estimators.
+        rival: whether it is another system, to be compared with ours.
+        modes: how it is timed.
+        on_shapes: settings for models whose images mean nothing, where thresholds that
+            were found on another decide anything; none for its best on the bundled one.
+
+    """
+
+    name: str
+    apply: Apply
+    sweep: Sequence[Mapping[str, Any]]
+    quick: int = 2
+    ours: bool = False
+    rival: bool = True
+    modes: Sequence[Mode] = (INDUCTOR,)
+    on_shapes: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is in no claim: neither ours nor a rival; only run at NFC 14."""
+        return not (self.ours or self.rival)
+
+
+def describe(setting: Mapping[str, Any]) -> str:
+    """A setting in one line."""
+    named = [f"{name}={_short(value)}" for name, value in setting.items()]
+    return ", ".join(named) or "default"
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def compiled(model: nn.Module, mode: Mode) -> nn.Module:
+    """The model as the mode wants it run."""
+    if mode == EAGER:
+        return model
+    return compile_model(model, mode)
+
+
+def compile_model(model: nn.Module, backend: str, **arguments: Any) -> nn.Module:
+    """`torch.compile`, which gives a module for a module."""
+    return cast(nn.Module, torch.compile(model, backend=backend, **arguments))
+
+
+def calling(model: nn.Module, around: Callable[[Step], Any]) -> Denoise:
+    """Calls of a model inside the context that `around(step)` makes."""
+    predict = plain(model)
+
+    def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
+        with around(step):
+            return predict(step, x, **inputs)
+
+    return denoise

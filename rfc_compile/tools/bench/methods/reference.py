@@ -1,0 +1,131 @@
+"""FORA and TaylorSeer by their exact rules, as eager code around the modules.
+
+    TaylorSeer: full iff s < 2 or N - 1 cached steps have passed,
+                D_{i+1} = (D_i(new) - D_i(old)) / (last gap),  O = sum k^i / i! D_i
+    FORA:       full iff s % N == 0,  O = O(last)
+
+Every order is divided by the same last gap, as in TaylorSeer's own code.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from rfc_compile.tools.bench.methods.base import Applied, Method, Mode, compiled
+from rfc_compile.tools.bench.workloads import Denoise, Step, Workload, plain
+
+
+@dataclass
+class _Run:
+    """The schedule and the steps of one run."""
+
+    interval: int
+    first_full: int
+    order: int
+    step: int = 0
+    newest: int | None = None
+    gap: int = 1
+    full: bool = True
+
+    def begin(self) -> None:
+        self.newest, self.gap = None, 1
+
+    def advance(self, step: int) -> None:
+        """Decide about the step of this index."""
+        since = math.inf if self.newest is None else step - self.newest
+        self.full = step < self.first_full or since >= self.interval
+        if self.full and self.newest is not None:
+            self.gap = step - self.newest
+        if self.full:
+            self.newest = step
+        self.step = step
+
+
+@dataclass
+class _CachedModule:
+    """Stands in for a module's forward."""
+
+    forward: Callable[..., Any]
+    run: _Run
+    derivatives: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.run.full:
+            return _unwrapped(self._predict())
+        output = self.forward(*args, **kwargs)
+        known = [output if isinstance(output, tuple) else (output,)]
+        for old in self.derivatives[: self.run.order]:
+            change = zip(known[-1], old, strict=True)
+            known.append(tuple((a - b) / self.run.gap for a, b in change))
+        self.derivatives = known
+        return output
+
+    def _predict(self) -> tuple[Tensor, ...]:
+        assert self.run.newest is not None
+        k = self.run.step - self.run.newest
+        first, *others = self.derivatives
+        result = list(first)
+        for i, derivative in enumerate(others, start=1):
+            weight = k**i / math.factorial(i)
+            result = [a + weight * d for a, d in zip(result, derivative, strict=True)]
+        return tuple(result)
+
+
+def _unwrapped(values: tuple[Tensor, ...]) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def _apply(
+    model: nn.Module, workload: Workload, setting: Mapping[str, Any], mode: Mode
+) -> Applied:
+    run = _Run(setting["interval"], setting["first_full"], setting["order"])
+    cached = []
+    for block in model.get_submodule(workload.blocks).children():
+        for name in workload.modules:
+            module = getattr(block, name)
+            if module is not None:
+                cached.append(_CachedModule(module.forward, run))
+                module.forward = cached[-1]
+
+    def begin() -> None:
+        run.begin()
+        for module in cached:
+            module.derivatives = []
+
+    return Applied(_advancing(compiled(model, mode), run), begin=begin)
+
+
+def _advancing(model: nn.Module, run: _Run) -> Denoise:
+    predict = plain(model)
+
+    def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
+        run.advance(step.index)
+        return predict(step, x, **inputs)
+
+    return denoise
+
+
+METHODS: Final = (
+    Method(
+        "TaylorSeer, reference",
+        _apply,
+        [
+            {"interval": n, "order": order, "first_full": 2}
+            for order, intervals in (
+                (2, (3, 4, 5, 6, 7, 9)),
+                (1, (3, 4, 5, 7)),
+                (3, (3, 4, 5)),
+                (4, (6,)),
+            )
+            for n in intervals
+        ],
+    ),
+    Method(
+        "FORA, reference",
+        _apply,
+        [{"interval": n, "order": 0, "first_full": 1} for n in (3, 4, 5, 6, 7, 8, 2)],
+    ),
+)

@@ -1,0 +1,104 @@
+"""This package: its own estimators, and those of FORA and TaylorSeer.
+
+Quality runs leave the graphs eager (`inner="eager"`), which compiles fast; the passes
+and the runtime are the same.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from torch import nn
+
+from rfc_compile.config.options import GRANULARITIES, Options
+from rfc_compile.report.statistics import stats
+from rfc_compile.runtime.registry import reset
+from rfc_compile.runtime.run_boundaries import trajectory
+from rfc_compile.tools.bench.methods.base import (
+    Applied,
+    Method,
+    Mode,
+    calling,
+    compile_model,
+)
+from rfc_compile.tools.bench.selection import TARGETS
+from rfc_compile.tools.bench.workloads import Step, Workload
+
+_STATIC: Final = {"schedule": "interval", "warmup": 2, "max_cached_run": None}
+_MODULES: Final = {"granularity": "module"}
+_DEFAULT: Final = Options().granularity
+_THRESHOLDS: Final = (0.2, 0.3, 0.7, 1.2)
+_INTERVALS: Final = (3, 4, 5, 6, 7)
+_FOR_TARGETS: Final = (3, 4, 5, 7)
+"""Intervals that give an NFC of 18, 14, 11 and 8 with two full steps at the start."""
+_ON_SHAPES: Final[tuple[dict[str, Any], ...]] = (
+    {**_STATIC, "interval": 4},
+    {"schedule": "rcs", "threshold": 1e9, "warmup": 2, "max_cached_run": 3},
+)
+"""14 full steps of 50, without and with a probe at every step."""
+
+
+def _apply(
+    model: nn.Module, workload: Workload, setting: Mapping[str, Any], mode: Mode
+) -> Applied:
+    options = {**setting, "inner": mode}
+    compiled = compile_model(model, "rfc", dynamic=False, options=options)
+
+    def begin() -> None:
+        reset(compiled)
+
+    def nfc() -> float:
+        return stats(compiled).nfc
+
+    return Applied(calling(compiled, _told), begin=begin, nfc=nfc)
+
+
+def _told(step: Step) -> AbstractContextManager[None]:
+    """The run with its number of steps, as a pipeline tells it."""
+    return trajectory("run", num_steps=step.total)
+
+
+def _at(granularity: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:
+    own = {} if granularity == _DEFAULT else {"granularity": granularity}
+    return [{**own, **setting} for setting in settings]
+
+
+def _sweep(granularity: str) -> list[dict[str, Any]]:
+    """The defaults, other thresholds, fixed intervals, each NFC as the target."""
+    adaptive = [{"threshold": threshold} for threshold in _THRESHOLDS]
+    fixed = [{**_STATIC, "interval": interval} for interval in _INTERVALS]
+    wanted = [{"target_nfc": nfc} for nfc in TARGETS]
+    return _at(granularity, {}, *adaptive, *fixed, *wanted)
+
+
+METHODS: Final = (
+    *(
+        Method(
+            f"rfc, {name}",
+            _apply,
+            _sweep(name),
+            ours=True,
+            rival=False,
+            on_shapes=_at(name, *_ON_SHAPES),
+        )
+        for name in GRANULARITIES
+    ),
+    Method(
+        "TaylorSeer in rfc",
+        _apply,
+        [
+            {"estimator": "taylor", "interval": n} | _STATIC | _MODULES
+            for n in _FOR_TARGETS
+        ],
+        rival=False,
+    ),
+    Method(
+        "FORA in rfc",
+        _apply,
+        [
+            {"estimator": "reuse", "interval": n} | _STATIC | _MODULES | {"warmup": 1}
+            for n in _FOR_TARGETS
+        ],
+        rival=False,
+    ),
+)

@@ -1,0 +1,126 @@
+"""Sweeps every method's settings on the bundled model and compares the images.
+
+Models run eagerly here (ours with `inner="eager"`): who compiles the graphs changes
+images only by rounding, and a setting starts fast.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rfc_compile.tools.bench.frechet import Classifier, frechet_distance
+from rfc_compile.tools.bench.methods.base import Method
+from rfc_compile.tools.bench.records import Score
+from rfc_compile.tools.bench.workloads import SELECTION_SEED, Workload, plain
+from rfc_compile.tools.measure.metrics import psnr, ssim
+
+
+class Work:
+    """Counts the multiplications in the linear layers of a model's blocks.
+
+    Layers on a vector per sample (adaLN) are left out: every method computes them.
+    """
+
+    def __init__(self, model: nn.Module, workload: Workload) -> None:
+        self.done = 0
+        blocks = model.get_submodule(workload.blocks)
+        self._layers = [m for m in blocks.modules() if isinstance(m, nn.Linear)]
+
+    def watch(self) -> None:
+        """Begin to count; costs compiled code dearly."""
+        for layer in self._layers:
+            layer.register_forward_hook(self._count)
+
+    def _count(self, layer: nn.Linear, args: tuple[Tensor, ...], _: Tensor) -> None:
+        if args[0].ndim == 3:
+            self.done += args[0].numel() * layer.out_features
+
+
+@cache
+def _work_of_a_step(workload: Workload) -> int:
+    """Of one image, without caching."""
+    model = workload.make()
+    work = Work(model, workload)
+    work.watch()
+    workload.draw(plain(model), 1, 1, SELECTION_SEED)
+    return work.done
+
+
+def run_eagerly(
+    method: Method,
+    workload: Workload,
+    setting: Mapping[str, Any],
+    images: int,
+    steps: int,
+    seed: int = SELECTION_SEED,
+) -> tuple[Tensor, float]:
+    """The final latents of one run, and its NFC."""
+    torch.compiler.reset()
+    model = workload.make()
+    work = Work(model, workload)
+    applied = method.apply(model, workload, setting, "eager")
+    if applied.nfc is None:
+        work.watch()
+    try:
+        applied.begin()
+        latents = workload.draw(applied.denoise, images, steps, seed)
+    finally:
+        applied.close()
+    if applied.nfc is not None:
+        return latents, applied.nfc()
+    return latents, work.done / (_work_of_a_step(workload) * images)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares images with the uncached ones, drawn from the same seed."""
+
+    seed: int
+    reference: Tensor
+    classifier: Classifier
+
+    def __call__(self, images: Tensor, nfc: float) -> Score:
+        """The numbers of one setting."""
+        similarity = psnr(images, self.reference)
+        features = [self.classifier.body(x) for x in (images, self.reference)]
+        return Score(
+            nfc=nfc,
+            psnr=similarity.mean().item(),
+            psnr_min=similarity.min().item(),
+            ssim=ssim(images, self.reference).mean().item(),
+            frechet=frechet_distance(*features),
+        )
+
+
+def make_judge(
+    workload: Workload, classifier: Classifier, images: int, steps: int, seed: int
+) -> Judge:
+    """A judge of that many images of a seed; draws the uncached ones."""
+    reference = workload.draw(plain(workload.make()), images, steps, seed)
+    return Judge(seed, reference, classifier)
+
+
+def measure_quality(
+    method: Method,
+    workload: Workload,
+    setting: Mapping[str, Any],
+    judge: Judge,
+    steps: int,
+) -> Score | str:
+    """The numbers of one setting, or the error of a method that fails."""
+    count = len(judge.reference)
+    try:
+        found = run_eagerly(method, workload, setting, count, steps, judge.seed)
+    except Exception as error:  # whatever a rival raises belongs in the table
+        return one_line(error)
+    return judge(*found)
+
+
+def one_line(error: Exception) -> str:
+    """Type and start of the message."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,225 @@
+"""What is run: a model with a sampler. All models are called the same way.
+
+`WORKLOADS` lists them. A denoiser is called once a step with a `Step`, the latent and
+the model's other inputs by name; both guidance branches are in one batch.
+
+Shape suffixes: B images, C channels, H height, W width.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import torch
+from diffusers import DiTTransformer2DModel, SD3Transformer2DModel
+from torch import Tensor, nn
+
+from rfc_compile.tools.measure import glyph_dit
+
+STEPS: Final = 50
+"""Denoising steps of a run; caches that must be told beforehand are told this."""
+
+SELECTION_SEED: Final = 1000
+REPORT_SEED: Final = 2000
+"""Image i starts from the noise of seed + i: settings are chosen on other images than
+those that are reported."""
+
+_TRAINING_STEPS: Final = 1000
+_TEXT_TOKENS, _TEXT_WIDTH, _POOLED_WIDTH = 77, 256, 128
+_GUIDANCE: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a call stands in its run.
+
+    Attributes:
+        index: from 0.
+        total: steps of the run.
+        timestep: as the model gets it, 0 to 1000.
+        sigma: share of noise in the latent, 0 to 1.
+
+    """
+
+    index: int
+    total: int
+    timestep: float
+    sigma: float
+
+
+class Denoise(Protocol):
+    """One call of a model, cached or not; returns the prediction (B, C, H, W)."""
+
+    def __call__(self, step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
+        """Predicts for the latent `x` (B, C, H, W) and the model's other inputs."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and how it is sampled.
+
+    Attributes:
+        name: as the tables show it.
+        make: makes the model, in evaluation mode and without gradients.
+        draw: (denoise, images, steps, seed) -> final latents (images, C, H, W).
+        trained: whether the images mean anything.
+        blocks: name of the list of transformer blocks.
+        modules: names of the cacheable modules inside a block.
+
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    draw: Callable[[Denoise, int, int, int], Tensor]
+    trained: bool
+    modules: tuple[str, ...]
+    blocks: str = "transformer_blocks"
+
+
+def plain(model: nn.Module) -> Denoise:
+    """The model itself, compiled or not."""
+
+    def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
+        prediction: Tensor = model(x, **inputs).sample
+        return prediction
+
+    return denoise
+
+
+def draw_glyphs(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
+    """Digits by DDIM with guidance 2: images (B, 3, 32, 32) in [-1, 1]."""
+    scheduler = glyph_dit.make_scheduler("ddim", steps)
+    labels = (
+        torch.arange(images, device=glyph_dit.default_device()) % glyph_dit.NUM_CLASSES
+    )
+    sampled = _Counted(denoise, steps, scheduler.alphas_cumprod)
+    return glyph_dit.sample(
+        sampled,
+        labels=labels,
+        seed=seed,
+        scheduler="ddim",
+        steps=steps,
+        guidance=_GUIDANCE,
+    )
+
+
+@dataclass
+class _Counted:
+    """A denoiser as `glyph.sample` calls it; counts the steps."""
+
+    denoise: Denoise
+    total: int
+    alphas_cumprod: Tensor
+    index: int = 0
+
+    def __call__(self, x: Tensor, /, *, timestep: Tensor, class_labels: Tensor) -> Any:
+        t = int(timestep[0])
+        signal, noise = (
+            self.alphas_cumprod[t].sqrt(),
+            (1 - self.alphas_cumprod[t]).sqrt(),
+        )
+        step = Step(self.index, self.total, t, float(noise / (signal + noise)))
+        self.index += 1
+        v = self.denoise(step, x, timestep=timestep, class_labels=class_labels)
+        return _Output(v)
+
+
+@dataclass(frozen=True)
+class _Output:
+    sample: Tensor
+
+
+def _flow(
+    denoise: Denoise, x_BCHW: Tensor, steps: int, inputs: Mapping[str, Tensor]
+) -> Tensor:
+    """Euler steps from noise along the predicted velocity, at evenly spaced times."""
+    for index in range(steps):
+        sigma = 1 - index / steps
+        step = Step(index, steps, sigma * _TRAINING_STEPS, sigma)
+        t = torch.full((len(x_BCHW),), int(step.timestep), device=x_BCHW.device)
+        x_BCHW = x_BCHW - denoise(step, x_BCHW, timestep=t, **inputs) / steps
+    return x_BCHW
+
+
+def _noise(seed: int, *shape: int) -> Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return values.to(glyph_dit.default_device())
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    return model.eval().requires_grad_(False).to(glyph_dit.default_device())
+
+
+def _make_glyph_dit() -> nn.Module:
+    return _ready(glyph_dit.load_glyph_dit())
+
+
+def random_dit(heads: int, head_width: int, layers: int) -> nn.Module:
+    """A class-conditional DiT with random weights, on latents (B, 4, 32, 32)."""
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=head_width,
+        num_layers=layers,
+        sample_size=32,
+        patch_size=2,
+        in_channels=4,
+        norm_type="ada_norm_zero",
+        num_embeds_ada_norm=1000,
+    )
+    return _ready(model)
+
+
+@torch.no_grad()
+def _draw_dit_b(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
+    labels = torch.arange(images, device=glyph_dit.default_device())
+    inputs = {"class_labels": labels}
+    return _flow(denoise, _noise(seed, images, 4, 32, 32), steps, inputs)
+
+
+def _make_mm_dit() -> nn.Module:
+    torch.manual_seed(0)
+    model = SD3Transformer2DModel(
+        sample_size=32,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=12,
+        attention_head_dim=64,
+        num_attention_heads=8,
+        joint_attention_dim=_TEXT_WIDTH,
+        caption_projection_dim=512,
+        pooled_projection_dim=_POOLED_WIDTH,
+        pos_embed_max_size=32,
+    )
+    return _ready(model)
+
+
+@torch.no_grad()
+def _draw_mm_dit(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
+    inputs = {
+        "encoder_hidden_states": _noise(seed, images, _TEXT_TOKENS, _TEXT_WIDTH),
+        "pooled_projections": _noise(seed, images, _POOLED_WIDTH),
+    }
+    return _flow(denoise, _noise(seed, images, 4, 32, 32), steps, inputs)
+
+
+GLYPH: Final = Workload(
+    "glyph-dit", _make_glyph_dit, draw_glyphs, trained=True, modules=("attn1", "ff")
+)
+DIT_B: Final = Workload(
+    "DiT-B",
+    lambda: random_dit(heads=12, head_width=64, layers=12),
+    _draw_dit_b,
+    trained=False,
+    modules=("attn1", "ff"),
+)
+MM_DIT: Final = Workload(
+    "MM-DiT",
+    _make_mm_dit,
+    _draw_mm_dit,
+    trained=False,
+    modules=("attn", "ff", "ff_context"),
+)
+
+WORKLOADS: Final = {item.name: item for item in (GLYPH, DIT_B, MM_DIT)}

@@ -1,0 +1,1 @@
+"""The command ``rfc-compile`` and its subcommands."""

@@ -1,0 +1,209 @@
+"""`rfc-compile inspect`: what would be cached of a model, without its weights.
+
+Prints the regions, what they cover and what they cost, refusals and graph breaks; the
+same as JSON; a picture of the residual streams. A model is a folder or a hub id of
+diffusers, of which only the config is read, or a function of the user's that makes one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from rfc_compile.config.options import Options
+from rfc_compile.errors import OptionError, one_line
+from rfc_compile.io.files import check_writable
+from rfc_compile.tools.cli.arguments import name_and_value, positive
+from rfc_compile.tools.inspection.dry_run import DryRun, dry_run
+from rfc_compile.tools.inspection.stream_svg import save_picture
+from rfc_compile.tools.measure.factory import call_factory, is_factory
+
+Inputs = Mapping[str, Any] | Sequence[Any]
+
+_DTYPES: Final = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+_SIZES: Final = {
+    "batch": "samples in one call",
+    "height": "of the latent, in its own cells (often an 8th of the pixels)",
+    "width": "of the latent, in its own cells",
+    "frames": "of the latent (often a 4th of the video's); length of an audio latent",
+    "text-tokens": "of the prompt",
+}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of the command to `parser`."""
+    add = parser.add_argument
+    add(
+        "model",
+        help="a folder or hub id of a model or pipeline of diffusers, or "
+        "package.module:factory, which returns (model, inputs)",
+    )
+    for name, meaning in _SIZES.items():
+        add(f"--{name}", type=positive, help=f"{meaning}; not for a factory")
+    add("--dtype", choices=_DTYPES, help="of weights and inputs (default: bfloat16)")
+    add(
+        "--options",
+        type=name_and_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the backend, as estimator=taylor; may be repeated",
+    )
+    add("--json", action="store_true", help="print JSON")
+    add("--graph", type=Path, metavar="FILE.svg", help="draw the residual streams")
+
+
+def run(args: Namespace) -> int:
+    """Inspects, prints and draws; returns the exit code.
+
+    Raises:
+        OptionError: the model cannot be had, or its forward fails.
+    """
+    options = Options.from_mapping(dict(args.options))
+    if args.graph is not None:
+        check_writable(args.graph, "--graph")
+    model, inputs = _model_and_inputs(args)
+    try:
+        with _silent_torch():
+            found = dry_run(model, inputs, options)
+    except Exception as error:
+        raise OptionError(_failure(args, model, inputs, error)) from error
+    if args.graph is not None:
+        save_picture(args.graph, found, f"{args.model}: {type(model).__name__}")
+    print(_json(model, inputs, found) if args.json else _text(model, inputs, found))  # noqa: T201
+    return 0
+
+
+def _model_and_inputs(args: Namespace) -> tuple[nn.Module, Inputs]:
+    sizes = {name.replace("-", "_"): None for name in _SIZES}
+    given = {n: vars(args)[n] for n in sizes if vars(args)[n] is not None}
+    if is_factory(args.model):
+        if given or args.dtype:
+            raise OptionError("sizes and --dtype are not for a factory, which chooses")
+        return _made_by_factory(args.model)
+    from rfc_compile.tools.inspection.model_from_config import build_from_config
+    from rfc_compile.tools.inspection.model_inputs import make_inputs
+
+    dtype = _DTYPES[args.dtype or "bfloat16"]
+    model = build_from_config(args.model, dtype)
+    return model, make_inputs(model, given, dtype)
+
+
+def _made_by_factory(target: str) -> tuple[nn.Module, Inputs]:
+    """What the user's `package.module:factory` returns, checked."""
+    made = call_factory(target)
+    if not (
+        isinstance(made, tuple)
+        and len(made) == 2
+        and isinstance(made[0], nn.Module)
+        and isinstance(made[1], dict | tuple)
+    ):
+        raise OptionError(
+            f"{target} must return (model, inputs): a module, and a dict of keyword "
+            "arguments or a tuple"
+        )
+    return made
+
+
+def _failure(
+    args: Namespace, model: nn.Module, inputs: Inputs, error: Exception
+) -> str:
+    shapes = ", ".join(f"{name} {_shape(x)}" for name, x in _named(inputs).items())
+    advice = "; give package.module:factory with inputs of yours"
+    return (
+        f"the forward of {type(model).__name__} fails: {_forward_error(error)} "
+        f"(inputs: {shapes}){'' if ':' in args.model else advice}"
+    )
+
+
+def _text(model: nn.Module, inputs: Inputs, found: DryRun) -> str:
+    facts, share = _facts(model), found.explanation.block_coverage
+    shapes = (f"{name} {_shape(x)}" for name, x in _named(inputs).items())
+    return "\n".join(
+        (
+            f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters, "
+            f"{facts['dtype']}",
+            f"inputs: {', '.join(shapes)}",
+            str(found.explanation),
+            f"{share:.1%} of the repeated blocks' FLOPs inside regions",
+        )
+    )
+
+
+def _json(model: nn.Module, inputs: Inputs, found: DryRun) -> str:
+    explained = asdict(found.explanation)
+    del explained["maps"]  # of a run, and this is none
+    record = {
+        **_facts(model),
+        "inputs": {name: _shape(x) for name, x in _named(inputs).items()},
+        "flops": sum(report.flops for report in found.reports),
+        "cache_bytes": found.explanation.cache_bytes,
+        **explained,
+    }
+    return json.dumps(record, indent=1)
+
+
+def _facts(model: nn.Module) -> dict[str, Any]:
+    parameters = list(model.parameters())
+    dtypes = [str(p.dtype).removeprefix("torch.") for p in parameters]
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in parameters),
+        "dtype": max(dict.fromkeys(dtypes), key=dtypes.count, default=""),
+    }
+
+
+def _named(inputs: Inputs) -> dict[str, Any]:
+    if isinstance(inputs, Mapping):
+        return dict(inputs)
+    return {str(i): x for i, x in enumerate(inputs)}
+
+
+def _shape(value: Any) -> Any:
+    """The shape of a tensor; containers keep their form, numbers their value."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, Mapping):
+        return {str(name): _shape(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shape(x) for x in value]
+    return value if isinstance(value, int | float | str | None) else repr(value)
+
+
+def _forward_error(error: Exception) -> str:
+    """What went wrong; Dynamo tells it in the middle of a long explanation."""
+    told = re.search(r"got (\w+)\(['\"](.*?)['\"]\)", str(error), re.DOTALL)
+    return ": ".join(told.groups()) if told else one_line(error)
+
+
+@contextmanager
+def _silent_torch() -> Iterator[None]:
+    """No log of what the report says anyway, unless the user asked for logs."""
+    loggers = [
+        logging.getLogger(f"torch.{name}") for name in ("_dynamo", "_subclasses")
+    ]
+    levels = [logger.level for logger in loggers]
+    if "TORCH_LOGS" not in os.environ:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

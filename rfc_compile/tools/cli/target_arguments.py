@@ -1,0 +1,76 @@
+"""Arguments that name a model, its sampler and its calls."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from rfc_compile.errors import OptionError
+from rfc_compile.io.files import read_text
+from rfc_compile.io.json_files import MOST_BYTES
+from rfc_compile.tools.cli.arguments import name_and_value, number, positive
+from rfc_compile.tools.measure.target import (
+    BUNDLED,
+    Settings,
+    Target,
+    resolve_target,
+)
+
+
+def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> None:
+    """Adds what names a target, and how it is sampled, to a command.
+
+    The target is the command's own argument, or the option `--target`.
+    """
+    add = parser.add_argument
+    words = (
+        f"{BUNDLED} (default), the folder of a pipeline of diffusers, or "
+        "package.module:factory, which returns (model, sample)"
+    )
+    if option:
+        add("--target", default=BUNDLED, help=words)
+    else:
+        add("target", nargs="?", default=BUNDLED, help=words)
+    add("--steps", type=positive, help="denoising steps")
+    add("--sampler", help="scheduler: of the bundled model, or a class of diffusers")
+    add("--guidance", type=number, help="guidance scale")
+    add("--images", type=positive, default=4, help="per seed, of the bundled model")
+    add("--prompt", action="append", default=[], help="of a pipeline; may be repeated")
+    add("--prompts-file", type=Path, help="a prompt a line")
+    add(
+        "--call",
+        type=name_and_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the pipeline's call, as height=512; may be repeated",
+    )
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, default="float32", help="of a pipeline's folder")
+
+
+def target_of(args: Namespace) -> Target:
+    """The target that a command was given.
+
+    Raises:
+        OptionError: as ``resolve_target``; or the file of prompts cannot be read.
+        TargetError: as ``resolve_target``.
+
+    """
+    prompts = list(args.prompt)
+    if args.prompts_file is not None:
+        try:
+            lines = read_text(args.prompts_file, MOST_BYTES).splitlines()
+        except (OSError, ValueError) as error:
+            raise OptionError(f"argument --prompts-file: {error}") from error
+        prompts += [line.strip() for line in lines if line.strip()]
+    settings = Settings(
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance=args.guidance,
+        images=args.images,
+        prompts=tuple(prompts),
+        call=dict(args.call),
+        dtype=args.dtype,
+    )
+    return resolve_target(args.target, settings)

@@ -1,0 +1,130 @@
+"""`rfc-compile tune`: searches options and writes `rfc.json`, a plot and a report.
+
+What was measured is kept in the study file as it comes, so that a search that was
+stopped, by Ctrl-C or by its time limit, goes on with `--resume`.
+"""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from rfc_compile.tools.cli.arguments import name_and_value, number, positive
+from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
+from rfc_compile.tools.tuning import MINUTES
+from rfc_compile.tools.tuning.goal import Goal
+from rfc_compile.tools.tuning.runner import run_study
+from rfc_compile.tools.tuning.space import describe
+from rfc_compile.tools.tuning.study import OPTIONS_FILE, REPORT_FILE, Plan, Study
+
+EXIT_MISSED: Final = 1
+EXIT_INTERRUPTED: Final = 130
+"""As a shell reports a process that Ctrl-C ended."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Adds the arguments of the command to `parser`."""
+    add_target_arguments(parser)
+    add = parser.add_argument
+    least_one = partial(number, least=1)
+    add("--target-speedup", type=least_one, help="over the uncached model, at least")
+    add("--target-nfc", type=least_one, help="full computations of a run, at most")
+    add("--min-psnr", type=number, help="mean over the images, in dB")
+    add("--min-ssim", type=number, help="mean over the images, at most 1")
+    add("--seed", type=int, default=0, help="of the first run")
+    add("--seeds", type=positive, default=3, help="runs that are compared (default: 3)")
+    add(
+        "--options",
+        type=name_and_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option that is not searched, as granularity=block; may be repeated",
+    )
+    add("--inner", default="inductor", help="inner backend, whose graphs are timed")
+    add(
+        "--time-limit",
+        type=number,
+        default=MINUTES,
+        metavar="MINUTES",
+        help=f"begin nothing after that; inf for no limit (default: {MINUTES:g})",
+    )
+    add("--output", type=Path, default=Path("tune"), help="folder for the results")
+    add("--resume", action="store_true", help="go on with the study in that folder")
+
+
+def run(args: Namespace) -> int:
+    """Searches, prints and writes; returns the exit code.
+
+    Raises:
+        OptionError: a wrong argument, or a folder that cannot be written to.
+        TargetError: nothing can be measured with this model and sampler.
+    """
+    goal = Goal(args.target_speedup, args.target_nfc, args.min_psnr, args.min_ssim)
+    plan = Plan(
+        seed=args.seed,
+        seeds=args.seeds,
+        time_limit=None if math.isinf(args.time_limit) else args.time_limit,
+        fixed=dict(args.options),
+        inner=args.inner,
+        output=args.output,
+        resume=args.resume,
+    )
+    console = Console()
+    try:
+        study = run_study(target_of(args), goal, plan, show=True)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; `--resume --output {args.output}` goes on.")
+        return EXIT_INTERRUPTED
+    _print(console, study)
+    return EXIT_MISSED if study.missed else 0
+
+
+def _print(console: Console, study: Study) -> None:
+    console.print(_table(study))
+    search, folder = study.search, study.plan.output
+    console.print(
+        f"{search.trials.done} runs tried, {search.trials.skipped} settings skipped "
+        f"that could not win, {study.seconds:.0f} s."
+        + (" Time was up: --resume with a longer --time-limit goes on." * search.late),
+        soft_wrap=True,
+    )
+    if study.missed:
+        console.print(
+            f"Nothing meets the limits. The best is {describe(search.best.setting)}; "
+            f"it misses {', '.join(study.missed)}. No {OPTIONS_FILE} was written.",
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            f"Best: {describe(search.best.setting)}; written to "
+            f"{study.plan.output}/{OPTIONS_FILE}.",
+            soft_wrap=True,
+        )
+    console.print(f"Report: {folder}/{REPORT_FILE}", soft_wrap=True)
+
+
+def _table(study: Study) -> Table:
+    table = Table(title=f"{study.reference.target.name}: {study.search.steps} steps")
+    table.add_column("setting", overflow="fold")
+    for column in ("NFC", "speed-up", "PSNR mean", "PSNR min", "SSIM", "state"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for final in study.search.measured:
+        found = final.measured
+        table.add_row(
+            f"{final.kind}: {describe(final.setting)}",
+            f"{found.nfc:.1f}",
+            f"{found.speedup:.2f}x",
+            f"{found.psnr:.1f} dB",
+            f"{found.psnr_min:.1f} dB",
+            "" if found.ssim is None else f"{found.ssim:.4f}",
+            f"{found.state_bytes / 2**20:.1f} MiB",
+            style="bold" if final is study.search.best else "",
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Models built from a config without weights, and the inputs for them."""

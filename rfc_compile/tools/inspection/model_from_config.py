@@ -1,0 +1,91 @@
+"""Classes of diffusers from their configs, without weights. Needs the extra."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from rfc_compile.errors import OptionError
+from rfc_compile.io.json_files import Unexpected, load_json
+from rfc_compile.tools.inspection.weightless import build_without_weights
+
+_CONFIG = "config.json"
+_SUBFOLDER = "transformer"
+
+
+def build_from_config(target: str, dtype: torch.dtype) -> nn.Module:
+    """The model that a folder or a hub id describes; its weights take no memory.
+
+    Args:
+        target: a model's folder, a pipeline's folder with ``transformer/``, or the hub
+            id of either.
+        dtype: of the parameters.
+
+    Raises:
+        OptionError: there is no config, or diffusers cannot build the class.
+
+    """
+    config = _read_config(target)
+    name = config.get("_class_name")
+    model_class = getattr(diffusers, str(name), None)
+    if name is None or not isinstance(model_class, type):
+        raise OptionError(f"{target}: diffusers has no class _class_name={name!r}")
+    if not issubclass(model_class, nn.Module):
+        raise OptionError(f"{target}: {name} is not a model")
+    in_float32 = getattr(model_class, "_keep_in_fp32_modules", None) or ()
+    from_config: Any = getattr(model_class, "from_config")  # noqa: B009  # of ConfigMixin
+    try:
+        return build_without_weights(lambda: from_config(config), dtype, in_float32)
+    except Exception as error:
+        raise OptionError(
+            f"{target}: {name} cannot be built from its config "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from error
+
+
+def _read_config(target: str) -> Mapping[str, Any]:
+    folder = Path(target)
+    if not folder.exists():
+        return _config_of_hub_id(target)
+    for path in (folder / _CONFIG, folder / _SUBFOLDER / _CONFIG):
+        if path.is_file():
+            try:
+                config = load_json(path)
+            except Unexpected as error:
+                raise OptionError(f"{path}: {error}") from error
+            if not isinstance(config, dict):
+                raise OptionError(f"{path} is not a model's config")
+            return config
+    raise OptionError(f"{target}: neither {_CONFIG} nor {_SUBFOLDER}/{_CONFIG} in it")
+
+
+def _config_of_hub_id(target: str) -> Mapping[str, Any]:
+    parts = target.split("/")
+    if len(parts) != 2 or not all(part.strip(".") for part in parts):
+        raise OptionError(
+            f"{target}: no such folder, and neither a hub id (owner/name) nor "
+            "package.module:factory"
+        )
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    for subfolder in (_SUBFOLDER, None):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                config: Mapping[str, Any] = diffusers.AutoModel.load_config(
+                    target, subfolder=subfolder
+                )
+                return config
+        except Exception as error:
+            reason = error
+    raise OptionError(f"{target}: not a folder, and not loaded: {_first_line(reason)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""A model sampled with and without caching, and how the images differ."""

@@ -1,0 +1,306 @@
+"""One setting measured against the uncached model: images, full steps, time.
+
+    reference = draw_reference(target, seeds)      once, without caching
+    trial = measure(target, options, reference)    images with eager graphs
+    trial = measure(..., repeats=3)                and times under inductor
+
+Needs the extra `demo`.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rfc_compile.config.options import Options
+from rfc_compile.config.tuned_file import Measured
+from rfc_compile.report.explain import explain
+from rfc_compile.report.statistics import stats
+from rfc_compile.runtime.registry import dispatchers_of, reset
+from rfc_compile.schedules.decision import Decision
+from rfc_compile.tools.measure.reference import (
+    Reference,
+    TooManyFullSteps,
+    draw_reference,
+    draw_with,
+    similarity,
+)
+from rfc_compile.tools.measure.target import Target
+from rfc_compile.torch_internals import CompileCounts
+
+__all__ = [
+    "Measured",
+    "Reference",
+    "Run",
+    "TimedModel",
+    "TooManyFullSteps",
+    "Trial",
+    "compare",
+    "compile_model",
+    "decide_by",
+    "draw_cached",
+    "draw_reference",
+    "draw_with",
+    "forget_compiled",
+    "measure",
+    "similarity",
+    "time_in_turn",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One drawing of one seed.
+
+    Attributes:
+        images: (B, ...), on the CPU.
+        decisions: of the backend, one a call; fewer where calls were uncached.
+        calls: of the model.
+
+    """
+
+    images: Tensor
+    decisions: tuple[Decision, ...]
+    calls: int
+
+    @property
+    def branches(self) -> int:
+        """CFG branches that called the model in turn."""
+        return 1 + max((d.branch for d in self.decisions), default=0)
+
+    @property
+    def steps(self) -> float:
+        """Calls of the model for one branch."""
+        return self.calls / self.branches
+
+    @property
+    def nfc(self) -> float:
+        """Calls computed in full, for one branch."""
+        cached = sum(not d.full for d in self.decisions)
+        return (self.calls - cached) / self.branches
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting: its numbers, its runs, and why calls ran uncached, if any did."""
+
+    measured: Measured
+    runs: tuple[Run, ...]
+    uncached: tuple[str, ...] = ()
+
+
+def forget_compiled() -> None:
+    """Drop everything compiled, so that nothing is said of it any more."""
+    torch.compiler.reset()
+    gc.collect()
+
+
+def compile_model(
+    model: nn.Module, inner: str, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A model compiled by `inner`, with caching if there are options."""
+    if options is None:
+        return cast(nn.Module, torch.compile(model, backend=inner))
+    chosen = {**options, "inner": inner}
+    return cast(nn.Module, torch.compile(model, backend="rfc", options=chosen))
+
+
+def draw_cached(
+    target: Target,
+    compiled: nn.Module,
+    seed: int,
+    most_full: float = math.inf,
+    *,
+    afresh: bool = True,
+) -> Run:
+    """One run of a compiled model, with what was decided at every call.
+
+    ``afresh``: without what earlier runs have taught it.
+
+    Raises:
+        TargetError: as ``draw_with``.
+        TooManyFullSteps: more than ``most_full`` steps of a branch were full.
+
+    """
+    if afresh:
+        reset(compiled)
+    decisions: list[Decision] = []
+    calls = 0
+
+    def note(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        decisions.extend(stats(compiled).decisions[-1:])
+        if sum(d.full and d.branch == 0 for d in decisions) > most_full:
+            raise TooManyFullSteps
+
+    with compiled.register_forward_hook(note):
+        images = draw_with(target, compiled, seed)
+    return Run(images, tuple(decisions), calls)
+
+
+def compare(
+    reference: Reference,
+    compiled: nn.Module,
+    most_full: float = math.inf,
+    *,
+    learns: bool = False,
+) -> Trial:
+    """Draw the reference's seeds with a model compiled with caching.
+
+    ``learns``: one run before teaches it how many steps a run has, as users have it
+    who ask for a number of full steps.
+
+    Raises:
+        TargetError: as ``draw_with``; or the images have another shape.
+        TooManyFullSteps: more than ``most_full`` steps of a branch were full.
+
+    """
+    counts = CompileCounts()
+    target = reference.target
+    if learns:
+        draw_cached(target, compiled, reference.seeds[-1])
+    runs = tuple(
+        draw_cached(target, compiled, seed, most_full, afresh=not learns)
+        for seed in reference.seeds
+    )
+    breaks, recompiles = counts.since()
+    explanation = explain(compiled)
+    branches = max(run.branches for run in runs)
+    quality = similarity([run.images for run in runs], reference)
+    measured = Measured(
+        nfc=statistics.mean(run.nfc for run in runs),
+        steps=round(statistics.mean(run.steps for run in runs)),
+        state_bytes=explanation.cache_bytes * branches,
+        graph_breaks=breaks,
+        recompiles=recompiles,
+        **quality,
+    )
+    return Trial(measured, runs, explanation.fallbacks)
+
+
+def measure(
+    target: Target,
+    options: Mapping[str, Any],
+    reference: Reference,
+    *,
+    repeats: int = 0,
+    inner: str = "inductor",
+) -> Trial:
+    """One setting compiled afresh: images with eager graphs, then times if asked for.
+
+    Args:
+        target: the model and sampler.
+        options: of the backend, without `inner`.
+        reference: of the seeds to draw.
+        repeats: timed pairs of runs; 0 for no times.
+        inner: the backend whose graphs are timed, and that the uncached model is
+            compiled with.
+
+    Raises:
+        TargetError: as ``draw_with``.
+        OptionError: a wrong option.
+
+    """
+    forget_compiled()
+    compiled = compile_model(target.model, "eager", options)
+    learns = Options.from_mapping(options).has_target
+    trial = compare(reference, compiled, learns=learns)
+    if not repeats:
+        return trial
+    times = time_in_turn(target, options, reference.seeds, repeats, inner)
+    for name in ("graph_breaks", "recompiles"):  # either may meet what the other misses
+        times[name] = max(times[name], getattr(trial.measured, name))
+    return replace(trial, measured=replace(trial.measured, **times))
+
+
+def time_in_turn(
+    target: Target,
+    options: Mapping[str, Any],
+    seeds: Sequence[int],
+    repeats: int,
+    inner: str = "inductor",
+) -> dict[str, Any]:
+    """Seconds of runs with and without caching that take turns, as `Measured` has them.
+
+    Both are compiled afresh in this process, and run once before. Graph breaks and
+    recompiles are those of the model with caching.
+    """
+    return TimedModel(target, options, seeds, inner).times(repeats)
+
+
+class TimedModel:
+    """A model compiled twice, with and without caching, to be timed in turn."""
+
+    def __init__(
+        self,
+        target: Target,
+        options: Mapping[str, Any],
+        seeds: Sequence[int],
+        inner: str,
+    ) -> None:
+        forget_compiled()
+        self._target, self._seeds = target, seeds
+        self._uncached = compile_model(target.model, inner)
+        draw_with(target, self._uncached, seeds[0])
+        counts = CompileCounts()
+        self._cached = compile_model(target.model, inner, options)
+        for _ in range(2):  # graphs compile when they are first needed
+            draw_with(target, self._cached, seeds[0])
+        self._breaks, self._recompiles = counts.since()
+
+    def times(self, repeats: int) -> dict[str, Any]:
+        """Seconds, the speed-up and what compiling met, by the names in `Measured`."""
+        pairs = []
+        for repeat in range(repeats):
+            seed = self._seeds[repeat % len(self._seeds)]
+            before, after = (
+                elapsed(partial(draw_with, self._target, model, seed))
+                for model in (self._uncached, self._cached)
+            )
+            pairs.append((before, after))
+        return {
+            "seconds": statistics.median(after for _, after in pairs),
+            "uncached_seconds": statistics.median(before for before, _ in pairs),
+            "speedup": statistics.median(before / after for before, after in pairs),
+            "graph_breaks": self._breaks,
+            "recompiles": self._recompiles,
+        }
+
+    def decide_by(self, options: Mapping[str, Any]) -> None:
+        """Follow another schedule from now on, with the same graphs."""
+        decide_by(self._cached, options)
+
+
+def decide_by(compiled: nn.Module, options: Mapping[str, Any]) -> None:
+    """Have a compiled model that has run before follow the schedule of options.
+
+    Its graphs stay: other options that they depend on have no effect.
+    """
+    chosen = Options.from_mapping(options)
+    for dispatcher in dispatchers_of(compiled):
+        dispatcher.decide_by(chosen)
+
+
+def elapsed(run: Callable[[], object]) -> float:
+    """Seconds that a call takes, the accelerator's work included."""
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    """Wait for the accelerator, where there is one."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

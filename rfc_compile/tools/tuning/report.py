@@ -1,0 +1,121 @@
+"""The HTML report of a study: one file, with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+
+from rfc_compile.config.tuned_file import Measured
+from rfc_compile.graph_report import RegionInfo
+from rfc_compile.tools.measure.environment import environment
+from rfc_compile.tools.tuning.plots import (
+    errors_plot,
+    images_plot,
+    memory_plot,
+    schedules_plot,
+)
+from rfc_compile.tools.tuning.space import describe
+from rfc_compile.tools.tuning.study import Study
+from rfc_compile.tools.tuning.trials import Tried
+
+_TEMPLATE: Final = Path(__file__).parents[2] / "assets" / "report" / "tune.html"
+
+
+def render_report(study: Study, plot: bytes) -> str:
+    """The page, with the Pareto plot that is given."""
+    loader = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    template = loader.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    search, pictures = study.search, _pictures(study, plot)
+    return template.render(
+        study=study,
+        search=search,
+        environment=str(environment("rfc-compile")).splitlines(),
+        options=json.dumps(study.tuned.options, indent=1),
+        pictures=[(title, _data_uri(image)) for title, image in pictures],
+        finals=[_row(f.kind, f.setting, f.measured) for f in search.measured],
+        best=search.measured.index(search.best),
+        comparison=mask_comparison(search.points),
+        costs=search.costs,
+        regions=_regions(search.best.explanation.regions),
+        explanation=search.best.explanation,
+        trials=[_row(t.kind, t.setting, t.measured) for t in _all(study)],
+    )
+
+
+def _pictures(study: Study, plot: bytes) -> list[tuple[str, bytes]]:
+    images = images_plot(study)
+    return [
+        ("Speed and quality", plot),
+        *([] if images is None else [("Images, and differences times 4", images)]),
+        ("Error curves", errors_plot(study)),
+        ("Schedules", schedules_plot(study)),
+        ("Memory", memory_plot(study)),
+    ]
+
+
+def _data_uri(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def _row(kind: str, setting: Any, found: Measured) -> dict[str, str]:
+    return {
+        "setting": f"{kind}: {describe(setting)}",
+        "NFC": f"{found.nfc:.1f}",
+        "speed-up": "" if found.speedup is None else f"{found.speedup:.2f}",
+        "PSNR": f"{found.psnr:.2f}",
+        "PSNR min": f"{found.psnr_min:.2f}",
+        "SSIM": "" if found.ssim is None else f"{found.ssim:.4f}",
+        "state, MiB": f"{found.state_bytes / 2**20:.2f}",
+        "graph breaks": str(found.graph_breaks),
+        "recompiles": str(found.recompiles),
+    }
+
+
+def _all(study: Study) -> list[Tried]:
+    search = study.search
+    return [*search.points, *search.tried, *search.screened]
+
+
+def mask_comparison(points: Iterable[Tried]) -> list[dict[str, str]]:
+    """Schedules of the same graphs at the same number of full steps, a row for each.
+
+    A cell has the PSNR of the best of its kind with all seeds, and its full steps.
+    """
+    known = list(points)
+    kinds = list(dict.fromkeys(tried.kind for tried in known))
+    rows: dict[tuple[str, int], dict[str, Tried]] = {}
+    for tried in sorted(known, key=lambda one: one.measured.psnr):
+        setting = tried.setting
+        graph = f"{setting['estimator']} {setting['order']}, {setting['granularity']}"
+        rows.setdefault((graph, round(tried.measured.nfc)), {})[tried.kind] = tried
+    return [
+        {
+            "graphs": graph,
+            "full steps": str(count),
+            **{
+                kind: f"{found[kind].measured.psnr:.2f}" if kind in found else ""
+                for kind in kinds
+            },
+        }
+        for (graph, count), found in sorted(rows.items())
+    ]
+
+
+def _regions(regions: Iterable[RegionInfo]) -> list[dict[str, str]]:
+    return [
+        {
+            "region": region.name,
+            "kind": region.kind,
+            "module": region.module,
+            "MFLOP": f"{region.flops / 1e6:.1f}",
+            "state, KiB": f"{region.cache_bytes / 1024:.0f}",
+        }
+        for region in regions
+    ]
