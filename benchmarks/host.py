@@ -27,24 +27,24 @@ import rfc_compile
 from benchmarks.report import Grid, console, save
 from rfc_compile.compiler.inner_graphs import LazyGraph
 from rfc_compile.runtime.dispatcher import Dispatcher
-from rfc_compile.runtime.model_forward import ModelCall
-from rfc_compile.runtime.parameter_versions import WeightsReader
+from rfc_compile.runtime.model_forward import ModelForward
+from rfc_compile.runtime.parameter_versions import ParameterVersions
 from rfc_compile.runtime.registry import dispatchers_of
-from rfc_compile.runtime.session_table import Scopes
-from rfc_compile.runtime.state import KeptState
+from rfc_compile.runtime.session_table import SessionTable
+from rfc_compile.runtime.state import BranchState
 from rfc_compile.tools.measure import glyph_dit
 
 TARGET: Final = 100.0
 """Microseconds a step."""
 
 PARTS: Final[dict[str, tuple[type, str]]] = {
-    "whose call it is": (Scopes, "key"),
-    "versions of the parameters": (WeightsReader, "read"),
-    "addresses of the state": (KeptState, "unusable"),
+    "whose call it is": (SessionTable, "key"),
+    "versions of the parameters": (ParameterVersions, "read"),
+    "addresses of the state": (BranchState, "unusable"),
     "picking a graph's inputs": (Dispatcher, "_run"),
     "recording the step": (Dispatcher, "_accept"),
-    "of that, of full steps, turning the rings": (KeptState, "record"),
-    "telling graphs that follow": (ModelCall, "add"),
+    "of that, of full steps, turning the rings": (BranchState, "record"),
+    "telling graphs that follow": (ModelForward, "add"),
 }
 """What is timed by itself: the methods that do it."""
 

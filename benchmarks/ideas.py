@@ -28,7 +28,7 @@ from rfc_compile.estimators.base import (
     ratio,
 )
 from rfc_compile.estimators.noise_levels import diffusion_level
-from rfc_compile.estimators.step_weights import newton_weights
+from rfc_compile.estimators.step_weights import newton_coefficients
 from rfc_compile.estimators.subspace import solve
 from rfc_compile.tools.bench.methods.base import EAGER, compile_model
 from rfc_compile.tools.measure import glyph_dit
@@ -62,7 +62,7 @@ Estimate = Callable[[Moment, Sequence[Moment]], list[Tensor]]
 
 def _weights(now: Moment, kept: Sequence[Moment], order: int = _ORDER) -> list[Tensor]:
     levels = [moment.level for moment in kept]
-    weights = newton_weights(now.level, levels, order) or [0.0] * order
+    weights = newton_coefficients(now.level, levels, order) or [0.0] * order
     groups = len(kept[0].inputs["stream"])
     usable = min(order, len(kept) - 1)
     return [torch.full((groups,), weight) for weight in weights[:usable]]

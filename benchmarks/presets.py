@@ -21,7 +21,7 @@ import rfc_compile
 from benchmarks.matrix import Cell, draw, full_steps_of
 from benchmarks.report import Grid, console, save
 from rfc_compile.config.options import PRESETS
-from rfc_compile.schedules.forecast import Outlook
+from rfc_compile.schedules.forecast import Forecast
 from rfc_compile.tools.bench.methods.base import EAGER, compile_model
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
@@ -96,7 +96,7 @@ def spread_evenly(steps: int, nfc: int) -> list[int]:
     full_steps, since_full = [0], 0
     for step in range(1, steps):
         left = nfc - len(full_steps)
-        _, most = Outlook([1.0] * (steps - step), since_full, 0.0).evenly(left)
+        _, most = Forecast([1.0] * (steps - step), since_full, 0.0).evenly(left)
         due = left > 0 and since_full >= most
         full_steps += [step] if due else []
         since_full = 0 if due else since_full + 1

@@ -46,7 +46,7 @@ from rfc_compile.passes.rewrites.conditional import make_conditional
 from rfc_compile.passes.rewrites.functionalize import functionalize
 from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
 from rfc_compile.passes.rewrites.outline import outline
-from rfc_compile.passes.state.kept_values import Keeping, rings_of
+from rfc_compile.passes.state.kept_values import StateOptions, rings_of
 
 Observer = Callable[[str, fx.GraphModule], None]
 
@@ -87,7 +87,11 @@ def analyse(
 
 
 def fit_budget(
-    captured: Captured, limit: int, keeping: Keeping, granularity: str, fake_mode: Any
+    captured: Captured,
+    limit: int,
+    state_options: StateOptions,
+    granularity: str,
+    fake_mode: Any,
 ) -> tuple[Captured, str]:
     """Merge or drop regions until the state of a CFG branch takes ``limit`` bytes.
 
@@ -106,7 +110,7 @@ def fit_budget(
         regions = watching(replace(captured.regions, found=tuple(found)))
         watched = watched_value(regions, inputs, ancestry)
         latents = inputs.latents
-        rings = rings_of(regions.found, latents, watched, keeping, fake_mode)
+        rings = rings_of(regions.found, latents, watched, state_options, fake_mode)
         return sum(ring.bytes for ring in rings)
 
     bare = without_watched(captured.regions)
@@ -116,21 +120,23 @@ def fit_budget(
 
 
 def make_step_graph(
-    captured: Captured, keeping: Keeping, fake_mode: Any, observe: Observer
+    captured: Captured, state_options: StateOptions, fake_mode: Any, observe: Observer
 ) -> fx.GraphModule:
     """The hoisted conditional graph; ``meta["rfc_state"]`` is its ``StateLayout``."""
     ancestry = Ancestry(captured.gm.graph)
     watched = watched_value(captured.regions, captured.inputs, ancestry).name
     latents = [node.name for node in captured.inputs.latents]
     conditioning = [
-        node.name for node in captured.inputs.conditioning if not keeping.per_sample
+        node.name
+        for node in captured.inputs.conditioning
+        if not state_options.per_sample
     ]  # where every sample decides, the host tells samples apart before the probe
     passes: list[tuple[str, Callable[[fx.GraphModule], fx.GraphModule]]] = [
         ("outline", lambda gm: outline(gm, captured.regions.found)),
         (
             "conditional",
             lambda gm: make_conditional(
-                gm, keeping, watched, latents, conditioning, fake_mode
+                gm, state_options, watched, latents, conditioning, fake_mode
             ),
         ),
         ("hoist_predicate", hoist_predicate),

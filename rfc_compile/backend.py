@@ -26,7 +26,7 @@ from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.integrations import adapters, diffusers
 from rfc_compile.passes.rewrites.fold_repeats import fold_repeats
-from rfc_compile.passes.rewrites.small_matmuls import few_rows
+from rfc_compile.passes.rewrites.small_matmuls import small_matmuls
 from rfc_compile.passes.rewrites.specialize import specialize
 from rfc_compile.passes.rewrites.wrapped_parameters import (
     unwrapping,
@@ -38,7 +38,7 @@ from rfc_compile.runtime.latent_dispatcher import ByLatent
 from rfc_compile.runtime.per_sample.dispatcher import BySample
 from rfc_compile.runtime.ranks import find_groups, meeting
 from rfc_compile.runtime.timestep_dispatcher import ByTimestep
-from rfc_compile.runtime.uncached import OrUncached, Uncached
+from rfc_compile.runtime.uncached import Uncached, WithUncached
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _cached(
     if options.inner == "inductor":  # it needs a compiler that fuses
         for graph in (specialized.probe, specialized.cached):
             if graph is not None:
-                few_rows(graph.gm, plan.fake_mode)
+                small_matmuls(graph.gm, plan.fake_mode)
         if torch_internals.compiles_submodules_once(options.inner_options):
             fold_repeats(specialized.cached.gm)
     graphs: dict[str, LazyGraph] = {}
@@ -132,7 +132,7 @@ def _cached(
         specialized, graphs, plan.layout, options, report, plan.captured.inputs, ranks
     )
     report.dispatcher = weakref.ref(dispatcher)
-    return OrUncached(
+    return WithUncached(
         unwrapping(dispatcher, wrapped_parameters(gm, example_inputs)),
         lambda: (
             gm if symbolic else compile_later(gm, fakes, plan.fake_mode, options, mode)

@@ -148,7 +148,7 @@ def states_of(watched: Watched) -> list[Any]:
     return [
         state
         for dispatcher in rfc_compile.observe.dispatchers_of(watched.rfc)
-        for scope in dispatcher.scopes()
+        for scope in dispatcher.sessions()
         if scope.current is not None
         for branch in scope.current.branches
         for state in (branch.state, *branch.followers.values())

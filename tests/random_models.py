@@ -108,7 +108,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class Branch:
+class GuidanceBranch:
     """How one residual add is written.
 
     Attributes:
@@ -132,9 +132,9 @@ class Branch:
 
 
 class RandomBlock(Block):
-    """Residual adds as a list of ``Branch`` says."""
+    """Residual adds as a list of ``GuidanceBranch`` says."""
 
-    def __init__(self, branches: tuple[Branch, ...]) -> None:
+    def __init__(self, branches: tuple[GuidanceBranch, ...]) -> None:
         self.branches = branches
         super().__init__()
 
@@ -176,7 +176,7 @@ def apply(layer: nn.Module, x: Tensor, text: Tensor) -> Tensor:
     return layer(x, text) if isinstance(layer, CrossAttention) else layer(x)
 
 
-def add(x: Tensor, h: Tensor, gate: Tensor, branch: Branch) -> Tensor:
+def add(x: Tensor, h: Tensor, gate: Tensor, branch: GuidanceBranch) -> Tensor:
     """The residual add of ``h`` in the branch's form."""
     if branch.form == "view":
         h = h.flatten(0, 1).unflatten(0, x.shape[:2])
@@ -293,7 +293,7 @@ class RandomStack(Stack):
 
 def branches(
     kinds: tuple[str, ...] = tuple(LAYERS), **others: st.SearchStrategy[object]
-) -> st.SearchStrategy[Branch]:
+) -> st.SearchStrategy[GuidanceBranch]:
     """Branches of these kinds; ``others`` are the strategies of further fields."""
     varying: dict[str, st.SearchStrategy[object]] = {
         "kind": st.sampled_from(kinds),
@@ -305,7 +305,7 @@ def branches(
         "shares_norm": st.booleans(),
         "unused": st.booleans(),
     }
-    return st.builds(Branch, **(varying | others))
+    return st.builds(GuidanceBranch, **(varying | others))
 
 
 ZOO_BLOCKS = [block for block in BLOCKS if block is not TwoWayBlock]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import Estimator
-from rfc_compile.estimators.step_weights import step_weights
+from rfc_compile.estimators.step_weights import coefficients_tensor
 from rfc_compile.estimators.subspace import solve
 
 Array = NDArray[np.float64]
@@ -48,7 +48,7 @@ def predict(
 ) -> Tensor:
     """Ours, with exactly the history that the estimator asks to keep."""
     width = max(estimator.order, 1)
-    weights = torch.tensor(step_weights(step, full_steps, width))
+    weights = torch.tensor(coefficients_tensor(step, full_steps, width))
     statistics = None
     if estimator.statistics:  # measured when the newest of the history was computed
         count = estimator.order + 1
@@ -125,7 +125,7 @@ def test_taylor_is_exact_on_lines_and_right_about_curvature(
     k: int, gap: int, before: int, scale: int
 ) -> None:
     full = (20, 20 - gap, 20 - gap - before)
-    taylor, valid = step_weights(20 + k, full, 2)
+    taylor, valid = coefficients_tensor(20 + k, full, 2)
     assert valid == [1.0, 1.0]
 
     def estimate(f: list[float]) -> float:
@@ -146,15 +146,15 @@ def test_taylor_is_taylorseers_for_equal_gaps(gap: int, k: int) -> None:
     first = (values[0] - values[1]) / gap
     second = (first - (values[1] - values[2]) / gap) / gap  # every order by one gap
     wanted = values[0] + k * first + k**2 / 2 * second
-    weights, _ = step_weights(4 * gap + k, (4 * gap, 3 * gap, 2 * gap), 2)
+    weights, _ = coefficients_tensor(4 * gap + k, (4 * gap, 3 * gap, 2 * gap), 2)
     got = values[0] - weights[0] * np.diff(values)[0] - weights[1] * np.diff(values)[1]
     assert got == pytest.approx(wanted)
 
 
 def test_weights_without_history_are_zero() -> None:
-    assert step_weights(3, [2], 2) == [[0.0, 0.0]] * 2
-    assert step_weights(3, [], 1) == [[0.0]] * 2
-    taylor, valid = step_weights(5, [3, 1], 3)
+    assert coefficients_tensor(3, [2], 2) == [[0.0, 0.0]] * 2
+    assert coefficients_tensor(3, [], 1) == [[0.0]] * 2
+    taylor, valid = coefficients_tensor(5, [3, 1], 3)
     assert taylor == [1.0, 0.0, 0.0]
     assert valid == [1.0, 0.0, 0.0]
 

@@ -69,8 +69,8 @@ def one(value: Tensor, broken: float) -> Tensor:
 
 
 NOT_FINITE = "holds NaN or Inf"
-Call = tuple[Tensor, Tensor, Tensor]
-CALLS: dict[str, tuple[Callable[[Tensor, Tensor], Call], str]] = {
+PlacedStep = tuple[Tensor, Tensor, Tensor]
+CALLS: dict[str, tuple[Callable[[Tensor, Tensor], PlacedStep], str]] = {
     "timestep nan": (lambda x, t: (x, t * NAN, TEXT), "non_finite"),
     "a timestep inf": (lambda x, t: (x, one(t, INF), TEXT), "non_finite"),
     "inf and -inf": (

@@ -90,7 +90,7 @@ def state_of(model: Any) -> list[weakref.ref[Tensor]]:
     states = [
         branch.state
         for dispatcher in dispatchers_of(model)
-        for scope in dispatcher.scopes()
+        for scope in dispatcher.sessions()
         if scope.current is not None
         for branch in scope.current.branches
     ]

@@ -10,7 +10,7 @@ from diffusers.models.cache_utils import CacheMixin
 
 import rfc_compile
 from rfc_compile.integrations.diffusers import connect
-from rfc_compile.runtime.call_context import begin_run, branch, current_caller
+from rfc_compile.runtime.call_context import begin_run, branch, current_context
 from rfc_compile.runtime.run_boundaries import end_run
 
 OPTIONS = {"schedule": "interval", "interval": 3, "warmup": 2}
@@ -27,34 +27,34 @@ def test_connecting_twice_wraps_once() -> None:
 def test_cache_context_names_the_branch() -> None:
     connect()
     model = FluxTransformer2DModel(num_layers=1, num_single_layers=1)
-    assert current_caller().branch is None
+    assert current_context().branch is None
     with model.cache_context("cond"):
-        assert current_caller().branch == "cond"
+        assert current_context().branch == "cond"
         with model.cache_context("uncond"):
-            assert current_caller().branch == "uncond"
-        assert current_caller().branch == "cond"
-    assert current_caller().branch is None
+            assert current_context().branch == "uncond"
+        assert current_context().branch == "cond"
+    assert current_context().branch is None
 
 
 def test_a_progress_bar_starts_a_run() -> None:
     connect()
     pipeline = DiffusionPipeline()
     pipeline.set_progress_bar_config(disable=True)
-    before = current_caller().run
+    before = current_context().run
     with pipeline.progress_bar(total=3) as bar:
-        started = current_caller().run
-        assert current_caller().announced == 3
+        started = current_context().run
+        assert current_context().announced == 3
         bar.update()
     assert started > before
-    assert current_caller().run == 0
-    runs = [current_caller().run for _ in pipeline.progress_bar(range(2))]
+    assert current_context().run == 0
+    runs = [current_context().run for _ in pipeline.progress_bar(range(2))]
     assert runs == [started + 1] * 2
-    assert current_caller().run == 0
+    assert current_context().run == 0
     for _ in pipeline.progress_bar(range(2)):
-        assert current_caller().announced == 2
+        assert current_context().announced == 2
     for _ in pipeline.progress_bar(iter(range(2))):
-        assert current_caller().announced is None
-    assert current_caller().announced is None
+        assert current_context().announced is None
+    assert current_context().announced is None
 
 
 @pytest.mark.parametrize("announced", [20, 14, 40])

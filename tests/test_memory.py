@@ -210,5 +210,5 @@ def test_only_so_many_kinds_of_runs_are_remembered() -> None:
         for step in range(2):
             with torch.no_grad():
                 model(x * (1 + 0.1 * step), timesteps(1000 - kind - 0.1 * step))
-    (scope,) = (s for d in dispatchers_of(model) for s in d.scopes())
+    (scope,) = (s for d in dispatchers_of(model) for s in d.sessions())
     assert len(scope.lengths) == len(scope.courses) == MAX_COURSES

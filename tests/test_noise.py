@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import rfc_compile
 from rfc_compile.estimators.noise_levels import NoiseSchedule, recognise
-from rfc_compile.estimators.step_weights import newton_weights
+from rfc_compile.estimators.step_weights import newton_coefficients
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
 
@@ -64,7 +64,7 @@ def test_polynomials_in_the_level_are_continued_exactly(
         return  # the weights of levels that all but coincide are large
     polynomial = np.polynomial.Polynomial(coefficients[: min(width, 2) + 1])
     values = polynomial(np.array(kept))
-    weights = newton_weights(now, kept, width)
+    weights = newton_coefficients(now, kept, width)
     assert weights is not None
     predicted = values[0]
     for weight, change in zip(weights, values[:-1] - values[1:], strict=False):
@@ -73,8 +73,8 @@ def test_polynomials_in_the_level_are_continued_exactly(
 
 
 def test_equal_levels_give_no_weights() -> None:
-    assert newton_weights(1.0, [2.0, 2.0], 2) is None
-    assert newton_weights(1.0, [2.0], 2) == [0.0, 0.0]
+    assert newton_coefficients(1.0, [2.0, 2.0], 2) is None
+    assert newton_coefficients(1.0, [2.0], 2) == [0.0, 0.0]
 
 
 def _first_move(latents: list[torch.Tensor]) -> float:

@@ -23,7 +23,7 @@ def state_of(model: torch.nn.Module) -> list[weakref.ref[Tensor]]:
     return [
         weakref.ref(slot)
         for dispatcher in dispatchers_of(model)
-        for scope in dispatcher.scopes()
+        for scope in dispatcher.sessions()
         if scope.current is not None
         for branch in scope.current.branches
         for slot in branch.state.slots
@@ -145,7 +145,7 @@ def test_a_single_step_that_goes_on_is_the_last_of_the_run(
     assert after.steps == 1
     assert after.last is not None
     assert (after.last.steps, after.last.nfc) == (11, stats.nfc)
-    *_, learnt = next(iter(dispatchers_of(model))).scopes()[0].courses.values()
+    *_, learnt = next(iter(dispatchers_of(model))).sessions()[0].courses.values()
     assert len(learnt) == len(stats.decisions)
 
 

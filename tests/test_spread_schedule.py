@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rfc_compile
-from rfc_compile.schedules.forecast import Outlook
+from rfc_compile.schedules.forecast import Forecast
 from rfc_compile.schedules.spread import BREAK
 from rfc_compile.tools.measure.glyph_dit import SCHEDULERS, load_glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
@@ -94,7 +94,7 @@ def test_full_steps_expected_fall_with_the_threshold(
     rates: list[float], thresholds: list[float]
 ) -> None:
     strict, loose = sorted(thresholds)
-    outlook = Outlook(rates, since_full=0, error=0.0, cap=8)
+    outlook = Forecast(rates, since_full=0, error=0.0, cap=8)
     assert outlook.expected(strict) >= outlook.expected(loose)
     assert len(rates) / 9 - 1e-9 <= outlook.expected(loose) <= len(rates)
     assert replace(outlook, cap=None).expected(0.0) == len(rates)
@@ -106,7 +106,7 @@ def test_equal_rates_are_expected_to_have_the_full_steps_of_rcs(
     rate: float, threshold: float
 ) -> None:
     """Within one, and what rounding every run down to whole steps adds."""
-    outlook = Outlook([rate] * STEPS, since_full=0, error=0.0, cap=8)
+    outlook = Forecast([rate] * STEPS, since_full=0, error=0.0, cap=8)
     counted = outlook.full_steps(threshold)
     expected = outlook.expected(threshold)
     run = STEPS / expected

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rfc_compile import Options
 from rfc_compile.schedules.base import Position
 from rfc_compile.schedules.decision import Decision
-from rfc_compile.schedules.forecast import Outlook
+from rfc_compile.schedules.forecast import Forecast
 from tests.synthetic_runs import RATES, STEPS, full_steps, longest_run, simulate
 
 
@@ -117,7 +117,7 @@ def test_a_threshold_gives_the_full_steps_it_is_chosen_for(
     rates: list[float], since: int, wanted: int
 ) -> None:
     """Unless the count jumps past it, and then to a neighbour."""
-    outlook = Outlook(rates, since, error=0.1 * since)
+    outlook = Forecast(rates, since, error=0.1 * since)
     threshold = outlook.threshold(wanted)
     if math.isinf(threshold):
         extreme = len(rates) if threshold < 0 else 0

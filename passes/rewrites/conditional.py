@@ -28,8 +28,13 @@ from rfc_compile.estimators.step_signal import signal_order, step_signal
 from rfc_compile.passes.fx_utils import results_of, sort_stably, tensor_of
 from rfc_compile.passes.rewrites.outline import OutlinedRegion, outlined_calls
 from rfc_compile.passes.rewrites.trace_submodule import Tracer
-from rfc_compile.passes.state.kept_values import Keeping, input_ring, own_ring, rings_of
-from rfc_compile.passes.state.region_state import Kept
+from rfc_compile.passes.state.kept_values import (
+    StateOptions,
+    input_ring,
+    own_ring,
+    rings_of,
+)
+from rfc_compile.passes.state.region_state import RegionState
 from rfc_compile.passes.state.ring_storage import Storage
 from rfc_compile.passes.state.state_layout import Ring, StateLayout
 
@@ -73,7 +78,7 @@ def conditional(
 
 def make_conditional(
     gm: fx.GraphModule,
-    keeping: Keeping,
+    state_options: StateOptions,
     watched: str,
     latents: Sequence[str],
     conditioning: Sequence[str],
@@ -91,15 +96,15 @@ def make_conditional(
     nodes = {node.name: node for node in gm.graph.nodes}
     seen = nodes[watched]
     tracer = Tracer(gm, fake_mode)
-    order = signal_order(keeping.estimator.order)
+    order = signal_order(state_options.estimator.order)
     images = [nodes[name] for name in latents]
     places = gm.graph.find_nodes(op="placeholder")
     regions = [region for _, region in calls]
-    rings = rings_of(regions, images, seen, keeping, fake_mode)
-    width = max(keeping.estimator.order, order)
+    rings = rings_of(regions, images, seen, state_options, fake_mode)
+    width = max(state_options.estimator.order, order)
     device = seen.meta["val"].device
     with fake_mode:
-        batch = seen.meta["val"].shape[:1] if keeping.per_sample else ()
+        batch = seen.meta["val"].shape[:1] if state_options.per_sample else ()
         weights_example = torch.empty(WEIGHT_ROWS, width, *batch, device=device)
         limit_example = torch.empty((), device=device)
     slots = {ring.name: _placeholders(gm, ring) for ring in rings}
@@ -117,14 +122,14 @@ def make_conditional(
     last = {node: call for call, region in calls for node in region.inputs}
     for (call, region), predicate in zip(calls, predicates, strict=True):
         writes = [last[node] is call for node in region.inputs]
-        kept = _kept(region, keeping, seen)
+        kept = _kept(region, state_options, seen)
         _replace(gm, tracer, call, region, kept, slots, weights, predicate, writes)
     gm.meta["rfc_state"] = StateLayout(
         rings=rings,
         latents=tuple(places.index(node) for node in images),
         weights=weights_example,
         conditioning=len(conditioning),
-        sketches=_sketches(regions, rings, keeping, seen),
+        sketches=_sketches(regions, rings, state_options, seen),
     )
     sort_stably(gm)
     gm.recompile()
@@ -134,12 +139,12 @@ def make_conditional(
 def _sketches(
     regions: Sequence[OutlinedRegion],
     rings: Sequence[Ring],
-    keeping: Keeping,
+    state_options: StateOptions,
     watched: fx.Node,
 ) -> tuple[tuple[Storage, tuple[int, ...]], ...]:
     index = {ring.name: i for i, ring in enumerate(rings)}
     inputs = dict.fromkeys(node for region in regions for node in region.inputs)
-    stored = [(node, keeping.of_input(node, watched)) for node in inputs]
+    stored = [(node, state_options.of_input(node, watched)) for node in inputs]
     return tuple(
         (storage, tuple(index[input_ring(node) + end] for end in storage.rings))
         for node, storage in stored
@@ -210,11 +215,13 @@ def _output_example(gm: fx.GraphModule, name: str) -> Tensor:
     return example
 
 
-def _kept(region: OutlinedRegion, keeping: Keeping, watched: fx.Node) -> Kept:
-    return Kept(
-        estimator=keeping.estimator,
-        inputs=tuple(keeping.of_input(node, watched) for node in region.inputs),
-        outputs=tuple(keeping.of_output(node) for node in region.outputs),
+def _kept(
+    region: OutlinedRegion, state_options: StateOptions, watched: fx.Node
+) -> RegionState:
+    return RegionState(
+        estimator=state_options.estimator,
+        inputs=tuple(state_options.of_input(node, watched) for node in region.inputs),
+        outputs=tuple(state_options.of_output(node) for node in region.outputs),
         input_of=region.input_of,
         bases=bool(region.bases),
         examples=tuple(node.meta["val"] for node in region.outputs),
@@ -226,7 +233,7 @@ def _replace(
     tracer: Tracer,
     call: fx.Node,
     region: OutlinedRegion,
-    kept: Kept,
+    kept: RegionState,
     slots: dict[str, list[fx.Node]],
     weights: fx.Node,
     predicate: fx.Node,

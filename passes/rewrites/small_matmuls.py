@@ -31,7 +31,7 @@ DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 """What may be summed up in float32."""
 
 
-def few_rows(gm: fx.GraphModule, fake_mode: Any) -> fx.GraphModule:
+def small_matmuls(gm: fx.GraphModule, fake_mode: Any) -> fx.GraphModule:
     """Rewrite every ``mm`` and ``addmm`` of few rows by a weight that lies by rows."""
     matmuls = [node for node in gm.graph.nodes if _reads_a_weight_only(node)]
     known: dict[object, fx.GraphModule] = {}  # the blocks' matmuls are alike

@@ -15,7 +15,7 @@ from rfc_compile.passes.state.ring_storage import Storage, storage_for
 from rfc_compile.passes.state.state_layout import Ring
 
 
-class Keeps(Protocol):
+class HasRegionValues(Protocol):
     """A region before or after outlining."""
 
     @property
@@ -32,7 +32,7 @@ class Keeps(Protocol):
 
 
 @dataclass(frozen=True)
-class Keeping:
+class StateOptions:
     """How the values of regions are kept.
 
     Attributes:
@@ -71,16 +71,16 @@ def stored_in(ring: str) -> str:
     return ".".join(ring.split(".")[:2])
 
 
-def own_ring(region: Keeps, what: str, position: int) -> str:
+def own_ring(region: HasRegionValues, what: str, position: int) -> str:
     """Name of the storage of an ``output``, or of its ``statistics``."""
     return f"{region.name}.{what}_{position}"
 
 
 def rings_of(
-    regions: Sequence[Keeps],
+    regions: Sequence[HasRegionValues],
     latents: Sequence[fx.Node],
     watched: fx.Node,
-    keeping: Keeping,
+    state_options: StateOptions,
     fake_mode: Any,
 ) -> tuple[Ring, ...]:
     """The state of a graph: its latents, and what the estimator needs of every region.
@@ -90,20 +90,20 @@ def rings_of(
     with fake_mode:
         rings = [Ring(f"latent.{node.name}", 1, node.meta["val"]) for node in latents]
         rings += _stored(
-            input_ring(watched), watched, keeping.of_input(watched, watched)
+            input_ring(watched), watched, state_options.of_input(watched, watched)
         )
         seen = {watched}
         for region in regions:
             for node in region.inputs:
                 if node not in seen:
-                    storage = keeping.of_input(node, watched)
+                    storage = state_options.of_input(node, watched)
                     rings += _stored(input_ring(node), node, storage)
                     seen.add(node)
             for position, node in enumerate(region.outputs):
                 name = own_ring(region, "output", position)
-                rings += _stored(name, node, keeping.of_output(node))
-                if keeping.estimator.statistics:
-                    example = _statistics(node.meta["val"], keeping.estimator)
+                rings += _stored(name, node, state_options.of_output(node))
+                if state_options.estimator.statistics:
+                    example = _statistics(node.meta["val"], state_options.estimator)
                     name = own_ring(region, "statistics", position)
                     rings.append(Ring(name, 1, example))
     return tuple(rings)

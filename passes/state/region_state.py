@@ -21,7 +21,7 @@ from rfc_compile.passes.state.state_layout import in_strides_of
 
 
 @dataclass(frozen=True)
-class Kept:
+class RegionState:
     """One region's state, as tensor code that the passes trace.
 
     Attributes:

@@ -111,11 +111,11 @@ def complete_plan(
     """
     fake_mode = torch_internals.dynamo_fake_mode()
     options = _for_graph(options, captured)
-    keeping = options.make_keeping()
+    state_options = options.make_state_options()
     batch = None
-    if keeping.per_sample:
+    if state_options.per_sample:
         batch = find_batch(captured.gm, captured.inputs, captured.regions)
-    step_graph = make_step_graph(captured, keeping, fake_mode, observe)
+    step_graph = make_step_graph(captured, state_options, fake_mode, observe)
     layout: StateLayout = step_graph.meta["rfc_state"]
     _report_state(report, captured, layout)
     return Plan(captured, step_graph, layout, fake_mode, options, batch)
@@ -136,9 +136,12 @@ def _within_budget(
     limit = options.budget_bytes
     if limit is None:
         return captured
-    keeping, fake_mode = options.make_keeping(), torch_internals.dynamo_fake_mode()
+    state_options, fake_mode = (
+        options.make_state_options(),
+        torch_internals.dynamo_fake_mode(),
+    )
     granularity = _granularity(options)
-    fitting, done = fit_budget(captured, limit, keeping, granularity, fake_mode)
+    fitting, done = fit_budget(captured, limit, state_options, granularity, fake_mode)
     report.refused = fitting.regions.refused
     if done:
         report.note(f"memory_budget={options.memory_budget!r}: {done}")

@@ -21,7 +21,7 @@ from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import Estimator
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.state.kept_values import Keeping
+from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.ring_storage import CACHE_DTYPES
 from rfc_compile.schedules import SCHEDULES
 from rfc_compile.schedules.base import DEFAULT_CACHED_RUN, Schedule
@@ -316,10 +316,10 @@ class Options:
             return None
         return parse_bytes("memory_budget", self.memory_budget)
 
-    def make_keeping(self) -> Keeping:
+    def make_state_options(self) -> StateOptions:
         """How these options have the values of regions kept."""
         dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
-        return Keeping(
+        return StateOptions(
             self.make_estimator(), dtype, self.input_sketch, self.decide == "sample"
         )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def newton_weights(now: float, kept: Sequence[float], width: int) -> list[float] | None:
+def newton_coefficients(
+    now: float, kept: Sequence[float], width: int
+) -> list[float] | None:
     """Weights of the last changes that extrapolate a polynomial in the noise level.
 
     ``kept`` are the levels of the kept full steps, newest first, for ``width`` changes;
@@ -26,7 +28,9 @@ def newton_weights(now: float, kept: Sequence[float], width: int) -> list[float]
     return weights
 
 
-def step_weights(step: int, full_steps: Sequence[int], width: int) -> list[list[float]]:
+def coefficients_tensor(
+    step: int, full_steps: Sequence[int], width: int
+) -> list[list[float]]:
     """Taylor weights and validity of the last changes, two rows of ``width``.
 
     ``full_steps`` are the indices of the kept full steps, newest first. The weights are

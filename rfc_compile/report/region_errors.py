@@ -16,27 +16,27 @@ from torch import Tensor
 from rfc_compile.config.options import Options
 from rfc_compile.errors import OptionError
 from rfc_compile.estimators.base import Estimator
-from rfc_compile.estimators.step_weights import step_weights
+from rfc_compile.estimators.step_weights import coefficients_tensor
 from rfc_compile.graph_report import GraphReport, RegionInfo
 from rfc_compile.passes.analysis.streams import Streams
 from rfc_compile.runtime.registry import Dispatcher
-from rfc_compile.runtime.session import Scope
-from rfc_compile.runtime.state import KeptState
+from rfc_compile.runtime.session import Session
+from rfc_compile.runtime.state import BranchState
 
 
 def maps_of(
-    reports: Sequence[GraphReport], run: tuple[Scope, Dispatcher] | None
+    reports: Sequence[GraphReport], run: tuple[Session, Dispatcher] | None
 ) -> tuple[GraphMap, ...]:
     """The maps of these graphs, with what the run that was the last one tells."""
     shares: dict[int, float] = {}
     errors: dict[int, dict[str, float]] = {}
-    scope, leader = run or (None, None)
-    if scope is not None and leader is not None and scope.decisions:
-        with scope.lock:  # not in the midst of another thread's step
-            decisions = scope.decisions
+    session, leader = run or (None, None)
+    if session is not None and leader is not None and session.decisions:
+        with session.lock:  # not in the midst of another thread's step
+            decisions = session.decisions
             cached = sum(not decision.full for decision in decisions)
             shares[leader.report.number] = cached / max(len(decisions), 1)
-            for report, state in kept_states(scope, reports):
+            for report, state in kept_states(session, reports):
                 shares[report.number] = shares[leader.report.number]
                 errors[report.number] = newest_errors(report, state, leader.options)
     return tuple(
@@ -52,13 +52,13 @@ def maps_of(
 
 
 def kept_states(
-    scope: Scope, reports: Sequence[GraphReport]
-) -> Iterator[tuple[GraphReport, KeptState]]:
+    session: Session, reports: Sequence[GraphReport]
+) -> Iterator[tuple[GraphReport, BranchState]]:
     """What the branch that was called last keeps, with the graph that each is of.
 
     Of a graph that serves several layers one state after the other.
     """
-    branch = None if scope.current is None else scope.current.newest
+    branch = None if session.current is None else session.current.newest
     if branch is None:
         return
     alive = [(r, r.dispatcher()) for r in reports if r.dispatcher is not None]
@@ -70,7 +70,7 @@ def kept_states(
 
 
 def newest_errors(
-    report: GraphReport, state: KeptState, options: Options
+    report: GraphReport, state: BranchState, options: Options
 ) -> dict[str, float]:
     """For each region ``||O_hat - O|| / ||O||`` of its last full step, mean of samples.
 
@@ -133,7 +133,7 @@ def predict(
 
     ``inputs``, ``outputs`` and ``full_steps`` are newest first.
     """
-    rows = step_weights(step, full_steps[: estimator.order + 1], estimator.order)
+    rows = coefficients_tensor(step, full_steps[: estimator.order + 1], estimator.order)
     weights = torch.tensor(rows, device=current.device)
     statistics = estimator.observe(inputs, outputs) if estimator.statistics else None
     return estimator.predict(current, inputs, outputs, statistics, weights)

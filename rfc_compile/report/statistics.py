@@ -10,7 +10,7 @@ from torch import nn
 
 from rfc_compile.report.drawing import drawing
 from rfc_compile.runtime.registry import Dispatcher, newest_run
-from rfc_compile.runtime.session import Scope
+from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
@@ -88,14 +88,14 @@ def stats(model: nn.Module | None = None) -> Statistics:
     newest = newest_run(model)
     if newest is None:
         return Statistics()
-    scope, dispatcher = newest
-    with scope.lock:  # not in the midst of another thread's step
-        if scope.samples.joined:
-            return _of_samples(scope, dispatcher)
-        last = None if scope.last is None else _statistics(scope.last, dispatcher)
-        if scope.current is None:
+    session, dispatcher = newest
+    with session.lock:  # not in the midst of another thread's step
+        if session.samples.joined:
+            return _of_samples(session, dispatcher)
+        last = None if session.last is None else _statistics(session.last, dispatcher)
+        if session.current is None:
             return Statistics(last=last)
-        return replace(_statistics(scope.current, dispatcher), last=last)
+        return replace(_statistics(session.current, dispatcher), last=last)
 
 
 def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
@@ -116,8 +116,8 @@ def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
     )
 
 
-def _of_samples(scope: Scope, dispatcher: Dispatcher) -> Statistics:
-    samples = tuple([_statistics(x, dispatcher) for x in scope.samples.trajectories])
+def _of_samples(session: Session, dispatcher: Dispatcher) -> Statistics:
+    samples = tuple([_statistics(x, dispatcher) for x in session.samples.trajectories])
     errors = [x.sketch_error for x in samples if x.sketch_error is not None]
     return replace(
         samples[-1],

@@ -15,7 +15,7 @@ from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
 
-class Caller(NamedTuple):
+class CallContext(NamedTuple):
     """What is known of a call before its inputs are looked at.
 
     Attributes:
@@ -91,12 +91,12 @@ def leave_run(number: int) -> None:
         _run.set((0, None))
 
 
-def current_caller() -> Caller:
+def current_context() -> CallContext:
     """Who calls now."""
     named = _named.get()
     if named is None:
         named = _Named(_thread_or_task(), None)
-    return Caller(named.name, named.num_steps, *_run.get(), _branch.get())
+    return CallContext(named.name, named.num_steps, *_run.get(), _branch.get())
 
 
 def _thread_or_task() -> str:

@@ -24,27 +24,27 @@ from rfc_compile.passes.analysis.input_roles import ForwardInputs
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime import model_forward, registry
-from rfc_compile.runtime.call_context import Caller, current_caller
+from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import (
-    Pool,
+    GraphInputs,
     computation_of,
+    input_pickers,
     owned_by_modules,
     picker,
-    routes_of,
     without_reader,
 )
-from rfc_compile.runtime.guidance_branch import Branch
-from rfc_compile.runtime.model_forward import ModelCall
+from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import (
-    ChangesOfWeights,
-    Reading,
-    WeightsReader,
+    ParameterChangeCounter,
+    ParameterVersion,
+    ParameterVersions,
 )
 from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
-from rfc_compile.runtime.session import LayerShapes, Scope
-from rfc_compile.runtime.session_table import Key, Scopes
-from rfc_compile.runtime.state import KeptState, SizeBinding, geometry_of
-from rfc_compile.runtime.step import Call
+from rfc_compile.runtime.session import LayerKey, Session
+from rfc_compile.runtime.session_table import Key, SessionTable
+from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
+from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
 from rfc_compile.schedules.base import guarded_limit
@@ -80,16 +80,16 @@ class Dispatcher(ABC):
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         timed = {inputs.timestep_index}
         self._static = picker(inputs.static_indices)
-        self._scopes = Scopes(
+        self._sessions = SessionTable(
             others=[i for i in self._given if i not in timed],
             numbers=[i for i in inputs.number_indices if i not in timed],
             examples=specialized.examples[:count],
             report=report,
         )
-        self._weights = WeightsReader(owned_by_modules(specialized, inputs, count))
-        self._changes_of_weights = ChangesOfWeights(report)
+        self._weights = ParameterVersions(owned_by_modules(specialized, inputs, count))
+        self._changes_of_weights = ParameterChangeCounter(report)
         self._sizes = SizeBinding(layout, specialized.examples[:count])
-        self._routes = routes_of(specialized, layout.slots)
+        self._routes = input_pickers(specialized, layout.slots)
         self._computes = type(self), computation_of(specialized)
         self._unled = without_reader(specialized, layout, count)
         self._serial = next(_serials)
@@ -104,9 +104,9 @@ class Dispatcher(ABC):
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()
-        caller = current_caller()
+        caller = current_context()
         static = self._static(arguments)
-        key = self._scopes.key(static, arguments)
+        key = self._sessions.key(static, arguments)
         weights = self._weights.read(static, arguments)
         layer, _ = key
         given = [arguments[i] for i in self._given]
@@ -118,33 +118,35 @@ class Dispatcher(ABC):
         ):
             outputs = self._follow(running, layer, arguments, weights)
         else:
-            scope = self._scope_of(caller, key, arguments)
-            with scope.lock:  # threads that share a name share its trajectory
-                outputs = self._lead_together(scope, caller, arguments, weights)
+            session = self._session_of(caller, key, arguments)
+            with session.lock:  # threads that share a name share its trajectory
+                outputs = self._lead_together(session, caller, arguments, weights)
             running = model_forward.running(caller)
         if running is not None:
             running.add(layer, given, outputs)
         return outputs
 
-    def _scope_of(self, caller: Caller, key: Key, arguments: Sequence[Any]) -> Scope:
+    def _session_of(
+        self, caller: CallContext, key: Key, arguments: Sequence[Any]
+    ) -> Session:
         """The scope of a call; a run goes on where Dynamo compiles its forward anew.
 
         It does so to make a graph more general: for other sizes, strides or numbers.
         """
-        scope = self._scopes.get(caller.owner, key)
-        if scope.used:
-            return scope
+        session = self._sessions.get(caller.owner, key)
+        if session.used:
+            return session
         slots = geometry_of(self._layout, self._sizes.bind(arguments))
         for other in registry.dispatchers_with(key[0][0]):
             if other is self or not isinstance(other, Dispatcher):
                 continue
             if other._computes != self._computes:
                 continue
-            before = other._scopes.take(caller.owner, key, slots, self._layout)
+            before = other._sessions.take(caller.owner, key, slots, self._layout)
             if before is not None:
-                self._scopes.put(caller.owner, key, before)
+                self._sessions.put(caller.owner, key, before)
                 return before
-        return scope
+        return session
 
     timed: bool
     """Whether the timestep of a call is known, and so its noise level."""
@@ -154,27 +156,27 @@ class Dispatcher(ABC):
 
     def _lead_together(
         self,
-        scope: Scope,
-        caller: Caller,
+        session: Session,
+        caller: CallContext,
         arguments: Sequence[Any],
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> Sequence[Any]:
         """Lead as all ranks do, in a new run of all if they take it for other steps."""
         try:
-            return self._lead(scope, caller, arguments, weights)
+            return self._lead(session, caller, arguments, weights)
         except OutOfStep:
-            scope.forget()
+            session.forget()
             self.report.fall_back(
                 "the ranks that share this model took a call for different steps (one "
                 "was reset, or its weights changed): such a call begins a new run"
             )
-        return self._lead(scope, caller, arguments, weights)
+        return self._lead(session, caller, arguments, weights)
 
     def _read(
         self,
         value: Tensor,
-        scope: Scope,
-        branch: Branch,
+        session: Session,
+        branch: GuidanceBranch,
         step: int,
         *told: Hashable,
         timestep: float = 0.0,
@@ -186,25 +188,25 @@ class Dispatcher(ABC):
         conditioning = self._layout.conditioning
         if self.ranks is None:
             return Signal.read(value, conditioning, timestep)
-        place = (*scope.place(branch, step), told)
+        place = (*session.place(branch, step), told)
         return self.ranks.agree(place, value, conditioning, timestep)
 
     @abstractmethod
     def _lead(
         self,
-        scope: Scope,
-        caller: Caller,
+        session: Session,
+        caller: CallContext,
         arguments: Sequence[Any],
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> Sequence[Any]:
         """Find the branch that a call continues, decide, run it, record it."""
 
     def _follow(
         self,
-        running: ModelCall,
-        layer: LayerShapes,
+        running: ModelForward,
+        layer: LayerKey,
         arguments: Sequence[Any],
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> Sequence[Any]:
         """Run as the leading graph decided; in full where there is no history yet."""
         branch = running.branch
@@ -244,28 +246,31 @@ class Dispatcher(ABC):
 
         ``of`` keeps to the layers that hold one of these parameter ids.
         """
-        self._scopes.drop(of)
+        self._sessions.drop(of)
 
-    def scopes(self, of: Set[int] | None = None) -> list[Scope]:
+    def sessions(self, of: Set[int] | None = None) -> list[Session]:
         """The scopes, of layers that hold one of these parameter ids if given."""
-        return self._scopes.of(of)
+        return self._sessions.of(of)
 
     def _new_state(
-        self, arguments: Sequence[Any], weights: Reading, unused: Collection[int] = ()
-    ) -> KeptState:
-        return KeptState(self._layout, self._sizes.bind(arguments), unused, weights)
+        self,
+        arguments: Sequence[Any],
+        weights: ParameterVersion,
+        unused: Collection[int] = (),
+    ) -> BranchState:
+        return BranchState(self._layout, self._sizes.bind(arguments), unused, weights)
 
-    def _limit(self, call: Call) -> tuple[float, str]:
+    def _limit(self, call: PlacedStep) -> tuple[float, str]:
         limit, reason = guarded_limit(self._schedule, self._options, call.position)
         return limit, call.refused or reason
 
     def _finish(
         self,
-        call: Call,
+        call: PlacedStep,
         signal: Signal,
         limit: float,
         reason: str,
-        pool: Pool,
+        pool: GraphInputs,
     ) -> Sequence[Any]:
         """Decide by the signal, run the rest of the forward, record the decision."""
         if signal.finite and self._statistic(call.branch, signal) <= limit:
@@ -278,10 +283,10 @@ class Dispatcher(ABC):
         self._accept(call, signal, reason, history)
         return outputs
 
-    def _statistic(self, branch: Branch, signal: Signal) -> float:
+    def _statistic(self, branch: GuidanceBranch, signal: Signal) -> float:
         return branch.last_error if self._lagged else signal.error
 
-    def _drop_broken(self, call: Call) -> None:
+    def _drop_broken(self, call: PlacedStep) -> None:
         """Forget what a full step has kept of an input that is broken."""
         weights = call.branch.state.computed_with
         call.branch.state = self._new_state(call.arguments, weights)
@@ -290,7 +295,7 @@ class Dispatcher(ABC):
 
     def _accept(
         self,
-        call: Call,
+        call: PlacedStep,
         signal: Signal | None,
         reason: str,
         history: Sequence[int] | None = None,
@@ -307,7 +312,7 @@ class Dispatcher(ABC):
         if call.step > trajectory.step:
             trajectory.timesteps.append(call.timestep)
         if self._by_noise and trajectory.step == 1 and branch.step == 0 and signal:
-            trajectory.recognise(signal.change, call.scope.earlier(trajectory))
+            trajectory.recognise(signal.change, call.session.earlier(trajectory))
         if branch not in trajectory.branches:
             trajectory.branches.append(branch)
         trajectory.newest = branch
@@ -333,7 +338,12 @@ class Dispatcher(ABC):
             branch.state.record(call.step, history)
 
     def _announce(
-        self, call: Call, trajectory: Trajectory, decision: Decision, *, keep: bool
+        self,
+        call: PlacedStep,
+        trajectory: Trajectory,
+        decision: Decision,
+        *,
+        keep: bool,
     ) -> None:
         """Let other graphs of the model follow a decision."""
         self._changes_of_weights.note(decision)
@@ -350,8 +360,8 @@ class Dispatcher(ABC):
         )
 
     @abstractmethod
-    def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
+    def _run_whole(self, name: str, pool: GraphInputs) -> Sequence[Any]:
         """The whole forward in full or cached, without its signal."""
 
-    def _run(self, name: str, pool: Pool) -> Sequence[Any]:
+    def _run(self, name: str, pool: GraphInputs) -> Sequence[Any]:
         return self.graphs[name](*self._routes[name](pool))

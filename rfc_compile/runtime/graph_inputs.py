@@ -48,14 +48,14 @@ def _in_a_row(positions: Sequence[int]) -> Iterator[slice]:
             start = end
 
 
-class Pool(NamedTuple):
+class GraphInputs(NamedTuple):
     """What the graphs of a step pick their inputs from.
 
     Not one list: a graph that takes few parameters touches no others.
 
     Attributes:
         arguments: what Dynamo passes.
-        slots: the state, as ``KeptState.slots``.
+        slots: the state, as ``BranchState.slots``.
         others: the step weights, behind the probe its results, too.
 
     """
@@ -65,10 +65,10 @@ class Pool(NamedTuple):
     others: list[Any]
 
 
-Route = Callable[[Pool], tuple[Any, ...]]
+InputPicker = Callable[[GraphInputs], tuple[Any, ...]]
 
 
-def routes_of(specialized: Specialized, slots: int) -> dict[str, Route]:
+def input_pickers(specialized: Specialized, slots: int) -> dict[str, InputPicker]:
     """For each graph, what picks its inputs; ``slots`` is the length of the state."""
     names = list(specialized.inputs[:-1])  # the last is the limit, which no graph takes
     first_slot, weights = len(names) - 1 - slots, len(names) - 1
@@ -82,7 +82,7 @@ def routes_of(specialized: Specialized, slots: int) -> dict[str, Route]:
     }
 
 
-def _route(positions: Sequence[int], starts: Sequence[int]) -> Route:
+def _route(positions: Sequence[int], starts: Sequence[int]) -> InputPicker:
     """A graph takes its inputs group by group, in the order of the pool."""
     groups = [bisect(starts, i) for i in positions]
     assert groups == sorted(groups), "placeholders come before what the probe gives"

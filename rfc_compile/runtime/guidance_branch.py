@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
 
 from rfc_compile.estimators.step_signal import Signal
-from rfc_compile.runtime.state import KeptState
+from rfc_compile.runtime.state import BranchState
 from rfc_compile.schedules.decision import LARGEST_GROWTH, NOTICEABLE
 
 UNRELATED = 0.6
@@ -35,7 +35,7 @@ class Mismatch:
 
 
 @dataclass(eq=False)
-class Branch:
+class GuidanceBranch:
     """One CFG branch: the state it keeps and where it stands.
 
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
@@ -46,7 +46,7 @@ class Branch:
     """
 
     index: int
-    state: KeptState
+    state: BranchState
     first_step: int
     step: int = -1
     since_full: int = 0
@@ -56,7 +56,7 @@ class Branch:
     change: float | None = None
     conditioning: tuple[float, ...] = ()
     name: str | None = None
-    followers: dict[Hashable, KeptState] = field(default_factory=dict)
+    followers: dict[Hashable, BranchState] = field(default_factory=dict)
     clock: frozenset[int] | None = None
     clock_readings: set[tuple[float, ...]] = field(default_factory=set)
 

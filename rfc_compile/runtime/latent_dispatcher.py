@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfc_compile.estimators.step_signal import Signal
-from rfc_compile.runtime.call_context import Caller
+from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.dispatcher import Dispatcher
-from rfc_compile.runtime.graph_inputs import Pool
-from rfc_compile.runtime.guidance_branch import Branch
-from rfc_compile.runtime.parameter_versions import Reading
-from rfc_compile.runtime.session import Scope
-from rfc_compile.runtime.step import Call
+from rfc_compile.runtime.graph_inputs import GraphInputs
+from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.parameter_versions import ParameterVersion
+from rfc_compile.runtime.session import Session
+from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.base import FULL
 
@@ -46,7 +46,7 @@ class Placement:
 
     """
 
-    branch: Branch | None
+    branch: GuidanceBranch | None
     step: int
     reason: str | None = None
     new: bool = False
@@ -54,9 +54,9 @@ class Placement:
 
 def place(
     trajectory: Trajectory,
-    signals: dict[Branch, Signal],
+    signals: dict[GuidanceBranch, Signal],
     name: str | None,
-    weights: Reading,
+    weights: ParameterVersion,
 ) -> Placement:
     """Find the branch that a call continues.
 
@@ -87,7 +87,9 @@ def place(
     return Placement(None, 0, reasons[newest] or "discontinuity", new=True)
 
 
-def _refusal(branch: Branch, signal: Signal, weights: Reading) -> str | None:
+def _refusal(
+    branch: GuidanceBranch, signal: Signal, weights: ParameterVersion
+) -> str | None:
     """Why a call is not the branch's next step; None if it may be."""
     if branch.state.computed_with != weights:
         return "weights"
@@ -108,8 +110,8 @@ def _refusal(branch: Branch, signal: Signal, weights: Reading) -> str | None:
 
 
 def _likeliest(
-    branches: Sequence[Branch], signals: dict[Branch, Signal]
-) -> Branch | None:
+    branches: Sequence[GuidanceBranch], signals: dict[GuidanceBranch, Signal]
+) -> GuidanceBranch | None:
     """The branch with the fewest changed inputs, then the one that waits longest.
 
     None if another one of as few is clearly nearer: in doubt, neither.
@@ -119,7 +121,7 @@ def _likeliest(
     alike = [branch for branch in branches if len(changed[branch]) == fewest]
     alike.sort(key=lambda branch: (branch.step, branch.index))
 
-    def distance(branch: Branch) -> float:
+    def distance(branch: GuidanceBranch) -> float:
         now = signals[branch].conditioning
         return sum(abs(now[i] - branch.conditioning[i]) for i in changed[branch])
 
@@ -135,12 +137,12 @@ class ByLatent(Dispatcher):
 
     def _lead(
         self,
-        scope: Scope,
-        caller: Caller,
+        session: Session,
+        caller: CallContext,
         arguments: Sequence[Any],
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> Sequence[Any]:
-        trajectory = scope.continued(caller) or Trajectory(caller.owner)
+        trajectory = session.continued(caller) or Trajectory(caller.owner)
         kept = [branch.state for branch in trajectory.branches]
         lost = any(state.unusable(state.computed_with, self.report) for state in kept)
         if lost:
@@ -150,41 +152,41 @@ class ByLatent(Dispatcher):
             for branch in trajectory.branches
         }
         signals = {
-            branch: self._probe(scope, branch, arguments, step, weights)
+            branch: self._probe(session, branch, arguments, step, weights)
             for branch, step in expected.items()
         }
         placement = place(trajectory, signals, caller.branch, weights)
         branch, step = placement.branch, placement.step
         if placement.new:
-            trajectory = scope.begin(caller)
+            trajectory = session.begin(caller)
         if branch is None:
             state = self._new_state(arguments, weights)
             index = len(trajectory.branches)
-            branch = Branch(index, state, first_step=step, name=caller.branch)
+            branch = GuidanceBranch(index, state, first_step=step, name=caller.branch)
         signal = signals.get(branch)
         if signal is None or step != expected[branch]:
-            signal = self._probe(scope, branch, arguments, step, weights)
+            signal = self._probe(session, branch, arguments, step, weights)
         if placement.reason == "no_clock":
             self.report.fall_back(
                 "nothing that this graph is given changes with the timestep, which "
                 "is not among its inputs: its steps cannot be told from other images"
             )
         reason = "lost_state" if lost else placement.reason
-        call = Call(
-            caller, scope, arguments, trajectory, branch, step, float(step), reason
+        call = PlacedStep(
+            caller, session, arguments, trajectory, branch, step, float(step), reason
         )
         return self._execute(call, signal)
 
-    def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
+    def _run_whole(self, name: str, pool: GraphInputs) -> Sequence[Any]:
         return self._run(name, pool)
 
     def _probe(
         self,
-        scope: Scope,
-        branch: Branch,
+        session: Session,
+        branch: GuidanceBranch,
         arguments: Sequence[Any],
         step: int,
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> Signal:
         state = branch.state
         pool = state.pool(arguments, step)
@@ -192,10 +194,16 @@ class ByLatent(Dispatcher):
         clock = None if branch.clock is None else tuple(sorted(branch.clock))
         same_weights = state.computed_with == weights
         return self._read(
-            value, scope, branch, step, clock, len(branch.clock_readings), same_weights
+            value,
+            session,
+            branch,
+            step,
+            clock,
+            len(branch.clock_readings),
+            same_weights,
         )
 
-    def _execute(self, call: Call, signal: Signal) -> Sequence[Any]:
+    def _execute(self, call: PlacedStep, signal: Signal) -> Sequence[Any]:
         branch, state = call.branch, call.branch.state
         limit, reason = self._limit(call)
         if branch.clock is None:  # the second call may be another image's first

@@ -22,10 +22,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from rfc_compile.runtime.call_context import Caller
-from rfc_compile.runtime.guidance_branch import Branch
+from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.ranks import Ranks
-from rfc_compile.runtime.session import LayerShapes
+from rfc_compile.runtime.session import LayerKey
 from rfc_compile.runtime.trajectory import Trajectory
 
 MAX_OWNERS = 64
@@ -37,7 +37,7 @@ MAX_RUNS_OF_A_LAYER = 64
 _NEVER = -1, -1
 
 
-class ModelCall:
+class ModelForward:
     """What the graph that leads a call tells the others.
 
     Attributes:
@@ -58,8 +58,8 @@ class ModelCall:
     def __init__(
         self,
         leader: int,
-        caller: Caller,
-        branch: Branch,
+        caller: CallContext,
+        branch: GuidanceBranch,
         step: int,
         *,
         trajectory: Trajectory,
@@ -67,7 +67,7 @@ class ModelCall:
         full: bool,
         keep: bool,
         ranks: Ranks | None = None,
-        before: ModelCall | None = None,
+        before: ModelForward | None = None,
     ) -> None:
         self.leader = leader
         self.caller = caller
@@ -78,7 +78,7 @@ class ModelCall:
         self.full = full
         self.keep = keep
         self.ranks = ranks
-        self._layers: dict[LayerShapes, int] = {}
+        self._layers: dict[LayerKey, int] = {}
         if before is None:
             self.number = 0
             self._given: Any = WeakTensorKeyDictionary()
@@ -88,7 +88,7 @@ class ModelCall:
             self._given, self._results = before._given, before._results
 
     @property
-    def branch(self) -> Branch | None:
+    def branch(self) -> GuidanceBranch | None:
         """The branch, None once its trajectory has ended."""
         return self._branch()
 
@@ -100,7 +100,7 @@ class ModelCall:
         return trajectory.levels(self.step, self.timestep, full_steps)
 
     def includes(
-        self, layer: LayerShapes, arguments: Iterable[Any], *, by_results: bool
+        self, layer: LayerKey, arguments: Iterable[Any], *, by_results: bool
     ) -> bool:
         """Whether a graph that is called now takes part in this call.
 
@@ -132,12 +132,12 @@ class ModelCall:
         known = (last == self.number for _, last in given)
         return any(results) and all(map(operator.or_, results, known))
 
-    def occurrence(self, layer: LayerShapes) -> int:
+    def occurrence(self, layer: LayerKey) -> int:
         """How often a layer has run in this call."""
         return self._layers.get(layer, 0)
 
     def add(
-        self, layer: LayerShapes, arguments: Iterable[Any], results: Iterable[Any]
+        self, layer: LayerKey, arguments: Iterable[Any], results: Iterable[Any]
     ) -> None:
         """A graph has run with these tensors (its parameters left out)."""
         self._layers[layer] = self.occurrence(layer) + 1
@@ -150,11 +150,11 @@ class ModelCall:
                 self._results[value] = self.number
 
 
-_running: OrderedDict[str, ModelCall] = OrderedDict()
+_running: OrderedDict[str, ModelForward] = OrderedDict()
 _lock = threading.Lock()
 
 
-def running(caller: Caller) -> ModelCall | None:
+def running(caller: CallContext) -> ModelForward | None:
     """The call that a caller is in, or has made last."""
     call = _running.get(caller.owner)
     return call if call is not None and call.caller == caller else None
@@ -162,8 +162,8 @@ def running(caller: Caller) -> ModelCall | None:
 
 def begin(
     leader: int,
-    caller: Caller,
-    branch: Branch,
+    caller: CallContext,
+    branch: GuidanceBranch,
     step: int,
     *,
     trajectory: Trajectory,
@@ -172,10 +172,10 @@ def begin(
     keep: bool,
     ranks: Ranks | None = None,
 ) -> None:
-    """A graph leads a new call, with the attributes that ``ModelCall`` lists."""
+    """A graph leads a new call, with the attributes that ``ModelForward`` lists."""
     with _lock:
         before = _running.get(caller.owner)
-        call = ModelCall(
+        call = ModelForward(
             leader,
             caller,
             branch,

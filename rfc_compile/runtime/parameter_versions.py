@@ -23,7 +23,7 @@ from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.graph_inputs import picker
 from rfc_compile.schedules.decision import Decision
 
-Reading = tuple[Any, ...]
+ParameterVersion = tuple[Any, ...]
 """What the weights of a call show; equal for equal weights."""
 
 
@@ -31,7 +31,7 @@ MANY_CHANGES = 3
 """Changes of the weights without a cached step between them that are worth a word."""
 
 
-class WeightsReader:
+class ParameterVersions:
     """Reads the weights among the arguments of a graph.
 
     ``owned`` are the positions of tensors that belong to modules and are neither
@@ -41,7 +41,9 @@ class WeightsReader:
     def __init__(self, owned: Sequence[int]) -> None:
         self._owned = picker(owned)
 
-    def read(self, static: Sequence[Tensor], arguments: Sequence[Any]) -> Reading:
+    def read(
+        self, static: Sequence[Tensor], arguments: Sequence[Any]
+    ) -> ParameterVersion:
         """The reading of a call; takes no look at large or distant tensors.
 
         ``static`` are the parameters and buffers among the arguments.
@@ -53,7 +55,7 @@ class WeightsReader:
         return written, *map(_owned_reading, self._owned(arguments))
 
 
-class ChangesOfWeights:
+class ParameterChangeCounter:
     """Counts changes of the weights without a cached step between them."""
 
     def __init__(self, report: GraphReport) -> None:

@@ -15,7 +15,7 @@ from rfc_compile.graph_report import (
     reports_of,
     tensor_ids,
 )
-from rfc_compile.runtime.session import Scope
+from rfc_compile.runtime.session import Session
 
 
 class Dispatcher(Protocol):
@@ -26,7 +26,7 @@ class Dispatcher(Protocol):
     options: Options
     seconds: float
 
-    def scopes(self, of: Set[int] | None = None) -> list[Scope]:
+    def sessions(self, of: Set[int] | None = None) -> list[Session]:
         """The scopes, of layers that hold one of these parameter ids if given."""
 
     def reset(self, of: Set[int] | None = None) -> None:
@@ -52,13 +52,13 @@ def _dispatchers_of(reports: Iterable[GraphReport]) -> list[Dispatcher]:
     return [dispatcher for dispatcher in alive if dispatcher is not None]
 
 
-def newest_run(model: nn.Module | None) -> tuple[Scope, Dispatcher] | None:
+def newest_run(model: nn.Module | None) -> tuple[Session, Dispatcher] | None:
     """The scope that ran most recently, and the dispatcher that led it."""
     ids = tensor_ids(model)
     running = [
-        (scope.last_used, position, scope, dispatcher)
+        (session.last_used, position, session, dispatcher)
         for position, dispatcher in enumerate(dispatchers_of(model))
-        for scope in dispatcher.scopes(ids)
+        for session in dispatcher.sessions(ids)
     ]
     return max(running, key=lambda entry: entry[:2])[2:] if running else None
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rfc_compile.estimators.step_signal import Signal
-from rfc_compile.runtime.call_context import Caller
-from rfc_compile.runtime.guidance_branch import Branch, Mismatch
+from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.per_sample.matching import Samples
-from rfc_compile.runtime.state import KeptState
+from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
@@ -21,13 +21,13 @@ CHANGES_IN_A_ROW = 3
 MAX_COURSES = 16
 """Kinds of trajectories whose length and decisions one scope remembers; oldest goes."""
 
-Layer = frozenset[int]
+ParameterIds = frozenset[int]
 """The ids of the parameters that a call passes."""
 
 Shapes = tuple[tuple[int, ...], ...]
 """The shapes of the tensors of a call, whatever their order."""
 
-LayerShapes = tuple[Layer, Shapes]
+LayerKey = tuple[ParameterIds, Shapes]
 """A layer and the shapes of the other tensors of a call."""
 
 Start = tuple[int | None, tuple[float, ...]]
@@ -35,7 +35,7 @@ Start = tuple[int | None, tuple[float, ...]]
 
 
 @dataclass
-class Scope:
+class Session:
     """The trajectories of one owner: the running one and the last finished.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
@@ -47,7 +47,7 @@ class Scope:
     hold the ``lock``.
     """
 
-    layer: Layer = frozenset()
+    layer: ParameterIds = frozenset()
     last_used: float = 0.0
     current: Trajectory | None = None
     ended: Trajectory | None = None
@@ -59,7 +59,7 @@ class Scope:
     varying: set[int] = field(default_factory=set)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def begin(self, caller: Caller, *, goes_on: bool = False) -> Trajectory:
+    def begin(self, caller: CallContext, *, goes_on: bool = False) -> Trajectory:
         """Start a new trajectory; the state of the one before is freed.
 
         ``goes_on``: by its timestep, it may be the last step of that one.
@@ -104,7 +104,7 @@ class Scope:
         return [trajectory for trajectory in known if not trajectory.finished]
 
     @property
-    def states(self) -> list[KeptState]:
+    def states(self) -> list[BranchState]:
         """What the branches of these keep."""
         return [branch.state for known in self.running for branch in known.branches]
 
@@ -122,7 +122,7 @@ class Scope:
         """Whether a call has been placed in it."""
         return self.current is not None or bool(self.samples.joined)
 
-    def continued(self, caller: Caller) -> Trajectory | None:
+    def continued(self, caller: CallContext) -> Trajectory | None:
         """The running trajectory, None if it has ended or another run has begun."""
         current = self.current
         if current is None or current.finished or current.run != caller.run:
@@ -130,7 +130,7 @@ class Scope:
         return current
 
     def refusal(
-        self, branch: Branch, signal: Signal, full_steps: Sequence[int]
+        self, branch: GuidanceBranch, signal: Signal, full_steps: Sequence[int]
     ) -> Mismatch | None:
         """``branch.mismatch``; a step that goes on shows what does not vary."""
         run = self.current
@@ -160,7 +160,7 @@ class Scope:
         for learnt in (self.lengths, self.courses, self.changes, self.varying):
             learnt.clear()
 
-    def place(self, branch: Branch, step: int) -> tuple[Hashable, ...]:
+    def place(self, branch: GuidanceBranch, step: int) -> tuple[Hashable, ...]:
         """All that decides about a step of a branch, but for its signal."""
         run = self.current or Trajectory("")
         return (

@@ -21,7 +21,7 @@ from torch import Tensor
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.graph_inputs import picker
-from rfc_compile.runtime.session import Layer, LayerShapes, Scope, Shapes
+from rfc_compile.runtime.session import LayerKey, ParameterIds, Session, Shapes
 from rfc_compile.runtime.state import Geometry
 from rfc_compile.runtime.trajectory import Trajectory
 
@@ -58,11 +58,11 @@ addresses: Callable[[tuple[Any, ...]], Addresses] = (
 )
 """What a tuple holds."""
 
-Key = tuple[LayerShapes, tuple[Any, ...]]
+Key = tuple[LayerKey, tuple[Any, ...]]
 """A layer with its shapes, and the numbers that a call passes."""
 
 
-class Scopes:
+class SessionTable:
     """The scopes of one graph.
 
     ``others`` are the positions of the arguments whose shapes tell calls apart,
@@ -77,15 +77,15 @@ class Scopes:
         examples: Sequence[Any],
         report: GraphReport,
     ) -> None:
-        self._layers: dict[Addresses, Layer] = {}
-        self._newest: tuple[Addresses | None, Layer] = None, frozenset()
+        self._layers: dict[Addresses, ParameterIds] = {}
+        self._newest: tuple[Addresses | None, ParameterIds] = None, frozenset()
         self._others = others
         self._numbers = picker(numbers)
         shapes = _shapes([examples[i] for i in others])
         fixed = all(isinstance(size, int) for shape in shapes for size in shape)
         self._shapes = shapes if fixed else None
         self._report = report
-        self._scopes: OrderedDict[tuple[str, Key], Scope] = OrderedDict()
+        self._sessions: OrderedDict[tuple[str, Key], Session] = OrderedDict()
         self._lock = threading.Lock()
         self._short_lived = 0
         with _lock:
@@ -106,7 +106,7 @@ class Scopes:
             shapes = _shapes([arguments[i] for i in self._others])
         return (layer, shapes), self._numbers(arguments)
 
-    def _new_layer(self, same: Addresses, static: Sequence[Tensor]) -> Layer:
+    def _new_layer(self, same: Addresses, static: Sequence[Tensor]) -> ParameterIds:
         layer = frozenset(map(id, static))
         self._report_short_lives()
         with self._lock:
@@ -119,71 +119,71 @@ class Scopes:
                     self._report.reads(owner)
         return layer
 
-    def get(self, name: str, key: Key) -> Scope:
+    def get(self, name: str, key: Key) -> Session:
         """The scope of an owner's calls with this key."""
         whose = name, key
         with self._lock:
-            scope = self._scopes.get(whose)
-            if scope is None:
-                scope = self._scopes[whose] = Scope(layer=key[0][0])
-                while len(self._scopes) > MAX_SCOPES:
-                    self._scopes.popitem(last=False)
+            session = self._sessions.get(whose)
+            if session is None:
+                session = self._sessions[whose] = Session(layer=key[0][0])
+                while len(self._sessions) > MAX_SCOPES:
+                    self._sessions.popitem(last=False)
                     self._report.note(
                         f"more than {MAX_SCOPES} combinations of caller, layer, shapes "
                         "and numbers: the state of the one not used for longest is lost"
                     )
-            self._scopes.move_to_end(whose)
-            scope.last_used = time.monotonic()
-            scope.calls += 1
-            return scope
+            self._sessions.move_to_end(whose)
+            session.last_used = time.monotonic()
+            session.calls += 1
+            return session
 
     def take(
         self, name: str, key: Key, slots: Sequence[Geometry], layout: StateLayout
-    ) -> Scope | None:
+    ) -> Session | None:
         """Give an owner's scope away to a graph with another layout.
 
         None, and it is gone, if it holds no run or its state does not have these slots.
         """
         with self._lock:
-            scope = self._scopes.pop((name, key), None)
-        if scope is None or not scope.used:
+            session = self._sessions.pop((name, key), None)
+        if session is None or not session.used:
             return None
-        if any(state.geometry != slots for state in scope.states):
+        if any(state.geometry != slots for state in session.states):
             return None
-        for state in scope.states:
+        for state in session.states:
             state.layout = layout
-        return scope
+        return session
 
-    def put(self, name: str, key: Key, scope: Scope) -> None:
+    def put(self, name: str, key: Key, session: Session) -> None:
         """Go on with a scope that another graph gave away."""
         with self._lock:
-            self._scopes[name, key] = scope
+            self._sessions[name, key] = session
 
-    def of(self, ids: Set[int] | None) -> list[Scope]:
+    def of(self, ids: Set[int] | None) -> list[Session]:
         """The scopes, of layers that hold one of these parameter ids if given."""
         with self._lock:
-            scopes = list(self._scopes.values())
-        return [scope for scope in scopes if ids is None or ids & scope.layer]
+            sessions = list(self._sessions.values())
+        return [session for session in sessions if ids is None or ids & session.layer]
 
     def drop(self, ids: Set[int] | None) -> None:
         """Forget the scopes that ``of`` gives, with their state."""
         with self._lock:
-            for key, scope in list(self._scopes.items()):
-                if ids is None or ids & scope.layer:
-                    del self._scopes[key]
-                    for trajectory in scope.running:
+            for key, session in list(self._sessions.items()):
+                if ids is None or ids & session.layer:
+                    del self._sessions[key]
+                    for trajectory in session.running:
                         trajectory.finish()
 
-    def _drop_layer(self, layer: Layer) -> None:
+    def _drop_layer(self, layer: ParameterIds) -> None:
         self._report.layers.discard(layer)
         self._newest = None, frozenset()
         # copies: another thread may add to them, and a finalizer must wait for no lock
         for same, known in list(self._layers.items()):
             if known == layer:
                 self._layers.pop(same, None)
-        for key in [key for key in list(self._scopes) if key[1][0][0] == layer]:
-            scope = self._scopes.pop(key, None)
-            if scope is not None and scope.calls == 1:
+        for key in [key for key in list(self._sessions) if key[1][0][0] == layer]:
+            session = self._sessions.pop(key, None)
+            if session is not None and session.calls == 1:
                 self._short_lived += 1
 
     def _report_short_lives(self) -> None:
@@ -193,7 +193,7 @@ class Scopes:
             )
 
 
-_all: weakref.WeakSet[Scopes] = weakref.WeakSet()
+_all: weakref.WeakSet[SessionTable] = weakref.WeakSet()
 _lock = threading.Lock()  # other threads may compile while one looks through them
 
 
@@ -203,9 +203,9 @@ def running() -> list[tuple[str, Trajectory]]:
         known = list(_all)
     return [
         (trajectory.name, trajectory)
-        for scopes in known
-        for scope in scopes.of(None)
-        for trajectory in scope.running
+        for sessions in known
+        for session in sessions.of(None)
+        for trajectory in session.running
     ]
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from rfc_compile.errors import NoRoomForState
-from rfc_compile.estimators.step_weights import newton_weights, step_weights
+from rfc_compile.estimators.step_weights import coefficients_tensor, newton_coefficients
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.state.ring_storage import Storage
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.passes.state.token_sketch import relative_error
-from rfc_compile.runtime.graph_inputs import Pool, picker
-from rfc_compile.runtime.parameter_versions import Reading
+from rfc_compile.runtime.graph_inputs import GraphInputs, picker
+from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.torch_internals import size_expression
 
 SizeOf = Callable[[object], int]
@@ -33,9 +33,9 @@ def _weights_tensor(
     device: torch.device,
 ) -> Tensor:
     """``distances`` are the indices of the kept full steps, counted from this one."""
-    taylor, valid = step_weights(0, distances, width)
+    taylor, valid = coefficients_tensor(0, distances, width)
     if levels is not None:
-        taylor = newton_weights(levels[0], levels[1:], width) or taylor
+        taylor = newton_coefficients(levels[0], levels[1:], width) or taylor
     with torch.inference_mode(mode=False):
         return torch.tensor([taylor, valid], dtype=torch.float32, device=device)
 
@@ -61,7 +61,7 @@ def geometry_of(layout: StateLayout, size_of: SizeOf) -> list[Geometry]:
     ]
 
 
-class KeptState:
+class BranchState:
     """The rings of state tensors of one branch, passed to the graphs newest first.
 
     ``unused`` are the rings that no graph of this branch reads: they stay empty.
@@ -77,7 +77,7 @@ class KeptState:
         layout: StateLayout,
         size_of: SizeOf,
         unused: Collection[int] = (),
-        computed_with: Reading = (),
+        computed_with: ParameterVersion = (),
     ) -> None:
         self.layout = layout
         self.computed_with = computed_with
@@ -102,7 +102,7 @@ class KeptState:
         """That of every slot: whether another graph's state fits."""
         return [Geometry(x.shape, x.dtype, x.device) for x in self.slots]
 
-    def unusable(self, weights: Reading, report: GraphReport) -> str | None:
+    def unusable(self, weights: ParameterVersion, report: GraphReport) -> str | None:
         """Why it cannot be gone on with under these weights; None if it can."""
         if self.computed_with != weights:
             return "weights"
@@ -128,9 +128,9 @@ class KeptState:
         arguments: Sequence[Any],
         step: int,
         levels: tuple[float, ...] | None = None,
-    ) -> Pool:
+    ) -> GraphInputs:
         """What the graphs of a step pick their inputs from; ``levels`` as above."""
-        return Pool(arguments, self.slots, [self.weights(step, levels)])
+        return GraphInputs(arguments, self.slots, [self.weights(step, levels)])
 
     def last_latents(self, count: int) -> list[Tensor]:
         """The latents of the last call, of which there are ``count``."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfc_compile.estimators.step_signal import Signal
-from rfc_compile.runtime.call_context import Caller
-from rfc_compile.runtime.guidance_branch import Branch
-from rfc_compile.runtime.session import Scope
+from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.base import Position
 
@@ -18,7 +18,7 @@ MANY_FIRST_STEPS = 4
 
 
 @dataclass(frozen=True)
-class Call:
+class PlacedStep:
     """One call that leads, placed in a trajectory.
 
     Attributes:
@@ -33,11 +33,11 @@ class Call:
 
     """
 
-    caller: Caller
-    scope: Scope
+    caller: CallContext
+    session: Session
     arguments: Sequence[Any]
     trajectory: Trajectory
-    branch: Branch
+    branch: GuidanceBranch
     step: int
     timestep: float
     refused: str | None = None
@@ -51,7 +51,7 @@ class Call:
     @property
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
-        branch, total = self.branch, self.scope.total(self.trajectory)
+        branch, total = self.branch, self.session.total(self.trajectory)
         told = self.trajectory.num_steps or self.trajectory.announced
         return Position(
             step=self.step - branch.first_step,
@@ -61,7 +61,7 @@ class Call:
             total=None if total is None else total - branch.first_step,
             branch=branch.index,
             decisions=self.trajectory.decisions,
-            earlier=self.scope.earlier(self.trajectory),
+            earlier=self.session.earlier(self.trajectory),
             told=None if told is None else told - branch.first_step,
         )
 
@@ -86,4 +86,4 @@ class Call:
         if not repeated or len(known) < MANY_FIRST_STEPS:
             return self.trajectory
         self.branch.index = 0
-        return self.scope.begin(self.caller)
+        return self.session.begin(self.caller)

@@ -28,15 +28,15 @@ from rfc_compile.passes.analysis.input_roles import ForwardInputs
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime import readback
-from rfc_compile.runtime.call_context import Caller
+from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.dispatcher import Dispatcher
-from rfc_compile.runtime.graph_inputs import Pool
-from rfc_compile.runtime.guidance_branch import Branch, Mismatch
-from rfc_compile.runtime.parameter_versions import Reading
+from rfc_compile.runtime.graph_inputs import GraphInputs
+from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
+from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.readback import Readback
-from rfc_compile.runtime.session import Scope
-from rfc_compile.runtime.step import Call
+from rfc_compile.runtime.session import Session
+from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Unsettled
 from rfc_compile.schedules.base import FULL
 
@@ -63,13 +63,13 @@ class Ahead:
 
     """
 
-    branch: Branch
+    branch: GuidanceBranch
     step: int
     live: Sequence[Any]
     signal: Tensor
     timestep: Tensor
 
-    def fits(self, branch: Branch, step: int) -> bool:
+    def fits(self, branch: GuidanceBranch, step: int) -> bool:
         """Whether this is the branch and the step that was expected."""
         return branch is self.branch and step == self.step
 
@@ -98,60 +98,64 @@ class ByTimestep(Dispatcher):
 
     def _lead(
         self,
-        scope: Scope,
-        caller: Caller,
+        session: Session,
+        caller: CallContext,
         arguments: Sequence[Any],
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> Sequence[Any]:
         ahead: Ahead | None = None
         seen = readback.on_host(arguments[self._timestep])
         if not seen and self.ranks is None:  # ranks that share a model look together
-            expected = self._expected(scope, caller, arguments, weights)
+            expected = self._expected(session, caller, arguments, weights)
             if expected is not None and self._may_run_unseen(expected):
                 return self._run_unseen(expected)
-            if scope.current is not None:
-                scope.current.settle(most=0)
+            if session.current is not None:
+                session.current.settle(most=0)
             if expected is not None and "probe" in self.graphs:
                 ahead = self._probe_ahead(expected)
         timestep = _read_timestep(
             arguments[self._timestep] if ahead is None else ahead.timestep
         )
-        trajectory, refused = scope.continued(caller), None
+        trajectory, refused = session.continued(caller), None
         if trajectory is None or trajectory.place(timestep) == "back":
-            trajectory = scope.begin(caller)
+            trajectory = session.begin(caller)
         step, candidates = trajectory.candidates(timestep, caller.branch)
         for branch in candidates:
             unusable = branch.state.unusable(weights, self.report)
             if unusable is not None:
                 refused = Mismatch(unusable)
                 continue
-            call = Call(caller, scope, arguments, trajectory, branch, step, timestep)
+            call = PlacedStep(
+                caller, session, arguments, trajectory, branch, step, timestep
+            )
             probed = ahead is not None and ahead.fits(branch, step)
             result = self._step(call, ahead if probed else None)
             if not isinstance(result, Mismatch):
                 return result
             refused = result
         if refused is not None and trajectory.place(timestep) == "next":
-            self._learn_varying(scope, refused)
+            self._learn_varying(session, refused)
             follows = trajectory.whole.place(timestep) == "next"
             goes_on = follows and refused.reason == "discontinuity"
-            trajectory, step = scope.begin(caller, goes_on=goes_on), 0
+            trajectory, step = session.begin(caller, goes_on=goes_on), 0
         elif trajectory.full_up:
-            trajectory, step = scope.begin(caller), 0
+            trajectory, step = session.begin(caller), 0
         state = self._new_state(arguments, weights)
         index = len(trajectory.branches)
-        fresh = Branch(index, state, first_step=step, name=caller.branch)
+        fresh = GuidanceBranch(index, state, first_step=step, name=caller.branch)
         reason = None if refused is None else refused.reason
         result = self._step(
-            Call(caller, scope, arguments, trajectory, fresh, step, timestep, reason),
+            PlacedStep(
+                caller, session, arguments, trajectory, fresh, step, timestep, reason
+            ),
             None,
         )
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
         return result
 
-    def _learn_varying(self, scope: Scope, refused: Mismatch) -> None:
+    def _learn_varying(self, session: Session, refused: Mismatch) -> None:
         """Stop comparing a conditioning input that changes at every step."""
-        for i in scope.learn_varying(refused):
+        for i in session.learn_varying(refused):
             self.report.note(
                 f"the input {self._conditioning_names[i]} changes at every step: "
                 "it is not used to tell one prompt from another"
@@ -159,16 +163,16 @@ class ByTimestep(Dispatcher):
 
     def _expected(
         self,
-        scope: Scope,
-        caller: Caller,
+        session: Session,
+        caller: CallContext,
         arguments: Sequence[Any],
-        weights: Reading,
-    ) -> Call | None:
+        weights: ParameterVersion,
+    ) -> PlacedStep | None:
         """The call, if it continues the run as the calls before did; None if unlikely.
 
         Its timestep is not known yet.
         """
-        trajectory = scope.continued(caller)
+        trajectory = session.continued(caller)
         if trajectory is None:
             return None
         trajectory.settle(most=0 if self._lagged else MOST_UNSETTLED)
@@ -176,11 +180,15 @@ class ByTimestep(Dispatcher):
         if likeliest is None or likeliest[0].state.unusable(weights, self.report):
             return None
         branch, step = likeliest
-        if not branch.state.full_steps or step >= (scope.total(trajectory) or math.inf):
+        if not branch.state.full_steps or step >= (
+            session.total(trajectory) or math.inf
+        ):
             return None
-        return Call(caller, scope, arguments, trajectory, branch, step, math.nan)
+        return PlacedStep(
+            caller, session, arguments, trajectory, branch, step, math.nan
+        )
 
-    def _may_run_unseen(self, call: Call) -> bool:
+    def _may_run_unseen(self, call: PlacedStep) -> bool:
         """Whether it may be run before it is known to continue its branch.
 
         Somebody tells where the run began and, if it has several branches, which one
@@ -198,7 +206,7 @@ class ByTimestep(Dispatcher):
             and (call.trajectory.noise is None or call.step in call.trajectory.foreseen)
         )
 
-    def _run_unseen(self, call: Call) -> Sequence[Any]:
+    def _run_unseen(self, call: PlacedStep) -> Sequence[Any]:
         """Run a step whose signal will be looked at when it has arrived."""
         branch, state = call.branch, call.branch.state
         limit, reason = self._limit(call)
@@ -222,12 +230,12 @@ class ByTimestep(Dispatcher):
         call.trajectory.unsettled.append(Unsettled(arrival, settle))
         return outputs
 
-    def _settle(self, call: Call, place: int, values: Sequence[Tensor]) -> None:
+    def _settle(self, call: PlacedStep, place: int, values: Sequence[Tensor]) -> None:
         """Check a step that has run unseen, and complete the record of it."""
         trajectory, branch = call.trajectory, call.branch
         timestep = _read_timestep(values[1])
         signal = Signal.read(values[0], self._layout.conditioning, timestep)
-        refused = call.scope.refusal(branch, signal, [call.step])
+        refused = call.session.refusal(branch, signal, [call.step])
         if refused is None and not trajectory.continues(call.step, timestep):
             refused = Mismatch("discontinuity")
         decision = trajectory.decisions[place]
@@ -248,7 +256,7 @@ class ByTimestep(Dispatcher):
             )
             trajectory.finish()
 
-    def _probe_ahead(self, call: Call) -> Ahead:
+    def _probe_ahead(self, call: PlacedStep) -> Ahead:
         """Probe the expected branch; its signal and the timestep come in one copy."""
         state = call.branch.state
         pool = state.pool(call.arguments, call.step)
@@ -259,24 +267,26 @@ class ByTimestep(Dispatcher):
         return Ahead(call.branch, call.step, live, signal, timestep)
 
     def _step_with_probe(
-        self, call: Call, ahead: Ahead | None
+        self, call: PlacedStep, ahead: Ahead | None
     ) -> Sequence[Any] | Mismatch:
         """Probe, read the signal, decide, run the rest of the forward."""
         state = call.branch.state
         pool = state.pool(call.arguments, call.step)
         live = self._run("probe", pool) if ahead is None else ahead.live
         value = live[0] if ahead is None else ahead.signal
-        known = sorted(call.scope.varying)
-        where = call.scope, call.branch, call.step
+        known = sorted(call.session.varying)
+        where = call.session, call.branch, call.step
         signal = self._read(value, *where, *known, timestep=call.timestep)
-        refused = call.scope.refusal(call.branch, signal, state.full_steps)
+        refused = call.session.refusal(call.branch, signal, state.full_steps)
         if refused is not None:
             return refused
         limit, reason = self._limit(call)
         pool.others.extend(live)
         return self._finish(call, signal, limit, reason, pool)
 
-    def _step_whole(self, call: Call, _: Ahead | None) -> Sequence[Any] | Mismatch:
+    def _step_whole(
+        self, call: PlacedStep, _: Ahead | None
+    ) -> Sequence[Any] | Mismatch:
         """Decide by the step's index, run the forward, then check its signal."""
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
@@ -286,7 +296,7 @@ class ByTimestep(Dispatcher):
             state.forget()
         *outputs, value = self._run("full" if full else "cached", pool)
         signal = Signal.read(value, self._layout.conditioning, call.timestep)
-        refused = call.scope.refusal(call.branch, signal, history)
+        refused = call.session.refusal(call.branch, signal, history)
         if refused is not None:
             if full:  # this branch's history is overwritten: drop it
                 call.trajectory.drop(call.branch)
@@ -297,7 +307,7 @@ class ByTimestep(Dispatcher):
             self._accept(call, signal, "scheduled")
         return outputs
 
-    def _run_whole(self, name: str, pool: Pool) -> Sequence[Any]:
+    def _run_whole(self, name: str, pool: GraphInputs) -> Sequence[Any]:
         if "probe" in self.graphs:
             pool.others.extend(self._run("probe", pool))
             return self._run(name, pool)

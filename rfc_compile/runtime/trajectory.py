@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from rfc_compile.estimators.noise_levels import NoiseSchedule, recognise, unit_of
-from rfc_compile.runtime.guidance_branch import Branch
+from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.readback import Readback
 from rfc_compile.schedules.decision import LARGEST_GROWTH, Decision
 
@@ -51,7 +51,7 @@ class Trajectory:
     """One denoising run: its branches and what was decided.
 
     ``name`` is its owner's, ``run`` the number of the run, where starts are known;
-    ``num_steps`` and ``announced`` are those of its first call's ``Caller``;
+    ``num_steps`` and ``announced`` are those of its first call's ``CallContext``;
     ``unsettled`` are the steps that await their signal, oldest first. ``noise`` is how
     its timesteps are read, None until the second one; ``foreseen`` are the timesteps of
     a run before, by step, for steps whose own are not known yet. ``before`` is the
@@ -63,10 +63,10 @@ class Trajectory:
     run: int = 0
     num_steps: int | None = None
     announced: int | None = None
-    branches: list[Branch] = field(default_factory=list)
+    branches: list[GuidanceBranch] = field(default_factory=list)
     timesteps: list[float] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
-    newest: Branch | None = None
+    newest: GuidanceBranch | None = None
     finished: bool = False
     noise: NoiseSchedule | None = None
     foreseen: dict[int, float] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Trajectory:
             oldest = self.unsettled.popleft()
             oldest.settle(oldest.arrival.values())
 
-    def drop(self, branch: Branch) -> None:
+    def drop(self, branch: GuidanceBranch) -> None:
         """No call continues this branch any more."""
         self.branches = [other for other in self.branches if other is not branch]
 
@@ -183,7 +183,9 @@ class Trajectory:
         before, newest = self.timesteps[step - 2 : step]
         return (timestep - newest) * (newest - before) > 0
 
-    def candidates(self, timestep: float, name: str | None) -> tuple[int, list[Branch]]:
+    def candidates(
+        self, timestep: float, name: str | None
+    ) -> tuple[int, list[GuidanceBranch]]:
         """The step's index and the branches that have not run it, likeliest first.
 
         ``name`` is the name of the call's branch, if it has one.
@@ -192,7 +194,7 @@ class Trajectory:
         waiting = [b for b in self.branches if b.step < step and b.name in (None, name)]
         return step, sorted(waiting, key=lambda branch: -branch.step)
 
-    def expected(self, name: str | None) -> tuple[Branch, int] | None:
+    def expected(self, name: str | None) -> tuple[GuidanceBranch, int] | None:
         """The branch that the next call continues if the run goes on as it did.
 
         With the index of the step; ``name`` is the name of the call's branch, if known.
@@ -203,7 +205,7 @@ class Trajectory:
         branch = min(own, key=lambda branch: (branch.step, branch.index))
         return branch, max(self.step, branch.step + 1)
 
-    def tells_all_of(self, branch: Branch) -> bool:
+    def tells_all_of(self, branch: GuidanceBranch) -> bool:
         """Whether the caller tells where the run begins, and which branch a call is."""
         told = self.run > 0 or self.num_steps is not None
         return told and (branch.name is not None or len(self.branches) == 1)

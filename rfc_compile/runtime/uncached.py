@@ -15,7 +15,7 @@ from rfc_compile.graph_report import GraphReport
 from rfc_compile.torch_internals import CompiledGraph
 
 
-class OrUncached:
+class WithUncached:
     """A dispatcher that gives way to the plain forward, and says why."""
 
     def __init__(

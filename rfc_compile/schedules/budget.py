@@ -2,7 +2,7 @@
 
     full  <=>  sum of e since the last full step > tau
 
-within the least and the most steps that a cached run has (``Outlook.evenly``).
+within the least and the most steps that a cached run has (``Forecast.evenly``).
 
 At every step tau is chosen such that the rest of the run, as it is predicted
 (`outlook.py`), has just as many full steps as are left. So another prompt meets the
@@ -24,7 +24,7 @@ from rfc_compile.schedules.base import (
     Schedule,
     ScheduleOptions,
 )
-from rfc_compile.schedules.forecast import Course, Outlook
+from rfc_compile.schedules.forecast import BranchHistory, Forecast
 
 
 class Budget(Schedule):
@@ -71,7 +71,7 @@ class Budget(Schedule):
         return threshold - position.error, reason
 
     def _threshold(self, position: Position) -> tuple[float, str]:
-        course = Course.at(position)
+        course = BranchHistory.at(position)
         if course.steps is None:
             return self._without_length(position)
         final = course.final_full(position, self.options)
@@ -110,7 +110,7 @@ class Budget(Schedule):
         fewest = 1 if steps == total else guarded
         return min(max(fewest, round(wanted)), steps)
 
-    def _bounds(self, outlook: Outlook, left: int) -> tuple[int, int | None]:
+    def _bounds(self, outlook: Forecast, left: int) -> tuple[int, int | None]:
         """Fewest and most cached steps in a row: as told, or near an even spread."""
         if self.options.max_cached_run != "auto":
             return 0, self.options.longest_run

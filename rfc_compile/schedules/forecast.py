@@ -30,7 +30,7 @@ TRIALS = 24
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """The steps of a branch from the next one on, but for the ``final_full`` last.
 
     Attributes:
@@ -110,7 +110,7 @@ class Outlook:
 
 
 @dataclass(frozen=True)
-class Course:
+class BranchHistory:
     """What one CFG branch has done, in this trajectory and the one that began alike.
 
     Attributes:
@@ -125,14 +125,14 @@ class Course:
     total: int | None
 
     @classmethod
-    def at(cls, position: Position) -> Course:
+    def at(cls, position: Position) -> BranchHistory:
         """Of the branch of a position, with what was learnt before."""
         earlier = _of_branch(position.earlier, position.branch)
         own = _of_branch(position.decisions, position.branch)
         return cls(own, earlier, len(earlier) or position.total)
 
     @classmethod
-    def alone(cls, position: Position) -> Course:
+    def alone(cls, position: Position) -> BranchHistory:
         """Of the branch of a position, as if no trajectory had been before."""
         own = _of_branch(position.decisions, position.branch)
         return cls(own, (), position.told)
@@ -159,7 +159,7 @@ class Course:
             refused += 1
         return max(options.final_full, refused)
 
-    def outlook(self, position: Position, options: ScheduleOptions) -> Outlook:
+    def outlook(self, position: Position, options: ScheduleOptions) -> Forecast:
         """The steps from the next one on; the number of steps is known."""
         assert self.steps is not None
         seen = _measured(self.own, options.warmup)
@@ -167,7 +167,7 @@ class Course:
         expected = sum(form[step] * distance for step, distance, _ in seen)
         scale = sum(e for *_, e in seen) / expected if expected > 0 else 1.0
         rates = [rate * scale for rate in form]
-        return Outlook(
+        return Forecast(
             rates[len(self.own) : self.steps - self.final_full(position, options)],
             position.since_full,
             position.error,

@@ -4,7 +4,7 @@
 
 tells how many full steps the rest of a run needs, as its errors are predicted
 (`outlook.py`). Where they are is not left to the errors alone: a cached run is nearly
-as long as if those full steps were spread evenly (``Outlook.evenly``). It ends sooner
+as long as if those full steps were spread evenly (``Forecast.evenly``). It ends sooner
 if its errors exceed ``BREAK`` thresholds, so what cannot be foreseen is never cached
 over. Where nobody tells the number of steps, this is ``rcs``: what was learnt from
 earlier runs is left aside, so an image never depends on those drawn before it.
@@ -15,7 +15,7 @@ What it gives in place of ``rcs`` is measured by `python -m benchmarks presets`.
 from __future__ import annotations
 
 from rfc_compile.schedules.base import FULL, Position, Schedule
-from rfc_compile.schedules.forecast import Course
+from rfc_compile.schedules.forecast import BranchHistory
 
 BREAK = 2.0
 """A cached run's errors are at most this many times the threshold."""
@@ -38,7 +38,7 @@ class Spread(Schedule):
         assert threshold is not None, "options fill it in"
         if position.told is None:
             return threshold - position.error, self.reason
-        course = Course.alone(position)
+        course = BranchHistory.alone(position)
         if course.steps is not None:
             outlook = course.outlook(position, self.options)
             if outlook.measured and outlook.rates:

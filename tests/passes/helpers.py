@@ -29,7 +29,7 @@ from rfc_compile.passes.fx_utils import is_layout
 from rfc_compile.passes.pipeline import analyse, make_step_graph
 from rfc_compile.passes.rewrites.specialize import Specialized, specialize
 from rfc_compile.passes.state.state_layout import StateLayout
-from rfc_compile.runtime.state import KeptState
+from rfc_compile.runtime.state import BranchState
 
 FULL, CACHED = -math.inf, math.inf
 
@@ -158,7 +158,7 @@ def _run_passes(
     if not result.analysis.regions.found:
         return
     step_graph = make_step_graph(
-        result.analysis, settings.make_keeping(), result.fake_mode, observe
+        result.analysis, settings.make_state_options(), result.fake_mode, observe
     )
     result.whole = specialize(step_graph, probe=False)
     result.split = specialize(step_graph, probe=True)
@@ -222,7 +222,7 @@ class Walk:
     def __init__(self, captured: Capture, form: str) -> None:
         self.captured = captured
         self.signals: list[Tensor] = []
-        self.state = KeptState(captured.layout, int)
+        self.state = BranchState(captured.layout, int)
         self.step = 0
         if form in ("conditional", "hoist_predicate"):
             self.run = run_conditional(captured.stages[form])

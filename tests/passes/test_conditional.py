@@ -40,13 +40,13 @@ def test_one_conditional_and_one_predicate_a_region(name: str) -> None:
 
 def test_no_region_no_change() -> None:
     gm = zoo_capture("Small").functional
-    keeping = Options(inner="eager", **MODULES).make_keeping()
+    keeping = Options(inner="eager", **MODULES).make_state_options()
     assert make_conditional(gm, keeping, "mul", ["arg1_1"], [], None) is gm
 
 
 def test_a_second_run_changes_nothing() -> None:
     gm = copy_graph(conditional_graph("Small"))
-    keeping = Options(inner="eager", **MODULES).make_keeping()
+    keeping = Options(inner="eager", **MODULES).make_state_options()
     before = gm.graph.python_code("self").src
     assert make_conditional(gm, keeping, "mul", ["arg1_1"], [], None) is gm
     assert gm.graph.python_code("self").src == before

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rfc_compile.passes.rewrites.small_matmuls import MOST_ROWS, few_rows
+from rfc_compile.passes.rewrites.small_matmuls import MOST_ROWS, small_matmuls
 
 aten = torch.ops.aten
 MATMULS = (aten.mm.default, aten.addmm.default)
@@ -59,11 +59,11 @@ def test_few_rows_become_sums(
 ) -> None:
     values = arguments(rows, dtype)
     gm, mode = traced(function, *values)
-    few_rows(gm, mode)
+    small_matmuls(gm, mode)
     gm.recompile()
     assert matmuls(gm) == 0
     code = gm.code
-    few_rows(gm, mode)
+    small_matmuls(gm, mode)
     gm.recompile()
     assert gm.code == code
     expected = function(*values)
@@ -86,12 +86,12 @@ def test_other_matmuls_stay(
     function: Callable[..., Tensor], rows: int, dtype: torch.dtype
 ) -> None:
     gm, mode = traced(function, *arguments(rows, dtype))
-    few_rows(gm, mode)
+    small_matmuls(gm, mode)
     assert matmuls(gm) == 1
 
 
 def test_a_matrix_by_itself_stays() -> None:
     square = torch.randn(3, 3)
     gm, mode = traced(by_itself, square, square.clone(), square[0].clone())
-    few_rows(gm, mode)
+    small_matmuls(gm, mode)
     assert matmuls(gm) == 1

@@ -16,7 +16,7 @@ from random_models import AFFINE_RECIPES, ANY_RECIPES, Recipe, random_model
 from torch import Tensor, fx
 
 from rfc_compile.estimators import ESTIMATORS
-from rfc_compile.estimators.step_weights import step_weights
+from rfc_compile.estimators.step_weights import coefficients_tensor
 from rfc_compile.passes.analysis.flops import is_expensive
 from rfc_compile.passes.fx_utils import remove_dead_code
 from rfc_compile.passes.rewrites.fold_repeats import fold_repeats
@@ -24,7 +24,7 @@ from rfc_compile.passes.rewrites.functionalize import functionalize
 from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
 from rfc_compile.passes.rewrites.outline import outline
 from rfc_compile.passes.rewrites.retrace import trace_by_op
-from rfc_compile.passes.rewrites.small_matmuls import few_rows
+from rfc_compile.passes.rewrites.small_matmuls import small_matmuls
 
 STEPS = 6
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]
@@ -157,7 +157,7 @@ def check_second_runs(captured: Capture) -> None:
         expected = gm(*given)
         for _ in range(2):
             before = shape_of(gm)
-            fold_repeats(few_rows(gm, captured.fake_mode))
+            fold_repeats(small_matmuls(gm, captured.fake_mode))
         assert shape_of(gm) == before
         for ours, theirs in zip(gm(*given), expected, strict=True):
             torch.testing.assert_close(ours, theirs, **CLOSE, equal_nan=True)
@@ -229,7 +229,7 @@ def determined(
     kept = places[list(full[: order + 1])]
     changes = kept[:-1] - kept[1:]
     if name in STRAIGHT:
-        taylor, _ = step_weights(step, full, order)
+        taylor, _ = coefficients_tensor(step, full, order)
         ahead = sum(w * c[0] for w, c in zip(taylor, changes, strict=False))
         return len(changes) > 0 and ahead > 0.05
     wanted = 2 if places[:, 1].any() else 1

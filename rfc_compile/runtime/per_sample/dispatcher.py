@@ -34,10 +34,10 @@ from rfc_compile.passes.analysis.batch_dimension import Batch
 from rfc_compile.passes.analysis.input_roles import ForwardInputs
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
-from rfc_compile.runtime.call_context import Caller, current_caller
-from rfc_compile.runtime.graph_inputs import Pool
-from rfc_compile.runtime.guidance_branch import Branch, Mismatch
-from rfc_compile.runtime.parameter_versions import Reading
+from rfc_compile.runtime.call_context import CallContext, current_context
+from rfc_compile.runtime.graph_inputs import GraphInputs
+from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
+from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.per_sample.independence import MIXES, smallest_batch
 from rfc_compile.runtime.per_sample.matching import (
     DOUBTFUL,
@@ -57,8 +57,8 @@ from rfc_compile.runtime.per_sample.rows import (
 )
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.readback import read_all
-from rfc_compile.runtime.session import Scope
-from rfc_compile.runtime.step import Call
+from rfc_compile.runtime.session import Session
+from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.timestep_dispatcher import ByTimestep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
@@ -78,7 +78,7 @@ class Placed:
     """
 
     sample: Sample
-    call: Call
+    call: PlacedStep
     signal: Signal
     reason: str = ""
 
@@ -106,61 +106,61 @@ class BySample(ByTimestep):
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()
-        caller = current_caller()
+        caller = current_context()
         static = self._static(arguments)
         one = pick(self._batch, arguments, [0])  # whatever the size of the batch
-        key = self._scopes.key(static, one)
+        key = self._sessions.key(static, one)
         weights = self._weights.read(static, arguments)
-        scope = self._scope_of(caller, key, one)
-        with scope.lock:  # threads that share a name share its samples
-            return self._lead(scope, caller, arguments, weights)
+        session = self._session_of(caller, key, one)
+        with session.lock:  # threads that share a name share its samples
+            return self._lead(session, caller, arguments, weights)
 
     def _lead(
         self,
-        scope: Scope,
-        caller: Caller,
+        session: Session,
+        caller: CallContext,
         arguments: Sequence[Any],
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> Sequence[Any]:
-        for sample in scope.samples.gone(scope.calls):
-            self._leave(scope, sample)
+        for sample in session.samples.gone(session.calls):
+            self._leave(session, sample)
         rows = look_at(self._batch, self._timestep, arguments)
         if not self._smallest and not self._tried_out(arguments, rows):
             state = self._new_state(arguments, weights)
             others = [self._equal_weights(0.0, len(rows))]
-            return self._run_whole("full", Pool(arguments, state.slots, others))
-        found = self._continuations(scope, caller, arguments, rows, weights)
+            return self._run_whole("full", GraphInputs(arguments, state.slots, others))
+        found = self._continuations(session, caller, arguments, rows, weights)
         placed = []
         for i, (row, continuation) in enumerate(zip(rows, found, strict=True)):
             own = pick(self._batch, arguments, [i])
             sample = self._sample(continuation, caller, own, weights)
-            placed.append(self._place(scope, caller, own, row, continuation, sample))
+            placed.append(self._place(session, caller, own, row, continuation, sample))
         outputs = self._run_placed(arguments, placed)
         for one in placed:
-            scope.samples.note(one.sample, scope.calls)
+            session.samples.note(one.sample, session.calls)
             if one.sample.trajectory.complete:
-                self._leave(scope, one.sample)
+                self._leave(session, one.sample)
         newest = [one.sample.trajectory.decisions[-1] for one in placed]
         telling = min(newest, key=lambda d: (d.full, d.reason != "weights"))
         self._changes_of_weights.note(telling)  # once, however many rows begin anew
         return outputs
 
-    def _leave(self, scope: Scope, sample: Sample) -> None:
-        scope.samples.leave(sample)
-        scope.learn_from(sample.trajectory)
+    def _leave(self, session: Session, sample: Sample) -> None:
+        session.samples.leave(sample)
+        session.learn_from(sample.trajectory)
 
     def _continuations(
         self,
-        scope: Scope,
-        caller: Caller,
+        session: Session,
+        caller: CallContext,
         arguments: Sequence[Any],
         rows: Sequence[Row],
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> list[Continuation]:
         """What the rows of a call are taken for."""
         candidates = [
             sample
-            for sample in scope.samples.under_way
+            for sample in session.samples.under_way
             if sample.trajectory.run == caller.run
             and sample.branch.name in (None, caller.branch)
             and any(sample.trajectory.place(r.timestep) == "next" for r in rows)
@@ -178,8 +178,8 @@ class BySample(ByTimestep):
             for i, (row, distance) in enumerate(zip(rows, away, strict=True))
             if math.isfinite(distance)
             and sample.trajectory.place(row.timestep) == "next"
-            and self._may_be(scope, sample, row, distance)
-            for mismatch in [self._mismatch(scope, sample, row, distance, weights)]
+            and self._may_be(session, sample, row, distance)
+            for mismatch in [self._mismatch(session, sample, row, distance, weights)]
         ]
         unclear = doubtful(pairs)
         if unclear:
@@ -190,19 +190,26 @@ class BySample(ByTimestep):
         changed = [mismatch.changed for mismatch in mismatches if mismatch.changed]
         if changed:  # one lesson, of what all of these rows have changed
             common = frozenset.intersection(*changed)
-            self._learn_varying(scope, Mismatch("conditioning", common))
+            self._learn_varying(session, Mismatch("conditioning", common))
         return found
 
-    def _may_be(self, scope: Scope, sample: Sample, row: Row, change: float) -> bool:
+    def _may_be(
+        self, session: Session, sample: Sample, row: Row, change: float
+    ) -> bool:
         """Whether a row is of a sample's image, which then may have been disturbed.
 
         Another latent and another conditioning are another image.
         """
-        another = sample.branch.differing(row.signal(change)) - scope.varying
+        another = sample.branch.differing(row.signal(change)) - session.varying
         return not (another and sample.branch.jumps(change))
 
     def _mismatch(
-        self, scope: Scope, sample: Sample, row: Row, change: float, weights: Reading
+        self,
+        session: Session,
+        sample: Sample,
+        row: Row,
+        change: float,
+        weights: ParameterVersion,
     ) -> Mismatch | None:
         """Why a row is not a sample's next step."""
         branch = sample.branch
@@ -210,19 +217,19 @@ class BySample(ByTimestep):
         if unusable is not None:
             return Mismatch(unusable)
         full_steps = branch.state.full_steps
-        return branch.mismatch(row.signal(change), full_steps, scope.varying)
+        return branch.mismatch(row.signal(change), full_steps, session.varying)
 
     def _sample(
         self,
         continuation: Continuation,
-        caller: Caller,
+        caller: CallContext,
         own: Sequence[Any],
-        weights: Reading,
+        weights: ParameterVersion,
     ) -> Sample:
         if continuation.sample is not None and continuation.mismatch is None:
             return continuation.sample
         state = self._new_state(own, weights)
-        branch = Branch(0, state, first_step=0, name=caller.branch)
+        branch = GuidanceBranch(0, state, first_step=0, name=caller.branch)
         trajectory = Trajectory(
             caller.owner, caller.run, caller.num_steps, caller.announced, [branch]
         )
@@ -230,8 +237,8 @@ class BySample(ByTimestep):
 
     def _place(
         self,
-        scope: Scope,
-        caller: Caller,
+        session: Session,
+        caller: CallContext,
         own: Sequence[Any],
         row: Row,
         continuation: Continuation,
@@ -239,9 +246,9 @@ class BySample(ByTimestep):
     ) -> Placed:
         mismatch = continuation.mismatch
         change = row.change if sample.number < 0 else continuation.distance
-        call = Call(
+        call = PlacedStep(
             caller,
-            scope,
+            session,
             own,
             sample.trajectory,
             sample.branch,
@@ -276,11 +283,11 @@ class BySample(ByTimestep):
         assert outputs is not None
         return outputs
 
-    def _probe(self, arguments: Sequence[Any], placed: Sequence[Placed]) -> Pool:
+    def _probe(self, arguments: Sequence[Any], placed: Sequence[Placed]) -> GraphInputs:
         """The probe's results, behind the step weights, beside the state of rows."""
         slots = stacked([one.call.branch.state for one in placed])
         weights = [one.call.branch.state.weights(one.call.step) for one in placed]
-        pool = Pool(arguments, slots, [torch.stack(weights, dim=-1)])
+        pool = GraphInputs(arguments, slots, [torch.stack(weights, dim=-1)])
         pool.others.extend(self._run("probe", pool))
         return pool
 
@@ -294,7 +301,7 @@ class BySample(ByTimestep):
         return "full", replace(one, signal=signal, reason=reason)
 
     def _go_on(
-        self, name: str, pool: Pool, rows: Sequence[Placed], *, count: int
+        self, name: str, pool: GraphInputs, rows: Sequence[Placed], *, count: int
     ) -> Sequence[Any]:
         """Run the rest of a forward behind its probe, and record it, row by row.
 
@@ -314,7 +321,12 @@ class BySample(ByTimestep):
         return outputs
 
     def _announce(
-        self, call: Call, trajectory: Trajectory, decision: Decision, *, keep: bool
+        self,
+        call: PlacedStep,
+        trajectory: Trajectory,
+        decision: Decision,
+        *,
+        keep: bool,
     ) -> None:
         """No other graph follows a row."""
 
@@ -338,11 +350,11 @@ class BySample(ByTimestep):
     def _trial(self, arguments: Sequence[Any], count: int) -> list[Tensor]:
         """What a full step and the cached one after it give, and what they keep."""
         state = self._new_state(arguments, ())
-        pool = Pool(arguments, state.slots, [self._equal_weights(1.0, count)])
+        pool = GraphInputs(arguments, state.slots, [self._equal_weights(1.0, count)])
         results = [*self._run_whole("full", pool)]
         results = [value.clone() for value in results if isinstance(value, Tensor)]
         state.record(0, ())
-        pool = Pool(arguments, state.slots, [self._equal_weights(1.0, count)])
+        pool = GraphInputs(arguments, state.slots, [self._equal_weights(1.0, count)])
         results += [x for x in self._run_whole("cached", pool) if isinstance(x, Tensor)]
         return [*results, *state.slots]
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rfc_compile.runtime.guidance_branch import Branch, Mismatch
+from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
@@ -52,7 +52,7 @@ class Sample:
     last_call: int = 0
 
     @property
-    def branch(self) -> Branch:
+    def branch(self) -> GuidanceBranch:
         """Its branch; none once it has left."""
         (only,) = self.trajectory.branches
         return only

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rfc_compile.passes.analysis.batch_dimension import Batch
 from rfc_compile.passes.state.state_layout import StateLayout
-from rfc_compile.runtime.state import KeptState
+from rfc_compile.runtime.state import BranchState
 
 
 def count_of(batch: Batch, arguments: Sequence[Any]) -> int:
@@ -53,7 +53,7 @@ def rows_of(value: Tensor, chosen: Sequence[int]) -> Tensor:
     return once.expand(len(chosen), *value.shape[1:])
 
 
-def stacked(states: Sequence[KeptState]) -> Sequence[Tensor]:
+def stacked(states: Sequence[BranchState]) -> Sequence[Tensor]:
     """The slots of these states as those of one batch; of a single one its own."""
     if len(states) == 1:
         return states[0].slots
@@ -68,7 +68,7 @@ def written_slots(layout: StateLayout) -> list[int]:
 
 
 def write_back(
-    states: Sequence[KeptState], slots: Sequence[Tensor], written: Iterable[int]
+    states: Sequence[BranchState], slots: Sequence[Tensor], written: Iterable[int]
 ) -> None:
     """Give every state its row of the slots that a full step has written.
 

@@ -32,7 +32,7 @@ from rfc_compile.graph_report import RegionInfo
 from rfc_compile.report import explain
 from rfc_compile.report.region_errors import kept_states, norms, predict, relative_error
 from rfc_compile.runtime import registry
-from rfc_compile.runtime.session import Scope
+from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.tools.measure.target import Target
 
@@ -246,9 +246,11 @@ class Recorder:
         for name, row in zip(names, torch.stack(rows).tolist(), strict=True):
             self._rows.setdefault(name, {}).setdefault(step, []).append(row)
 
-    def _values(self, scope: Scope) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
+    def _values(
+        self, session: Session
+    ) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
         """For each output its region's name, and the last two inputs and outputs."""
-        states = list(kept_states(scope, graph_report.reports_of(self._model)))
+        states = list(kept_states(session, graph_report.reports_of(self._model)))
         for place, (report, state) in enumerate(states):
             for region in report.regions:
                 name = f"{place}.{region.name}" if len(states) > 1 else region.name
