@@ -27,8 +27,12 @@ class Work:
 
     def __init__(self, model: nn.Module, workload: Workload) -> None:
         self.done = 0
-        blocks = model.get_submodule(workload.blocks)
-        self._layers = [m for m in blocks.modules() if isinstance(m, nn.Linear)]
+        self._layers = [
+            module
+            for name in workload.blocks
+            for module in model.get_submodule(name).modules()
+            if isinstance(module, nn.Linear)
+        ]
 
     def watch(self) -> None:
         """Begin to count; costs compiled code dearly."""
