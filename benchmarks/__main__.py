@@ -11,6 +11,7 @@ from benchmarks import (
     ideas,
     ideas_of_modules,
     ideas_of_schedules,
+    left_out,
     matrix,
     memory,
     presets,
@@ -32,9 +33,18 @@ def main() -> None:
     add(
         "--only", default="", help="part of the names: compile_time, end_to_end, matrix"
     )
+    add("--again", default="", help="part of methods of matrix to measure again")
+    add("--minutes", type=float, help="when matrix stops, to go on another time")
     args = parser.parse_args()
     benchmarks = {
-        "matrix": functools.partial(matrix.run, images=args.images, only=args.only),
+        "matrix": functools.partial(
+            matrix.run,
+            images=args.images,
+            only=args.only,
+            again=args.again,
+            minutes=args.minutes,
+        ),
+        "left_out": left_out.run,
         "presets": functools.partial(presets.run, images=args.images),
         "ideas": functools.partial(ideas.run, images=args.images),
         "ideas_of_modules": functools.partial(ideas_of_modules.run, images=args.images),

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import rfc_compile
+from benchmarks.glyph_cells import Cell, cells, draw, full_steps_of
 from benchmarks.ideas_of_modules import Score, grid
-from benchmarks.matrix import Cell, cells, draw, full_steps_of
 from benchmarks.report import console, save
 from rfc_compile.estimators.base import (
     changes,

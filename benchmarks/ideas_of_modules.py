@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.matrix import Cell, cells, draw, ours
+from benchmarks.glyph_cells import Cell, cells, draw, ours
 from benchmarks.report import Grid, console, save
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import (

@@ -17,9 +17,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from benchmarks.glyph_cells import Cell, cells, draw
 from benchmarks.ideas import Moment, Stack, make_model, subspace, taylor
 from benchmarks.ideas_of_modules import Score, grid
-from benchmarks.matrix import Cell, cells, draw
 from benchmarks.presets import spread_evenly
 from benchmarks.report import console, save
 from rfc_compile.estimators.base import changes, inner_product, ratio

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import rfc_compile
-from benchmarks.matrix import Cell, draw, full_steps_of
+from benchmarks.glyph_cells import Cell, draw, full_steps_of
 from benchmarks.report import Grid, console, save
 from rfc_compile.config.options import PRESETS
 from rfc_compile.schedules.forecast import Forecast

@@ -19,8 +19,8 @@ from torch import Tensor
 from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.image_grid import save_sheet
 
-DRAWN: Final = 24
 COLUMNS: Final = 8
+STEPS: Final = 28
 
 
 def read_weights(path: Path, part: str) -> dict[str, Tensor]:
@@ -68,15 +68,15 @@ def export(name: str, checkpoint: Path, part: str, output: Path) -> None:
             shutil.copy(folder / "vocabulary.json", output)
 
 
-def draw_sheet(name: str, folder: Path) -> None:
-    """Writes `sheet.png`: images in rows of eight, clips a row each."""
+def draw_sheet(name: str, folder: Path, count: int) -> None:
+    """Writes `sheet.png`: images in rows of eight, or clips a row each."""
     trained = MODELS[name]
     model = trained.load(folder=folder)
-    drawn = trained.sample(model, trained.conditions(DRAWN), seed=0)
+    drawn = trained.sample(model, trained.conditions(count), seed=0, steps=STEPS)
     columns = COLUMNS
     if drawn.ndim == 5:
         columns = drawn.shape[2]
-        drawn = drawn[:COLUMNS].transpose(1, 2).flatten(0, 1)
+        drawn = drawn.transpose(1, 2).flatten(0, 1)
     save_sheet(folder / "sheet.png", drawn, columns)
 
 
@@ -87,10 +87,11 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--newest", action="store_true", help="not the average")
+    parser.add_argument("--drawn", type=int, default=24, help="on the sheet")
     args = parser.parse_args()
     part = "model" if args.newest else "average"
     export(args.model, args.checkpoint, part, args.output)
-    draw_sheet(args.model, args.output)
+    draw_sheet(args.model, args.output, args.drawn)
     print(f"saved {args.output}")
 
 
