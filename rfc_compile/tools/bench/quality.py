@@ -37,7 +37,8 @@ class Work:
     def watch(self) -> None:
         """Begin to count, also under what a method puts in a layer's place."""
         for layer in self._layers:
-            layer.forward = functools.partial(self._counted, layer, layer.forward)
+            counted = functools.partial(self._counted, layer, layer.forward)
+            layer.forward = counted  # type: ignore[method-assign]
 
     def leave(self) -> None:
         """Count no more; compiled code must not see the counting."""
