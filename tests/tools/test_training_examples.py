@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def run(
         text=True,
         timeout=300,
         cwd=cwd,
-        env={"PATH": path},
+        env={**os.environ, "PATH": path},
     )
     return result.returncode, result.stdout + result.stderr
 

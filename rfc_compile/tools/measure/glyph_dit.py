@@ -42,7 +42,8 @@ GLYPH_DIT: Final = TrainedModel(
     modules=("attn1", "ff"),
 )
 MODEL_FOLDER: Final = GLYPH_DIT.folder
-SCHEDULERS: Final = tuple(GLYPH_DIT.schedulers)
+SCHEDULERS: Final = tuple(name for name in GLYPH_DIT.schedulers if name != "ddpm")
+"""Those that add no noise on the way."""
 
 
 def load_glyph_dit(dtype: torch.dtype = torch.float32) -> DiTTransformer2DModel:
@@ -96,7 +97,7 @@ def sample(
         denoise: the model, compiled or not, on the device of `labels`.
         labels: (B,) int64, the classes to draw, 0..9.
         seed: image i starts from the noise of seed + i, whatever batch it is in.
-        scheduler: a name in `SCHEDULERS`.
+        scheduler: a name in `SCHEDULERS`, or `ddpm`.
         steps: denoising steps; `heun` calls the model about twice for each.
         guidance: classifier-free guidance scale; 1 calls the model without guidance,
             on B images instead of 2 B.

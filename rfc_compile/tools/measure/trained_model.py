@@ -162,7 +162,9 @@ class TrainedModel:
         Raises:
             ValueError: an unknown scheduler or word, or a bad number of steps.
         """
-        made = self.make_scheduler(scheduler or next(iter(self.schedulers)), steps)
+        if scheduler is None:
+            scheduler = next(iter(self.schedulers))
+        made = self.make_scheduler(scheduler, steps)
         inputs, empty = self.encode(conditions)
         inputs, empty, shared = (
             _placed(given, dtype, device) for given in (inputs, empty, self.shared)
