@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from benchmarks.cells import Cell
 from benchmarks.report import RESULTS
+from rfc_compile.tools.bench.selection import SLACK
 from rfc_compile.tools.measure.bundled_models import MODELS
 
 FILE: Final = RESULTS / "matrix.jsonl"
@@ -66,6 +67,11 @@ class Line:
     psnr_min: float = 0.0
     psnr_ode: float | None = None
     error: str = ""
+
+    @property
+    def keeps_to_its_steps(self) -> bool:
+        """Whether it has as many full steps as the cell allows, or fewer."""
+        return self.full <= self.cell.full + SLACK
 
     @property
     def key(self) -> tuple[Cell, str, str]:
@@ -131,9 +137,9 @@ class Scores:
         }
 
     def lead(self, cell: Cell, config: str) -> float | None:
-        """Of a configuration over the best rival, in dB."""
+        """In dB, over the best rival; None for more full steps than asked for."""
         own, rivals = self.ours(cell, config), self.rivals(cell).values()
-        if own is None or not rivals:
+        if own is None or not rivals or not own.keeps_to_its_steps:
             return None
         return own.psnr - max(line.psnr for line in rivals)
 
@@ -150,7 +156,7 @@ def verdicts(scores: Scores, choose: Choose) -> list[str]:
         scores: of the matrix.
         choose: our configuration for each model.
     """
-    lines = list(_against_rivals(scores, choose))
+    lines = [*_steps_kept(scores, choose), *_against_rivals(scores, choose)]
     lines += _against_ode(scores, choose)
     for model in scores.models:
         lines += _against_paper(scores, model, choose(model))
@@ -160,6 +166,20 @@ def verdicts(scores: Scores, choose: Choose) -> list[str]:
 
 def _met(held: bool, text: str) -> str:
     return f"{'met' if held else 'missed'}: {text}"
+
+
+def _steps_kept(scores: Scores, choose: Choose) -> Iterator[str]:
+    kept = [
+        own.keeps_to_its_steps
+        for cell in scores.by_cell
+        if (own := scores.ours(cell, choose(cell.model)))
+    ]
+    if kept:
+        yield _met(
+            all(kept),
+            f"as many full steps as asked for in {sum(kept)} of {len(kept)} cells; "
+            "only these count below",
+        )
 
 
 def _against_rivals(scores: Scores, choose: Choose) -> Iterator[str]:

@@ -111,7 +111,8 @@ def test_spectrum_blends_a_ridge_fit_with_the_local_line() -> None:
 def line(
     model: str, method: str, psnr: float, config: str = "", **more: object
 ) -> Line:
-    cell = Cell(model, "ddim", 1.0, False, 50, 16)
+    sampler = "euler" if model == "emoji-flux" else "ddim"
+    cell = Cell(model, sampler, 1.0, False, 50, 16)
     values = {"images": 4, "weights": "w", "full": 8.0, "psnr": psnr, **more}
     return Line(cell, method, config, **values)  # type: ignore[arg-type]
 
@@ -147,14 +148,28 @@ def test_nothing_can_be_left_out_of_one_model() -> None:
 
 def test_verdicts_count_leads_and_losses() -> None:
     found = scores.verdicts(two_models(), lambda model: DEFAULT)
-    assert found[0].startswith("met: ahead of every rival in 100% of 2 cells")
-    assert found[1] == (
+    assert found[0].startswith("met: as many full steps as asked for in 2 of 2 cells")
+    assert found[1].startswith("met: ahead of every rival in 100% of 2 cells")
+    assert found[2] == (
         "missed: ahead of the best rival by 1.0 dB on average (wanted: 3)"
     )
-    assert "missed: nearer to the ODE's solution" in found[2]
-    assert "in 0% of 1 cells" in found[2]
+    assert "missed: nearer to the ODE's solution" in found[3]
+    assert "in 0% of 1 cells" in found[3]
     wide = scores.verdicts(two_models(), lambda model: "wide")
-    assert wide[0].startswith("missed: ahead of every rival in 50% of 2 cells")
+    assert wide[1].startswith("missed: ahead of every rival in 50% of 2 cells")
+
+
+def test_a_run_of_too_many_full_steps_is_no_lead() -> None:
+    found = Scores(
+        [
+            line("glyph-dit", OURS, 50.0, DEFAULT, full=20.0),
+            line("glyph-dit", FEWER, 36.0),
+        ]
+    )
+    (cell,) = found.by_cell
+    assert found.lead(cell, DEFAULT) is None
+    (claim,) = scores.verdicts(found, lambda model: DEFAULT)
+    assert claim.startswith("missed: as many full steps as asked for in 0 of 1 cells")
 
 
 def test_the_newest_line_counts_and_old_weights_do_not(
