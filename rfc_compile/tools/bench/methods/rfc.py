@@ -58,18 +58,18 @@ def _apply(
         return trajectory("run", num_steps=step.total)
 
     def nfc() -> float:
-        full = _full_of(stats(compiled), calls)
+        full = calls - _cached_of(stats(compiled), calls)
         return full / 2 if workload.separate else full
 
     return Applied(calling(compiled, told), begin=begin, nfc=nfc)
 
 
-def _full_of(known: Statistics | None, calls: int) -> int:
-    """Full ones of so many calls; a run that jumps is more than one trajectory."""
+def _cached_of(known: Statistics | None, calls: int) -> int:
+    """Cached ones of so many calls; a run that jumps is more than one trajectory."""
     if known is None or calls <= 0:
         return 0
-    full = sum(decision.full for decision in known.decisions[-calls:])
-    return full + _full_of(known.last, calls - len(known.decisions))
+    cached = sum(not decision.full for decision in known.decisions[-calls:])
+    return cached + _cached_of(known.last, calls - len(known.decisions))
 
 
 def _at(granularity: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:
