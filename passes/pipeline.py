@@ -5,7 +5,6 @@
     residual_stream    analysis               -> residual adds
     find_regions       analysis               -> regions and refusals
     merge_regions      analysis               -> a region per block, or for all blocks
-    fit_budget         analysis               -> regions whose state fits, if asked for
     outline            regions                -> submodules
     make_conditional   region calls           -> conditional(predicate, region, ...)
     hoist_predicate    one predicate a region -> one predicate a step
@@ -20,7 +19,6 @@ pass knows the name of a model. passes/README.md states the invariants between t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import fx
@@ -31,22 +29,17 @@ from rfc_compile.passes.analysis.input_roles import (
     classify_inputs,
     with_streams,
 )
-from rfc_compile.passes.analysis.memory_budget import within_budget
-from rfc_compile.passes.analysis.records import Captured, Region, Regions
+from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.analysis.regions import find_regions
 from rfc_compile.passes.analysis.residual_stream import residual_stream
-from rfc_compile.passes.analysis.watched_value import (
-    watched_value,
-    with_watched,
-    without_watched,
-)
+from rfc_compile.passes.analysis.watched_value import watched_value, with_watched
 from rfc_compile.passes.fx_utils import Ancestry
 from rfc_compile.passes.invariants import check_invariants
 from rfc_compile.passes.rewrites.conditional import make_conditional
 from rfc_compile.passes.rewrites.functionalize import functionalize
 from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
 from rfc_compile.passes.rewrites.outline import outline
-from rfc_compile.passes.state.kept_values import StateOptions, rings_of
+from rfc_compile.passes.state.kept_values import StateOptions
 
 Observer = Callable[[str, fx.GraphModule], None]
 
@@ -84,39 +77,6 @@ def analyse(
     regions = with_watched(regions, inputs, ancestry)
     blocks = block_flops(ancestry, inputs.sources, has_regions=bool(regions.found))
     return Captured(gm, inputs, regions, blocks)
-
-
-def fit_budget(
-    captured: Captured,
-    limit: int,
-    state_options: StateOptions,
-    granularity: str,
-    fake_mode: Any,
-) -> tuple[Captured, str]:
-    """Merge or drop regions until the state of a CFG branch takes ``limit`` bytes.
-
-    Also tells what was done; nothing where they fit.
-
-    Raises:
-        CannotCache: nothing fits; tells the smallest possible size.
-
-    """
-    ancestry, inputs = Ancestry(captured.gm.graph), captured.inputs
-
-    def watching(regions: Regions) -> Regions:
-        return with_watched(regions, inputs, ancestry)
-
-    def size_of(found: Sequence[Region]) -> int:
-        regions = watching(replace(captured.regions, found=tuple(found)))
-        watched = watched_value(regions, inputs, ancestry)
-        latents = inputs.latents
-        rings = rings_of(regions.found, latents, watched, state_options, fake_mode)
-        return sum(ring.bytes for ring in rings)
-
-    bare = without_watched(captured.regions)
-    merge_blocks = granularity == "module"
-    regions, done = within_budget(bare, limit, merge_blocks, ancestry, size_of)
-    return replace(captured, regions=watching(regions)), done
 
 
 def make_step_graph(

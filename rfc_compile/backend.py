@@ -43,7 +43,7 @@ from rfc_compile.runtime.uncached import Uncached, WithUncached
 log = logging.getLogger(__name__)
 
 RANKS_AND_SAMPLES = (
-    'decide="sample" is not possible where several ranks share the computation of a '
+    "per_sample=True is not possible where several ranks share the computation of a "
     "model: leave it out, so that they decide for the batch"
 )
 

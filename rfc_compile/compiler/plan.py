@@ -18,9 +18,9 @@ from rfc_compile.graph_report import GraphReport, RegionInfo
 from rfc_compile.passes.analysis.batch_dimension import Batch, find_batch
 from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.analysis.streams import find_streams
-from rfc_compile.passes.pipeline import Observer, analyse, fit_budget, make_step_graph
+from rfc_compile.passes.pipeline import Observer, analyse, make_step_graph
 from rfc_compile.passes.rewrites.wrapped_parameters import with_plain_parameters
-from rfc_compile.passes.state.kept_values import input_ring, own_ring, stored_in
+from rfc_compile.passes.state.kept_values import input_ring, own_ring
 from rfc_compile.passes.state.state_layout import StateLayout
 
 
@@ -97,7 +97,7 @@ def capture(
     for reason in captured.regions.apart:
         report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
-    return _within_budget(captured, options, report)
+    return captured
 
 
 def complete_plan(
@@ -130,25 +130,6 @@ def _for_graph(options: Options, captured: Captured) -> Options:
     return options.for_graph(timed=captured.inputs.timestep is not None)
 
 
-def _within_budget(
-    captured: Captured, options: Options, report: GraphReport
-) -> Captured:
-    limit = options.budget_bytes
-    if limit is None:
-        return captured
-    state_options, fake_mode = (
-        options.make_state_options(),
-        torch_internals.dynamo_fake_mode(),
-    )
-    granularity = _granularity(options)
-    fitting, done = fit_budget(captured, limit, state_options, granularity, fake_mode)
-    report.refused = fitting.regions.refused
-    if done:
-        report.note(f"memory_budget={options.memory_budget!r}: {done}")
-    _refuse_little_coverage(fitting, options)
-    return fitting
-
-
 def _refuse_little_coverage(captured: Captured, options: Options) -> None:
     regions = captured.regions
     if not regions.found and not regions.refused:
@@ -177,7 +158,7 @@ def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) 
         own = [
             name
             for name in sizes
-            if name.startswith(f"{region.name}.") or stored_in(name) in names
+            if name.startswith(f"{region.name}.") or name in names
         ]
         cache_bytes = sum(map(sizes.pop, own))
         regions.append(
