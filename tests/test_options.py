@@ -31,6 +31,10 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "order": ((0, 3, "2", 1.5), "1, 2"),
     "threshold": (NOT_NUMBERS[:-1], "a number >= 0"),
     "ridge": (NOT_NUMBERS, "a number >= 0"),
+    "disable_passes": (
+        (("outline",), ["fold_repeat"], "fold_repeats", 3, None, ([],)),
+        "small_matmuls, fold_repeats",
+    ),
     "min_coverage": ((-0.1, 1.1, "half", True, None), "a number from 0 to 1"),
     "interval": (NOT_POSITIVE, "a whole number >= 1"),
     "warmup": (NOT_POSITIVE, "a whole number >= 1"),
@@ -55,7 +59,7 @@ def test_bad_value_names_the_option_and_what_is_allowed(name: str, value: Any) -
     message = str(raised.value)
     assert name in message
     assert BAD[name][1] in message
-    if name != "full_steps":
+    if name not in ("full_steps", "disable_passes"):
         assert repr(value) in message
 
 

@@ -22,6 +22,7 @@ from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import Estimator
 from rfc_compile.graph_report import GraphReport
+from rfc_compile.passes.pipeline import OPTIONAL_PASSES
 from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.ring_storage import CACHE_DTYPES
 from rfc_compile.schedules import SCHEDULES
@@ -94,6 +95,8 @@ class Options:
         process_group: of torch.distributed: the ranks that share one computation of the
             model, and so decide together (``rfc_compile.ranks``). None is the ranks
             that collectives or sharded weights in the graph name, else this one alone.
+        disable_passes: for debugging, graph passes to leave out: ``small_matmuls``,
+            ``fold_repeats``.
         min_coverage: share of the FLOPs that must lie inside regions, 0 to 1; a
             forward with less runs uncached.
 
@@ -126,6 +129,7 @@ class Options:
     timestep: str | None = None
     process_group: Any = None
     min_coverage: float = 0.3
+    disable_passes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value, and the values against each other."""
@@ -162,6 +166,7 @@ class Options:
             integer("max_cached_run", self.max_cached_run, low=0)
         if self.process_group is not None:
             process_group("process_group", self.process_group)
+        self._check_passes()
         self._check_mask()
         self._check_budget()
         self._check_inner()
@@ -177,6 +182,17 @@ class Options:
         if self.time is None:
             object.__setattr__(self, "time", "step" if modules else "noise")
         one_of("time", self.time, TIMES)
+
+    def _check_passes(self) -> None:
+        passes: Any = self.disable_passes
+        if not isinstance(passes, list | tuple):
+            raise OptionError(
+                f"disable_passes={passes!r} is not allowed; allowed: a list of "
+                f"{', '.join(OPTIONAL_PASSES)}"
+            )
+        for name in passes:
+            one_of("disable_passes", name, OPTIONAL_PASSES)
+        object.__setattr__(self, "disable_passes", tuple(passes))
 
     def _check_mask(self) -> None:
         steps: Any = self.full_steps
