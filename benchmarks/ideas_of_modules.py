@@ -26,7 +26,6 @@ from rfc_compile.estimators.base import (
     inner_product,
     ratio,
 )
-from rfc_compile.estimators.scaled_taylor import ScaledTaylor
 from rfc_compile.estimators.subspace import Subspace
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
@@ -90,32 +89,8 @@ class OfChannels(OfTokens):
     dim = -1
 
 
-class ScaledALittle(ScaledTaylor):
-    """The ratio within 0.8 and 1.25: not all of the input's change is the output's."""
-
-    name = "scaled_a_little"
-
-    def coefficients(
-        self,
-        current: Tensor,
-        inputs: Sequence[Tensor],
-        statistics: Tensor | None,
-        weights: Tensor,
-    ) -> list[Tensor]:
-        """Taylor's weights times the bounded ratio."""
-        scaled = super().coefficients(current, inputs, statistics, weights)
-        taylor = [weights[TAYLOR, j] for j in range(self.order)]
-        scale = ratio(scaled[0].abs(), taylor[0].abs()).clamp(0.8, 1.25)
-        return [scale * weight for weight in taylor]
-
-
 _PARTS: Final = 4
-NEW: Final[tuple[type[Estimator], ...]] = (
-    PulledByMiss,
-    OfTokens,
-    OfChannels,
-    ScaledALittle,
-)
+NEW: Final[tuple[type[Estimator], ...]] = (PulledByMiss, OfTokens, OfChannels)
 
 DEFAULT: Final = "subspace"
 IDEAS: Final[dict[str, dict[str, Any]]] = {
@@ -135,12 +110,6 @@ IDEAS: Final[dict[str, dict[str, Any]]] = {
         "ridge": 1.0,
     },
     "taylor": {"estimator": "taylor"},
-    "scaled_taylor": {"estimator": "scaled_taylor"},
-    "scaled_taylor, 0.8 to 1.25": {"estimator": ScaledALittle.name},
-    "scaled_taylor, 0.8 to 1.25, noise": {
-        "estimator": ScaledALittle.name,
-        "time": "noise",
-    },
     "rfe": {"estimator": "rfe"},
 }
 
