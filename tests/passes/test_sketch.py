@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import count_ops, zoo_capture
+from capture import count_ops, zoo_capture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

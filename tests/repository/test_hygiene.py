@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("rfc_compile", "passes", "tests", "examples", "benchmarks")
 PASSES = sorted((ROOT / "passes").glob("*.py"))
 SOURCES = sorted(

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 import rfc_compile
 from rfc_compile.backend import rfc
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
     f"rfc_compile/{path.relative_to(ROOT / 'rfc_compile').as_posix()}": path
     for path in (ROOT / "rfc_compile").rglob("*.py")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from pipelines import checks
 from pipelines.base import Runs
 from pipelines.guidance import ALL
