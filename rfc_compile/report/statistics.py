@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from torch import nn
 
 from rfc_compile.report.drawing import drawing
@@ -12,6 +12,9 @@ from rfc_compile.runtime.registry import Dispatcher, newest_run
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import math
 
 import pytest
 import torch
+from capture import CACHED, FULL, Walk, copy_graph, readable, walk_inputs, zoo_capture
 from expecttest import assert_expected_inline
-from helpers import CACHED, FULL, Walk, copy_graph, readable, walk_inputs, zoo_capture
 from model_zoo import ZOO
 from options import MODULES
 from torch import fx

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from expecttest import assert_expected_inline
-from helpers import (
+from capture import (
     FORMS,
     Capture,
     Walk,
@@ -20,6 +19,7 @@ from helpers import (
     walk_inputs,
     zoo_capture,
 )
+from expecttest import assert_expected_inline
 from model_zoo import ZOO
 from models import TOKENS, WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn

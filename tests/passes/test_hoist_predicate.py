@@ -8,8 +8,8 @@ import operator
 from collections import Counter
 
 import pytest
+from capture import FORMS, copy_graph, readable, zoo_capture
 from expecttest import assert_expected_inline
-from helpers import FORMS, copy_graph, readable, zoo_capture
 from model_zoo import ZOO
 
 from rfc_compile.passes.rewrites.conditional import conditional, decide

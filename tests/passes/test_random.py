@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from capture import FORMS, Capture, Walk, capture, copy_graph, count_ops, same_bits
 from fuzzing import fuzz
-from helpers import FORMS, Capture, Walk, capture, copy_graph, count_ops, same_bits
 from hypothesis import assume, event, note
 from hypothesis import strategies as st
 from models import timesteps

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_runs import RATES, STEPS, full_steps, longest_run, simulate
 
 from rfc_compile import Options
 from rfc_compile.schedules.base import Position
 from rfc_compile.schedules.decision import Decision
 from rfc_compile.schedules.forecast import Forecast
-from tests.synthetic_runs import RATES, STEPS, full_steps, longest_run, simulate
 
 
 @given(

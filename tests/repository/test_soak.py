@@ -6,9 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 with pytest.MonkeyPatch.context() as patch:  # the benchmarks are not installed
-    patch.syspath_prepend(Path(__file__).parent.parent)
+    patch.syspath_prepend(ROOT)
     from benchmarks import soak
     from benchmarks.random_runs import GRAPHS, random_run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import rfc_compile
 from pipelines import ALL
 from pipelines.base import (
     INTERVAL,
@@ -18,6 +17,8 @@ from pipelines.base import (
     table,
 )
 from pipelines.guidance import ALL as GUIDED
+
+import rfc_compile
 
 
 def with_call(case: Case, **changes: Any) -> Case:

@@ -7,13 +7,13 @@ import weakref
 
 import pytest
 import torch
+from denoising import compiled, small_glyph, steps_of
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile.runtime.registry import dispatchers_of
 from rfc_compile.tools.measure.glyph_dit import EMPTY_CLASS, initial_noise
-from tests.denoising import compiled, small_glyph, steps_of
 
 STEPS = 20
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from denoisers import ALL
 from inspecting import FACTORY, MODULES, Inspect, model_folder, process
+from paths import ROOT
 from torch import nn
 
 import rfc_compile
@@ -19,7 +20,6 @@ from rfc_compile.tools.inspection.dry_run import dry_run
 from rfc_compile.tools.inspection.model_inputs import make_inputs
 from rfc_compile.tools.inspection.weightless import build_without_weights
 
-ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from diffusers import DiTTransformer2DModel
+from paths import ROOT
 
 from rfc_compile.tools.measure import glyph_dit
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def run_example(name: str, *arguments: str, cwd: Path) -> str:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from models import Stack, build, timesteps, tokens
 from options import MODULES
+from paths import SUPPORT
 from torch._inductor.graph import GraphLowering
 
 pytestmark = pytest.mark.slow
@@ -50,10 +51,9 @@ print(json.dumps({
 
 def process(folder: Path, taken: str = "", given: str = "") -> Any:
     """One process with this compile cache: what it printed."""
-    tests = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, taken, given],
-        cwd=tests,
+        cwd=SUPPORT,
         env={
             **os.environ,
             "TORCHINDUCTOR_CACHE_DIR": str(folder),

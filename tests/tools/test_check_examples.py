@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 from check_outcomes import GOOD
+from paths import ROOT
 
 from rfc_compile.tools.checking.record import record
 from rfc_compile.tools.cli import main
 
-FOLDER = Path(__file__).resolve().parent.parent / "examples" / "ci"
+FOLDER = ROOT / "examples" / "ci"
 SCRIPTS = Path(sys.executable).parent
 PIPELINES = ("github-actions.yml", "gitlab-ci.yml")
 
@@ -55,7 +56,7 @@ def test_the_commands_of_a_pipeline_exist_and_their_options_parse(name: str) -> 
     assert {command[0] for command in commands} == {"pip", "rfc-compile"}
     (check,) = (command for command in commands if command[0] == "rfc-compile")
     args = main.build_parser(check[1]).parse_args(check[1:])
-    assert args.run.__module__ == "rfc_compile.check"
+    assert args.run.__module__ == "rfc_compile.tools.cli.check"
     assert args.min_psnr == 30
     assert args.max_memory == 2 * 2**30
     assert args.max_graph_breaks == args.max_recompiles == 0

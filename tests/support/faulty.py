@@ -22,6 +22,7 @@ from torch._dynamo import register_backend
 from torch.nn import functional as F
 
 import rfc_compile
+from rfc_compile.runtime import registry
 from rfc_compile.schedules.decision import Decision
 
 STATIC = {"schedule": "interval", "interval": 3, "warmup": 2}
@@ -147,7 +148,7 @@ def states_of(watched: Watched) -> list[Any]:
     """The states of all branches of a model, those of followers included."""
     return [
         state
-        for dispatcher in rfc_compile.observe.dispatchers_of(watched.rfc)
+        for dispatcher in registry.dispatchers_of(watched.rfc)
         for scope in dispatcher.sessions()
         if scope.current is not None
         for branch in scope.current.branches

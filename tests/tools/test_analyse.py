@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from denoising import guided_steps, run, small_glyph
+from paths import ROOT
 from torch import Tensor, nn
 
 import rfc_compile
@@ -16,7 +18,6 @@ from rfc_compile.tools.cli.main import main
 from rfc_compile.tools.measure.analysis import Analysis, analyse
 from rfc_compile.tools.measure.analysis_plot import analysis_figure, as_png
 from rfc_compile.tools.measure.target import Target
-from tests.denoising import guided_steps, run, small_glyph
 
 STEPS, INTERVAL = 14, 3
 
@@ -154,8 +155,8 @@ def test_the_command_writes_a_picture_and_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
-    arguments = ["analyse", "tests.test_analyse:factory", "--interval", "3"]
-    monkeypatch.chdir(Path(__file__).resolve().parent.parent)
+    arguments = ["analyse", "tests.tools.test_analyse:factory", "--interval", "3"]
+    monkeypatch.chdir(ROOT)
     assert main([*arguments, "--output", str(folder)]) == 0
     told = capsys.readouterr().out
     record = json.loads((folder / "analysis.json").read_text())

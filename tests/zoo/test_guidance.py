@@ -1,11 +1,11 @@
-"""Real pipelines, compiled with the one line that a user adds."""
+"""Guidance, solvers, given images: whose step a call is, however a pipeline calls."""
 
 from __future__ import annotations
 
 import pytest
-
-from pipelines import ALL, checks
+from pipelines import checks
 from pipelines.base import Runs
+from pipelines.guidance import ALL
 
 
 @pytest.fixture(scope="module", params=ALL)

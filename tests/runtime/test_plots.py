@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from denoising import compiled, guided_steps, run, small_glyph
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from options import MODULES
 
 import rfc_compile
-from tests.denoising import compiled, guided_steps, run, small_glyph
 
 STEPS = 16
 

@@ -6,13 +6,13 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from denoising import LABELS, compiled, run, small_glyph
 from options import MODULES
+from paths import ROOT
 from torch import Tensor, nn
 
 import rfc_compile
@@ -109,7 +109,7 @@ def test_in_place_compile_and_explain_on_the_plain_module() -> None:
 
 def custom_dit() -> nn.Module:
     """The DiT of examples/custom_dit.py: nothing in it comes from diffusers."""
-    path = Path(__file__).resolve().parent.parent / "examples" / "custom_dit.py"
+    path = ROOT / "examples" / "custom_dit.py"
     spec = importlib.util.spec_from_file_location("custom_dit", path)
     assert spec is not None
     assert spec.loader is not None

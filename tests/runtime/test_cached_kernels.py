@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from denoising import small_glyph
 from options import MODULES
 from torch._inductor.graph import GraphLowering
 
 from rfc_compile.tools.measure.glyph_dit import initial_noise
-from tests.denoising import small_glyph
 
 BATCH, TOKENS, WIDTH = 3, 64, 128
 BLOCKS, ORDER = 2, 2

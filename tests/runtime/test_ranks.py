@@ -12,11 +12,12 @@ import pytest
 import rank_scenarios
 from denoising import compiled, steps_of
 from on_ranks import run_on_ranks
+from paths import ROOT
 from rank_drawing import single_process
 
 from rfc_compile import OptionError
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "multi_gpu.py"
+EXAMPLE = ROOT / "examples" / "multi_gpu.py"
 
 
 def test_ranks(tmp_path: Path) -> None:

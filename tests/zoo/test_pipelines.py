@@ -1,12 +1,10 @@
-"""Guidance, solvers, given images: whose step a call is, however a pipeline calls."""
+"""Real pipelines, compiled with the one line that a user adds."""
 
 from __future__ import annotations
 
 import pytest
-
-from pipelines import checks
+from pipelines import ALL, checks
 from pipelines.base import Runs
-from pipelines.guidance import ALL
 
 
 @pytest.fixture(scope="module", params=ALL)

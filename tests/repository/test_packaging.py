@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import pkgutil
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from paths import ROOT
 
 import rfc_compile
 from rfc_compile.backend import rfc
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
     f"rfc_compile/{path.relative_to(ROOT / 'rfc_compile').as_posix()}": path
     for path in (ROOT / "rfc_compile").rglob("*.py")
-} | {f"rfc_compile/passes/{path.name}": path for path in (ROOT / "passes").glob("*.py")}
+} | {
+    f"rfc_compile/{path.relative_to(ROOT).as_posix()}": path
+    for path in (ROOT / "passes").rglob("*.py")
+}
+REQUIRED = ("numpy", "safetensors", "torch")
+EXTRAS = {"diffusers", "jinja2", "matplotlib", "PIL", "rich", "torchmetrics"}
 
-DEVICE = re.compile(r"(cuda|cpu|mps|xpu|hip|rocm|npu|hpu)(:\d+)?")
-FALLBACKS = {"rfc_compile/glyph.py": ["cpu"]}
-"""``default_device`` returns the CPU where torch knows of no accelerator."""
 
-
-def python(code: str, cwd: Path) -> str:
+def python(code: str, cwd: Path, executable: str | Path = sys.executable) -> str:
     """What a new process prints that runs in a folder without the sources."""
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=300,
@@ -113,9 +116,8 @@ def test_every_module_imports(tmp_path: Path) -> None:
 
 def test_importing_the_package_needs_no_extra(tmp_path: Path) -> None:
     code = (
-        "import sys, rfc_compile, rfc_compile.backend, rfc_compile.cli\n"
-        "extras = {'diffusers', 'matplotlib', 'PIL', 'rich', 'torchmetrics'}\n"
-        "print(sorted(extras & set(sys.modules)))"
+        "import sys, rfc_compile, rfc_compile.backend, rfc_compile.tools.cli.main\n"
+        f"print(sorted({EXTRAS} & set(sys.modules)))"
     )
     assert python(code, tmp_path) == "[]\n"
 
@@ -126,7 +128,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "LICENSE"):
         shutil.copy(ROOT / name, source)
     readme = ROOT / "README.md"
     if readme.exists():
@@ -145,7 +147,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_holds_every_source(wheel: zipfile.ZipFile) -> None:
     modules = {name for name in wheel.namelist() if name.endswith(".py")}
     assert modules == set(SOURCES)
-    assert "rfc_compile/passes/regions.py" in modules
+    assert "rfc_compile/passes/analysis/regions.py" in modules
     for name, path in SOURCES.items():
         assert wheel.read(name) == path.read_bytes()
 
@@ -163,33 +165,95 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     info = f"rfc_compile-{rfc_compile.__version__}.dist-info"
     entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     assert "rfc = rfc_compile.backend:rfc" in entry_points
-    assert "rfc-compile = rfc_compile.cli:main" in entry_points
+    assert "rfc-compile = rfc_compile.tools.cli.main:main" in entry_points
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "Name: rfc-compile\n" in metadata
     assert "License-Expression: Apache-2.0\n" in metadata
     required = re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata, re.MULTILINE)
     assert sorted(required) == ["numpy", "safetensors", "torch>=2.6"]
+    assert [Requirement(text).name for text in sorted(required)] == list(REQUIRED)
     assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     folders = {name.split("/")[0] for name in wheel.namelist()}
     assert folders == {"rfc_compile", info}
 
 
-def device_names(source: str) -> list[str]:
-    """Devices that are written out in code, as strings or as methods."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found += [node.value] if DEVICE.fullmatch(node.value) else []
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.cuda":
-            found.append("torch.cuda")
-    return found
+WITHOUT_EXTRAS = """
+import sys, torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+    def forward(self, x, c):
+        q, k, v = self.qkv(self.norm(x) + c).chunk(3, dim=-1)
+        x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v))
+        return x + self.mlp(self.norm(x) + c)
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.time = nn.Linear(1, 16)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.head = nn.Linear(16, 16)
+    def forward(self, x, timestep):
+        c = self.time(timestep[:, None] / 1000)[:, None]
+        for block in self.blocks:
+            x = block(x, c)
+        return self.head(x)
+
+torch.manual_seed(0)
+model, start = Model().eval(), torch.randn(2, 6, 16)
+def draw(model):
+    x = start
+    for t in range(900, 0, -100):
+        x = x - 0.1 * model(x, torch.full((2,), float(t)))
+    return x
+options = {"schedule": "interval", "min_coverage": 0.0}
+with torch.no_grad():
+    compiled = torch.compile(model, backend="rfc", options=options)
+    assert 0 < torch.dist(draw(compiled), draw(model)) < 1
+import rfc_compile
+assert 3 <= rfc_compile.stats(compiled).nfc < 9
+print(rfc_compile.__file__)
+print(sorted(name for name in EXTRAS if importlib.util.find_spec(name)))
+"""
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES))
-def test_no_device_is_written_out(name: str) -> None:
-    assert device_names(SOURCES[name].read_text()) == FALLBACKS.get(name, [])
+def requirements_of(distribution: str) -> set[str]:
+    """Top-level names in site-packages of what a distribution needs, itself as well."""
+    todo, found = [distribution], dict[str, set[str]]()
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        installed = importlib.metadata.distribution(name)
+        tops = {file.parts[0] for file in installed.files or ()}
+        found[name] = tops - {"..", "__pycache__"}
+        for text in installed.requires or ():
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                todo.append(needed.name)
+    return set().union(*found.values())
 
 
-def test_the_check_sees_devices() -> None:
-    code = "x.to('cuda:1')\nf(device='cpu')\ntorch.cuda.synchronize()\n'the cpu'"
-    assert sorted(device_names(code)) == ["cpu", "cuda:1", "torch.cuda"]
+@pytest.mark.slow
+def test_an_installed_wheel_works_without_the_extras(
+    wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
+    """In an environment of its own that has what torch needs, by links, and no more."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    interpreter = tmp_path / "venv" / "bin" / "python"
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    installed = Path(sysconfig.get_path("purelib"))
+    for name in sorted(set().union(*map(requirements_of, REQUIRED))):
+        (packages / name).symlink_to(installed / name)
+    command = [sys.executable, "-m", "pip", "--python", interpreter, "install"]
+    command += ["--no-deps", "--no-index", wheel.filename or ""]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    code = f"import importlib.util\nEXTRAS = {EXTRAS}\n{WITHOUT_EXTRAS}"
+    file, extras = python(code, tmp_path, interpreter).splitlines()
+    assert Path(file) == packages / "rfc_compile" / "__init__.py"
+    assert extras == "['jinja2']"  # which torch needs as well

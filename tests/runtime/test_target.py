@@ -5,17 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from denoising import compiled, guided_steps, run, small_glyph
+from paths import ROOT
 from torch import Tensor
 
 import rfc_compile
 from rfc_compile import BudgetWarning
 from rfc_compile.tools.measure.glyph_dit import load_glyph_dit, sample
-from tests.denoising import compiled, guided_steps, run, small_glyph
 
 
 def draw(
@@ -196,8 +196,8 @@ def test_max_error_in_place_of_a_threshold() -> None:
 
 PROGRAM = """
 import torch, rfc_compile
-from tests.test_target import draw
-from tests.denoising import compiled, small_glyph
+from tests.runtime.test_target import draw
+from denoising import compiled, small_glyph
 model = compiled(small_glyph(1), target_nfc=8)
 for seed in range(2):
     draw(model, seed)
@@ -207,13 +207,12 @@ for seed in range(2):
 
 def test_the_same_calls_give_the_same_decisions() -> None:
     """In another process, too."""
-    root = Path(__file__).resolve().parent.parent
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
         text=True,
         check=True,
-        cwd=root,
+        cwd=ROOT,
     )
     model = compiled(small_glyph(1), target_nfc=8)
     lines = []

@@ -8,16 +8,16 @@ from itertools import pairwise
 from statistics import mean
 
 import torch
+from denoising import compiled, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_runs import RATES, STEPS, full_steps, longest_run, simulate
 
 import rfc_compile
 from rfc_compile.schedules.forecast import Forecast
 from rfc_compile.schedules.spread import BREAK
 from rfc_compile.tools.measure.glyph_dit import SCHEDULERS, load_glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
-from tests.denoising import compiled, run
-from tests.synthetic_runs import RATES, STEPS, full_steps, longest_run, simulate
 
 THRESHOLDS = st.floats(0.05, 1.5)
 SPREAD, RCS = {"schedule": "spread"}, {"schedule": "rcs"}

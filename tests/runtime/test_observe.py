@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from denoising import LABELS, compiled, run, small_glyph
 from diffusers import DiTTransformer2DModel
 from options import MODULES
+from paths import SUPPORT
 from torch import nn
 
 import rfc_compile
@@ -52,7 +52,7 @@ def observed(
     options = {**OPTIONS, "schedule": request.param}
     program = PROGRAM.format(options=options, steps=STEPS)
     result = subprocess.run(
-        [sys.executable, "-c", program, str(Path(__file__).parent)],
+        [sys.executable, "-c", program, str(SUPPORT)],
         capture_output=True,
         text=True,
         timeout=300,

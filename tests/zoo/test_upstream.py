@@ -13,6 +13,7 @@ import pytest
 import torch
 from denoisers import ALL
 from fuzzing import SHARE
+from paths import SUPPORT
 from torch._dynamo.exc import FailOnRecompileLimitHit, UserError
 
 import rfc_compile
@@ -22,7 +23,7 @@ FEWER = 4
 
 REFUSED = FailOnRecompileLimitHit, UserError
 
-PLUGIN = Path(__file__).parent / "upstream"
+PLUGIN = SUPPORT / "upstream"
 TREE = """
 import sys
 
@@ -84,8 +85,7 @@ class TestEager(TorchCompileTesterMixin):
 
 def test_their_checks_run_by_rfc(tmp_path: Path) -> None:
     """Others are left out; a graph break fails, and so does a check without rfc."""
-    tests = str(Path(__file__).parent)
-    (tmp_path / "test_models.py").write_text(TREE.format(tests=tests))
+    (tmp_path / "test_models.py").write_text(TREE.format(tests=str(SUPPORT)))
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "rfc_by_default", str(tmp_path)],
         capture_output=True,

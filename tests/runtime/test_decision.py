@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
 from torch import Tensor
 
 import rfc_compile
@@ -15,7 +16,6 @@ from rfc_compile import UncachedWarning
 from rfc_compile.runtime import readback
 from rfc_compile.runtime.call_context import begin_run
 from rfc_compile.runtime.run_boundaries import end_run
-from tests.denoising import LABELS, compiled, guided_steps, run, small_glyph, steps_of
 
 BY_STEP = {"warmup": 2, "time": "step"}
 """Noise levels would let only the second run go on unseen."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import reference
 import torch
+from capture import Walk, capture
 from denoising import LABELS, compiled, small_glyph
-from helpers import Walk, capture
 from options import MODULES
 from torch import Tensor, nn
 

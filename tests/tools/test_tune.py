@@ -15,6 +15,7 @@ import pytest
 import torch
 import tuning_factory
 from denoising import full_calls
+from paths import SUPPORT
 from torch import Tensor, nn
 from tuning_factory import FIXED, SPEC, STEPS
 
@@ -156,7 +157,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent,
+        cwd=SUPPORT,
         preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 200
