@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.base import EAGER, compile_model
 from rfc_compile.tools.bench.workloads import GLYPH, Step
@@ -272,7 +272,7 @@ def run(*, quick: bool, images: int | None, only: str = "") -> None:
         if not only:
             _save(scores, count)
     for table in grids(scores):
-        table.show()
+        show(table)
     console.print("\n".join(verdicts(scores)))
 
 

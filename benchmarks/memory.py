@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
 
@@ -62,7 +62,7 @@ def run(*, quick: bool) -> None:
         for setting in SETTINGS:
             scores.append(_score(estimator, setting, labels, reference))
             _save(scores)
-    _grid(scores).show()
+    show(_grid(scores))
 
 
 def _save(scores: Sequence[Score]) -> None:

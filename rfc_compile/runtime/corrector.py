@@ -68,7 +68,7 @@ class Debt:
             self.sums = fit.a * self.sums + self.last * self.remainder
 
     def share(self, time: float) -> Array | None:
-        """c at a full step at this time, (R,); None where nothing is owed or known."""
+        """C at a full step at this time, (R,); None where nothing is owed or known."""
         if self.sums is None or not np.any(self.sums):
             return None
         ratio = np.ones_like(self.last)
