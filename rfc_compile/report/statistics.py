@@ -96,8 +96,6 @@ def stats(model: nn.Module | None = None) -> Statistics:
 
 
 def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
-    trajectory.settle(most=0)
-    trajectory = trajectory.whole
     graphs = dispatcher.graphs
     inside = sum(graph.seconds + graph.compile_seconds for graph in graphs.values())
     return Statistics(
