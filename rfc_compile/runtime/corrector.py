@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfc_compile.runtime.sampler_fit import Array, Fit
+from rfc_compile.runtime.sampler_fit import Array, Fit, precise
 from rfc_compile.schedules.base import Curvature
 
 LARGEST = 8.0
@@ -92,19 +92,26 @@ class Debt:
         return c if self.residual <= EXACT else 0.5 * c
 
     def curvature(
-        self, time: float, error: Array, size: Array, nodes: Sequence[float]
+        self,
+        time: float,
+        error: Array,
+        sizes: tuple[Array, Array],
+        nodes: Sequence[float],
     ) -> Curvature | None:
         """What the error (R,) of a full step's prediction says of those that follow.
 
-        ``error`` is the norm of delta, ``size`` that of the latent, (R,); ``nodes`` are
-        the times of the full steps that are kept now. None where B is not known.
+        ``error`` is the norm of delta, ``sizes`` those of the output and the latent,
+        (R,); ``nodes`` are the times of the full steps that are kept now. None where B
+        is not known.
         """
         remainder = abs(_product(time, self.nodes))
         if not self.b.size or remainder == 0 or len(nodes) < len(self.nodes):
             return None
-        relative = np.abs(self.b) * error / np.where(size > 0, size, 1.0)
-        weight = float(relative.max()) / remainder
-        return Curvature(weight, tuple(nodes)) if math.isfinite(weight) else None
+        output, latent = (np.where(size > 0, size, 1.0) for size in sizes)
+        weight = float((np.abs(self.b) * error / latent).max()) / remainder
+        own = float((error / output).max()) / remainder
+        known = math.isfinite(weight) and math.isfinite(own)
+        return Curvature(weight, own, tuple(nodes)) if known else None
 
 
 def _product(time: float, nodes: Sequence[float]) -> float:
@@ -112,6 +119,6 @@ def _product(time: float, nodes: Sequence[float]) -> float:
 
 
 def row_norms(values: Tensor) -> Tensor:
-    """The norm of every row, float32 (R,)."""
-    norms: Tensor = torch.linalg.vector_norm(values.float().flatten(1), dim=1)
+    """The norm of every row, (R,)."""
+    norms: Tensor = torch.linalg.vector_norm(precise(values).flatten(1), dim=1)
     return norms

@@ -16,6 +16,10 @@ from rfc_compile.runtime.sampler_fit import Array
 from rfc_compile.schedules.base import Curvature
 
 
+DECIMALS = 6
+"""Of the share that is repaid: how a sum was rounded must not show in the image."""
+
+
 @dataclass(frozen=True)
 class Repayment:
     """What a full step showed of the cached steps before it.
@@ -59,14 +63,15 @@ def repay(
         row_norms(pair.latent(arguments)),
     ]
     error, size, latent = (np.asarray(values) for values in read_all(norms))
-    curvature = debt.curvature(time, error, latent, nodes)
+    curvature = debt.curvature(time, error, (size, latent), nodes)
     true_error = float(_ratio(error, size).max())
     share = debt.share(time) if corrects else None
     if share is None:
         return Repayment(outputs, true_error, None, None, curvature)
     owed = np.abs(share * debt.b) * _ratio(error, latent)
     damping = pair.damping(_ratio(error, size))
-    amount = torch.tensor(share * damping, dtype=torch.float32, device=exact.device)
+    rounded = np.round(share * damping, DECIMALS)
+    amount = torch.tensor(rounded, dtype=torch.float32, device=exact.device)
     return Repayment(
         pair.corrected(outputs, predicted, amount),
         true_error,

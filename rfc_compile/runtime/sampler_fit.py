@@ -59,13 +59,20 @@ NOT_MOVED = Fit(0.0, False, False, False, np.ones(1), np.zeros((1, 1)))
 
 
 def gram_matrix(vectors: Sequence[Tensor]) -> Tensor:
-    """Inner products of (R, N) vectors per row, float32 of shape (R, K, K).
+    """Inner products of (R, N) vectors per row, (R, K, K).
 
-    No matrix product: its precision is the user's choice on some devices.
+    In float64 where the device has it: the order of a sum, which depends on where the
+    values lie in memory, must not show in the image. No matrix product: its precision
+    is the user's choice on some devices.
     """
-    stacked = torch.stack([vector.float() for vector in vectors], dim=1)
+    stacked = torch.stack([precise(vector) for vector in vectors], dim=1)
     products = [(stacked * stacked[:, i : i + 1]).sum(-1) for i in range(len(vectors))]
     return torch.stack(products, dim=1)
+
+
+def precise(values: Tensor) -> Tensor:
+    """The values in float64, in float32 on devices that have no more."""
+    return values.float() if values.device.type == "mps" else values.double()
 
 
 def step_vectors(
@@ -74,12 +81,12 @@ def step_vectors(
     """The move of the latent, then all that may explain it, (R, N) each.
 
     ``latents`` are those of the last steps, newest first, ``outputs`` those returned
-    for each of them, own first. Differences keep float32 precise.
+    for each of them, own first.
     """
-    newest = latents[0].float()
-    vectors = [now.float() - newest, newest, *outputs[0]]
+    newest = precise(latents[0])
+    vectors = [precise(now) - newest, newest, *outputs[0]]
     for latent, returned in zip(latents[1:], outputs[1:], strict=True):
-        vectors += [newest - latent.float(), *returned]
+        vectors += [newest - precise(latent), *returned]
     return vectors
 
 

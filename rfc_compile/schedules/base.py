@@ -21,21 +21,31 @@ FULL, CACHED = -math.inf, math.inf
 class Curvature(NamedTuple):
     """How far a branch's outputs are from a line, measured at its last full step.
 
+    Each weight is that of the row of the batch where it is largest.
+
     Attributes:
-        weight: of the row where it is largest, in units of the latent: the sampler's
-            weight of an output times the second divided difference of the last full
-            outputs in time, over the norm of the latent.
+        weight: the sampler's weight of an output times the divided difference of the
+            last full outputs in time, over the norm of the latent.
+        output_weight: that divided difference over the norm of the output.
         nodes: the times of the last full steps, newest first: predictions go through
             them.
 
     """
 
     weight: float
+    output_weight: float
     nodes: tuple[float, ...]
 
     def debt(self, time: float) -> float:
         """What a cached step at this time adds to the latent's relative error."""
-        return self.weight * abs(math.prod(time - node for node in self.nodes))
+        return self.weight * self._product(time)
+
+    def output_error(self, time: float) -> float:
+        """Relative error of the output that is predicted at this time."""
+        return self.output_weight * self._product(time)
+
+    def _product(self, time: float) -> float:
+        return abs(math.prod(time - node for node in self.nodes))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Error control, as in a multistep solver of an ODE: the default.
 
-    full  <=>  the debt of the cached steps since the last full one would pass ``tol``
+    full  <=>  the debt of the cached steps since the last full one would pass ``tol``,
+               or the step's own predicted error ``LARGEST_ERROR``
 
 The debt is what the predictions' errors add up to in the latent, relative to its norm
 (``Curvature``). It is foretold from the curvature of the last full outputs and the
@@ -26,10 +27,14 @@ from rfc_compile.schedules.base import (
 )
 from rfc_compile.schedules.even import Even
 
-FIRST_INTERVAL = 2
+FIRST_INTERVAL = 1
 """Steps between full ones until a curvature can be measured."""
 
 LONGEST_INTERVAL = 8
+
+LARGEST_ERROR = 0.2
+"""Largest relative error of a predicted output. An error made at high noise counts
+little in the latent at first and grows until the end; this bounds it."""
 
 GROWTH = 1.5
 """An interval is at most this many times the last one."""
@@ -57,10 +62,10 @@ class ErrorControl(Schedule):
         if position.curvature is None:
             return self._even.decide(position)
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
-        if since == 0 and longest > 1:
-            return CACHED, self.name
         times = position.times[len(position.times) - since - 1 :]
         owed = sum(map(position.curvature.debt, times))
         assert self.options.tolerance is not None, "options fill it in"
+        own = position.curvature.output_error(times[-1])
         due = since + 1 >= longest or owed > self.options.tolerance
+        due = due or own > LARGEST_ERROR
         return (FULL if due else CACHED), self.name

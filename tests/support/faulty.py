@@ -34,6 +34,10 @@ TOLERANCE = 0.1
 """Largest relative error of a cached step; those of undisturbed runs are below 0.03."""
 
 
+EXACT = {"corrector": "off"}
+"""A full step returns what the uncorrected model does."""
+
+
 class Watched:
     """A small text-conditioned model behind the backend, compared at every call.
 
@@ -48,7 +52,7 @@ class Watched:
         settings: dict[str, Any] = {
             "backend": "rfc",
             "dynamic": dynamic,
-            "options": {"inner": "eager", "min_coverage": 0.0, **options},
+            "options": {"inner": "eager", "min_coverage": 0.0, **EXACT, **options},
         }
         if form == "whole":
             self.plain, self.rfc = self.model, torch.compile(self.model, **settings)

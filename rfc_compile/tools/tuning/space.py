@@ -178,7 +178,7 @@ def least_nfc(setting: Setting, steps: int) -> float:
             steps=steps,
             times=[float(steps - i) for i in range(step + 1)],
             last_interval=2 if count > 1 else None,
-            curvature=Curvature(0.0, ()),
+            curvature=Curvature(0.0, 0.0, ()),
         )
         limit, _ = guarded_limit(schedule, options, position)
         full = limit == FULL
