@@ -251,6 +251,11 @@ def _graph_breaks() -> int:
     return sum(_counters["graph_break"].values())
 
 
+def in_forward_mode() -> bool:
+    """Whether forward-mode AD is on (``dual_level``, ``torch.func.jvp``)."""
+    return bool(torch.autograd.forward_ad._current_level >= 0)
+
+
 def functorch_levels() -> int:
     """How many functorch transforms (vmap, functionalize, ...) are running."""
     return int(torch._C._functorch.get_dynamic_layer_stack_depth())
