@@ -24,7 +24,11 @@ from rfc_compile.passes.analysis.flops import (
     is_matmul_of_activations,
 )
 from rfc_compile.passes.analysis.residual_stream import ResidualAdd
-from rfc_compile.passes.analysis.timestep_input import find_timestep, moving_along
+from rfc_compile.passes.analysis.timestep_input import (
+    find_timestep,
+    may_be_the_timestep,
+    moving_along,
+)
 from rfc_compile.passes.fx_utils import Ancestry, tensor_of
 
 _TEXT_NAMES = r"encoder|context|text|txt|prompt|cap_|caption|cond|mask"
@@ -53,6 +57,7 @@ class ForwardInputs:
         timestep_index: position of the timestep among the placeholders.
         static_indices: positions of the parameters and buffers.
         number_indices: positions of the numbers in the call, sizes of tensors left out.
+        maybe_timestep: names of the inputs that could be it where none is found.
 
     """
 
@@ -66,6 +71,7 @@ class ForwardInputs:
     timestep_index: int | None
     static_indices: tuple[int, ...]
     number_indices: tuple[int, ...]
+    maybe_timestep: tuple[str, ...]
 
 
 def classify_inputs(
@@ -83,7 +89,7 @@ def classify_inputs(
 
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
-    names = {node: _user_name(source_of(node)) for node in placeholders}
+    names = {node: user_name(source_of(node)) for node in placeholders}
     static = frozenset(
         node
         for node in placeholders
@@ -134,7 +140,18 @@ def classify_inputs(
             for i, node in enumerate(placeholders)
             if node in given and not isinstance(node.meta.get("val"), torch.Tensor)
         ),
+        maybe_timestep=tuple(
+            names[node] for node in given if step is None and may_be_the_timestep(node)
+        ),
     )
+
+
+def name_the_timestep(inputs: ForwardInputs) -> str | None:
+    """What to do where no timestep is found; None if no input could be it."""
+    if not inputs.maybe_timestep:
+        return None
+    names = ", ".join(inputs.maybe_timestep)
+    return f"name it by options={{'timestep': ...}} if it is one of these: {names}"
 
 
 def with_streams(
@@ -245,7 +262,7 @@ def _is_argument(source: str) -> bool:
     return not re.match(r"^(L\['self'\]|G\[)", source)
 
 
-def _user_name(source: str) -> str:
+def user_name(source: str) -> str:
     """``timestep`` for ``L['timestep']`` and for ``L['kwargs']['timestep']``."""
     quoted = re.findall(r"\['([^']+)'\]", source)
     return quoted[-1] if quoted else source
