@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from rfc_compile import graph_report, torch_internals
+from rfc_compile import dynamo_frames, graph_report, torch_internals
 from rfc_compile.compiler.graph_dumps import PassObserver
 from rfc_compile.compiler.inner_graphs import LazyGraph, compile_inner, compile_later
 from rfc_compile.compiler.plan import Plan, capture, complete_plan
@@ -44,6 +44,12 @@ RANKS_AND_SAMPLES = (
     "model: leave it out, so that they decide for the batch"
 )
 
+RECOMPILE_LIMIT = (
+    "this forward was compiled {} times, Dynamo's limit: calls for which it would have "
+    "to be compiled again run uncached (TORCH_LOGS=recompiles shows what changes; "
+    "torch._dynamo.config.recompile_limit is the limit)"
+)
+
 
 def rfc(
     gm: fx.GraphModule,
@@ -64,8 +70,10 @@ def rfc(
     diffusers.connect()
     adapters.connect()
     report = graph_report.new_report(example_inputs)
-    report.graph_break = torch_internals.graph_break_reason(gm)
-    report.piece = torch_internals.is_piece(gm)
+    report.graph_break = dynamo_frames.graph_break_reason(gm)
+    report.piece = dynamo_frames.is_piece(gm)
+    if limit := dynamo_frames.recompile_limit():
+        report.fall_back(RECOMPILE_LIMIT.format(limit))
     try:
         return _cached(gm, example_inputs, settings, mode, report)
     except NothingToCache as nothing:
@@ -144,6 +152,12 @@ def _kind(plan: Plan) -> Callable[..., Dispatcher]:
 
 
 def _refuse_gradients(example_inputs: Sequence[Any]) -> None:
+    if torch_internals.in_forward_mode():  # Dynamo guards on it
+        raise CannotCache(
+            "forward-mode derivatives are wanted, and a cached step has none of the "
+            "blocks: call it outside of torch.autograd.forward_ad.dual_level() to "
+            "generate images"
+        )
     if torch.is_grad_enabled() and any(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in example_inputs

@@ -6,6 +6,7 @@ Dynamo graph -> capture (analyse) -> complete_plan (rewrite) -> Plan
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ from rfc_compile.config.options import Options
 from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.graph_report import GraphReport, RegionInfo
 from rfc_compile.passes.analysis.batch_dimension import Batch, find_batch
+from rfc_compile.passes.analysis.input_roles import name_the_timestep
 from rfc_compile.passes.analysis.records import Captured
+from rfc_compile.passes.analysis.region_kind import on_fast_path
 from rfc_compile.passes.analysis.streams import find_streams
 from rfc_compile.passes.pipeline import (
     OPTIONAL_PASSES,
@@ -31,6 +34,11 @@ from rfc_compile.passes.state.kept_values import input_ring, own_ring
 from rfc_compile.passes.state.state_layout import StateLayout
 
 log = logging.getLogger(__name__)
+
+FAST_PATH = (
+    "PyTorch's fast path runs layers of torch.nn as one op: call "
+    "torch.backends.mha.set_fastpath_enabled(False) first"
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,9 @@ def capture(
     for reason in captured.regions.apart:
         report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
+    remedy = name_the_timestep(captured.inputs)
+    if remedy and not report.piece:
+        report.note(f"no input is known to be the timestep: {remedy}")
     report.streams = find_streams(captured)
     return captured
 
@@ -152,15 +163,21 @@ def _for_graph(options: Options, captured: Captured) -> Options:
 def _refuse_little_coverage(captured: Captured, options: Options) -> None:
     regions = captured.regions
     if not regions.found and not regions.refused:
-        raise NothingToCache("no attention or MLP on a residual stream")
+        fused = f"; {FAST_PATH}" if on_fast_path(captured.gm) else ""
+        raise NothingToCache(f"no attention or MLP on a residual stream{fused}")
     if not regions.found:
         why = "; ".join(f"{item.candidate}: {item.reason}" for item in regions.refused)
         raise CannotCache(f"no region found ({why})")
     if regions.coverage < options.min_coverage:
         raise CannotCache(
-            f"regions hold {regions.coverage:.0%} of the FLOPs, less than "
-            f"min_coverage={options.min_coverage:g}"
+            f"regions hold {_percent_below(regions.coverage)} % of the FLOPs, less "
+            f"than min_coverage={options.min_coverage:g}"
         )
+
+
+def _percent_below(share: float) -> str:
+    """With one digit, rounded down: what is less than a limit reads as less."""
+    return f"{math.floor(share * 1000) / 10:g}"
 
 
 def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:

@@ -190,7 +190,12 @@ class Halved(Stack):
 @pytest.mark.parametrize(
     ("model", "blocks", "stacks", "reason"),
     [
-        (Returned, 4, 2, "blocks.1.mlp: the stream after it is read by output"),
+        (
+            Returned,
+            4,
+            2,
+            "blocks.1.mlp: the stream after it is read as a result of the forward",
+        ),
         (Skips, 3, 1, None),
         (Hints, 2, 1, None),
         (Joined, 2, 1, None),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from rfc_compile import graph_report, torch_internals
+from rfc_compile import dynamo_frames, graph_report, torch_internals
 from rfc_compile.compiler.graph_dumps import PassObserver
 from rfc_compile.compiler.plan import capture, complete_plan
 from rfc_compile.config.options import Options
@@ -87,7 +87,7 @@ class _Planner:
     ) -> Callable[..., Any]:
         """Plan the graph; the result propagates shapes."""
         report = graph_report.new_report(example_inputs)
-        report.graph_break = torch_internals.graph_break_reason(gm)
+        report.graph_break = dynamo_frames.graph_break_reason(gm)
         self.reports.append(report)
         self._plan(gm, example_inputs, report)
         return _ShapesOnly(gm)
@@ -101,7 +101,7 @@ class _Planner:
             captured = capture(gm, fakes, self.options, report, observer)
             complete_plan(captured, self.options, report, observer)
         except NothingToCache as nothing:
-            if torch_internals.is_piece(gm):
+            if dynamo_frames.is_piece(gm):
                 text = f"a piece of the forward runs uncached: {nothing.reason}"
                 report.notes.append(text)
             else:
