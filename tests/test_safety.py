@@ -228,7 +228,7 @@ def test_a_study_that_is_damaged_in_the_middle_is_refused(tmp_path: Path) -> Non
     assert path.read_text() == whole
     first, second = whole.splitlines()
     path.write_text("\n".join([first, second[:30], second]))
-    with pytest.raises(OptionError, match=r"line 2: \$ is not JSON"):
+    with pytest.raises(OptionError, match=r"line 2: is not JSON"):
         Journal.open(path, STUDY, resume=True)
 
 

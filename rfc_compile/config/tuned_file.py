@@ -192,7 +192,7 @@ def _warn(differences: Sequence[str]) -> None:
 
 def _tuned(record: Any) -> Tuned:
     if not isinstance(record, dict):
-        raise Unexpected("$ must be an object with schema, options, ...")
+        raise Unexpected("must be an object with schema, options, ...")
     check_schema(record.get("schema"), SCHEMA, "tune again with this version")
     check_fields("$", record, Tuned)
     measured = record["measured"]

@@ -7,9 +7,11 @@ Needs matplotlib. Figures are made without pyplot: nothing is shown or kept open
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
@@ -78,6 +80,12 @@ def explanation_figure(
     if notes:
         figure.supxlabel("\n".join(notes), fontsize=7, x=0.02, ha="left")
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write it as the ending of the file says; the text of an SVG stays text."""
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path, dpi=160)
 
 
 def _page(regions: int, panels: int, notes: int) -> Figure:
