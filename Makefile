@@ -29,7 +29,7 @@ test: $(INSTALLED)
 fuzz: $(INSTALLED)
 	RFC_FUZZ_EXAMPLES=$(EXAMPLES) RFC_FUZZ_SEED=$(SEED) $(BIN)/pytest -q -n auto \
 		--maxprocesses 4 --timeout 7200 tests/passes/test_random.py \
-		tests/test_random_runs.py tests/test_upstream.py
+		tests/runtime/test_random_runs.py tests/zoo/test_upstream.py
 
 soak: $(INSTALLED)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) \
@@ -41,7 +41,7 @@ upstream: $(INSTALLED)
 	@test -d '$(DIFFUSERS)/tests/models' || \
 		{ echo "DIFFUSERS='$(DIFFUSERS)' is no source tree of diffusers" >&2; exit 2; }
 	cd '$(DIFFUSERS)' && RFC_INNER=$(INNER) \
-		PYTHONPATH='$(CURDIR)/tests/upstream:$(abspath $(DIFFUSERS))/src' \
+		PYTHONPATH='$(CURDIR)/tests/support/upstream:$(abspath $(DIFFUSERS))/src' \
 		$(CURDIR)/$(BIN)/python -m pytest -q -p rfc_by_default \
 		tests/models/transformers
 
@@ -57,6 +57,7 @@ check: $(INSTALLED)
 	cd .mypy_build && ../$(BIN)/mypy --config-file ../pyproject.toml \
 		--cache-dir ../.mypy_cache -p rfc_compile
 	cd .mypy_build && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
+	$(BIN)/python tests/repository/sources.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

@@ -163,7 +163,7 @@ def _draw_map(
         value = values.get(_key(one, region))
         _draw_lane(ax, lane, left, y, streams)
         text = _label(region) if value is None else f"{_label(region)}  {value:{form}}"
-        fill = _UNKNOWN if value is None else scale.to_rgba(np.array(value))
+        fill = _UNKNOWN if value is None else tuple(scale.to_rgba(np.array(value)))
         box = Rectangle((left + streams, y - 0.42), width - streams, 0.84)
         box.set(facecolor=fill, edgecolor="0.6")
         ax.add_patch(box)
@@ -206,8 +206,8 @@ def _draw_legend(ax: Axes, maps: Sequence[GraphMap]) -> None:
         for i, name in names
     ]
     if lines:
-        above = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-        ax.legend(handles=lines, fontsize=7, frameon=False, **above)
+        legend = ax.legend(handles=lines, loc="lower left", fontsize=7, frameon=False)
+        legend.set_bbox_to_anchor((0, 1))
 
 
 def _label(region: RegionInfo) -> str:

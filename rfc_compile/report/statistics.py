@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from torch import nn
 
 from rfc_compile.graph_report import model_of, reports_of
@@ -56,11 +55,9 @@ class Statistics:
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
         host_seconds: time in the runtime around these graphs, in seconds.
-        sketch_error: with ``input_sketch``, the relative standard error of the norm of
-            an input's last change, mean over inputs and samples; None without.
         last: the trajectory before this one, None if there was none.
         fallbacks: why forwards, or steps of them, ran uncached.
-        samples: with ``decide="sample"`` every sample's, in the order in which they
+        samples: with ``per_sample=True`` every sample's, in the order in which they
             joined, the last 64 of those that have left among them. The numbers above
             are then sums, ``steps`` the most, and ``branch`` of a decision is the index
             of its sample.
@@ -75,7 +72,6 @@ class Statistics:
     cache_bytes: int = 0
     graph_seconds: dict[str, float] = field(default_factory=dict)
     host_seconds: float = 0.0
-    sketch_error: float | None = None
     last: Statistics | None = None
     fallbacks: tuple[str, ...] = ()
     samples: tuple[Statistics, ...] = ()
@@ -117,11 +113,9 @@ class Statistics:
         )
 
     def _state(self) -> str:
-        error = self.sketch_error
-        sketch = "" if error is None else f", sketch error {error:.1%}"
         if not self.cache_bytes:
-            return f"its state is freed{sketch}"
-        return f"{size(self.cache_bytes)} of state held{sketch}"
+            return "its state is freed"
+        return f"{size(self.cache_bytes)} of state held"
 
     def _reasons(self) -> dict[str, str]:
         """For full and for cached steps, how often each reason decided."""
@@ -141,7 +135,7 @@ def stats(model: Any = None) -> Statistics:
     """The current trajectory of a compiled model, the one before it in ``.last``.
 
     With several graphs, shapes or owners: the one that ran most recently. With
-    ``decide="sample"`` it sums up the samples, each of which is in ``.samples``.
+    ``per_sample=True`` it sums up the samples, each of which is in ``.samples``.
     Takes a module or a pipeline of diffusers; None for the newest run of all models.
 
     Raises:
@@ -181,13 +175,11 @@ def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
         cache_bytes=sum(branch.bytes for branch in trajectory.branches),
         graph_seconds={name: graph.seconds for name, graph in graphs.items()},
         host_seconds=dispatcher.seconds - inside,
-        sketch_error=_sketch_error(trajectory),
     )
 
 
 def _of_samples(session: Session, dispatcher: Dispatcher) -> Statistics:
     samples = tuple([_statistics(x, dispatcher) for x in session.samples.trajectories])
-    errors = [x.sketch_error for x in samples if x.sketch_error is not None]
     return replace(
         samples[-1],
         nfc=sum(sample.nfc for sample in samples),
@@ -198,16 +190,5 @@ def _of_samples(session: Session, dispatcher: Dispatcher) -> Statistics:
             for decision in sample.decisions
         ),
         cache_bytes=sum(sample.cache_bytes for sample in samples),
-        sketch_error=sum(errors) / len(errors) if errors else None,
         samples=samples,
     )
-
-
-def _sketch_error(trajectory: Trajectory) -> float | None:
-    kept = [
-        state
-        for branch in trajectory.branches
-        for state in (branch.state, *branch.followers.values())
-    ]
-    errors = [error for state in kept for error in state.sketch_errors()]
-    return float(torch.cat(errors).mean()) if errors else None

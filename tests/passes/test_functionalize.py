@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import Capture, capture, copy_graph, same_bits, zoo_capture
+from capture import Capture, capture, copy_graph, same_bits, zoo_capture
 from model_zoo import ZOO
 from models import Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from capture import count_ops, readable, same_bits, zoo_capture
 from expecttest import assert_expected_inline
-from helpers import count_ops, readable, same_bits, zoo_capture
 from model_zoo import ZOO
 from torch import fx
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import capture, zoo_capture
+from capture import capture, zoo_capture
 from model_zoo import ZOO, inputs_of
 from models import build, timesteps
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import Capture, copy_graph, zoo_capture
+from capture import Capture, copy_graph, zoo_capture
 from model_zoo import ZOO
 from torch import fx, nn
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Capture, capture, same_bits, zoo_capture
+from capture import Capture, capture, same_bits, zoo_capture
 from model_zoo import ZOO
 from models import Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn

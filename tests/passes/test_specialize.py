@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers import (
+from capture import (
     FORMS,
     Capture,
     Walk,

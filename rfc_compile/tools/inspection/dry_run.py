@@ -22,7 +22,6 @@ from rfc_compile.compiler.plan import capture, complete_plan
 from rfc_compile.config.options import Options
 from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.streams import find_streams
 from rfc_compile.report import explain
 from rfc_compile.report.explain import Explanation
 from rfc_compile.report.region_errors import maps_of
@@ -100,7 +99,6 @@ class _Planner:
         try:
             fakes = torch_internals.fake_inputs(gm, example_inputs)
             captured = capture(gm, fakes, self.options, report, observer)
-            report.streams = find_streams(captured)
             complete_plan(captured, self.options, report, observer)
         except NothingToCache as nothing:
             if torch_internals.is_piece(gm):
