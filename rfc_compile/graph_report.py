@@ -136,6 +136,11 @@ def all_reports() -> list[GraphReport]:
         return list(_reports)
 
 
+def newest_number() -> int:
+    """Of the report that was made last; -1 before the first."""
+    return max((report.number for report in all_reports()), default=-1)
+
+
 def model_of(source: Any) -> nn.Module | None:
     """The model that a user names: itself, or the transformers of a pipeline.
 

@@ -43,7 +43,8 @@ def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> Non
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an argument of the pipeline's call, as height=512; may be repeated",
+        help="an argument of the pipeline's call, as height=512 or a list, as "
+        "class_labels=[3,7]; may be repeated",
     )
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, default="float32", help="of a pipeline's folder")
