@@ -93,13 +93,13 @@ def run(args: Namespace) -> int:
     try:
         study = run_study(target_of(args), goal, plan, show=True)
     except KeyboardInterrupt:
-        console.print(_interrupted(args.output))
+        console.print(interrupted(args.output))
         return EXIT_INTERRUPTED
     _print(console, study)
     return EXIT_MISSED if study.missed else 0
 
 
-def _interrupted(folder: Path) -> str:
+def interrupted(folder: Path) -> str:
     """What is left of a study, the first line of whose file says whose it is."""
     file = folder / STUDY_FILE
     if file.exists() and len(read_text(file, MOST_BYTES).splitlines()) > 1:
