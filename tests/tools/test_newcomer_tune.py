@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 from tuning_factory import SPEC
 
-from rfc_compile import Tuned
+from rfc_compile import OptionError, Tuned
 from rfc_compile.tools.cli import main
+from rfc_compile.tools.cli.target_arguments import target_of
 from rfc_compile.tools.cli.tune import interrupted
+from rfc_compile.tools.measure.target import Settings, Target, resolve_target
 from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.progress import showing
 from rfc_compile.tools.tuning.study import STUDY_FILE
@@ -123,3 +127,49 @@ def test_analyse_names_regions_and_gives_advice(
     (figure,) = drawn
     names = [label.get_text() for label in figure.axes[1].get_xticklabels()]
     assert names[:2] == ["transformer_blocks.0.attn1", "transformer_blocks.0.ff"]
+
+
+def check_target(*arguments: str, drawn: Mapping[str, Any] | None) -> Target:
+    """The target of `check` with a tuned file that holds this."""
+    args = main.parse(["check", *arguments])
+    return target_of(args, drawn)
+
+
+DRAWN = {"target": "glyph-dit", "steps": 12, "images": 1, "guidance": 1.5}
+
+
+def test_a_tuned_file_says_how_to_draw_again(tmp_path: Path) -> None:
+    settings = Settings(steps=12, images=1, guidance=1.5)
+    target = resolve_target("glyph-dit", settings)
+    assert target.drawn == DRAWN
+    file = tmp_path / "rfc.json"
+    Tuned({}, None, target.fingerprint(), drawn=target.drawn).save(file)
+    again = check_target(drawn=Tuned.read(file).drawn)
+    assert (again.name, again.steps, again.sampler) == (
+        "glyph-dit",
+        12,
+        "ddim, guidance 1.5",
+    )
+    assert again.drawn == DRAWN
+
+
+def test_what_is_given_goes_before_the_file() -> None:
+    target = check_target("--steps", "9", drawn=DRAWN)
+    assert target.drawn == {**DRAWN, "steps": 9}
+    assert check_target("--target", "glyph-dit", drawn=DRAWN).drawn == {
+        "target": "glyph-dit"
+    }
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        ({"target": "os:getcwd"}, "a file may not choose what code runs: give --tar"),
+        ({"steps": 3}, "a file may not choose"),
+        ({"target": "glyph-dit", "steps": "many"}, r"\$\.drawn\.steps is 'many'"),
+        ({"target": "glyph-dit", "colour": 1}, r"\$\.drawn\.colour is not known"),
+    ],
+)
+def test_a_file_chooses_no_code(drawn: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        check_target(drawn=drawn)
