@@ -1,7 +1,7 @@
 """Files of JSON that others may have written: what is not expected is refused by place.
 
 ``Unexpected`` names the place as ``$.options.threshold`` and what is wrong there. What
-values may be is in rfc_compile.schema.
+values may be is in rfc_compile.io.schema.
 """
 
 from __future__ import annotations

@@ -183,6 +183,6 @@ def explanation_of(
         graph_breaks=tuple(
             dict.fromkeys(r.graph_break for r in reports if r.graph_break is not None)
         ),
-        notes=tuple(text for report in reports for text in report.notes),
+        notes=tuple(dict.fromkeys(text for r in reports for text in r.notes)),
         cache_bytes=_state_bytes(reports, ids),
     )

@@ -89,13 +89,15 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, "inspct", "models")
-    assert "no command 'inspct', did you mean 'inspect'?" in line
+    assert (
+        "no command 'inspct'; did you mean 'inspect'? Allowed: analyse, bench, " in line
+    )
 
 
 def test_an_option_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, "bench", "--quik")
     assert line.startswith("rfc-compile bench: error: unrecognized arguments: --quik")
-    assert "did you mean '--quick'?" in line
+    assert "; did you mean '--quick'? Allowed: --help, " in line
 
 
 def test_nothing_near_is_not_guessed(capsys: pytest.CaptureFixture[str]) -> None:
