@@ -31,10 +31,10 @@ from rfc_compile.passes.rewrites.wrapped_parameters import (
 )
 from rfc_compile.runtime import registry
 from rfc_compile.runtime.dispatcher import Dispatcher
-from rfc_compile.runtime.latent_dispatcher import ByLatent
-from rfc_compile.runtime.per_sample.dispatcher import BySample
+from rfc_compile.runtime.latent_dispatcher import LatentDispatcher
+from rfc_compile.runtime.per_sample.dispatcher import SampleDispatcher
 from rfc_compile.runtime.ranks import find_groups, meeting
-from rfc_compile.runtime.timestep_dispatcher import ByTimestep
+from rfc_compile.runtime.timestep_dispatcher import TimestepDispatcher
 from rfc_compile.runtime.uncached import Uncached, WithUncached
 
 log = logging.getLogger(__name__)
@@ -139,8 +139,8 @@ def _cached(
 
 def _kind(plan: Plan) -> Callable[..., Dispatcher]:
     if plan.batch is not None:
-        return functools.partial(BySample, batch=plan.batch)
-    return ByTimestep if plan.timed else ByLatent
+        return functools.partial(SampleDispatcher, batch=plan.batch)
+    return TimestepDispatcher if plan.timed else LatentDispatcher
 
 
 def _refuse_gradients(example_inputs: Sequence[Any]) -> None:

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 REASONS: Final = {
     "warmup": "first steps of a run",
+    "error_control": "the error owed would be too large",
+    "even": "due by the even spread",
     "threshold": "predicted too badly",
-    "spread": "due by the even spread",
-    "budget": "due by the target",
-    "max_error": "the error would be too large",
     "interval": "due by the interval",
     "mask": "listed in full_steps",
     "cap": "longest run of cached steps",
     "final": "last steps of a run",
-    "discontinuity": "the latent or timestep jumped",
     "conditioning": "another prompt or condition",
+    "new_run": "a new run begins",
+    "timesteps": "the timesteps are not one run's",
     "weights": "the weights changed",
     "non_finite": "the prediction was NaN or Inf",
     "lost_state": "somebody freed the state",
@@ -162,8 +162,6 @@ def _newest(model: nn.Module | None) -> Statistics:
 
 
 def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
-    trajectory.settle(most=0)
-    trajectory = trajectory.whole
     graphs = dispatcher.graphs
     inside = sum(graph.seconds + graph.compile_seconds for graph in graphs.values())
     return Statistics(

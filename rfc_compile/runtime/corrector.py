@@ -19,67 +19,99 @@ go on as they did. Source: derived in docs/METHOD.md; no published cache does it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rfc_compile.runtime.sampler_fit import Array, Fit
+from rfc_compile.schedules.base import Curvature
 
-LARGEST = 4.0
+LARGEST = 8.0
 """More than this many times ``delta`` is never added: B_b is small against the debt."""
 
-RATIO = 2.0
-"""B of a step is at most this many times that of the step before."""
+EXACT = 0.005
+"""Residual below which the sampler takes nothing but the last output; above it (a
+multistep solver) the fit is an approximation, and half of a debt is repaid."""
 
 
-@dataclass
+def _none() -> Array:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True)
 class Debt:
     """What one guidance branch owes since its last full step.
 
-    ``sums`` is S up to the common factor of its remainder, (R,); None where a step was
-    not linear in what the sampler was given. ``remainder`` is that of the newest step,
-    not yet added: its B shows at the next one.
+    Attributes:
+        nodes: times of the full steps that its predictions go through, newest first.
+        sums: S up to the common factor of its remainder, (R,); None where a step was
+            not linear in what the sampler was given.
+        remainder: that of the newest step, not yet added: its B shows at the next one.
+        a: A of the last step, (R,).
+        b: B of the last step, (R,); empty before one is known.
+        residual: the largest of the fits since the last full step.
+
     """
 
-    nodes: Sequence[float] = ()
+    nodes: tuple[float, ...] = ()
     sums: Array | None = None
     remainder: float = 0.0
-    last: Array = field(default_factory=lambda: np.zeros(0))
-    before: Array = field(default_factory=lambda: np.zeros(0))
-    carried: Array = field(default_factory=lambda: np.zeros(0))
+    a: Array = field(default_factory=_none)
+    b: Array = field(default_factory=_none)
+    residual: float = 0.0
 
-    def begin(self, nodes: Sequence[float]) -> None:
-        """A full step was taken; ``nodes`` are the times its predictions go through."""
-        self.nodes, self.sums, self.remainder = nodes, np.zeros(1), 0.0
+    def carried_on(self, fit: Fit | None) -> Debt:
+        """With the fit of the step before, its own output first; None: not known."""
+        if fit is None or not fit.linear:
+            return Debt(self.nodes)
+        sums = self.sums
+        if sums is not None:
+            sums = fit.a * sums + fit.b[:, 0] * self.remainder
+        residual = max(self.residual, fit.residual)
+        return replace(self, sums=sums, a=fit.a, b=fit.b[:, 0], residual=residual)
 
-    def note_cached(self, time: float) -> None:
-        """A step at this time was predicted."""
-        self.remainder = self._product(time)
-
-    def carry_on(self, fit: Fit | None, own: int) -> None:
-        """The fit of the step before; ``own`` is the index of this branch's output."""
-        if fit is None or not fit.explained:
-            self.sums = None
-        if fit is None:
-            return
-        self.before, self.last, self.carried = self.last, fit.b[:, own], fit.a
-        if self.sums is not None:
-            self.sums = fit.a * self.sums + self.last * self.remainder
+    def after(self, time: float, nodes: Sequence[float], *, full: bool) -> Debt:
+        """After a step at this time; ``nodes`` are the kept full steps' times."""
+        if not full:
+            return replace(self, remainder=_product(time, self.nodes))
+        return Debt(tuple(nodes), np.zeros(1), 0.0, self.a, self.b)
 
     def share(self, time: float) -> Array | None:
         """C at a full step at this time, (R,); None where nothing is owed or known."""
-        if self.sums is None or not np.any(self.sums):
+        remainder = _product(time, self.nodes)
+        if self.sums is None or not self.b.size or remainder == 0:
             return None
-        ratio = np.ones_like(self.last)
-        if self.before.shape == self.last.shape:
-            safe = np.where(self.before == 0, 1.0, self.before)
-            ratio = np.clip(self.last / safe, 1 / RATIO, RATIO)
-        weight, remainder = self.last * ratio, self._product(time)
-        if remainder == 0 or np.any(weight == 0):
+        weight = np.where(self.b == 0, np.inf, self.b)
+        c = np.clip(self.a * self.sums / (weight * remainder), -LARGEST, LARGEST)
+        if not np.any(c) or not np.all(np.isfinite(c)):
             return None
-        c = self.carried * self.sums / (weight * remainder)
-        return np.clip(c, -LARGEST, LARGEST) if np.all(np.isfinite(c)) else None
+        return c if self.residual <= EXACT else 0.5 * c
 
-    def _product(self, time: float) -> float:
-        return float(np.prod([time - node for node in self.nodes]))
+    def curvature(
+        self, time: float, error: Array, size: Array, nodes: Sequence[float]
+    ) -> Curvature | None:
+        """What the error (R,) of a full step's prediction says of those that follow.
+
+        ``error`` is the norm of delta, ``size`` that of the latent, (R,); ``nodes`` are
+        the times of the full steps that are kept now. None where B is not known.
+        """
+        remainder = abs(_product(time, self.nodes))
+        if not self.b.size or remainder == 0 or len(nodes) < len(self.nodes):
+            return None
+        relative = np.abs(self.b) * error / np.where(size > 0, size, 1.0)
+        weight = float(relative.max()) / remainder
+        return Curvature(weight, tuple(nodes)) if math.isfinite(weight) else None
+
+
+def _product(time: float, nodes: Sequence[float]) -> float:
+    return math.prod(time - node for node in nodes)
+
+
+def row_norms(values: Tensor) -> Tensor:
+    """The norm of every row, float32 (R,)."""
+    norms: Tensor = torch.linalg.vector_norm(values.float().flatten(1), dim=1)
+    return norms

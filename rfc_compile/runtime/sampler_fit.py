@@ -39,20 +39,23 @@ class Fit(NamedTuple):
         residual: norm of what is not explained over that of the latent's move, of the
             worst row; 0 where nothing has moved.
         moved: whether the latent of any row is another one than before.
+        explained: whether the latent follows from those before it.
+        linear: whether one step of history is enough for that.
         a: factor of the last latent, (R,).
-        b: factors of the outputs, (R, outputs), in the order given.
+        b: factors of the last outputs, (R, outputs), in the order given.
 
     """
 
     residual: float
     moved: bool
+    explained: bool
+    linear: bool
     a: Array
     b: Array
 
-    @property
-    def explained(self) -> bool:
-        """Whether the latent follows from those before it."""
-        return self.moved and self.residual <= EXPLAINED
+
+NOT_MOVED = Fit(0.0, False, False, False, np.ones(1), np.zeros((1, 1)))
+"""Of a latent that cannot be compared."""
 
 
 def gram_matrix(vectors: Sequence[Tensor]) -> Tensor:
@@ -61,7 +64,7 @@ def gram_matrix(vectors: Sequence[Tensor]) -> Tensor:
     No matrix product: its precision is the user's choice on some devices.
     """
     stacked = torch.stack([vector.float() for vector in vectors], dim=1)
-    products = [(stacked * vector[:, None].float()).sum(-1) for vector in vectors]
+    products = [(stacked * stacked[:, i : i + 1]).sum(-1) for i in range(len(vectors))]
     return torch.stack(products, dim=1)
 
 
@@ -74,35 +77,57 @@ def step_vectors(
     for each of them, own first. Differences keep float32 precise.
     """
     newest = latents[0].float()
-    vectors = [now.float() - newest, newest]
-    for latent, returned in zip(latents, outputs, strict=True):
-        if latent is not latents[0]:
-            vectors.append(newest - latent.float())
-        vectors += returned
+    vectors = [now.float() - newest, newest, *outputs[0]]
+    for latent, returned in zip(latents[1:], outputs[1:], strict=True):
+        vectors += [newest - latent.float(), *returned]
     return vectors
 
 
-def solve(gram: Array, outputs: int) -> Fit:
+def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
     """The least-squares fit from a Gram matrix (R, K, K) of ``step_vectors``.
 
-    The first vector is the move, the second the last latent, ``outputs`` of the rest
-    are what was returned for it. Solved in float64.
+    The first vector is the move, the second the last latent, the next ``outputs`` are
+    what was returned for it; the rest is one more step of history, used only where it
+    is needed. ``rounding`` is the relative error of the latents' dtype.
     """
-    move = gram[:, 0, 0]
-    known, target = gram[:, 1:, 1:].copy(), gram[:, 1:, 0]
-    diagonal = np.einsum("rkk->rk", known)
-    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    known = known * scale[:, :, None] * scale[:, None, :]
-    known += _RIDGE * np.eye(known.shape[1])
-    factors = np.linalg.solve(known, (target * scale)[..., None])[..., 0] * scale
-    left = move - 2 * (factors * target).sum(-1)
-    left += np.einsum("rk,rkl,rl->r", factors, gram[:, 1:, 1:], factors)
-    moved = move > 0
-    relative = np.sqrt(np.clip(left, 0, None) / np.where(moved, move, 1.0))
-    residual = float(np.where(moved, relative, 0.0).max())
+    own = gram[:, : 2 + outputs, : 2 + outputs]
+    move, factors, left = _least_squares(own)
+    noise = rounding**2 * gram[:, 1, 1]
+    residual = _relative(left - noise, move)
+    linear = residual <= EXPLAINED
+    if not linear and gram.shape[1] > own.shape[1]:
+        _, _, left = _least_squares(gram)
+        residual = _relative(left - noise, move)
     return Fit(
-        residual if np.isfinite(residual) else np.inf,
-        bool(moved.any()),
+        residual,
+        bool((move > 0).any()),
+        bool(residual <= EXPLAINED),
+        bool(linear),
         1 + factors[:, 0],
         factors[:, 1 : 1 + outputs],
     )
+
+
+def _least_squares(gram: Array) -> tuple[Array, Array, Array]:
+    """Squared norm of the first vector, factors of the others, what is left of it."""
+    known, target = gram[:, 1:, 1:], gram[:, 1:, 0]
+    diagonal = np.einsum("rkk->rk", known)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    scaled = known * scale[:, :, None] * scale[:, None, :]
+    scaled = scaled + _RIDGE * np.eye(known.shape[1])
+    if not np.isfinite(gram).all():
+        scaled, target = np.eye(known.shape[1])[None], np.zeros_like(target)
+    factors = np.linalg.solve(scaled, (target * scale)[..., None])[..., 0] * scale
+    left = gram[:, 0, 0] - 2 * (factors * target).sum(-1)
+    return (
+        gram[:, 0, 0],
+        factors,
+        left + np.einsum("rk,rkl,rl->r", factors, known, factors),
+    )
+
+
+def _relative(left: Array, move: Array) -> float:
+    moved = move > 0
+    part = np.sqrt(np.clip(left, 0, None) / np.where(moved, move, 1.0))
+    worst = float(np.where(moved, part, 0.0).max())
+    return worst if np.isfinite(worst) else float("inf")

@@ -26,14 +26,14 @@ _address = Tensor.data_ptr
 @functools.lru_cache(maxsize=1024)  # the same distances come again and again
 def _weights_tensor(
     distances: tuple[int, ...],
-    levels: tuple[float, ...] | None,
+    times: tuple[float, ...] | None,
     width: int,
     device: torch.device,
 ) -> Tensor:
     """``distances`` are the indices of the kept full steps, counted from this one."""
     taylor, valid = coefficients_tensor(0, distances, width)
-    if levels is not None:
-        taylor = newton_coefficients(levels[0], levels[1:], width) or taylor
+    if times is not None:
+        taylor = newton_coefficients(times[0], times[1:], width) or taylor
     with torch.inference_mode(mode=False):
         return torch.tensor([taylor, valid], dtype=torch.float32, device=device)
 
@@ -113,23 +113,23 @@ class BranchState:
         )
         return "lost_state"
 
-    def weights(self, step: int, levels: tuple[float, ...] | None = None) -> Tensor:
+    def weights(self, step: int, times: tuple[float, ...] | None = None) -> Tensor:
         """The (2, M) weights of a step, on the device of the state.
 
-        ``levels`` are the noise levels of this step and of the kept full steps, newest
-        first; without them, time is the index of the step.
+        ``times`` are those of this step and of the kept full steps, newest first;
+        without them, time is the index of the step.
         """
         distances = tuple([full - step for full in self.full_steps])
-        return _weights_tensor(distances, levels, self._width, self._device)
+        return _weights_tensor(distances, times, self._width, self._device)
 
     def pool(
         self,
         arguments: Sequence[Any],
         step: int,
-        levels: tuple[float, ...] | None = None,
+        times: tuple[float, ...] | None = None,
     ) -> GraphInputs:
-        """What the graphs of a step pick their inputs from; ``levels`` as above."""
-        return GraphInputs(arguments, self.slots, [self.weights(step, levels)])
+        """What the graphs of a step pick their inputs from; ``times`` as above."""
+        return GraphInputs(arguments, self.slots, [self.weights(step, times)])
 
     def last_latents(self, count: int) -> list[Tensor]:
         """The latents of the last call, of which there are ``count``."""

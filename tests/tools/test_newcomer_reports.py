@@ -13,6 +13,7 @@ from options import MODULES
 
 import rfc_compile
 from rfc_compile.report.numbers import counted, in_words, scaled, size
+from rfc_compile.report.statistics import REASONS
 from rfc_compile.schedules.decision import Decision
 
 
@@ -127,4 +128,10 @@ def test_a_stack_is_drawn_on_its_stream() -> None:
     (text,) = saved.texts
     assert re.search(r"\(stack\)  \d+\.\d%$", text.get_text())
     assert [line for line in saved.lines if line.get_color() == "C0"]
-    assert bar.get_xlabel() == "FLOPs saved, by a cached step"
+    assert bar.get_xlabel().startswith("FLOPs saved, ")
+
+
+def test_every_reason_is_put_in_words() -> None:
+    told = re.search(r"reason: (.*?)statistic:", Decision.__doc__ or "", re.DOTALL)
+    assert told is not None
+    assert set(re.findall(r"``(\w+)``", told[1])) == REASONS.keys()

@@ -1,4 +1,4 @@
-"""`rfc-compile demo`: the bundled model drawn without caching and at some thresholds.
+"""`rfc-compile demo`: the bundled model drawn without caching and at some tolerances.
 
 Prints what caching saves and costs, and writes pictures.
 """
@@ -23,11 +23,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--guidance", type=_number, default=2.0, help="scale; 1 for no guidance")
     add("--scheduler", choices=SCHEDULERS, default="ddim")
     add(
-        "--thresholds",
-        type=_thresholds,
-        default=(0.2, 0.4, 1.2),
+        "--tolerances",
+        type=_tolerances,
+        default=(0.002, 0.004, 0.012),
         metavar="T,T,...",
-        help="thresholds on the accumulated input prediction error",
+        help="largest relative errors of the latent between full steps",
     )
     add("--inner", choices=INNER_BACKENDS, default="inductor", help="inner backend")
     seed = partial(_whole_number, least=0, most=2**32)
@@ -52,7 +52,7 @@ def _whole_number(text: str, *, least: int, most: int) -> int:
     return int(text)
 
 
-def _thresholds(text: str) -> tuple[float, ...]:
+def _tolerances(text: str) -> tuple[float, ...]:
     return tuple(_number(part) for part in text.split(","))
 
 

@@ -65,7 +65,7 @@ def draw_all(args: Namespace) -> None:
     console = Console()
     with _progress_bar(console) as progress:
         uncached = _draw(args, None, progress)
-        cached = [_draw(args, threshold, progress) for threshold in args.thresholds]
+        cached = [_draw(args, tolerance, progress) for tolerance in args.tolerances]
     console.print(_table(args, uncached, cached))
     compiling = ", ".join(f"{d.first_seconds:.1f}" for d in (uncached, *cached))
     console.print(
@@ -76,14 +76,14 @@ def draw_all(args: Namespace) -> None:
     console.print(f"Pictures are in {args.output}.", soft_wrap=True)
 
 
-def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Drawing:
-    """Draws the images at `threshold`, or without caching when it is None."""
+def _draw(args: Namespace, tolerance: float | None, progress: Progress) -> _Drawing:
+    """Draws the images at `tolerance`, or without caching when it is None."""
     torch.compiler.reset()
-    if threshold is None:
+    if tolerance is None:
         label, backend, options = "uncached", args.inner, None
     else:
-        label, backend = f"threshold {threshold:g}", "rfc"
-        options = {"threshold": threshold, "inner": args.inner}
+        label, backend = f"tolerance {tolerance:g}", "rfc"
+        options = {"tolerance": tolerance, "inner": args.inner}
     model = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
     compiled = torch.compile(model, backend=backend, options=options)
     calls = glyph_dit.count_calls(args.scheduler, args.steps)
@@ -103,7 +103,7 @@ def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Draw
     runs = [_sample(args, compiled, advance) for _ in range(_TIMED_RUNS)]
     images, seconds = min(runs, key=itemgetter(1))
     progress.update(task, description=label)
-    if threshold is None:
+    if tolerance is None:
         return _Drawing(label, images, first_seconds, seconds, calls)
     counted = tuple(replace(d, step=step) for step, d in enumerate(decisions))
     nfc = sum(decision.full for decision in counted)
