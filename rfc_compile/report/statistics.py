@@ -31,7 +31,7 @@ REASONS: Final = {
     "final": "last steps of a run",
     "conditioning": "another prompt or condition",
     "new_run": "a new run begins",
-    "timesteps": "the timesteps are not one run's",
+    "timesteps": "the rows of a batch differ in timestep",
     "weights": "the weights changed",
     "non_finite": "the prediction was NaN or Inf",
     "lost_state": "somebody freed the state",
