@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 
 from torch import distributed
 
 from rfc_compile.config import removed_options
-from rfc_compile.errors import OptionError
+from rfc_compile.errors import OptionError, did_you_mean
 
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
@@ -18,10 +17,8 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     if instead := removed_options.VALUES.get((name, str(value))):
         raise OptionError(f"{name}={value!r} is gone: {instead}")
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise OptionError(
-            f"{name}={value!r} is not allowed{hint} Allowed: {', '.join(known)}"
+            f"{name}={value!r} is not allowed{did_you_mean(value, known)}"
         )
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple
@@ -18,7 +17,7 @@ from rfc_compile.config.option_values import (
     one_of,
     process_group,
 )
-from rfc_compile.errors import OptionError
+from rfc_compile.errors import OptionError, did_you_mean
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import Estimator
 from rfc_compile.graph_report import GraphReport
@@ -304,11 +303,7 @@ class Options:
             if instead := removed_options.NAMES.get(name):
                 raise OptionError(f"the option {name!r} is gone: {instead}")
             if name not in names:
-                near = difflib.get_close_matches(str(name), names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise OptionError(
-                    f"unknown option {name!r}{hint} Allowed: {', '.join(names)}"
-                )
+                raise OptionError(f"unknown option {name!r}{did_you_mean(name, names)}")
         return cls(**options)
 
     def make_estimator(self) -> Estimator:

@@ -7,9 +7,11 @@ Needs matplotlib. Figures are made without pyplot: nothing is shown or kept open
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
@@ -78,6 +80,12 @@ def explanation_figure(
     if notes:
         figure.supxlabel("\n".join(notes), fontsize=7, x=0.02, ha="left")
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write it as the ending of the file says; the text of an SVG stays text."""
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path, dpi=160)
 
 
 def _page(regions: int, panels: int, notes: int) -> Figure:
@@ -155,7 +163,7 @@ def _draw_map(
         value = values.get(_key(one, region))
         _draw_lane(ax, lane, left, y, streams)
         text = _label(region) if value is None else f"{_label(region)}  {value:{form}}"
-        fill = _UNKNOWN if value is None else scale.to_rgba(np.array(value))
+        fill = _UNKNOWN if value is None else tuple(scale.to_rgba(np.array(value)))
         box = Rectangle((left + streams, y - 0.42), width - streams, 0.84)
         box.set(facecolor=fill, edgecolor="0.6")
         ax.add_patch(box)
@@ -198,8 +206,8 @@ def _draw_legend(ax: Axes, maps: Sequence[GraphMap]) -> None:
         for i, name in names
     ]
     if lines:
-        above = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-        ax.legend(handles=lines, fontsize=7, frameon=False, **above)
+        legend = ax.legend(handles=lines, loc="lower left", fontsize=7, frameon=False)
+        legend.set_bbox_to_anchor((0, 1))
 
 
 def _label(region: RegionInfo) -> str:

@@ -17,6 +17,14 @@ def scaled(value: float, unit: str = "") -> str:
     return _scaled(value, 1000, _PREFIXES, unit)
 
 
+def in_words(count: int) -> str:
+    """``11.9 billion``; whole below a million."""
+    for power, word in ((9, "billion"), (6, "million")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {word}"
+    return f"{count:,}"
+
+
 def size(count: float) -> str:
     """Bytes, by powers of 1024: ``1.51 MiB``."""
     prefixes = tuple(f"{prefix.upper()}i" if prefix else "" for prefix in _PREFIXES)

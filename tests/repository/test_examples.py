@@ -57,9 +57,9 @@ def test_quickstart_imports(tmp_path: Path) -> None:
 def test_custom_dit(tmp_path: Path) -> None:
     arguments = ("--inner", "eager", "--steps", "8")
     text = run_example("custom_dit.py", *arguments, cwd=tmp_path)
-    assert text.startswith("1 graph(s), 1 regions, ")
+    assert text.startswith("1 graph; cached steps predict 1 region with ")
     assert re.search(r"^region_000_stack +stack ", text, re.M)
-    steps, full = re.findall(r"^(\d+) steps, (\d+) full of \1 calls", text, re.M)[0]
+    steps, full = re.findall(r"^(\d+) steps: (\d+) full, \d+ cached", text, re.M)[0]
     assert int(steps) == 8
     assert 3 <= int(full) <= 8
     (quality,) = re.findall(r"^PSNR (\S+) dB$", text, re.M)

@@ -96,9 +96,9 @@ def lacking(name: str) -> str:
 NAN = json.loads(record(GOOD))["measured"] | {"psnr": float("nan")}
 TEXT = json.loads(record(GOOD))["measured"] | {"nfc": "14"}
 BASELINES = {
-    "empty": ("", "$ is not JSON"),
-    "cut": (record(GOOD)[:99], "$ is not JSON"),
-    "list": ("[]", "$ must be an object"),
+    "empty": ("", "is not JSON"),
+    "cut": (record(GOOD)[:99], "is not JSON"),
+    "list": ("[]", "must be an object"),
     "future": (changed(schema=2), "$.schema is 2"),
     "no schema": (lacking("schema"), "$.schema"),
     "no numbers": (lacking("measured"), "$.measured is missing"),

@@ -178,7 +178,7 @@ def test_another_sampler_is_noted_or_strictly_refused(
     file = write_tuned(tmp_path, {}, HARD, steps=20)
     code, text = check(file, *SMALL, *LOOSE)
     assert code == 0, text
-    assert "note: another model or sampler: steps is 14, tuned with 20" in text
+    assert "note: not as it was tuned: steps is 14, tuned with 20" in text
     code, text = check(file, *SMALL, *LOOSE, "--strict")
     assert code == 1
     assert "missed: model and sampler: steps is 14, tuned with 20" in text

@@ -102,7 +102,7 @@ def test_an_unknown_hub_id_is_one_line(
     inspect: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "nobody/nothing: not a folder" in inspect("nobody/nothing").error
+    assert "nobody/nothing: no such folder" in inspect("nobody/nothing").error
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -164,7 +165,7 @@ def test_a_changed_file_is_refused_or_means_something(
         read(path)
     except error as refused:
         message = str(refused)
-    assert "$" in message
+    assert "$" in message or re.search(r": (is not JSON: |must be an object)", message)
     assert message.isprintable()
 
 
@@ -228,7 +229,7 @@ def test_a_study_that_is_damaged_in_the_middle_is_refused(tmp_path: Path) -> Non
     assert path.read_text() == whole
     first, second = whole.splitlines()
     path.write_text("\n".join([first, second[:30], second]))
-    with pytest.raises(OptionError, match=r"line 2: \$ is not JSON"):
+    with pytest.raises(OptionError, match=r"line 2: is not JSON"):
         Journal.open(path, STUDY, resume=True)
 
 

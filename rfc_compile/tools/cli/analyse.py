@@ -78,6 +78,7 @@ def run(args: Namespace) -> int:
     replace_file(picture, as_png(analysis_figure(found)))
     console.print(_table(found))
     console.print(_LEGEND, soft_wrap=True)
+    console.print(_advice(found, args.granularity), soft_wrap=True, markup=False)
     console.print(f"Written: {picture} and {numbers}.", soft_wrap=True)
     return 0
 
@@ -115,6 +116,22 @@ def _errors(found: Analysis, error_of: Callable[[str], float | None]) -> list[st
         f"[bold]{_percent(error)}[/bold]" if error == least else _percent(error)
         for error in errors
     ]
+
+
+def _advice(found: Analysis, granularity: str) -> str:
+    """The options that follow: those of the estimator with the least error."""
+    errors = {name: found.common_error(name) for name in found.estimators}
+    known = {name: error for name, error in errors.items() if error is not None}
+    if not known:
+        return "No step was predicted by all estimators: give more steps."
+    best = min(known, key=known.__getitem__)
+    estimator, _, order = best.partition(" ")
+    options = {"granularity": granularity, "estimator": estimator, "order": order}
+    chosen = " ".join(f"--options {name}={x}" for name, x in options.items() if x)
+    return (
+        f"Least error at the steps that all of them predict: {best}, {known[best]:.1%}."
+        f" How images come out, `rfc-compile tune {chosen}` measures."
+    )
 
 
 def _percent(value: float | None) -> str:

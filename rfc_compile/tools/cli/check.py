@@ -93,7 +93,8 @@ def run(args: Namespace) -> int:
     reports = _reports(args)
     config = make_config(args.config)
     rules = _rules(args, config)
-    target = target_of(args)
+    tuned = config.tuned
+    target = target_of(args, None if tuned is None else tuned.drawn)
     reports.prepare()
     outcome = check(target, config, rules, seeds=range(args.seeds))
     show(outcome.grid())

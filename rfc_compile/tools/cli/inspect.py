@@ -26,6 +26,7 @@ from rfc_compile.config.options import Options
 from rfc_compile.errors import OptionError, one_line
 from rfc_compile.io.files import check_writable
 from rfc_compile.report.drawing import drawing
+from rfc_compile.report.numbers import in_words
 from rfc_compile.tools.cli.arguments import name_and_value, positive
 from rfc_compile.tools.inspection.dry_run import DryRun, dry_run
 from rfc_compile.tools.measure.factory import call_factory, is_factory
@@ -109,8 +110,8 @@ def _check_picture(path: Path) -> None:
 
 
 def _draw(path: Path, found: DryRun, name: str) -> None:
-    figure = drawing("explanation_plot").explanation_figure(found.explanation, name)
-    figure.savefig(path, dpi=160)
+    plot = drawing("explanation_plot")
+    plot.save(plot.explanation_figure(found.explanation, name), path)
 
 
 def _model_and_inputs(args: Namespace) -> tuple[nn.Module, Inputs]:
@@ -160,7 +161,7 @@ def _text(model: nn.Module, inputs: Inputs, found: DryRun) -> str:
     shapes = (f"{name} {_shape(x)}" for name, x in _named(inputs).items())
     return "\n".join(
         (
-            f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters, "
+            f"{facts['model']}, {in_words(facts['parameters'])} parameters, "
             f"{facts['dtype']}",
             f"inputs: {', '.join(shapes)}",
             str(found.explanation),

@@ -7,10 +7,9 @@ that runs is imported. The first needs no extra, so that `--help` always works.
 Exit codes: 0 ok, 1 a limit was missed, 2 usage, 130 interrupted.
 """
 
-import difflib
 import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final, NoReturn
 
@@ -18,6 +17,7 @@ from rfc_compile.errors import (
     OptionError,
     TargetError,
     TunedFileError,
+    did_you_mean,
     how_to_install,
 )
 from rfc_compile.tools.cli.quiet import quiet
@@ -70,9 +70,7 @@ def parse(argv: Sequence[str]) -> Namespace:
     _add_verbose(parser, False)
     command = next((arg for arg in argv if not arg.startswith("-")), None)
     if command is not None and command not in COMMANDS:
-        allowed = ", ".join(COMMANDS)
-        hint = _did_you_mean(command, COMMANDS)
-        parser.error(f"no command {command!r}{hint}; allowed: {allowed}")
+        parser.error(f"no command {command!r}{did_you_mean(command, COMMANDS)}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = parser
     for name, summary in COMMANDS.items():
@@ -85,8 +83,7 @@ def parse(argv: Sequence[str]) -> Namespace:
             _add_verbose(subparser, SUPPRESS)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        name = unknown[0].partition("=")[0]
-        hint = _did_you_mean(name, chosen.options)
+        hint = did_you_mean(unknown[0].partition("=")[0], chosen.options)
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args
 
@@ -94,11 +91,6 @@ def parse(argv: Sequence[str]) -> Namespace:
 def _add_verbose(parser: ArgumentParser, default: object) -> None:
     words = "show what other libraries log and warn of"
     parser.add_argument("--verbose", action="store_true", default=default, help=words)
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -62,7 +62,8 @@ def _draw_trials(ax: Axes, study: Study) -> None:
         x, y = zip(*own, strict=True)
         ax.plot(x, y, "o", markersize=4, alpha=0.6, color=colour, label=kind)
     ax.set(xlabel="full steps (NFC)")
-    ax.set_title("every trial, on the first seed", fontsize=10)
+    title = "every trial, on the first seed" if trials else "nothing was tried"
+    ax.set_title(title, fontsize=10)
     ax.grid(alpha=0.3)
     if kinds:
         ax.legend(fontsize=8, loc="lower right")

@@ -6,7 +6,8 @@ Options of the graphs need a compilation each, those of the schedule do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from rfc_compile.config.options import GRANULARITIES, Options
@@ -75,6 +76,23 @@ def graph_settings(fixed: Setting) -> list[dict[str, Any]]:
 def default_graph(fixed: Setting) -> dict[str, Any]:
     """What the graphs are compiled with if nothing but `fixed` is said."""
     return _graph_of(fixed)
+
+
+def default_setting(fixed: Setting, wanted: Setting) -> dict[str, Any]:
+    """The options without a search: `fixed`, and `wanted` unless they exclude it."""
+    own = {**_graph_of(fixed), **fixed}
+    with contextlib.suppress(OptionError):
+        Options.from_mapping({**own, **wanted})
+        return {**own, **wanted}
+    return own
+
+
+def by_granularity(graphs: Iterable[Setting]) -> dict[str, dict[str, Any]]:
+    """The first of each."""
+    found: dict[str, dict[str, Any]] = {}
+    for graph in graphs:
+        found.setdefault(graph["granularity"], dict(graph))
+    return found
 
 
 def graph_part(setting: Setting) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rfc_compile.tools.inspection.model_inputs import make_inputs
+
 STEPS = 12
 
 Latent = Any
@@ -132,6 +134,40 @@ class Denoiser:
                 result = denoise(**call)
             yield call, result
             call = self.advance(call, result, step)
+
+
+def by_rules(
+    build: Callable[[], nn.Module], *, whole: bool = False, **sizes: int
+) -> Callable[[], dict[str, Any]]:
+    """Inputs as `rfc-compile inspect` makes them, of two samples, with random values.
+
+    Args:
+        build: the model that they are for.
+        whole: whether timesteps are whole numbers, as of samplers with a table of them.
+        sizes: fields of ``InputSizes``; the config or a default tells the others.
+
+    """
+
+    def inputs() -> dict[str, Any]:
+        with torch.random.fork_rng():
+            model = build()
+        made = make_inputs(model, {"batch": 2, **sizes}, torch.float32)
+        return {
+            name: x.long() if whole and name.startswith("timestep") else _random(x)
+            for name, x in made.items()
+        }
+
+    return inputs
+
+
+def _random(value: Any) -> Any:
+    """Random numbers where the rules have ones; tables, masks and numbers stay."""
+    if isinstance(value, dict):
+        return {name: _random(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_random, value))
+    ones = isinstance(value, Tensor) and value.is_floating_point()
+    return torch.randn_like(value) if ones and bool((value == 1).all()) else value
 
 
 def _euler(latent: Tensor, velocity: Tensor) -> Tensor:

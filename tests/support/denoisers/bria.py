@@ -12,7 +12,7 @@ from diffusers import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _CONFIG: dict[str, Any] = {
     "patch_size": 1,
@@ -32,11 +32,8 @@ def _bria() -> nn.Module:
 
 def _bria_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 16, 4),
-        "encoder_hidden_states": torch.randn(2, 8, 24),
-        "timestep": torch.tensor([1000.0, 1000.0]),
+        **by_rules(_bria, height=8, width=8, text_tokens=8)(),
         "img_ids": torch.randn(16, 3),
-        "txt_ids": torch.zeros(8, 3),
     }
 
 
@@ -74,8 +71,7 @@ def _fibo2() -> nn.Module:
 
 def _fibo2_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "timestep": torch.tensor([1.0, 1.0]),
+        **by_rules(_fibo2, height=8, width=8, text_tokens=2)(),
         "encoder_hidden_states": torch.randn(2, 2, 12, 24),
     }
 

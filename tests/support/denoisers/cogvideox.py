@@ -9,7 +9,7 @@ from diffusers import CogVideoXTransformer3DModel, ConsisIDTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _COMMON: dict[str, Any] = {
     "num_attention_heads": 2,
@@ -30,12 +30,7 @@ def _cogvideox() -> nn.Module:
     return CogVideoXTransformer3DModel(**_COMMON)
 
 
-def _cogvideox_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 2, 4, 4, 4),
-        "encoder_hidden_states": torch.randn(2, 6, 16),
-        "timestep": torch.tensor([1000, 1000]),
-    }
+_cogvideox_inputs = by_rules(_cogvideox, whole=True)
 
 
 def _cogvideox15() -> nn.Module:

@@ -12,7 +12,7 @@ from diffusers import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _CONFIG: dict[str, Any] = {
     "patch_size": 2,
@@ -35,15 +35,7 @@ def _cogview4() -> nn.Module:
     return CogView4Transformer2DModel(**_CONFIG, rope_axes_dim=(8, 8))
 
 
-def _cogview_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 8, 24),
-        "timestep": torch.tensor([1000, 1000]),
-        "original_size": torch.full((2, 2), 64.0),
-        "target_size": torch.full((2, 2), 64.0),
-        "crop_coords": torch.zeros(2, 2),
-    }
+_cogview_inputs = by_rules(_cogview3, height=8, width=8, text_tokens=8, whole=True)
 
 
 def _glm_image() -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from diffusers import Cosmos3OmniTransformer, CosmosTransformer3DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _CONFIG: dict[str, Any] = {
     "in_channels": 4,
@@ -29,13 +29,7 @@ def _predict1() -> nn.Module:
     return CosmosTransformer3DModel(**_CONFIG)
 
 
-def _predict1_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 2, 8, 8),
-        "timestep": torch.tensor([1000.0, 1000.0]),
-        "encoder_hidden_states": torch.randn(2, 8, 24),
-        "fps": 16,
-    }
+_predict1_inputs = by_rules(_predict1, height=8, width=8, frames=2, text_tokens=8)
 
 
 def _predict2() -> nn.Module:

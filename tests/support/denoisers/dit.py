@@ -8,7 +8,7 @@ import torch
 from diffusers import DiTTransformer2DModel, PriorTransformer, Transformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _dit() -> nn.Module:
@@ -42,8 +42,7 @@ def _transformer2d_dit() -> nn.Module:
 
 def _labels() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "timestep": torch.tensor([1000, 1000]),
+        **by_rules(_dit, whole=True)(),
         "class_labels": torch.tensor([3, 7]),
     }
 
@@ -90,10 +89,7 @@ def _prior() -> nn.Module:
 
 def _prior_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 16),
-        "timestep": torch.tensor(1000),
-        "proj_embedding": torch.randn(2, 16),
-        "encoder_hidden_states": torch.randn(2, 6, 16),
+        **by_rules(_prior)(),
         "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]).bool(),
     }
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import EasyAnimateTransformer3DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _CONFIG: dict[str, Any] = {
     "num_attention_heads": 2,
@@ -26,12 +26,7 @@ def _easyanimate() -> nn.Module:
     return EasyAnimateTransformer3DModel(**_CONFIG, mmdit_layers=2)
 
 
-def _inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 2, 8, 8),
-        "timestep": torch.tensor([1000, 1000]),
-        "encoder_hidden_states": torch.randn(2, 8, 24),
-    }
+_inputs = by_rules(_easyanimate, height=8, width=8, frames=2, text_tokens=8, whole=True)
 
 
 def _shared() -> nn.Module:

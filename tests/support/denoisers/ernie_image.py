@@ -8,7 +8,7 @@ import torch
 from diffusers import ErnieImageTransformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _ernie() -> nn.Module:
@@ -26,9 +26,7 @@ def _ernie() -> nn.Module:
 
 def _ernie_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 4, 4),
-        "timestep": torch.tensor([1000, 1000]),
-        "text_bth": torch.randn(2, 8, 24),
+        **by_rules(_ernie, height=4, width=4, text_tokens=8, whole=True)(),
         "text_lens": torch.tensor([8, 5]),
     }
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import ChromaTransformer2DModel, FluxTransformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _CONFIG: dict[str, Any] = {
     "patch_size": 1,
@@ -30,12 +30,8 @@ def flux(joint: int = 2, single: int = 2) -> nn.Module:
 
 def _flux_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(1, 16, 4),
-        "encoder_hidden_states": torch.randn(1, 8, 32),
-        "pooled_projections": torch.randn(1, 32),
-        "timestep": torch.tensor([1.0]),
+        **by_rules(flux, batch=1, height=8, width=8, text_tokens=8)(),
         "img_ids": torch.randn(16, 3),
-        "txt_ids": torch.zeros(8, 3),
     }
 
 

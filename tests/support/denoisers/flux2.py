@@ -8,7 +8,7 @@ import torch
 from diffusers import Flux2Transformer2DModel, Flux3Transformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _CONFIG: dict[str, Any] = {
     "in_channels": 4,
@@ -27,11 +27,8 @@ def _flux2() -> nn.Module:
 
 def _inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 16, 4),
-        "encoder_hidden_states": torch.randn(2, 8, 24),
-        "timestep": torch.tensor([1.0, 1.0]),
+        **by_rules(_flux3, height=8, width=8, text_tokens=8)(),
         "img_ids": torch.randn(16, 4),
-        "txt_ids": torch.zeros(8, 4),
     }
 
 

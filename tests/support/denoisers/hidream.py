@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-import torch
 from diffusers import HiDreamImageTransformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _hidream(experts: int) -> nn.Module:
@@ -30,14 +28,7 @@ def _hidream(experts: int) -> nn.Module:
     )
 
 
-def _inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "timesteps": torch.tensor([1000, 1000]),
-        "encoder_hidden_states_t5": torch.randn(2, 6, 16),
-        "encoder_hidden_states_llama3": torch.randn(4, 2, 6, 24),
-        "pooled_embeds": torch.randn(2, 16),
-    }
+_inputs = by_rules(partial(_hidream, 0), height=8, width=8, text_tokens=6, whole=True)
 
 
 DENOISERS = [

@@ -13,7 +13,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _SIZES: dict[str, Any] = {
     "out_channels": 4,
@@ -100,17 +100,13 @@ def _framepack() -> nn.Module:
 
 def _framepack_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(1, 4, 3, 8, 8),
-        "timestep": torch.tensor([1000]),
-        "encoder_hidden_states": torch.randn(1, 10, 16),
+        **by_rules(
+            _framepack, batch=1, height=8, width=8, frames=3, text_tokens=10, whole=True
+        )(),
         "encoder_attention_mask": torch.tensor([[1] * 8 + [0] * 2]),
-        "pooled_projections": torch.randn(1, 16),
         "image_embeds": torch.randn(1, 5, 12),
         "indices_latents": torch.arange(10, 13),
-        "guidance": torch.tensor([6000.0]),
-        "latents_clean": torch.randn(1, 4, 2, 8, 8),
         "indices_latents_clean": torch.tensor([0, 9]),
-        "latents_history_2x": torch.randn(1, 4, 2, 8, 8),
         "indices_latents_history_2x": torch.arange(7, 9),
         "latents_history_4x": torch.randn(1, 4, 4, 8, 8),
         "indices_latents_history_4x": torch.arange(3, 7),

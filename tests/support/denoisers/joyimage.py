@@ -11,7 +11,7 @@ from diffusers import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _SIZES: dict[str, Any] = {
     "in_channels": 4,
@@ -28,11 +28,9 @@ def _edit() -> nn.Module:
 
 
 def _edit_inputs() -> dict[str, Any]:
-    # two images a sample: the target and a reference
     return {
+        **by_rules(_edit, height=1, width=1, frames=1, text_tokens=10, whole=True)(),
         "hidden_states": torch.randn(2, 2, 4, 1, 8, 8),
-        "timestep": torch.tensor([1000, 1000]),
-        "encoder_hidden_states": torch.randn(2, 10, 16),
     }
 
 

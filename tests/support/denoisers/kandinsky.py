@@ -13,7 +13,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _kandinsky5() -> nn.Module:
@@ -31,16 +31,7 @@ def _kandinsky5() -> nn.Module:
     )
 
 
-def _kandinsky5_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 2, 8, 8, 4),
-        "encoder_hidden_states": torch.randn(2, 10, 16),
-        "timestep": torch.tensor([1000.0, 1000.0]),
-        "pooled_projections": torch.randn(2, 12),
-        "visual_rope_pos": (torch.arange(2), torch.arange(4), torch.arange(4)),
-        "text_rope_pos": torch.arange(10),
-        "return_dict": False,
-    }
+_kandinsky5_inputs = by_rules(_kandinsky5, height=8, width=8, frames=2, text_tokens=10)
 
 
 def _kandinsky6() -> nn.Module:
@@ -99,11 +90,7 @@ def _upscaler() -> nn.Module:
     )
 
 
-def _upscaler_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(1, 2, 8, 16, 9),
-        "timestep": torch.tensor([1000.0]),
-    }
+_upscaler_inputs = by_rules(_upscaler, batch=1, height=8, width=16, frames=2)
 
 
 DENOISERS = [

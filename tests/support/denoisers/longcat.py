@@ -9,7 +9,7 @@ import torch
 from diffusers import LongCatAudioDiTTransformer, LongCatImageTransformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _image() -> nn.Module:
@@ -27,11 +27,8 @@ def _image() -> nn.Module:
 
 def _image_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 16, 4),
-        "encoder_hidden_states": torch.randn(2, 10, 16),
-        "timestep": torch.tensor([1.0, 1.0]),
+        **by_rules(_image, height=8, width=8, text_tokens=10)(),
         "img_ids": torch.randn(16, 3),
-        "txt_ids": torch.zeros(10, 3),
     }
 
 

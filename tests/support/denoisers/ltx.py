@@ -8,7 +8,7 @@ import torch
 from diffusers import LTX2VideoTransformer3DModel, LTXVideoTransformer3DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _ltx() -> nn.Module:
@@ -25,13 +25,8 @@ def _ltx() -> nn.Module:
 
 def _ltx_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 32, 4),
-        "encoder_hidden_states": torch.randn(2, 10, 16),
-        "timestep": torch.tensor([1000.0, 1000.0]),
+        **by_rules(_ltx, height=4, width=4, frames=2, text_tokens=10)(),
         "encoder_attention_mask": torch.ones(2, 10),
-        "num_frames": 2,
-        "height": 4,
-        "width": 4,
         "rope_interpolation_scale": (0.32, 32.0, 32.0),
     }
 
@@ -68,16 +63,10 @@ def _ltx2_gated() -> nn.Module:
 
 def _ltx2_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 32, 4),
+        **by_rules(_ltx2, height=4, width=4, frames=2, text_tokens=10)(),
         "audio_hidden_states": torch.randn(2, 12, 4),
-        "encoder_hidden_states": torch.randn(2, 10, 16),
-        "audio_encoder_hidden_states": torch.randn(2, 10, 16),
-        "timestep": torch.tensor([1000.0, 1000.0]),
         "encoder_attention_mask": torch.ones(2, 10),
         "audio_encoder_attention_mask": torch.ones(2, 10),
-        "num_frames": 2,
-        "height": 4,
-        "width": 4,
         "audio_num_frames": 12,
     }
 

@@ -11,7 +11,7 @@ from diffusers.models.transformers.transformer_minimax_music3 import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _h3() -> nn.Module:
@@ -62,12 +62,7 @@ def _music() -> nn.Module:
     )
 
 
-def _music_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 24),
-        "timestep": torch.zeros(2),
-        "encoder_hidden_states": torch.randn(2, 24, 8),
-    }
+_music_inputs = by_rules(_music, frames=24)
 
 
 DENOISERS = [

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from diffusers import MochiTransformer3DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _mochi() -> nn.Module:
@@ -25,13 +22,7 @@ def _mochi() -> nn.Module:
     )
 
 
-def _mochi_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 2, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 16, 16),
-        "timestep": torch.tensor([0.0, 0.0]),
-        "encoder_attention_mask": torch.ones(2, 16, dtype=torch.bool),
-    }
+_mochi_inputs = by_rules(_mochi, height=8, width=8, frames=2)
 
 
 DENOISERS = [

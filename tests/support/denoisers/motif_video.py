@@ -8,7 +8,7 @@ import torch
 from diffusers import MotifVideoTransformer3DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _motif_video(**variant: Any) -> nn.Module:
@@ -37,9 +37,9 @@ def _motif_video_cross() -> nn.Module:
 
 def _motif_video_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 2, 8, 8),
-        "timestep": torch.tensor([1000, 1000]),
-        "encoder_hidden_states": torch.randn(2, 10, 24),
+        **by_rules(
+            _motif_video, height=8, width=8, frames=2, text_tokens=10, whole=True
+        )(),
         "encoder_attention_mask": torch.tensor([[1] * 10, [1] * 6 + [0] * 4]),
     }
 

@@ -13,7 +13,7 @@ from diffusers import (
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _ace_step() -> nn.Module:
@@ -30,14 +30,7 @@ def _ace_step() -> nn.Module:
     )
 
 
-def _ace_step_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 24, 4),
-        "timestep": torch.tensor([1.0, 1.0]),
-        "timestep_r": torch.tensor([1.0, 1.0]),
-        "encoder_hidden_states": torch.randn(2, 6, 32),
-        "context_latents": torch.randn(2, 24, 8),
-    }
+_ace_step_inputs = by_rules(_ace_step, frames=24, text_tokens=6)
 
 
 def _stable_audio() -> nn.Module:

@@ -12,7 +12,7 @@ from diffusers import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _lumina2() -> nn.Module:
@@ -32,13 +32,7 @@ def _lumina2() -> nn.Module:
     )
 
 
-def _lumina2_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "timestep": torch.zeros(2),
-        "encoder_hidden_states": torch.randn(2, 8, 16),
-        "encoder_attention_mask": torch.ones(2, 8, dtype=torch.bool),
-    }
+_lumina2_inputs = by_rules(_lumina2, text_tokens=8)
 
 
 def _z_image() -> nn.Module:
@@ -60,8 +54,7 @@ def _z_image() -> nn.Module:
 
 def _z_image_inputs() -> dict[str, Any]:
     return {
-        "x": [torch.randn(4, 1, 8, 8), torch.randn(4, 1, 8, 8)],
-        "t": torch.zeros(2),
+        **by_rules(_z_image, height=8, width=8, text_tokens=8)(),
         "cap_feats": [torch.randn(8, 16), torch.randn(20, 16)],
     }
 

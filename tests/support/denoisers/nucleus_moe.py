@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_nucleusmoe_image import (
 )
 from torch import Tensor, nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _nucleus(**variant: Any) -> nn.Module:
@@ -39,11 +39,8 @@ def _nucleus_grouped() -> nn.Module:
 
 def _nucleus_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 16, 16),
-        "img_shapes": [(1, 4, 4), (1, 4, 4)],
-        "encoder_hidden_states": torch.randn(2, 8, 24),
+        **by_rules(_nucleus, height=8, width=8, text_tokens=8)(),
         "encoder_hidden_states_mask": torch.ones(2, 8, dtype=torch.bool),
-        "timestep": torch.ones(2),
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import OvisImageTransformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _ovis_image() -> nn.Module:
@@ -27,11 +27,8 @@ def _ovis_image() -> nn.Module:
 
 def _ovis_image_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 16, 4),
-        "encoder_hidden_states": torch.randn(2, 8, 24),
-        "timestep": torch.ones(2),
+        **by_rules(_ovis_image, height=8, width=8, text_tokens=8)(),
         "img_ids": torch.randn(16, 3),
-        "txt_ids": torch.zeros(8, 3),
     }
 
 

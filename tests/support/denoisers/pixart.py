@@ -14,7 +14,7 @@ from diffusers import (
 from diffusers.models.embeddings import get_3d_rotary_pos_embed_allegro
 from torch import Tensor, nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _pixart(alpha: bool) -> nn.Module:
@@ -33,9 +33,7 @@ def _pixart(alpha: bool) -> nn.Module:
 
 def _sigma_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 6, 16),
-        "timestep": torch.tensor([1000, 1000]),
+        **by_rules(lambda: _pixart(alpha=False), text_tokens=6, whole=True)(),
         "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
         "encoder_attention_mask": _text_mask(),
     }
@@ -72,12 +70,7 @@ def _latte() -> nn.Module:
     )
 
 
-def _latte_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 3, 4, 4),
-        "timestep": torch.tensor([1000, 1000]),
-        "encoder_hidden_states": torch.randn(2, 6, 16),
-    }
+_latte_inputs = by_rules(_latte, text_tokens=6, whole=True)
 
 
 def _allegro() -> nn.Module:
@@ -130,9 +123,7 @@ def _sana(sprint: bool) -> nn.Module:
 
 def _sana_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 4, 4),
-        "encoder_hidden_states": torch.randn(2, 6, 16),
-        "timestep": torch.tensor([1000.0, 1000.0]),
+        **by_rules(lambda: _sana(sprint=False), text_tokens=6)(),
         "encoder_attention_mask": _text_mask(),
     }
 

@@ -8,7 +8,7 @@ import torch
 from diffusers.models.transformers.transformer_prx import PRXTransformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _prx() -> nn.Module:
@@ -26,9 +26,7 @@ def _prx() -> nn.Module:
 
 def _prx_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "timestep": torch.ones(2),
-        "encoder_hidden_states": torch.randn(2, 8, 24),
+        **by_rules(_prx, height=8, width=8, text_tokens=8)(),
         "attention_mask": torch.tensor([[True] * 8, [True] * 5 + [False] * 3]),
     }
 

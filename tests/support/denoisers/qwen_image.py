@@ -8,7 +8,7 @@ import torch
 from diffusers import QwenImage21Transformer2DModel, QwenImageTransformer2DModel
 from torch import Tensor, nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _qwen_image() -> nn.Module:
@@ -26,11 +26,8 @@ def _qwen_image() -> nn.Module:
 
 def _qwen_image_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 16, 16),
-        "encoder_hidden_states": torch.randn(2, 8, 24),
+        **by_rules(_qwen_image, height=8, width=8, text_tokens=8)(),
         "encoder_hidden_states_mask": torch.ones(2, 8, dtype=torch.bool),
-        "timestep": torch.tensor([1.0, 1.0]),
-        "img_shapes": [[(1, 4, 4)], [(1, 4, 4)]],
     }
 
 
@@ -46,15 +43,7 @@ def _qwen_image_21() -> nn.Module:
     )
 
 
-def _qwen_image_21_inputs() -> dict[str, Any]:
-    # 6 tokens of text, then 4 slots that stand for 4 tokens of the image each
-    return {
-        "hidden_states": torch.randn(2, 16, 4),
-        "encoder_hidden_states": torch.randn(2, 6, 24),
-        "timestep": torch.ones(2),
-        "img_shapes": [[(1, 4, 4)], [(1, 4, 4)]],
-        "img_mask": torch.tensor([[False] * 6 + [True] * 4] * 2),
-    }
+_qwen_image_21_inputs = by_rules(_qwen_image_21, height=8, width=8, text_tokens=6)
 
 
 def _image_tokens(result: Any) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from diffusers import SanaVideoTransformer3DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _sana_video() -> nn.Module:
@@ -29,9 +29,7 @@ def _sana_video() -> nn.Module:
 
 def _sana_video_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 3, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 10, 16),
-        "timestep": torch.tensor([1000, 1000]),
+        **by_rules(_sana_video, frames=3, text_tokens=10, whole=True)(),
         "encoder_attention_mask": torch.tensor([[1] * 10, [1] * 6 + [0] * 4]),
     }
 

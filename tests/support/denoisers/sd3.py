@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from diffusers import SD3Transformer2DModel
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _sd3(**variant: Any) -> nn.Module:
@@ -32,13 +31,7 @@ def _sd35() -> nn.Module:
     return _sd3(dual_attention_layers=(0,), qk_norm="rms_norm")
 
 
-def _sd3_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 10, 24),
-        "pooled_projections": torch.randn(2, 16),
-        "timestep": torch.tensor([1000.0, 1000.0]),
-    }
+_sd3_inputs = by_rules(_sd3, text_tokens=10)
 
 
 DENOISERS = [

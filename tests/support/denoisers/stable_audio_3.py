@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_stable_audio3 import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _stable_audio_3() -> nn.Module:
@@ -30,10 +30,7 @@ def _stable_audio_3() -> nn.Module:
 
 def _stable_audio_3_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 24),
-        "timestep": torch.ones(2),
-        "encoder_hidden_states": torch.randn(2, 8, 16),
-        "global_hidden_states": torch.randn(2, 16),
+        **by_rules(_stable_audio_3, frames=24, text_tokens=8)(),
         "encoder_attention_mask": torch.tensor([[True] * 8, [True] * 5 + [False] * 3]),
     }
 

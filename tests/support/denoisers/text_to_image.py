@@ -16,7 +16,7 @@ from diffusers.models.embeddings import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _aura_flow() -> nn.Module:
@@ -34,12 +34,7 @@ def _aura_flow() -> nn.Module:
     )
 
 
-def _aura_flow_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(2, 6, 16),
-        "timestep": torch.tensor([1.0, 1.0]),
-    }
+_aura_flow_inputs = by_rules(_aura_flow, text_tokens=6)
 
 
 def _hunyuan_dit() -> nn.Module:
@@ -89,12 +84,9 @@ def _lumina_next() -> nn.Module:
 
 def _lumina_next_inputs() -> dict[str, Any]:
     return {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "timestep": torch.tensor([0.0, 0.0]),
-        "encoder_hidden_states": torch.randn(2, 6, 16),
+        **by_rules(_lumina_next, text_tokens=6)(),
         "encoder_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]),
         "image_rotary_emb": get_2d_rotary_pos_embed_lumina(8, 16, 16),
-        "cross_attention_kwargs": {},
     }
 
 

@@ -13,7 +13,7 @@ from diffusers import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _CONFIG: dict[str, Any] = {
     "num_attention_heads": 2,
@@ -34,11 +34,8 @@ def _chronoedit() -> nn.Module:
 
 
 def _chronoedit_inputs() -> dict[str, Any]:
-    # the processor takes the last 512 tokens for text
     return {
-        "hidden_states": torch.randn(2, 4, 2, 8, 8),
-        "timestep": torch.tensor([1000, 1000]),
-        "encoder_hidden_states": torch.randn(2, 512, 16),
+        **by_rules(_chronoedit, height=8, width=8, frames=2, whole=True)(),
         "encoder_hidden_states_image": torch.randn(2, 10, 16),
     }
 
@@ -47,12 +44,9 @@ def _helios() -> nn.Module:
     return HeliosTransformer3DModel(**_CONFIG, rope_dim=(4, 4, 4))
 
 
-def _helios_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 1, 8, 8),
-        "timestep": torch.tensor([1000, 1000]),
-        "encoder_hidden_states": torch.randn(2, 12, 16),
-    }
+_helios_inputs = by_rules(
+    _helios, height=8, width=8, frames=1, text_tokens=12, whole=True
+)
 
 
 def _helios_history() -> nn.Module:
@@ -79,13 +73,7 @@ def _anyflow() -> nn.Module:
     return AnyFlowTransformer3DModel(**_CONFIG, rope_max_seq_len=32)
 
 
-def _anyflow_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 2, 4, 8, 8),
-        "timestep": torch.full((2, 2), 1000.0),
-        "r_timestep": torch.zeros(2, 2),
-        "encoder_hidden_states": torch.randn(2, 12, 16),
-    }
+_anyflow_inputs = by_rules(_anyflow, height=8, width=8, frames=2, text_tokens=12)
 
 
 def _anyflow_far() -> nn.Module:

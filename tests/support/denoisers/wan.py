@@ -12,7 +12,7 @@ from diffusers import (
 )
 from torch import nn
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 _CONFIG: dict[str, Any] = {
     "num_attention_heads": 2,
@@ -31,12 +31,7 @@ def _wan() -> nn.Module:
     return WanTransformer3DModel(**_CONFIG)
 
 
-def _wan_inputs() -> dict[str, Any]:
-    return {
-        "hidden_states": torch.randn(2, 4, 2, 8, 8),
-        "timestep": torch.tensor([1000, 1000]),
-        "encoder_hidden_states": torch.randn(2, 12, 16),
-    }
+_wan_inputs = by_rules(_wan, height=8, width=8, frames=2, text_tokens=12, whole=True)
 
 
 def _wan_image() -> nn.Module:

@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_wan_animate_2 import WanAnimate2K
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from denoisers.base import Denoiser
+from denoisers.base import Denoiser, by_rules
 
 
 def _animate() -> nn.Module:
@@ -41,14 +41,9 @@ def _animate() -> nn.Module:
 
 
 def _animate_inputs() -> dict[str, Any]:
-    # the cross-attention takes the last 512 tokens for text
     return {
-        "hidden_states": torch.randn(1, 12, 3, 8, 8),
-        "timestep": torch.tensor([1000]),
-        "encoder_hidden_states": torch.randn(1, 512, 16),
+        **by_rules(_animate, batch=1, height=8, width=8, frames=3, whole=True)(),
         "encoder_hidden_states_image": torch.randn(1, 10, 16),
-        "pose_hidden_states": torch.randn(1, 4, 2, 8, 8),
-        "face_pixel_values": torch.rand(1, 3, 8, 16, 16),
     }
 
 
