@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from capture import Capture, capture, same_bits, zoo_capture
-from model_zoo import ZOO
+from capture import Capture, capture, each_model, same_bits, zoo_capture
 from models import Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
@@ -58,7 +57,7 @@ def kinds(value: Any) -> Any:
     return [kinds(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@each_model
 def test_op_by_op_gives_the_graph_of_the_whole(name: str) -> None:
     by_op, whole = both(zoo_capture(name))
     if name in WHOLE:
