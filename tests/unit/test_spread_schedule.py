@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
 
+import pytest
 import torch
 from denoising import compiled, run
 from hypothesis import given, settings

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 from marks import PIPELINES, cases
-
 from pipelines import ALL, checks, guidance
 
 
