@@ -6,7 +6,6 @@ the mean over the images of their PSNR against the uncached images.
 
     ours          the default options with `target_nfc`
     paper         estimator rfe, a region per module, threshold steered the same way
-    scaled        the same with estimator scaled_taylor
     TaylorSeer    its own rules in eager code (order 2, fixed intervals)
 
 What steers by `target_nfc` draws other images first, as in a process that has run
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.base import EAGER, compile_model
 from rfc_compile.tools.bench.workloads import GLYPH, Step
@@ -37,7 +36,6 @@ INTERVALS: Final = {50: {8: 7, 11: 5, 14: 4, 18: 3}, 20: {4: 7, 5: 5}}
 OURS: Final[dict[str, dict[str, Any]]] = {
     "ours": {},
     "paper": {"estimator": "rfe", "granularity": "module", "warmup": 2},
-    "scaled": {"estimator": "scaled_taylor", "granularity": "module", "warmup": 2},
 }
 TAYLORSEER: Final = "TaylorSeer"
 
@@ -274,7 +272,7 @@ def run(*, quick: bool, images: int | None, only: str = "") -> None:
         if not only:
             _save(scores, count)
     for table in grids(scores):
-        table.show()
+        show(table)
     console.print("\n".join(verdicts(scores)))
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import rfc_compile
 from benchmarks.matrix import Cell, draw, full_steps_of
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from rfc_compile.config.options import PRESETS
 from rfc_compile.schedules.forecast import Forecast
 from rfc_compile.tools.bench.methods.base import EAGER, compile_model
@@ -137,8 +137,8 @@ def run(*, quick: bool, images: int | None) -> None:
             for threshold in sorted(thresholds)
         ],
     )
-    table.show()
-    means.show()
+    show(table)
+    show(means)
     save(
         "presets",
         "What a threshold costs and gives",

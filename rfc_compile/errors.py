@@ -81,6 +81,19 @@ class BudgetWarning(UserWarning):
     """A wanted number of full steps, or speed-up, cannot be met; the text says why."""
 
 
+_EXTRAS = {"cache_dit": "bench", "diffusers": "diffusers", "jinja2": "tune"}
+
+
+def how_to_install(module: str) -> str:
+    """The package of a module that is missing, with the extra that brings it."""
+    package = module.partition(".")[0]
+    extra = _EXTRAS.get(package, "demo")
+    return (
+        f"{package}: pip install 'rfc-compile[{extra}]', or in a checkout "
+        f"pip install -e '.[{extra}]'"
+    )
+
+
 def one_line(error: Exception) -> str:
     """The type of an error and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -10,17 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
+from rfc_compile.config import removed_options
 from rfc_compile.config.option_values import (
+    flag,
     integer,
     number,
     one_of,
-    parse_bytes,
     process_group,
 )
 from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import Estimator
 from rfc_compile.graph_report import GraphReport
+from rfc_compile.passes.pipeline import OPTIONAL_PASSES
 from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.ring_storage import CACHE_DTYPES
 from rfc_compile.schedules import SCHEDULES
@@ -29,7 +31,6 @@ from rfc_compile.torch_internals import find_backend
 
 GRANULARITIES = ("module", "block", "stack")
 DECISIONS = ("sync", "lagged")
-DECIDERS = ("batch", "sample")
 TIMES = ("noise", "step")
 
 CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time", "threshold")
@@ -45,12 +46,10 @@ class Options:
 
     Attributes:
         preset: ``quality``, ``balanced`` or ``fast``: the threshold if none is given.
-        estimator: how outputs are predicted: ``subspace``, ``scaled_taylor``, ``rfe``,
-            ``taylor`` or ``reuse``; None is ``subspace`` for modules, ``taylor`` for
-            whole blocks.
+        estimator: how outputs are predicted: ``subspace``, ``rfe``, ``taylor`` or
+            ``reuse``; None is ``subspace`` for modules, ``taylor`` for whole blocks.
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
-            ``scaled_taylor`` 2, ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2,
-            or 0 for ``reuse``.
+            ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2, or 0 for ``reuse``.
         schedule: which steps are full: ``spread``, ``rcs``, ``interval``, ``mask``, or
             ``budget``, which one of the next three options chooses by itself.
         target_nfc: full steps of a CFG branch wanted; the threshold adapts so that they
@@ -76,24 +75,17 @@ class Options:
             the host waits for; ``lagged``, that of the branch's step before, if it was
             cached: in a run that a pipeline announces the host waits for nothing; with
             ``time="noise"`` from the second run on, for a first one reads timesteps.
-        decide: who is full or cached: ``batch``, a call as a whole, by its worst
-            sample; ``sample``, every sample of a batch for itself, each at a timestep
-            of its own, for a batch whose size may change (``dynamic=True``).
+        per_sample: every sample of a batch is full or cached by itself, each at a
+            timestep of its own, for a batch whose size may change (``dynamic=True``);
+            else a call as a whole, by its worst sample.
         time: what Taylor extrapolation takes for time: ``step``, the index of the step;
             ``noise``, the noise level that the timestep stands for
             (``rfc_compile.noise``), where it is known. None is ``noise`` for whole
             blocks, ``step`` for modules.
         ridge: for ``subspace``, the pull towards Taylor extrapolation in time.
-        cache_dtype: of what is kept of inputs and outputs: ``bfloat16``, ``float16``
-            (values beyond 65504 become 65504) or ``float8`` (the newest value in
-            bfloat16, the changes in float8 with a scale per row; needs an order of at
-            least 1). None keeps them as the model computes them.
-        input_sketch: of the inputs that estimators keep (not the one that decides),
-            one token in this many is kept and looked at; 1 for all.
-        memory_budget: most bytes of state for one CFG branch, as a number or a string
-            such as ``"512 MiB"`` or ``"1.5GB"``; None for no limit. Where the state
-            would take more, blocks are merged, then regions dropped, until it fits. It
-            holds for every graph and for the sizes that it was compiled for.
+        cache_dtype: of what is kept of inputs and outputs: ``bfloat16`` or ``float16``
+            (values beyond 65504 become 65504). None keeps them as the model computes
+            them.
         granularity: what a region is: ``module``, every attention and MLP; ``block``;
             ``stack``, the whole run of blocks. Coarser is faster and keeps less. None
             is ``stack``, but ``module`` for a graph that is not given the timestep.
@@ -103,6 +95,8 @@ class Options:
         process_group: of torch.distributed: the ranks that share one computation of the
             model, and so decide together (``rfc_compile.ranks``). None is the ranks
             that collectives or sharded weights in the graph name, else this one alone.
+        disable_passes: for debugging, graph passes to leave out: ``small_matmuls``,
+            ``fold_repeats``.
         min_coverage: share of the FLOPs that must lie inside regions, 0 to 1; a
             forward with less runs uncached.
 
@@ -125,18 +119,17 @@ class Options:
     max_cached_run: int | Literal["auto"] | None = "auto"
     final_full: int = 0
     decision: str = "sync"
-    decide: str = "batch"
+    per_sample: bool = False
     time: str | None = None
     ridge: float = 0.5
     cache_dtype: str | None = None
-    input_sketch: int = 1
-    memory_budget: int | str | None = None
     granularity: str | None = None
     inner: str = "inductor"
     inner_options: Mapping[str, Any] = field(default_factory=dict)
     timestep: str | None = None
     process_group: Any = None
     min_coverage: float = 0.3
+    disable_passes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value, and the values against each other."""
@@ -147,7 +140,7 @@ class Options:
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("granularity", self.granularity, GRANULARITIES)
         one_of("decision", self.decision, DECISIONS)
-        one_of("decide", self.decide, DECIDERS)
+        flag("per_sample", self.per_sample)
         self._choose_by_granularity()
         assert self.estimator is not None
         orders = ESTIMATORS[self.estimator].orders
@@ -159,22 +152,21 @@ class Options:
                 f"order={self.order!r} is not allowed for "
                 f"estimator={self.estimator!r}; allowed: {allowed}"
             )
-        self._check_cache_dtype()
+        if self.cache_dtype is not None:
+            one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
         one_of("preset", self.preset, PRESETS)
         if self.threshold is not None:
             number("threshold", self.threshold, low=0)
         number("ridge", self.ridge, low=0)
         number("min_coverage", self.min_coverage, low=0, high=1)
         integer("interval", self.interval, low=1)
-        integer("input_sketch", self.input_sketch, low=1)
-        if self.memory_budget is not None:
-            parse_bytes("memory_budget", self.memory_budget)
         integer("warmup", self.warmup, low=1)
         integer("final_full", self.final_full, low=0)
         if self.max_cached_run not in ("auto", None):
             integer("max_cached_run", self.max_cached_run, low=0)
         if self.process_group is not None:
             process_group("process_group", self.process_group)
+        self._check_passes()
         self._check_mask()
         self._check_budget()
         self._check_inner()
@@ -191,15 +183,16 @@ class Options:
             object.__setattr__(self, "time", "step" if modules else "noise")
         one_of("time", self.time, TIMES)
 
-    def _check_cache_dtype(self) -> None:
-        if self.cache_dtype is None:
-            return
-        one_of("cache_dtype", self.cache_dtype, CACHE_DTYPES)
-        if self.cache_dtype == "float8" and self.order == 0:
+    def _check_passes(self) -> None:
+        passes: Any = self.disable_passes
+        if not isinstance(passes, list | tuple):
             raise OptionError(
-                "cache_dtype='float8' is for the changes between full steps, and "
-                f"estimator={self.estimator!r} keeps none; allowed: bfloat16, float16"
+                f"disable_passes={passes!r} is not allowed; allowed: a list of "
+                f"{', '.join(OPTIONAL_PASSES)}"
             )
+        for name in passes:
+            one_of("disable_passes", name, OPTIONAL_PASSES)
+        object.__setattr__(self, "disable_passes", tuple(passes))
 
     def _check_mask(self) -> None:
         steps: Any = self.full_steps
@@ -290,11 +283,14 @@ class Options:
         """Options from the dict given to ``torch.compile``.
 
         Raises:
-            OptionError: an unknown name (with the nearest known one) or a bad value.
+            OptionError: an unknown name (with the nearest known one), one that is gone
+                (with what to use instead) or a bad value.
 
         """
         names = [item.name for item in fields(cls)]
         for name in options:
+            if instead := removed_options.NAMES.get(name):
+                raise OptionError(f"the option {name!r} is gone: {instead}")
             if name not in names:
                 near = difflib.get_close_matches(str(name), names, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -309,19 +305,10 @@ class Options:
         assert self.estimator is not None
         return ESTIMATORS[self.estimator](self.order, self.ridge)
 
-    @property
-    def budget_bytes(self) -> int | None:
-        """``memory_budget`` in bytes."""
-        if self.memory_budget is None:
-            return None
-        return parse_bytes("memory_budget", self.memory_budget)
-
     def make_state_options(self) -> StateOptions:
         """How these options have the values of regions kept."""
         dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
-        return StateOptions(
-            self.make_estimator(), dtype, self.input_sketch, self.decide == "sample"
-        )
+        return StateOptions(self.make_estimator(), dtype, self.per_sample)
 
     @property
     def has_target(self) -> bool:

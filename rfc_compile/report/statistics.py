@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from rfc_compile.report.drawing import drawing
@@ -31,10 +30,8 @@ class Statistics:
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
         host_seconds: time in the runtime around these graphs, in seconds.
-        sketch_error: with ``input_sketch``, the relative standard error of the norm of
-            an input's last change, mean over inputs and samples; None without.
         last: the trajectory before this one, None if there was none.
-        samples: with ``decide="sample"`` every sample's, in the order in which they
+        samples: with ``per_sample=True`` every sample's, in the order in which they
             joined, the last 64 of those that have left among them. The numbers above
             are then sums, ``steps`` the most, and ``branch`` of a decision is the index
             of its sample.
@@ -49,7 +46,6 @@ class Statistics:
     cache_bytes: int = 0
     graph_seconds: dict[str, float] = field(default_factory=dict)
     host_seconds: float = 0.0
-    sketch_error: float | None = None
     last: Statistics | None = None
     samples: tuple[Statistics, ...] = ()
 
@@ -73,12 +69,10 @@ class Statistics:
             label = f"{kind} ({decision.reason})"
             reasons[label] = reasons.get(label, 0) + 1
         counts = ", ".join(f"{count} {label}" for label, count in reasons.items())
-        error = self.sketch_error
-        sketch = "" if error is None else f"; sketch error {error:.1%}"
         held = f"{self.cache_bytes / 2**20:.2f} MiB of state"
         return (
             f"{self.steps} steps, {self.nfc} full of {len(self.decisions)} calls: "
-            f"{counts or 'none yet'}; {held}{sketch}"
+            f"{counts or 'none yet'}; {held}"
         )
 
 
@@ -86,7 +80,7 @@ def stats(model: nn.Module | None = None) -> Statistics:
     """The current trajectory of a compiled model, the one before it in ``.last``.
 
     With several graphs, shapes or owners: the one that ran most recently. With
-    ``decide="sample"`` it sums up the samples, each of which is in ``.samples``.
+    ``per_sample=True`` it sums up the samples, each of which is in ``.samples``.
     """
     newest = newest_run(model)
     if newest is None:
@@ -115,13 +109,11 @@ def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
         cache_bytes=sum(branch.bytes for branch in trajectory.branches),
         graph_seconds={name: graph.seconds for name, graph in graphs.items()},
         host_seconds=dispatcher.seconds - inside,
-        sketch_error=_sketch_error(trajectory),
     )
 
 
 def _of_samples(session: Session, dispatcher: Dispatcher) -> Statistics:
     samples = tuple([_statistics(x, dispatcher) for x in session.samples.trajectories])
-    errors = [x.sketch_error for x in samples if x.sketch_error is not None]
     return replace(
         samples[-1],
         nfc=sum(sample.nfc for sample in samples),
@@ -132,16 +124,5 @@ def _of_samples(session: Session, dispatcher: Dispatcher) -> Statistics:
             for decision in sample.decisions
         ),
         cache_bytes=sum(sample.cache_bytes for sample in samples),
-        sketch_error=sum(errors) / len(errors) if errors else None,
         samples=samples,
     )
-
-
-def _sketch_error(trajectory: Trajectory) -> float | None:
-    kept = [
-        state
-        for branch in trajectory.branches
-        for state in (branch.state, *branch.followers.values())
-    ]
-    errors = [error for state in kept for error in state.sketch_errors()]
-    return float(torch.cat(errors).mean()) if errors else None

@@ -13,9 +13,7 @@ from torch import Tensor
 from rfc_compile.errors import NoRoomForState
 from rfc_compile.estimators.step_weights import coefficients_tensor, newton_coefficients
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.state.ring_storage import Storage
 from rfc_compile.passes.state.state_layout import StateLayout
-from rfc_compile.passes.state.token_sketch import relative_error
 from rfc_compile.runtime.graph_inputs import GraphInputs, picker
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.torch_internals import size_expression
@@ -90,8 +88,9 @@ class BranchState:
             slots = tuple([_empty_slot(like, i in unused) for like, i in geometry])
         except RuntimeError as error:  # of every allocator
             raise NoRoomForState(
-                "the state of a branch cannot be allocated, memory_budget or "
-                f"cache_dtype would make it less ({str(error).splitlines()[0]})"
+                "the state of a branch cannot be allocated, cache_dtype or "
+                "granularity='stack' would make it less "
+                f"({str(error).splitlines()[0]})"
             ) from error
         self.bytes = sum(slot.nbytes for slot in slots)
         self._one_place_on = picker(layout.one_place_on)
@@ -157,34 +156,11 @@ class BranchState:
 
         Fewer than the slots while there were fewer full steps; none if it is not kept.
         """
-        slots = {ring.name: i for i, ring in enumerate(self.layout.rings)}
-        names = [name + end for end in ("", ".changes", ".scales")]
-        every = self._rings
-        rings = [every[slots[part]] for part in names if part in slots]
-        if not rings:
-            return []
-        changes = rings[1][0].dtype if len(rings) > 1 else None
-        storage = Storage(len(rings[0]), torch.float32, changes)
-        return storage.load(rings)[: len(self.full_steps)]
-
-    def sketch_errors(self) -> list[Tensor]:
-        """Of every sketched input, the relative errors of its norm, shape (G,) each.
-
-        The norm of the last change, or of the value where no change is kept.
-        """
-        errors = []
-        for storage, rings in self.layout.sketches if self.full_steps else ():
-            kept = storage.load([self._rings[i] for i in rings])
-            values = [value.float() for value in kept[: len(self.full_steps)]]
-            shown = values[0] - values[1] if len(values) > 1 else values[0]
-            if shown.shape[1] > 1:
-                errors.append(relative_error(shown, storage.sketch))
-        return errors
-
-    @property
-    def _rings(self) -> list[list[Tensor]]:
         slots = iter(self.slots)
-        return [list(islice(slots, ring.length)) for ring in self.layout.rings]
+        rings = {
+            ring.name: list(islice(slots, ring.length)) for ring in self.layout.rings
+        }
+        return [x.float() for x in rings.get(name, [])[: len(self.full_steps)]]
 
     def _hold(self, slots: tuple[Tensor, ...], addresses: tuple[int, ...]) -> None:
         # nothing can interrupt an assignment: the two always fit together

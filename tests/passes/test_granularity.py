@@ -256,11 +256,11 @@ class GraphModule(torch.nn.Module):
         mul: "f32[2, 6, 4]" = torch.ops.aten.mul.Tensor(arg1_1, unsqueeze_1)
         signal_1 = self.signal_0(mul, input_mul_0, input_mul_1, arg1_1, latent_arg1_1_0, weights)
         getitem_1: "f32[3]" = signal_1[0]
-        decide = rfc_compile_passes_conditional_decide(getitem_1, 0, limit)
+        decide = rfc_compile_passes_rewrites_conditional_decide(getitem_1, 0, limit)
         region_000_stack_1 = self.region_000_stack
         observe_1 = self.observe_1
         estimate_2 = self.estimate_2
-        conditional = rfc_compile_passes_conditional_conditional(decide, region_000_stack_1, observe_1, estimate_2, (arg2_1, mul, arg3_1, unsqueeze_1, arg1_1, arg4_1, arg5_1), (mul, arg1_1), (input_mul_0, input_mul_1, region_000_stack_output_0_0), (1, 2), weights)
+        conditional = rfc_compile_passes_rewrites_conditional_conditional(decide, region_000_stack_1, observe_1, estimate_2, (arg2_1, mul, arg3_1, unsqueeze_1, arg1_1, arg4_1, arg5_1), (mul, arg1_1), (input_mul_0, input_mul_1, region_000_stack_output_0_0), (1, 2), weights)
         getitem: "f32[2, 6, 4]" = conditional[0]
         return (getitem,)
     class signal_0(torch.nn.Module):

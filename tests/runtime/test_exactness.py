@@ -22,7 +22,6 @@ ESTIMATORS = {
     "taylor-2": ({"estimator": "taylor", "order": 2}, reference.taylor(2)),
     "rfe-1": ({"estimator": "rfe", "order": 1}, reference.rfe(1)),
     "rfe-2": ({"estimator": "rfe", "order": 2}, reference.rfe(2)),
-    "scaled_taylor-2": ({"estimator": "scaled_taylor"}, reference.scaled_taylor),
     "subspace-1": ({"order": 1, "ridge": 0.1}, reference.subspace(1, 0.1)),
     "subspace-2": ({"order": 2, "ridge": 0.1}, reference.subspace(2, 0.1)),
     "subspace-3": ({"order": 3, "ridge": 0.3}, reference.subspace(3, 0.3)),

@@ -58,9 +58,7 @@ def test_nothing_yet_is_drawn_as_nothing(tmp_path: Path) -> None:
     assert figure.axes[0].get_title() == "no region"
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"cache_dtype": "float8"}, {"input_sketch": 2}]
-)
+@pytest.mark.parametrize("options", [{}, {"cache_dtype": "bfloat16"}])
 def test_regions_hang_on_their_stream(tmp_path: Path, options: dict[str, Any]) -> None:
     model = compiled(small_glyph(2), **MODULES, **options)
     run(model)

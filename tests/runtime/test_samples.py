@@ -1,4 +1,4 @@
-"""``decide="sample"``: what becomes of a sample does not depend on its batch."""
+"""``per_sample=True``: what becomes of a sample does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ ROUNDING = 1e-4
 """Kernels of other batch sizes add up in another order."""
 
 
-def compiled(model: nn.Module, decide: str = "sample", **options: Any) -> Any:
-    given = {"inner": "eager", "min_coverage": 0.0, "decide": decide, **options}
+def compiled(model: nn.Module, per_sample: bool = True, **options: Any) -> Any:
+    given = {"inner": "eager", "min_coverage": 0.0, "per_sample": per_sample, **options}
     return torch.compile(model, backend="rfc", options=given, dynamic=True)
 
 
@@ -66,7 +66,7 @@ first batch of three would be as large as the number of channels."""
 )
 def test_requests_become_what_they_are_alone(options: dict[str, Any]) -> None:
     """They join, leave and swap rows as a server batches them."""
-    model = compiled(small_glyph(), decide="batch", **options)
+    model = compiled(small_glyph(), per_sample=False, **options)
     requests = [make() for _, make in ARRIVALS]
     expected = [alone(model, request) for request in requests]
     torch._dynamo.reset()
@@ -93,7 +93,7 @@ ARRIVING = st.lists(
 
 def test_any_schedule_gives_what_requests_are_alone() -> None:
     """Whatever joins when, in whichever rows and however it is split into calls."""
-    reference = compiled(tiny(), decide="batch", **TINY)
+    reference = compiled(tiny(), per_sample=False, **TINY)
     expected = {
         seed: alone(reference, TinyRequest(seed, steps))
         for seed, steps in STEPS.items()
@@ -163,7 +163,7 @@ def test_another_prompt_in_one_row_restarts_that_row_alone() -> None:
 
 
 def test_broken_rows_break_no_others() -> None:
-    reference = compiled(tiny(), decide="batch", **TINY)
+    reference = compiled(tiny(), per_sample=False, **TINY)
     expected = alone(reference, TinyRequest(1, steps=9))
     torch._dynamo.reset()
     model = compiled(tiny(), **TINY)
@@ -291,7 +291,7 @@ def test_what_no_sample_owns_is_refused(
 
 
 def test_a_fixed_batch_is_refused_but_for_one_sample() -> None:
-    options = {"inner": "eager", "min_coverage": 0.0, "decide": "sample", **TINY}
+    options = {"inner": "eager", "min_coverage": 0.0, "per_sample": True, **TINY}
     model = torch.compile(tiny(), backend="rfc", options=options, dynamic=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UncachedWarning)
@@ -316,7 +316,7 @@ def test_a_batch_as_large_as_another_size_says_what_to_do() -> None:
         torch.compile(tiny(), backend="rfc", options=dict(OPTIONS))(x, t)
 
 
-OPTIONS = {"inner": "eager", "min_coverage": 0.0, "decide": "sample"}
+OPTIONS = {"inner": "eager", "min_coverage": 0.0, "per_sample": True}
 
 
 def test_a_block_by_itself_is_refused() -> None:
@@ -337,7 +337,7 @@ def test_a_block_by_itself_is_refused() -> None:
 )
 def test_other_graphs(options: dict[str, Any]) -> None:
     arrivals = [(0, 0, 9), (0, 1, 14), (3, 2, 11)]
-    reference = compiled(tiny(), decide="batch", **{**options, "inner": "eager"})
+    reference = compiled(tiny(), per_sample=False, **{**options, "inner": "eager"})
     expected = [alone(reference, TinyRequest(*request)) for _, *request in arrivals]
     torch._dynamo.reset()
     model = compiled(tiny(), **options)

@@ -1,4 +1,4 @@
-"""``decide="sample"``: twins in other timesteps, and a target for every sample."""
+"""``per_sample=True``: twins in other timesteps, and a target for every sample."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_twins_of_other_speed_are_not_taken_for_each_other() -> None:
         while not request.finished:
             step(plain, [request])
         exact.append(request.x)
-    options = {"inner": "eager", "min_coverage": 0.0, "decide": "sample"}
+    options = {"inner": "eager", "min_coverage": 0.0, "per_sample": True}
     model: Any = torch.compile(
         small_glyph(), backend="rfc", options=options, dynamic=True
     )
@@ -36,7 +36,7 @@ def test_twins_of_other_speed_are_not_taken_for_each_other() -> None:
 
 
 def test_every_sample_meets_a_target_once_a_run_was_seen() -> None:
-    options = {"inner": "eager", "decide": "sample", "target_nfc": 8}
+    options = {"inner": "eager", "per_sample": True, "target_nfc": 8}
     model: Any = torch.compile(
         small_glyph(), backend="rfc", options=options, dynamic=True
     )

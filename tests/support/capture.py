@@ -28,7 +28,7 @@ from rfc_compile.errors import CannotCache
 from rfc_compile.passes.analysis.flops import is_expensive
 from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.fx_utils import is_layout
-from rfc_compile.passes.pipeline import analyse, make_step_graph
+from rfc_compile.passes.pipeline import analyse, rewrite
 from rfc_compile.passes.rewrites.specialize import Specialized, specialize
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.state import BranchState
@@ -162,11 +162,15 @@ def _run_passes(
     )
     if not result.analysis.regions.found:
         return
-    step_graph = make_step_graph(
-        result.analysis, settings.make_state_options(), result.fake_mode, observe
-    )
-    result.whole = specialize(step_graph, probe=False)
-    result.split = specialize(step_graph, probe=True)
+    result.split = rewrite(
+        result.analysis,
+        settings.make_state_options(),
+        result.fake_mode,
+        observe,
+        probe=True,
+        optional=(),
+    ).specialized
+    result.whole = specialize(result.stages["hoist_predicate"], probe=False)
 
 
 def copy_graph(gm: fx.GraphModule) -> fx.GraphModule:

@@ -121,22 +121,6 @@ def rfe(order: int) -> Predict:
     return predict
 
 
-def scaled_taylor(
-    now: Tensor, inputs: list[Tensor], outputs: list[Tensor], full: list[int], step: int
-) -> Tensor:
-    """O_0 + s (Taylor's change of order 2), per sample."""
-    changes = [
-        taylor(2)(now, [], values, full, step) - values[0]
-        for values in (inputs, outputs)
-    ]
-    result = outputs[0].clone()
-    for b in range(len(result)):
-        said, change = (x[b].double() for x in changes)
-        if said.norm() > 0:
-            result[b] += (now[b] - inputs[0][b]).norm() / said.norm() * change
-    return result
-
-
 def subspace(order: int, ridge: float) -> Predict:
     """O_0 + sum c_j (O_j - O_{j+1}) with the input's ridge regression, per sample."""
 

@@ -99,7 +99,7 @@ def test_taylor_is_the_extrapolation_in_time(target: Target, found: Analysis) ->
 
 
 def test_every_estimator_has_a_number_for_every_region(found: Analysis) -> None:
-    names = "reuse", "taylor 2", "rfe 2", "scaled_taylor 2", "subspace 2"
+    names = "reuse", "taylor 2", "rfe 2", "subspace 2"
     assert found.estimators == names
     assert len(found.regions) == 4
     for name in found.estimators:
@@ -131,7 +131,7 @@ def test_guidance_by_two_calls_and_other_regions() -> None:
     found = analyse(target, granularity="stack", order=1)
     (region,) = found.regions
     assert (region.kind, found.steps) == ("stack", 20)
-    names = "reuse", "taylor 1", "rfe 1", "scaled_taylor 2", "subspace 1"
+    names = "reuse", "taylor 1", "rfe 1", "subspace 1"
     assert found.estimators == names
 
 

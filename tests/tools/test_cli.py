@@ -72,8 +72,8 @@ def test_demo_prints_a_table(demo: str, output: Path) -> None:
 
 def test_demo_writes_two_pictures(demo: str, output: Path) -> None:
     assert sorted(path.name for path in output.iterdir()) == [
-        "errors.png",
         "images.png",
+        "threshold_0.5.png",
     ]
     for path in output.iterdir():
         with Image.open(path) as image:

@@ -80,7 +80,7 @@ def test_the_report_holds_everything_in_one_file(tuned: Tuned, folder: Path) -> 
     assert not re.search(r"https?://|<script|<link|@import|url\(", page)
     for heading in (
         "Finals",
-        "Error curves",
+        "Steps of the best",
         "Schedules",
         "Memory",
         "Regions",

@@ -96,11 +96,6 @@ def expected(
     change = k * first + (k**2 / 2 * second if order == 2 else 0)
     if name == "taylor":
         return outputs[0] + change
-    if name == "scaled_taylor":
-        slope, curvature = derivatives(inputs, full)
-        said = k * slope + k**2 / 2 * curvature
-        moved = np.linalg.norm(now - inputs[0])
-        return outputs[0] + moved / np.linalg.norm(said) * change
     ratio = np.linalg.norm(outputs[0] - outputs[1]) / np.linalg.norm(
         inputs[0] - inputs[1]
     )
@@ -174,16 +169,6 @@ def test_rfe_is_exact_when_affine_and_straight(order: int) -> None:
     inputs, outputs = affine_history([(9, 0), (4.5, 0), (3, 0), (1, 0)])
     got = predict(make("rfe", order), inputs[0], inputs[1:], outputs[1:], 9, (6, 4, 1))
     torch.testing.assert_close(got, outputs[0], rtol=1e-4, atol=1e-4)
-
-
-def test_scaled_taylor_is_exact_when_affine_and_straight() -> None:
-    """However much faster the input moves than Taylor says."""
-    inputs, outputs = affine_history([(29, 0), (4.5, 0), (3, 0), (1, 0)])
-    where = inputs[0], inputs[1:], outputs[1:], 9, (6, 4, 1)
-    got = predict(make("scaled_taylor", 2), *where)
-    torch.testing.assert_close(got, outputs[0], rtol=1e-4, atol=1e-4)
-    plain = predict(make("taylor", 2), *where)
-    assert (plain - outputs[0]).abs().max() > 1
 
 
 def test_rfe_is_wrong_when_the_direction_turns() -> None:

@@ -1,4 +1,4 @@
-"""Every sample of a batch is full or cached by itself (``decide="sample"``).
+"""Every sample of a batch is full or cached by itself (``per_sample=True``).
 
     call of n rows -> which sample does each row continue?  (rfc_compile.samples)
                    -> probe of all rows -> n errors -> full or cached, each by its own

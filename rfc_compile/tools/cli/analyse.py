@@ -12,17 +12,16 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Final
 
 from rfc_compile.config.options import GRANULARITIES
 from rfc_compile.errors import OptionError
 from rfc_compile.io.files import check_writable, replace_file
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.measure.analysis import Analysis, RegionSeries, analyse, median
-from rfc_compile.tools.measure.analysis_plot import analysis_figure, as_png
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _WIDTH: Final = 118
 """Characters of a line where the output is no terminal."""
@@ -51,6 +50,10 @@ def run(args: Namespace) -> int:
             written.
         TargetError: nothing of the model would be cached, or its run is too short.
     """
+    from rich.console import Console
+
+    from rfc_compile.tools.measure.analysis_plot import analysis_figure, as_png
+
     if args.interval < 2:
         raise OptionError(f"--interval {args.interval}: give a number of at least 2")
     try:
@@ -80,6 +83,8 @@ def run(args: Namespace) -> int:
 
 
 def _table(found: Analysis) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"{found.target}: {_how(found)}")
     table.add_column("region", no_wrap=True)
     for column in ("input", "output", "ratio", *found.estimators):

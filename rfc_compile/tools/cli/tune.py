@@ -10,18 +10,18 @@ import math
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
-from typing import Final
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Final
 
 from rfc_compile.tools.cli.arguments import name_and_value, number, positive
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.tuning import MINUTES
 from rfc_compile.tools.tuning.goal import Goal
-from rfc_compile.tools.tuning.runner import run_study
 from rfc_compile.tools.tuning.space import describe
 from rfc_compile.tools.tuning.study import OPTIONS_FILE, REPORT_FILE, Plan, Study
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 EXIT_MISSED: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -66,6 +66,10 @@ def run(args: Namespace) -> int:
         OptionError: a wrong argument, or a folder that cannot be written to.
         TargetError: nothing can be measured with this model and sampler.
     """
+    from rich.console import Console
+
+    from rfc_compile.tools.tuning.runner import run_study
+
     goal = Goal(args.target_speedup, args.target_nfc, args.min_psnr, args.min_ssim)
     plan = Plan(
         seed=args.seed,
@@ -111,6 +115,8 @@ def _print(console: Console, study: Study) -> None:
 
 
 def _table(study: Study) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"{study.reference.target.name}: {study.search.steps} steps")
     table.add_column("setting", overflow="fold")
     for column in ("NFC", "speed-up", "PSNR mean", "PSNR min", "SSIM", "state"):

@@ -2,26 +2,22 @@
 
 glyph-dit is a small class-conditional `diffusers.DiTTransformer2DModel` that draws
 coloured digits, 32x32 RGB in pixel space, with v-prediction. Its card is
-`assets/glyph-dit/README.md`. Needs the extra `diffusers`.
+`assets/glyph-dit/README.md`. Needs the extra `diffusers` once it is called.
 
 Shape suffixes: B images, C channels, H height, W width.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DiTTransformer2DModel,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import DiTTransformer2DModel, SchedulerMixin
 
 MODEL_FOLDER: Final = Path(__file__).parents[2] / "assets" / "glyph-dit"
 IMAGE_SHAPE: Final = (3, 32, 32)
@@ -35,12 +31,12 @@ _NOISE_SCHEDULE: Final = {
     "beta_end": 0.02,
     "prediction_type": "v_prediction",
 }
-_SCHEDULERS: Final[dict[str, Callable[[], SchedulerMixin]]] = {
-    "ddim": lambda: DDIMScheduler(**_NOISE_SCHEDULE, clip_sample=False),
-    "dpmpp_2m": lambda: DPMSolverMultistepScheduler(**_NOISE_SCHEDULE, solver_order=2),
-    "euler": lambda: EulerDiscreteScheduler(**_NOISE_SCHEDULE),
-    "heun": lambda: HeunDiscreteScheduler(**_NOISE_SCHEDULE),
-    "unipc": lambda: UniPCMultistepScheduler(**_NOISE_SCHEDULE),
+_SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
 }
 SCHEDULERS: Final = tuple(_SCHEDULERS)
 
@@ -54,6 +50,8 @@ class Denoiser(Protocol):
 
 def load_glyph_dit(dtype: torch.dtype = torch.float32) -> DiTTransformer2DModel:
     """Loads the bundled model on the CPU, in evaluation mode and without gradients."""
+    from diffusers import DiTTransformer2DModel
+
     model = DiTTransformer2DModel.from_pretrained(
         MODEL_FOLDER, torch_dtype=dtype, use_safetensors=True
     )
@@ -72,11 +70,14 @@ def make_scheduler(name: str, steps: int) -> SchedulerMixin:
     Raises:
         ValueError: `name` is not in `SCHEDULERS`, or `steps` is not in 1..1000.
     """
+    import diffusers
+
     if name not in _SCHEDULERS:
         raise ValueError(f"unknown scheduler {name!r}, choose from {SCHEDULERS}")
     if not 1 <= steps <= 1000:
         raise ValueError(f"steps must be in 1..1000, not {steps}")
-    scheduler = _SCHEDULERS[name]()
+    kind, own = _SCHEDULERS[name]
+    scheduler: SchedulerMixin = getattr(diffusers, kind)(**_NOISE_SCHEDULE, **own)
     scheduler.set_timesteps(steps)
     return scheduler
 

@@ -14,10 +14,10 @@ from rfc_compile.config.tuned_file import Measured
 from rfc_compile.graph_report import RegionInfo
 from rfc_compile.tools.measure.environment import environment
 from rfc_compile.tools.tuning.plots import (
-    errors_plot,
     images_plot,
     memory_plot,
     schedules_plot,
+    steps_plot,
 )
 from rfc_compile.tools.tuning.space import describe
 from rfc_compile.tools.tuning.study import Study
@@ -54,7 +54,7 @@ def _pictures(study: Study, plot: bytes) -> list[tuple[str, bytes]]:
     return [
         ("Speed and quality", plot),
         *([] if images is None else [("Images, and differences times 4", images)]),
-        ("Error curves", errors_plot(study)),
+        ("Steps of the best", steps_plot(study)),
         ("Schedules", schedules_plot(study)),
         ("Memory", memory_plot(study)),
     ]
