@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers import zoo_capture
+from capture import zoo_capture
 from models import Stack, build, timesteps, tokens
 from torch import fx
 
