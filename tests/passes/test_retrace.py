@@ -186,6 +186,7 @@ class Deep(Stack):
     depth = 24
 
 
+@pytest.mark.slow
 def test_a_deep_model_is_traced_op_by_op() -> None:
     captured = capture(build(Deep), tokens(), timesteps(9))
     assert len(captured.stages["dynamo"].graph.nodes) > _MANY
@@ -196,6 +197,7 @@ def test_a_deep_model_is_traced_op_by_op() -> None:
     assert len(set(map(id, values))) < len(values) / 2, "nothing was copied"
 
 
+@pytest.mark.slow
 def test_a_deep_model_gives_the_bits_of_the_inner_backend() -> None:
     model = build(Deep)
     torch._dynamo.reset()
