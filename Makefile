@@ -38,8 +38,9 @@ nightly: $(INSTALLED)
 	$(PYTEST)
 
 fuzz: $(INSTALLED)
-	RFC_FUZZ_EXAMPLES=$(EXAMPLES) RFC_FUZZ_SEED=$(SEED) $(PYTEST) --timeout 7200 tests/passes/test_random.py \
-		tests/runtime/test_random_runs.py tests/zoo/test_upstream.py
+	RFC_FUZZ_EXAMPLES=$(EXAMPLES) RFC_FUZZ_SEED=$(SEED) $(PYTEST) --timeout 7200 \
+		tests/passes/test_random.py tests/runtime/test_random_runs.py \
+		tests/zoo/test_upstream.py
 
 soak: $(INSTALLED)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) \
