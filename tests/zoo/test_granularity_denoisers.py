@@ -21,6 +21,9 @@ BLOCKS = (
     "WanTransformer3DModel",
     "StableAudioDiTModel",
 )
+STACKS = [name for name in ARCHITECTURES if name != "ZImageTransformer2DModel"]
+"""With random weights, Z-Image's steps are too coarse for one region of them all."""
+
 AT_NIGHT = {
     "LatteTransformer3DModel": "blocks over space and over time in turn",
     "AuraFlowTransformer2DModel": "two streams, then one; registers",
@@ -28,10 +31,10 @@ AT_NIGHT = {
 OFTEN = {
     ("SD3Transformer2DModel", "block"),
     ("LTXVideoTransformer3DModel", "block"),
-    *((name, "stack") for name in ARCHITECTURES),
+    *((name, "stack") for name in STACKS),
 }
 CASES = [(name, "block") for name in BLOCKS]
-CASES += [(name, "stack") for name in (*ARCHITECTURES, *AT_NIGHT)]
+CASES += [(name, "stack") for name in (*STACKS, *AT_NIGHT)]
 APART = {"Lumina2Transformer2DModel": 2}
 """Stacks, where they are not one: a refiner's stream is no longer read by its shape."""
 
