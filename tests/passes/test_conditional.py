@@ -8,9 +8,17 @@ import math
 
 import pytest
 import torch
-from capture import CACHED, FULL, Walk, copy_graph, readable, walk_inputs, zoo_capture
+from capture import (
+    CACHED,
+    FULL,
+    Walk,
+    copy_graph,
+    each_model,
+    readable,
+    walk_inputs,
+    zoo_capture,
+)
 from expecttest import assert_expected_inline
-from model_zoo import ZOO
 from options import MODULES
 from torch import fx
 
@@ -27,7 +35,7 @@ def conditional_graph(name: str, **options: object) -> fx.GraphModule:
     return zoo_capture(name, **options).stages["conditional"]
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@each_model
 def test_one_conditional_and_one_predicate_a_region(name: str) -> None:
     gm = conditional_graph(name)
     regions = zoo_capture(name).found.regions.found

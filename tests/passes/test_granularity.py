@@ -14,13 +14,13 @@ from capture import (
     Capture,
     Walk,
     capture,
+    each_model,
     readable,
     same_bits,
     walk_inputs,
     zoo_capture,
 )
 from expecttest import assert_expected_inline
-from model_zoo import ZOO
 from models import TOKENS, WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
@@ -69,8 +69,7 @@ def kinds_of(captured: Capture) -> list[str]:
     return [region.kind for region in captured.found.regions.found]
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_regions_of_the_zoo(name: str) -> None:
+def check_regions(name: str) -> None:
     for granularity, wanted, usual in (
         ("block", BLOCKS, [(1, 1)] * 2),
         ("stack", STACKS, [(1, 1)]),
@@ -87,11 +86,8 @@ def test_regions_of_the_zoo(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("name", list(ZOO))
-def test_full_steps_are_the_models_and_all_forms_agree(
-    name: str, granularity: str
-) -> None:
+def check_steps(name: str, granularity: str) -> None:
+    """Full steps are the model's, and all forms agree."""
     captured = zoo_capture(name, granularity=granularity)
     walks = [Walk(captured, form) for form in FORMS]
     for step, full in enumerate([True, True, True, False, False, True]):
@@ -102,6 +98,13 @@ def test_full_steps_are_the_models_and_all_forms_agree(
         assert not full or same_bits(outputs[0][0], expected)
         assert outputs[0][0].isfinite().all()
         assert all(same_bits(ours, outputs[0]) for ours in outputs)
+
+
+@each_model
+def test_every_model(name: str) -> None:
+    check_regions(name)
+    for granularity in GRANULARITIES:
+        check_steps(name, granularity)
 
 
 @pytest.mark.parametrize("name", ["Block", "Joint", "CrossBlock", "ParallelBlock"])

@@ -8,15 +8,14 @@ import operator
 from collections import Counter
 
 import pytest
-from capture import FORMS, copy_graph, readable, zoo_capture
+from capture import FORMS, copy_graph, each_model, readable, zoo_capture
 from expecttest import assert_expected_inline
-from model_zoo import ZOO
 
 from rfc_compile.passes.rewrites.conditional import conditional, decide
 from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@each_model
 def test_one_predicate_for_all_regions(name: str) -> None:
     captured = zoo_capture(name)
     gm = captured.stages["hoist_predicate"]

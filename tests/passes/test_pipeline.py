@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers import zoo_capture
+from capture import zoo_capture
 from models import Stack, build, timesteps, tokens
 from torch import fx
 
@@ -49,6 +49,7 @@ def calls(gm: fx.GraphModule) -> list[fx.Node]:
     return [node for each in modules for node in each.graph.nodes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "disabled", [[], ["small_matmuls"], ["fold_repeats"], list(OPTIONAL_PASSES)]
 )

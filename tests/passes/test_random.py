@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from capture import FORMS, Capture, Walk, capture, copy_graph, count_ops, same_bits
 from fuzzing import fuzz
@@ -25,6 +26,8 @@ from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
 from rfc_compile.passes.rewrites.outline import outline
 from rfc_compile.passes.rewrites.retrace import trace_by_op
 from rfc_compile.passes.rewrites.small_matmuls import small_matmuls
+
+pytestmark = pytest.mark.slow
 
 STEPS = 6
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]

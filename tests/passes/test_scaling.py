@@ -18,6 +18,8 @@ from models import Stack, build, timesteps, tokens
 from rfc_compile import passes
 from rfc_compile.passes.rewrites.fold_repeats import fold_repeats
 
+pytestmark = pytest.mark.slow
+
 FOLDER = str(Path(passes.__file__).parent)
 
 PAIRWISE = {"regions.py", "granularity.py"}

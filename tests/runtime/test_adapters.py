@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import CADENCE, FLUX, FORMS, QWEN, WAN, compare, compiled
+from comparing import CADENCE, FLUX, FORMS, QWEN, WAN, compare, compiled, flux_and_wan
 from denoisers.base import Denoiser
 from options import MODULES
 from torch import Tensor, nn
@@ -57,8 +57,12 @@ def at_step_6(change: Callable[[], object]) -> Callable[[int], object]:
 
 @pytest.mark.parametrize(
     ("denoiser", "form"),
-    [(FLUX, "whole"), (FLUX, "blocks"), (WAN, "whole"), (QWEN, "blocks")],
-    ids=["flux", "flux-blocks", "wan", "qwen-blocks"],
+    [
+        pytest.param(FLUX, "whole", id="flux"),
+        pytest.param(FLUX, "blocks", id="flux-blocks"),
+        pytest.param(WAN, "whole", id="wan", marks=pytest.mark.nightly),
+        pytest.param(QWEN, "blocks", id="qwen-blocks", marks=pytest.mark.nightly),
+    ],
 )
 def test_regions_hold_the_adapter(denoiser: Denoiser, form: str) -> None:
     """As many regions as without it; the branch of the adapter lies inside."""
@@ -155,7 +159,7 @@ def test_a_scale_that_changes_at_every_step() -> None:
         ).check("F" * 12)
 
 
-@pytest.mark.parametrize("denoiser", [FLUX, WAN], ids=["flux", "wan"])
+@flux_and_wan
 def test_the_scale_as_an_argument(denoiser: Denoiser) -> None:
     """``joint_attention_kwargs`` or ``attention_kwargs``, also changed in a run."""
     name = "joint_attention_kwargs" if denoiser is FLUX else "attention_kwargs"

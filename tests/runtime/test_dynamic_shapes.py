@@ -83,8 +83,12 @@ def compile_model(model: Any, regional: bool, **settings: Any) -> None:
 
 @pytest.mark.parametrize(
     ("dynamic", "regional"),
-    [(None, False), (None, True), (True, False), (False, False)],
-    ids=["found-whole", "found-blocks", "dynamic-whole", "static-whole"],
+    [
+        pytest.param(None, False, id="found-whole"),
+        pytest.param(None, True, id="found-blocks"),
+        pytest.param(True, False, id="dynamic-whole", marks=pytest.mark.nightly),
+        pytest.param(False, False, id="static-whole", marks=pytest.mark.nightly),
+    ],
 )
 def test_every_size_is_right(dynamic: bool | None, regional: bool) -> None:
     """Each run is like that of a model compiled for it, and nothing compiles more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -43,6 +44,17 @@ def outputs_of(
     return recorder.outputs
 
 
+@functools.cache
+def alone(inner: str, dtype: torch.dtype) -> list[Tensor]:
+    """What the inner backend gives by itself; compiled once for all tests."""
+    torch._dynamo.reset()
+    found: list[Tensor] = outputs_of(
+        torch.compile(small_glyph(dtype=dtype), backend=inner), dtype
+    )
+    torch._dynamo.reset()
+    return found
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("inner", ["inductor", "eager"])
 def test_all_full_is_bit_identical_to_the_inner_backend(
@@ -54,11 +66,9 @@ def test_all_full_is_bit_identical_to_the_inner_backend(
     is stored: it is within rounding there, like what stands behind a probe (below).
     """
     granularity = "stack" if dtype == torch.float32 else "module"
-    model = small_glyph(dtype=dtype)
-    expected = outputs_of(torch.compile(model, backend=inner), dtype)
-    torch._dynamo.reset()
+    expected = alone(inner, dtype)
     rfc = compiled(
-        model,
+        small_glyph(dtype=dtype),
         inner=inner,
         schedule="interval",
         interval=1,
@@ -79,10 +89,8 @@ def test_all_full_behind_the_probe_is_within_rounding(
     dtype: torch.dtype, tolerance: float
 ) -> None:
     """With rcs the probe may be fused and summed up otherwise, not more."""
-    model = small_glyph(dtype=dtype)
-    expected = outputs_of(torch.compile(model), dtype)
-    torch._dynamo.reset()
-    rfc = compiled(model, inner="inductor", threshold=0.0)
+    expected = alone("inductor", dtype)
+    rfc = compiled(small_glyph(dtype=dtype), inner="inductor", threshold=0.0)
     found = outputs_of(rfc, dtype)
     assert rfc_compile.stats(rfc).nfc == 20
     for a, b in zip(found, expected, strict=True):

@@ -14,6 +14,7 @@ from comparing import (
     WAN,
     compare,
     compiled,
+    flux_and_wan,
     of_dtype,
     twin,
 )
@@ -27,13 +28,12 @@ import rfc_compile
 @pytest.mark.parametrize(
     ("denoiser", "dtype"),
     [
-        (FLUX, torch.bfloat16),
-        (FLUX, torch.float16),
-        (WAN, torch.float16),
-        (QWEN, torch.bfloat16),
-        (DIT, torch.float16),
+        pytest.param(FLUX, torch.bfloat16, id="flux-bf16"),
+        pytest.param(DIT, torch.float16, id="dit-fp16"),
+        pytest.param(FLUX, torch.float16, id="flux-fp16", marks=pytest.mark.nightly),
+        pytest.param(WAN, torch.float16, id="wan-fp16", marks=pytest.mark.nightly),
+        pytest.param(QWEN, torch.bfloat16, id="qwen-bf16", marks=pytest.mark.nightly),
     ],
-    ids=["flux-bf16", "flux-fp16", "wan-fp16", "qwen-bf16", "dit-fp16"],
 )
 def test_half_precision(denoiser: Denoiser, dtype: torch.dtype) -> None:
     """Full steps are the eager model's, bit for bit; cached ones are close."""
@@ -44,7 +44,7 @@ def test_half_precision(denoiser: Denoiser, dtype: torch.dtype) -> None:
     assert len(rfc_compile.explain(rfc).regions) == denoiser.regions
 
 
-@pytest.mark.parametrize("denoiser", [FLUX, WAN], ids=["flux", "wan"])
+@flux_and_wan
 def test_half_precision_block_by_block(denoiser: Denoiser) -> None:
     half = of_dtype(denoiser, torch.bfloat16)
     model = denoiser.model().to(torch.bfloat16)
@@ -101,7 +101,7 @@ def quantize() -> Any:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("denoiser", [FLUX, WAN], ids=["flux", "wan"])
+@flux_and_wan
 def test_int8_weights(quantize: Any, denoiser: Denoiser, form: str) -> None:
     """Regions hold the operations on the tensors inside a quantized weight."""
     model = quantize(denoiser.model())

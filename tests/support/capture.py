@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
+from marks import FEW, cases
 from model_zoo import ZOO, inputs_of
 from models import build, timesteps
 from options import MODULES
@@ -32,6 +34,9 @@ from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.state import BranchState
 
 FULL, CACHED = -math.inf, math.inf
+
+each_model = pytest.mark.parametrize("name", cases(ZOO, FEW, pytest.mark.slow))
+"""A test of every model of the zoo, whose capture all tests share."""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 from denoisers import ALL
 from denoisers.base import STEPS, Denoiser, flat
@@ -32,6 +33,14 @@ DEEP_FLUX, WAN = ALL["FluxTransformer2DModel"], ALL["WanTransformer3DModel"]
 QWEN, DIT = ALL["QwenImageTransformer2DModel"], ALL["DiTTransformer2DModel"]
 FLUX = replace(DEEP_FLUX, build=functools.partial(flux, joint=1), regions=5)
 """One joint block and two single ones, which are traced in less time."""
+
+flux_and_wan = pytest.mark.parametrize(
+    "denoiser",
+    [
+        pytest.param(FLUX, id="flux"),
+        pytest.param(WAN, id="wan", marks=pytest.mark.nightly),
+    ],
+)
 
 FORMS = ("whole", "blocks")
 

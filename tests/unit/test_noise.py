@@ -133,6 +133,7 @@ def test_nothing_is_guessed(first: float, second: float, change: float) -> None:
     assert recognise(first, second, change) is None
 
 
+@pytest.mark.slow
 def test_images_are_closer_by_the_noise_level_than_by_the_step() -> None:
     labels = torch.arange(2)
     reference = glyph_dit.sample(glyph_dit.load_glyph_dit(), labels=labels, seed=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import mean
 
+import pytest
 import torch
 from denoising import compiled, run
 from hypothesis import given, settings
@@ -139,6 +140,7 @@ def test_errors_that_are_no_number_are_no_forecast() -> None:
     assert {9, 12} <= set(full_steps(decisions))
 
 
+@pytest.mark.slow
 def test_images_are_better_than_those_of_rcs_with_more_full_steps() -> None:
     """Over the samplers, the number of steps being told."""
     scores: dict[str, list[tuple[int, float]]] = {"spread": [], "rcs": []}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from denoisers import ALL
 from denoisers.base import STEPS, Denoiser, flat
+from marks import ARCHITECTURES, cases
 from options import MODULES
 from torch import Tensor, nn
 
@@ -46,7 +47,7 @@ FEW_STEPS = 4
 """Three full ones, and one cached."""
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", cases(ALL, ARCHITECTURES, pytest.mark.nightly))
 def test_denoiser(name: str) -> None:
     """One run: full steps are exact, cached ones close, nothing compiles twice.
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import CADENCE, FLUX, FORMS, OPTIONS, WAN, compare, compiled
+from comparing import (
+    CADENCE,
+    FLUX,
+    FORMS,
+    OPTIONS,
+    compare,
+    compiled,
+    flux_and_wan,
+)
 from denoisers.base import Denoiser
 from denoisers.flux import flux
 from options import MODULES
@@ -36,7 +44,7 @@ def offload_groups(model: nn.Module, kind: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("denoiser", [FLUX, WAN], ids=["flux", "wan"])
+@flux_and_wan
 def test_groups_of_blocks(denoiser: Denoiser, form: str) -> None:
     """The hooks cut the forward between the blocks, which are cached."""
     model = offload_groups(denoiser.model(), "block_level")

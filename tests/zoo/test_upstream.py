@@ -12,14 +12,14 @@ import diffusers
 import pytest
 import torch
 from denoisers import ALL
-from fuzzing import SHARE
+from marks import cases
 from paths import SUPPORT
 from torch._dynamo.exc import FailOnRecompileLimitHit, UserError
 
 import rfc_compile
 
 FEWER = 4
-"""Of the classes `make test` takes one in so many, `make fuzz` all: a second each."""
+"""Of the classes `make test` takes one in so many, `make nightly` all."""
 
 REFUSED = FailOnRecompileLimitHit, UserError
 
@@ -118,7 +118,12 @@ def with_repeated_blocks() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", with_repeated_blocks()[:: 1 if SHARE else FEWER])
+REPEATED = with_repeated_blocks()
+
+
+@pytest.mark.parametrize(
+    "name", cases(REPEATED, REPEATED[::FEWER], pytest.mark.nightly)
+)
 def test_repeated_blocks_compile_once(name: str) -> None:
     """As diffusers checks it: no graph break, and one compilation for all layers.
 

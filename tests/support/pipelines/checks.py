@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from pipelines.base import Runs, difference, equal, finite, per_branch, scheduled, table
+from pipelines.base import (
+    Case,
+    Runs,
+    difference,
+    equal,
+    finite,
+    per_branch,
+    scheduled,
+    table,
+)
+
+
+def check(case: Case) -> None:
+    """Run a case, and check all of it."""
+    runs = Runs.of(case)
+    no_trace(runs)
+    follows_the_schedule(runs)
+    regions_without_fallbacks(runs)
+    close_but_different(runs)
+    full_is_exact(runs)
 
 
 def follows_the_schedule(runs: Runs) -> None:
