@@ -8,9 +8,9 @@ from benchmarks import (
     end_to_end,
     granularity,
     host,
+    left_out,
     matrix,
     memory,
-    presets,
     quality,
     speed,
     tuning,
@@ -23,16 +23,24 @@ def main() -> None:
     add = parser.add_argument
     add("which", nargs="?", default="all")
     add("--quick", action="store_true", help="a small part, minutes")
-    add("--images", type=int, help="per cell of matrix, presets, quality")
+    add("--images", type=int, help="per cell of matrix, quality")
     parts = granularity.PARTS
     add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
     add(
         "--only", default="", help="part of the names: compile_time, end_to_end, matrix"
     )
+    add("--again", default="", help="part of methods of matrix to measure again")
+    add("--minutes", type=float, help="when matrix stops, to go on another time")
     args = parser.parse_args()
     benchmarks = {
-        "matrix": functools.partial(matrix.run, images=args.images, only=args.only),
-        "presets": functools.partial(presets.run, images=args.images),
+        "matrix": functools.partial(
+            matrix.run,
+            images=args.images,
+            only=args.only,
+            again=args.again,
+            minutes=args.minutes,
+        ),
+        "left_out": left_out.run,
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "memory": memory.run,

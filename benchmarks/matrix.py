@@ -1,287 +1,268 @@
-"""The defaults against TaylorSeer and the paper, over samplers, guidance and NFC.
+"""The trained models over samplers, guidance, steps and full steps, against everyone.
 
-Every method at the same number of full steps (NFC) on the bundled model: four samplers
-x three guidance scales x NFC {8, 11, 14, 18} of 50 and {4, 5} of 20 steps. A score is
-the mean over the images of their PSNR against the uncached images.
+`cells.py` says which cells there are and how they were drawn, `rivals.py` how rivals
+come to the same number of full steps. Every number is the mean over a cell's images of
+their PSNR against two references:
 
-    ours          the default options with `target_nfc`
-    paper         estimator rfe, a region per module, threshold steered the same way
-    TaylorSeer    its own rules in eager code (order 2, fixed intervals)
+    PSNR          the uncached run of the same sampler and steps
+    of the ODE    its solution, by DPM++ 2M at 400 steps; it has none where the sampler
+                  adds noise. It starts from the noise at the last timestep, as every
+                  sampler does but DDIM, which starts some steps later.
 
-What steers by `target_nfc` draws other images first, as in a process that has run
-before. Graphs run eagerly; who compiles them changes images by rounding only.
+`fewer steps` runs no cache but as many steps as may be full: of the same sampler, and
+the better one of UniPC and DPM++ 2M.
+
+Results are JSON lines in `results/matrix.jsonl`, one per cell, method and setting; what
+is there is not measured again, except by `--again METHOD`, and the newest line counts.
+Graphs run eagerly; who compiles them changes images by rounding only.
 """
 
 import gc
+import hashlib
+import json
 import math
-import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import rfc_compile
-from benchmarks.report import Grid, console, save, show
+from benchmarks.cells import Cell, all_cells, workload
+from benchmarks.matrix_tables import write_tables
+from benchmarks.report import console
+from benchmarks.rivals import RIVALS, Rival
+from benchmarks.scores import (
+    FEWER,
+    FEWER_BEST,
+    OURS,
+    PAPER,
+    UNTOLD,
+    Line,
+    add_line,
+    fingerprint,
+    read_lines,
+)
 from rfc_compile.tools.bench.methods import METHODS
-from rfc_compile.tools.bench.methods.base import EAGER, compile_model
-from rfc_compile.tools.bench.workloads import GLYPH, Step
-from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.bench.methods.base import describe
+from rfc_compile.tools.bench.quality import one_line, run_eagerly
+from rfc_compile.tools.bench.selection import SLACK
 from rfc_compile.tools.measure.metrics import psnr
 
-INTERVALS: Final = {50: {8: 7, 11: 5, 14: 4, 18: 3}, 20: {4: 7, 5: 5}}
-"""Steps, NFC: TaylorSeer's interval."""
+CONFIGURATIONS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"granularity": "module"},
+    {"granularity": "block"},
+    {"order": 1},
+    {"time": "step"},
+    {"time": "step", "order": 1},
+    {"schedule": "rcs"},
+)
+"""Options of this package, each measured with the cell's full steps as the target."""
 
-OURS: Final[dict[str, dict[str, Any]]] = {
-    "ours": {},
-    "paper": {"estimator": "rfe", "granularity": "module", "warmup": 2},
+PAPERS_OPTIONS: Final[dict[str, Any]] = {
+    "estimator": "rfe",
+    "schedule": "rcs",
+    "granularity": "module",
+    "warmup": 2,
 }
-TAYLORSEER: Final = "TaylorSeer"
+SOLVERS: Final = ("unipc", "dpmpp_2m")
 
-_SEED, _OTHER_SEED = 7000, 3000
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One way to sample, at one number of full steps."""
-
-    sampler: str
-    guidance: float
-    steps: int
-    nfc: int
-
-    def __str__(self) -> str:
-        """As the tables show it."""
-        return f"{self.sampler} {self.guidance:g}, {self.nfc} of {self.steps}"
+REFERENCES: Final = Path(__file__).parents[1] / ".cache" / "matrix"
+ODE_STEPS: Final = 400
+SEED: Final = 7000
+IMAGES: Final = 4
+QUICK_SECONDS: Final = 600
 
 
 @dataclass(frozen=True)
-class Score:
-    """One method in one cell.
+class Found:
+    """One run: its setting, its full steps, its images."""
 
-    Attributes:
-        method: a name of this file.
-        sampler: in the cell.
-        guidance: in the cell.
-        steps: in the cell.
-        nfc: that was asked for.
-        real_nfc: full steps of the run.
-        psnr: mean over the images, in dB.
-        psnr_min: of the worst image, in dB.
+    setting: str
+    full: float
+    images: Tensor
 
+
+def uncached(cell: Cell, scheduler: str, steps: int, images: int) -> Tensor:
+    """What the model draws without a cache, guided in one batch; kept on disk."""
+    weights = fingerprint(cell.model)
+    place = [cell.model, weights, cell.guidance, cell.is_int8]
+    key = json.dumps([*place, scheduler, steps, images, SEED])
+    path = REFERENCES / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    if not path.exists():
+        item = workload(replace(cell, separate=False), scheduler, steps)
+        drawn, _ = run_eagerly(METHODS["uncached"], item, {}, images, steps, SEED)
+        REFERENCES.mkdir(parents=True, exist_ok=True)
+        save_file({"images": drawn.cpu().contiguous()}, path)
+    return load_file(path)["images"]
+
+
+def solution(cell: Cell, images: int) -> Tensor | None:
+    """Of the ODE; None for a sampler that adds noise."""
+    if cell.scheduler == "ddpm":
+        return None
+    return uncached(cell, "dpmpp_2m", ODE_STEPS, images)
+
+
+def cached(cell: Cell, method: str, setting: Mapping[str, Any], images: int) -> Found:
+    """One run of a method in a cell."""
+    item = workload(cell, cell.scheduler, cell.steps)
+    drawn, full = run_eagerly(METHODS[method], item, setting, images, cell.steps, SEED)
+    return Found(describe(setting), full, drawn.cpu())
+
+
+def fewer_steps(cell: Cell, images: int, schedulers: Sequence[str]) -> Iterator[Found]:
+    """Uncached runs that call the model as often as the cell has full steps."""
+    for scheduler in schedulers:
+        steps = (cell.full + 1) // 2 if scheduler == "heun" else cell.full
+        drawn = uncached(cell, scheduler, steps, images)
+        yield Found(f"{scheduler}, {steps} steps", cell.full, drawn)
+
+
+def solvers(cell: Cell) -> tuple[str, ...]:
+    """UniPC and DPM++ 2M, with the cell's shift if it has one."""
+    _, _, shift = cell.scheduler.partition("_")
+    shift = f"_{shift}" if shift.startswith(("shift", "dynamic")) else ""
+    return tuple(solver + shift for solver in SOLVERS)
+
+
+def rival(cell: Cell, kind: Rival, images: int) -> Iterator[Found]:
+    """All settings that are tried."""
+    found: list[Found] = []
+
+    def run(setting: Mapping[str, Any]) -> float:
+        found.append(cached(cell, kind.method, setting, images))
+        return found[-1].full
+
+    for _ in kind.tries(run, cell.calls, cell.full):
+        yield found[-1]
+
+
+Runs = Callable[[Cell, int], Iterator[Found]]
+
+
+def entries() -> Iterator[tuple[str, str, Runs]]:
+    """(method, configuration, runs) of all that is measured in a cell."""
+    for options in CONFIGURATIONS:
+        yield OURS, describe(options), _told(options)
+    yield PAPER, "", _told(PAPERS_OPTIONS)
+    yield UNTOLD, "", _untold
+    yield FEWER, "", lambda cell, images: fewer_steps(cell, images, [cell.scheduler])
+    yield FEWER_BEST, "", lambda cell, images: fewer_steps(cell, images, solvers(cell))
+    for kind in RIVALS:
+        yield kind.method, "", _rival(kind)
+
+
+def _told(options: Mapping[str, Any]) -> Runs:
+    def runs(cell: Cell, images: int) -> Iterator[Found]:
+        setting = {**options, "target_nfc": cell.full}
+        yield cached(cell, "rfc, stack", setting, images)
+
+    return runs
+
+
+def _untold(cell: Cell, images: int) -> Iterator[Found]:
+    yield cached(cell, "rfc, stack", {}, images)
+
+
+def _rival(kind: Rival) -> Runs:
+    return lambda cell, images: rival(cell, kind, images)
+
+
+def measure(cell: Cell, method: str, runs: Runs, images: int) -> dict[str, Any]:
+    """Numbers of the best run that keeps to the full steps, or an error."""
+    wanted = uncached(cell, cell.scheduler, cell.steps, images)
+    best: dict[str, Any] = {}
+    try:
+        for found in runs(cell, images):
+            allowed = method == UNTOLD or found.full <= cell.full + SLACK
+            each = similarity(found.images, wanted)
+            if allowed and each.mean().item() > best.get("psnr", -math.inf):
+                best = {
+                    "setting": found.setting,
+                    "full": round(found.full, 2),
+                    "psnr": round(each.mean().item(), 3),
+                    "psnr_min": round(each.min().item(), 3),
+                    "psnr_ode": _against_ode(cell, found.images, images),
+                }
+    except Exception as error:  # whatever a rival raises belongs in the table
+        return {"error": one_line(error)}
+    return best or {"error": "no setting has so few full steps"}
+
+
+def _against_ode(cell: Cell, drawn: Tensor, images: int) -> float | None:
+    truth = solution(cell, images)
+    return None if truth is None else round(similarity(drawn, truth).mean().item(), 3)
+
+
+def similarity(drawn: Tensor, wanted: Tensor) -> Tensor:
+    """PSNR of each image or clip, in dB, at most 120."""
+    flat = (x.flatten(2, -2) if x.ndim == 5 else x for x in (drawn, wanted))
+    finite = (x.nan_to_num(nan=2.0) for x in flat)
+    return psnr(*finite).clamp(max=120.0)
+
+
+def todo(
+    cells: Sequence[Cell], only: str, again: str, images: int
+) -> Iterator[tuple[Cell, str, str, Runs]]:
+    """What is not in the file yet, cell by cell; with `again`, what that names."""
+    known = {line.key for line in read_lines() if line.images >= images}
+    for cell in cells:
+        for method, config, runs in entries():
+            if cell.scheduler == "ddpm" and method in (FEWER, FEWER_BEST):
+                continue
+            key = cell, method, config
+            wanted = again in method if again else key not in known
+            if only in str(cell) and wanted:
+                yield cell, method, config, runs
+
+
+def run(
+    *,
+    quick: bool,
+    images: int | None,
+    only: str = "",
+    again: str = "",
+    minutes: float | None = None,
+) -> None:
+    """Measure what is missing, then write `results/matrix.md`.
+
+    Args:
+        quick: ten minutes of it, one image a cell.
+        images: of a cell, 4 by default.
+        only: part of the cells' names.
+        again: part of the names of methods that are measured again.
+        minutes: when to stop, for a run in pieces.
     """
-
-    method: str
-    sampler: str
-    guidance: float
-    steps: int
-    nfc: int
-    real_nfc: int
-    psnr: float
-    psnr_min: float
-
-
-def cells(*, quick: bool) -> list[Cell]:
-    """All of the matrix; with `quick` a corner of it."""
-    samplers, guidances = ("ddim", "dpmpp_2m", "euler", "unipc"), (1.0, 2.0, 4.0)
-    if quick:
-        samplers, guidances = samplers[:2], guidances[1:2]
-    return [
-        Cell(sampler, guidance, steps, nfc)
-        for steps, intervals in INTERVALS.items()
-        for nfc in intervals
-        for sampler in samplers
-        for guidance in guidances
-    ]
-
-
-def draw(denoise: glyph_dit.Denoiser, cell: Cell, images: int, seed: int) -> Tensor:
-    """The images of a cell."""
-    labels = (
-        torch.arange(images, device=glyph_dit.default_device()) % glyph_dit.NUM_CLASSES
-    )
-    return glyph_dit.sample(
-        denoise,
-        labels=labels,
-        seed=seed,
-        scheduler=cell.sampler,
-        steps=cell.steps,
-        guidance=cell.guidance,
-    )
-
-
-Draw = Callable[[Cell], tuple[Tensor, int]]
-"""The images of a cell and the full steps that they took."""
-
-
-def ours(options: Mapping[str, Any], images: int) -> Callable[[int], Draw]:
-    """Draws with this package at an NFC."""
-
-    def at(nfc: int) -> Draw:
-        model = compile_model(
-            glyph_dit.load_glyph_dit().to(glyph_dit.default_device()),
-            "rfc",
-            dynamic=False,
-            options={**options, "target_nfc": nfc, "inner": EAGER},
+    count = images or (1 if quick else IMAGES)
+    limit = QUICK_SECONDS if quick else 60 * (minutes or float("inf"))
+    start = time.monotonic()
+    for cell, method, config, runs in todo(all_cells(), only, again, count):
+        if time.monotonic() - start > limit:
+            console.print("out of time; run it again to go on")
+            break
+        begun = time.monotonic()
+        found = measure(cell, method, runs, count)
+        line = Line(
+            cell=cell,
+            method=method,
+            config=config,
+            images=count,
+            weights=fingerprint(cell.model),
+            seconds=round(time.monotonic() - begun, 1),
+            **found,
         )
-
-        def run(cell: Cell) -> tuple[Tensor, int]:
-            rfc_compile.reset(model)
-            drawn = torch.empty(0)
-            for seed in (_OTHER_SEED, _SEED):
-                with rfc_compile.trajectory("matrix", num_steps=cell.steps):
-                    drawn = draw(model, cell, images, seed)
-            return drawn, len(full_steps_of(rfc_compile.stats(model), cell.steps))
-
-        return run
-
-    return at
+        add_line(line)
+        console.print(_short(line), highlight=False, soft_wrap=True)
+        torch.compiler.reset()
+        gc.collect()
+    write_tables(read_lines())
 
 
-def full_steps_of(known: rfc_compile.Statistics, steps: int) -> list[int]:
-    """Of a run of so many steps; one that jumps is two trajectories."""
-    before = steps - len(known.decisions)
-    own = [before + decision.step for decision in known.decisions if decision.full]
-    if before <= 0 or known.last is None:
-        return own
-    return full_steps_of(known.last, before) + own
-
-
-def taylorseer(images: int) -> Callable[[int], Draw]:
-    """Draws by TaylorSeer's rules at an NFC."""
-    method = METHODS["TaylorSeer, reference"]
-
-    def at(nfc: int) -> Draw:
-        def run(cell: Cell) -> tuple[Tensor, int]:
-            interval = INTERVALS[cell.steps][nfc]
-            setting = {"interval": interval, "order": 2, "first_full": 2}
-            model = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
-            applied = method.apply(model, GLYPH, setting, EAGER)
-            applied.begin()
-            index = iter(range(cell.steps))
-
-            def denoise(x: Tensor, /, **inputs: Tensor) -> Any:
-                step = Step(
-                    next(index), cell.steps, math.nan, math.nan
-                )  # it looks at indices
-                return _Output(applied.denoise(step, x, **inputs))
-
-            return draw(denoise, cell, images, _SEED), nfc
-
-        return run
-
-    return at
-
-
-@dataclass(frozen=True)
-class _Output:
-    sample: Tensor
-
-
-def measure(images: int, todo: Sequence[Cell]) -> Iterator[Score]:
-    """Every method in every one of these cells."""
-    uncached = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
-    references: dict[tuple[str, float, int], Tensor] = {}
-    methods = {name: ours(options, images) for name, options in OURS.items()}
-    methods[TAYLORSEER] = taylorseer(images)
-    for nfc in dict.fromkeys(cell.nfc for cell in todo):
-        for name, at in methods.items():
-            run = at(nfc)
-            for cell in (cell for cell in todo if cell.nfc == nfc):
-                key = cell.sampler, cell.guidance, cell.steps
-                if key not in references:
-                    references[key] = draw(uncached, cell, images, _SEED)
-                drawn, real = run(cell)
-                similarity = psnr(drawn, references[key])
-                yield Score(
-                    method=name,
-                    **asdict(cell),
-                    real_nfc=real,
-                    psnr=similarity.mean().item(),
-                    psnr_min=similarity.min().item(),
-                )
-            torch.compiler.reset()
-            gc.collect()
-
-
-def grids(scores: Sequence[Score]) -> list[Grid]:
-    """Means over the samplers and guidance scales, then every cell."""
-    names = list(dict.fromkeys(score.method for score in scores))
-    columns = list(dict.fromkeys((score.nfc, score.steps) for score in scores))
-
-    def mean(name: str, column: tuple[int, int]) -> str:
-        found = [s for s in scores if s.method == name and (s.nfc, s.steps) == column]
-        if not found:
-            return "-"
-        real = {score.real_nfc for score in found} - {column[0]}
-        note = f" (NFC {min(real)} to {max(real)})" if real else ""
-        return f"{statistics.mean(score.psnr for score in found):.2f}{note}"
-
-    header = ["method", *(f"{nfc} of {steps}" for nfc, steps in columns)]
-    rows = [[name, *(mean(name, column) for column in columns)] for name in names]
-    return [Grid("Mean PSNR in dB by full steps", header, rows), _cells(scores, names)]
-
-
-def _cells(scores: Sequence[Score], names: Sequence[str]) -> Grid:
-    by = {
-        (s.method, s.sampler, s.guidance, s.steps, s.nfc): f"{s.psnr:.2f}"
-        for s in scores
-    }
-    places = list(dict.fromkeys(key[1:] for key in by))
-    rows = [
-        [str(Cell(sampler, guidance, steps, nfc))]
-        + [by.get((name, sampler, guidance, steps, nfc), "-") for name in names]
-        for sampler, guidance, steps, nfc in places
-    ]
-    return Grid("PSNR in dB of every cell", ["cell", *names], rows)
-
-
-def verdicts(scores: Sequence[Score]) -> list[str]:
-    """What is claimed of the defaults, and whether it holds."""
-    by = {(s.method, s.sampler, s.guidance, s.steps, s.nfc): s.psnr for s in scores}
-    lines = []
-    for rival, wanted in ((TAYLORSEER, 2.0), ("paper", 3.0)):
-        leads = [
-            psnr - by[(rival, *key)]
-            for (name, *key), psnr in by.items()
-            if name == "ours" and (rival, *key) in by
-        ]
-        if leads:
-            average, least = statistics.mean(leads), min(leads)
-            met = "met" if average >= wanted and least >= -1 else "missed"
-            lines.append(
-                f"{met}: ahead of {rival} by {average:.2f} dB on average over "
-                f"{len(leads)} cells (wanted: {wanted:g}), by {least:.2f} dB at least"
-            )
-    return lines
-
-
-def run(*, quick: bool, images: int | None, only: str = "") -> None:
-    """Measure, print and write `results/matrix.json` and `matrix.md`.
-
-    With ``only``, look at the cells with this in their name (``ddim 4, 18 of 50``) and
-    write nothing.
-    """
-    count = images or (2 if quick else 8)
-    todo = [cell for cell in cells(quick=quick) if only in str(cell)]
-    scores: list[Score] = []
-    for score in measure(count, todo):
-        scores.append(score)
-        console.print(score, highlight=False, soft_wrap=True)
-        if not only:
-            _save(scores, count)
-    for table in grids(scores):
-        show(table)
-    console.print("\n".join(verdicts(scores)))
-
-
-def _save(scores: Sequence[Score], images: int) -> None:
-    tables = [table.markdown() for table in grids(scores)]
-    claims = "\n".join(f"- {line}" for line in verdicts(scores)) + "\n"
-    save(
-        "matrix",
-        "The defaults over samplers, guidance and NFC",
-        {"images": images, "scores": [asdict(score) for score in scores]},
-        [f"{images} images per cell.\n", claims, *tables],
-    )
+def _short(line: Line) -> str:
+    numbers = line.error or f"{line.psnr:.1f} dB with {line.full:g} full"
+    return f"{line.cell}: {line.method} {line.config}: {numbers}, {line.seconds:g} s"

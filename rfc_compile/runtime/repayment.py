@@ -15,7 +15,6 @@ from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import Array
 from rfc_compile.schedules.base import Curvature
 
-
 DECIMALS = 6
 """Of the share that is repaid: how a sum was rounded must not show in the image."""
 

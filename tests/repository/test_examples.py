@@ -33,10 +33,14 @@ def run_example(name: str, *arguments: str, cwd: Path) -> str:
 def test_no_example_is_forgotten() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
         "custom_dit.py",
+        "export_checkpoint.py",
         "multi_gpu.py",
         "quickstart.py",
         "serving.py",
+        "train_emoji_flux.py",
         "train_glyph_dit.py",
+        "train_motion_hunyuan.py",
+        "training_loop.py",
     }
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rfc_compile.errors import OptionError, one_line
-from rfc_compile.tools.bench.workloads import GLYPH, draw_glyphs, plain
+from rfc_compile.tools.bench.workloads import GLYPH, plain
 from rfc_compile.tools.measure import glyph_dit
 
 FEATURES: Final = 16
@@ -83,7 +83,7 @@ def load_classifier(path: Path, images: int, steps: int) -> Classifier:
 def _labelled_images(images: int, steps: int) -> tuple[Tensor, Tensor]:
     denoise = plain(GLYPH.make())
     chunks = [
-        draw_glyphs(denoise, _CHUNK, steps, seed=_FIRST_SEED + first).cpu()
+        GLYPH.draw(denoise, _CHUNK, steps, _FIRST_SEED + first).cpu()
         for first in range(0, images, _CHUNK)
     ]
     labels = torch.arange(_CHUNK) % glyph_dit.NUM_CLASSES

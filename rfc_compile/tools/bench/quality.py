@@ -4,9 +4,9 @@ Models run eagerly here (ours with `inner="eager"`): who compiles the graphs cha
 images only by rounding, and a setting starts fast.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -27,20 +27,33 @@ class Work:
 
     def __init__(self, model: nn.Module, workload: Workload) -> None:
         self.done = 0
-        blocks = model.get_submodule(workload.blocks)
-        self._layers = [m for m in blocks.modules() if isinstance(m, nn.Linear)]
+        self._layers = [
+            module
+            for name in workload.blocks
+            for module in model.get_submodule(name).modules()
+            if isinstance(module, nn.Linear)
+        ]
 
     def watch(self) -> None:
-        """Begin to count; costs compiled code dearly."""
+        """Begin to count, also under what a method puts in a layer's place."""
         for layer in self._layers:
-            layer.register_forward_hook(self._count)
+            counted = functools.partial(self._counted, layer, layer.forward)
+            layer.forward = counted  # type: ignore[method-assign]
 
-    def _count(self, layer: nn.Linear, args: tuple[Tensor, ...], _: Tensor) -> None:
-        if args[0].ndim == 3:
-            self.done += args[0].numel() * layer.out_features
+    def leave(self) -> None:
+        """Count no more; compiled code must not see the counting."""
+        for layer in self._layers:
+            del layer.forward
+
+    def _counted(
+        self, layer: nn.Linear, forward: Callable[[Tensor], Tensor], x: Tensor
+    ) -> Tensor:
+        if x.ndim == 3:
+            self.done += x.numel() * layer.out_features
+        return forward(x)
 
 
-@cache
+@functools.cache
 def _work_of_a_step(workload: Workload) -> int:
     """Of one image, without caching."""
     model = workload.make()
@@ -62,9 +75,10 @@ def run_eagerly(
     torch.compiler.reset()
     model = workload.make()
     work = Work(model, workload)
+    work.watch()
     applied = method.apply(model, workload, setting, "eager")
-    if applied.nfc is None:
-        work.watch()
+    if applied.nfc is not None:
+        work.leave()
     try:
         applied.begin()
         latents = workload.draw(applied.denoise, images, steps, seed)

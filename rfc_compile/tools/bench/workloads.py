@@ -6,18 +6,23 @@ the model's other inputs by name; both guidance branches are in one batch.
 Shape suffixes: B images, C channels, H height, W width.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import torch
-from diffusers import DiTTransformer2DModel, SD3Transformer2DModel
+from diffusers import (
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+)
 from torch import Tensor, nn
 
 from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.trained_model import TrainedModel
 
 STEPS: Final = 50
-"""Denoising steps of a run; caches that must be told beforehand are told this."""
+"""Denoising steps of a run."""
 
 SELECTION_SEED: Final = 1000
 REPORT_SEED: Final = 2000
@@ -26,7 +31,6 @@ those that are reported."""
 
 _TRAINING_STEPS: Final = 1000
 _TEXT_TOKENS, _TEXT_WIDTH, _POOLED_WIDTH = 77, 256, 128
-_GUIDANCE: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class Step:
     Attributes:
         index: from 0.
         total: steps of the run.
-        timestep: as the model gets it, 0 to 1000.
+        timestep: 0 to 1000.
         sigma: share of noise in the latent, 0 to 1.
+        branch: of guidance, `cond` or `uncond`; `both` if they are in one batch.
 
     """
 
@@ -45,6 +50,7 @@ class Step:
     total: int
     timestep: float
     sigma: float
+    branch: str = "both"
 
 
 class Denoise(Protocol):
@@ -63,8 +69,12 @@ class Workload:
         make: makes the model, in evaluation mode and without gradients.
         draw: (denoise, images, steps, seed) -> final latents (images, C, H, W).
         trained: whether the images mean anything.
-        blocks: name of the list of transformer blocks.
         modules: names of the cacheable modules inside a block.
+        blocks: names of the lists of transformer blocks.
+        steps: of the sampler in an ordinary run.
+        calls: steps at which the model is called in such a run; caches that must be
+            told beforehand are told this.
+        separate: whether guidance takes two calls a step.
 
     """
 
@@ -73,7 +83,10 @@ class Workload:
     draw: Callable[[Denoise, int, int, int], Tensor]
     trained: bool
     modules: tuple[str, ...]
-    blocks: str = "transformer_blocks"
+    blocks: tuple[str, ...] = ("transformer_blocks",)
+    steps: int = STEPS
+    calls: int = STEPS
+    separate: bool = False
 
 
 def plain(model: nn.Module) -> Denoise:
@@ -86,42 +99,82 @@ def plain(model: nn.Module) -> Denoise:
     return denoise
 
 
-def draw_glyphs(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
-    """Digits by DDIM with guidance 2: images (B, 3, 32, 32) in [-1, 1]."""
-    scheduler = glyph_dit.make_scheduler("ddim", steps)
-    labels = (
-        torch.arange(images, device=glyph_dit.default_device()) % glyph_dit.NUM_CLASSES
-    )
-    sampled = _Counted(denoise, steps, scheduler.alphas_cumprod)
-    return glyph_dit.sample(
-        sampled,
-        labels=labels,
-        seed=seed,
-        scheduler="ddim",
+def trained_workload(
+    trained: TrainedModel,
+    sampler: str,
+    guidance: float,
+    *,
+    steps: int = STEPS,
+    separate: bool = False,
+    make: Callable[[], nn.Module] | None = None,
+) -> Workload:
+    """A trained model, sampled in one way.
+
+    Args:
+        trained: the model.
+        sampler: name of a scheduler.
+        guidance: scale.
+        steps: of the sampler in an ordinary run.
+        separate: whether guidance takes two calls a step.
+        make: makes the model, if not as it comes.
+    """
+    separate = separate and guidance != 1.0
+
+    def draw(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
+        return trained.sample(
+            _Counted(denoise, _steps_of(trained, sampler, steps), separate),
+            trained.conditions(images),
+            seed=seed,
+            scheduler=sampler,
+            steps=steps,
+            guidance=guidance,
+            separate=separate,
+            device=glyph_dit.default_device(),
+        )
+
+    return Workload(
+        trained.name,
+        make or (lambda: _ready(trained.load())),
+        draw,
+        trained=True,
+        modules=trained.modules,
+        blocks=trained.blocks,
         steps=steps,
-        guidance=_GUIDANCE,
+        calls=trained.count_calls(sampler, steps),
+        separate=separate,
     )
+
+
+def _steps_of(trained: TrainedModel, sampler: str, steps: int) -> list[Step]:
+    scheduler = trained.make_scheduler(sampler, steps)
+    times = [float(t) for t in scheduler.timesteps]
+    flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    if flow or scheduler.config.get("use_flow_sigmas"):
+        sigmas = [t / _TRAINING_STEPS for t in times]
+    else:
+        kept = [float(scheduler.alphas_cumprod[int(t)]) for t in times]
+        sigmas = [(1 - a) ** 0.5 / (a**0.5 + (1 - a) ** 0.5) for a in kept]
+    return [
+        Step(index, len(times), t, sigma)
+        for index, (t, sigma) in enumerate(zip(times, sigmas, strict=True))
+    ]
 
 
 @dataclass
 class _Counted:
-    """A denoiser as `glyph.sample` calls it; counts the steps."""
+    """A denoiser as a trained model's sampler calls it; counts the calls."""
 
     denoise: Denoise
-    total: int
-    alphas_cumprod: Tensor
-    index: int = 0
+    steps: Sequence[Step]
+    separate: bool
+    calls: int = 0
 
-    def __call__(self, x: Tensor, /, *, timestep: Tensor, class_labels: Tensor) -> Any:
-        t = int(timestep[0])
-        signal, noise = (
-            self.alphas_cumprod[t].sqrt(),
-            (1 - self.alphas_cumprod[t]).sqrt(),
-        )
-        step = Step(self.index, self.total, t, float(noise / (signal + noise)))
-        self.index += 1
-        v = self.denoise(step, x, timestep=timestep, class_labels=class_labels)
-        return _Output(v)
+    def __call__(self, x: Tensor, /, **inputs: Tensor) -> Any:
+        step = self.steps[self.calls // 2 if self.separate else self.calls]
+        if self.separate:
+            step = replace(step, branch=("cond", "uncond")[self.calls % 2])
+        self.calls += 1
+        return _Output(self.denoise(step, x, **inputs))
 
 
 @dataclass(frozen=True)
@@ -148,10 +201,6 @@ def _noise(seed: int, *shape: int) -> Tensor:
 
 def _ready(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False).to(glyph_dit.default_device())
-
-
-def _make_glyph_dit() -> nn.Module:
-    return _ready(glyph_dit.load_glyph_dit())
 
 
 def random_dit(heads: int, head_width: int, layers: int) -> nn.Module:
@@ -204,9 +253,7 @@ def _draw_mm_dit(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor
     return _flow(denoise, _noise(seed, images, 4, 32, 32), steps, inputs)
 
 
-GLYPH: Final = Workload(
-    "glyph-dit", _make_glyph_dit, draw_glyphs, trained=True, modules=("attn1", "ff")
-)
+GLYPH: Final = trained_workload(glyph_dit.GLYPH_DIT, "ddim", guidance=2.0)
 DIT_B: Final = Workload(
     "DiT-B",
     lambda: random_dit(heads=12, head_width=64, layers=12),

@@ -2,60 +2,53 @@
 
 glyph-dit is a small class-conditional `diffusers.DiTTransformer2DModel` that draws
 coloured digits, 32x32 RGB in pixel space, with v-prediction. Its card is
-`assets/glyph-dit/README.md`. Needs the extra `diffusers` once it is called.
+`assets/glyph-dit/README.md`. Needs the extra `diffusers`.
 
 Shape suffixes: B images, C channels, H height, W width.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Sequence
+from typing import Final, cast
 
 import torch
+from diffusers import DiTTransformer2DModel, SchedulerMixin
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from diffusers import DiTTransformer2DModel, SchedulerMixin
+from rfc_compile.tools.measure.denoising import Inputs, Progress, draw_noise, seeded
+from rfc_compile.tools.measure.schedulers import diffusion_schedulers
+from rfc_compile.tools.measure.trained_model import Denoiser as Denoiser
+from rfc_compile.tools.measure.trained_model import TrainedModel
 
-MODEL_FOLDER: Final = Path(__file__).parents[2] / "assets" / "glyph-dit"
 IMAGE_SHAPE: Final = (3, 32, 32)
 NUM_CLASSES: Final = 10
 EMPTY_CLASS: Final = 10
 
-_NOISE_SCHEDULE: Final = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "prediction_type": "v_prediction",
-}
-_SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-}
-SCHEDULERS: Final = tuple(_SCHEDULERS)
+
+def class_inputs(labels: Tensor | Sequence[int]) -> tuple[Inputs, Inputs]:
+    """The inputs of class labels (B,), and of as many empty classes."""
+    labels = torch.as_tensor(labels)
+    empty = torch.full_like(labels, EMPTY_CLASS)
+    return {"class_labels": labels}, {"class_labels": empty}
 
 
-class Denoiser(Protocol):
-    """A model as the sampler calls it; the result has the prediction in `.sample`."""
-
-    def __call__(self, x: Tensor, /, *, timestep: Tensor, class_labels: Tensor) -> Any:
-        """Predicts v of `x` (B, C, H, W) at `timestep` (B,) for `class_labels` (B,)."""
+GLYPH_DIT: Final = TrainedModel(
+    name="glyph-dit",
+    architecture=DiTTransformer2DModel,
+    latent_shape=IMAGE_SHAPE,
+    schedulers=diffusion_schedulers("v_prediction"),
+    guidance=2.0,
+    encode=class_inputs,
+    examples=tuple(range(NUM_CLASSES)),
+    modules=("attn1", "ff"),
+)
+MODEL_FOLDER: Final = GLYPH_DIT.folder
+SCHEDULERS: Final = tuple(name for name in GLYPH_DIT.schedulers if name != "ddpm")
+"""Those that add no noise on the way."""
 
 
 def load_glyph_dit(dtype: torch.dtype = torch.float32) -> DiTTransformer2DModel:
     """Loads the bundled model on the CPU, in evaluation mode and without gradients."""
-    from diffusers import DiTTransformer2DModel
-
-    model = DiTTransformer2DModel.from_pretrained(
-        MODEL_FOLDER, torch_dtype=dtype, use_safetensors=True
-    )
-    return model.eval().requires_grad_(False)
+    return cast(DiTTransformer2DModel, GLYPH_DIT.load(dtype))
 
 
 def default_device() -> torch.device:
@@ -70,22 +63,12 @@ def make_scheduler(name: str, steps: int) -> SchedulerMixin:
     Raises:
         ValueError: `name` is not in `SCHEDULERS`, or `steps` is not in 1..1000.
     """
-    import diffusers
-
-    if name not in _SCHEDULERS:
-        raise ValueError(f"unknown scheduler {name!r}, choose from {SCHEDULERS}")
-    if not 1 <= steps <= 1000:
-        raise ValueError(f"steps must be in 1..1000, not {steps}")
-    kind, own = _SCHEDULERS[name]
-    scheduler: SchedulerMixin = getattr(diffusers, kind)(**_NOISE_SCHEDULE, **own)
-    scheduler.set_timesteps(steps)
-    return scheduler
+    return GLYPH_DIT.make_scheduler(name, steps)
 
 
 def initial_noise(count: int, seed: int) -> Tensor:
     """Draws normal noise (count, C, H, W); image i depends on `seed + i` alone."""
-    generators = (torch.Generator().manual_seed(seed + i) for i in range(count))
-    return torch.stack([torch.randn(IMAGE_SHAPE, generator=g) for g in generators])
+    return draw_noise(seeded(count, seed), IMAGE_SHAPE)
 
 
 def count_calls(scheduler: str, steps: int) -> int:
@@ -94,10 +77,9 @@ def count_calls(scheduler: str, steps: int) -> int:
     Raises:
         ValueError: as `make_scheduler`.
     """
-    return len(make_scheduler(scheduler, steps).timesteps)
+    return GLYPH_DIT.count_calls(scheduler, steps)
 
 
-@torch.no_grad()
 def sample(
     denoise: Denoiser,
     *,
@@ -107,7 +89,7 @@ def sample(
     steps: int = 50,
     guidance: float = 2.0,
     dtype: torch.dtype = torch.float32,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Draws one image per label.
 
@@ -115,7 +97,7 @@ def sample(
         denoise: the model, compiled or not, on the device of `labels`.
         labels: (B,) int64, the classes to draw, 0..9.
         seed: image i starts from the noise of seed + i, whatever batch it is in.
-        scheduler: a name in `SCHEDULERS`.
+        scheduler: a name in `SCHEDULERS`, or `ddpm`.
         steps: denoising steps; `heun` calls the model about twice for each.
         guidance: classifier-free guidance scale; 1 calls the model without guidance,
             on B images instead of 2 B.
@@ -128,24 +110,14 @@ def sample(
     Raises:
         ValueError: an unknown scheduler or a bad number of steps.
     """
-    noise_scheduler = make_scheduler(scheduler, steps)
-    x_BCHW = initial_noise(len(labels), seed).to(labels.device)
-    x_BCHW = x_BCHW * noise_scheduler.init_noise_sigma
-    guided = guidance != 1.0
-    if guided:
-        labels = torch.cat([labels, torch.full_like(labels, EMPTY_CLASS)])
-    total = len(noise_scheduler.timesteps)
-    for done, t in enumerate(noise_scheduler.timesteps, start=1):
-        x_in = noise_scheduler.scale_model_input(x_BCHW, t)
-        x_in = torch.cat([x_in, x_in]) if guided else x_in
-        timestep = t.to(labels.device).expand(len(labels))
-        v = denoise(x_in.to(dtype), timestep=timestep, class_labels=labels).sample
-        v = v.float()
-        if guided:
-            v_cond, v_empty = v.chunk(2)
-            v = v_empty + guidance * (v_cond - v_empty)
-        x_BCHW = noise_scheduler.step(v, t, x_BCHW).prev_sample
-        if progress is not None:
-            progress(done, total)
-    images: Tensor = x_BCHW.clamp(-1.0, 1.0)
-    return images
+    return GLYPH_DIT.sample(
+        denoise,
+        labels,
+        seed=seed,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        dtype=dtype,
+        device=labels.device,
+        progress=progress,
+    )

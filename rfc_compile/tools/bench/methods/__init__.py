@@ -7,12 +7,13 @@ from rfc_compile.tools.bench.methods import (
     diffusers_hooks,
     reference,
     rfc,
+    spectrum,
     uncached,
 )
 from rfc_compile.tools.bench.methods.base import Method
 
 METHODS: Final[dict[str, Method]] = {
     method.name: method
-    for file in (uncached, rfc, reference, diffusers_hooks, cache_dit)
+    for file in (uncached, rfc, reference, spectrum, diffusers_hooks, cache_dit)
     for method in file.METHODS
 }

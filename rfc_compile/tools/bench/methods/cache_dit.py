@@ -1,4 +1,4 @@
-"""cache-dit's DBCache, with and without its TaylorSeer calibrator.
+"""cache-dit's DBCache, without a calibrator and with TaylorSeer or FoCa.
 
 Applied through a `BlockAdapter`, as its documentation describes for other models.
 """
@@ -9,7 +9,14 @@ from typing import Any, Final
 from torch import nn
 
 from rfc_compile.tools.bench.methods.base import Applied, Method, Mode, compiled
-from rfc_compile.tools.bench.workloads import STEPS, Workload, plain
+from rfc_compile.tools.bench.workloads import Workload, plain
+
+_TEXT_FIRST: Final = "Pattern_1"
+_PATTERNS: Final = {
+    "DiTTransformer2DModel": "Pattern_3",
+    "HunyuanVideoTransformer3DModel": "Pattern_0",
+}
+"""What blocks return, by cache-dit's names; most return text, then image."""
 
 
 def _apply(
@@ -18,33 +25,38 @@ def _apply(
     import cache_dit
     from cache_dit.caching.patch_functors import DiTPatchFunctor
 
-    joint = "ff_context" in workload.modules
+    name = type(model).__name__
+    pattern = getattr(cache_dit, _PATTERNS.get(name, _TEXT_FIRST))
     adapter = cache_dit.BlockAdapter(
         transformer=model,
-        blocks=getattr(model, workload.blocks),
-        forward_pattern=cache_dit.Pattern_1 if joint else cache_dit.Pattern_3,
-        patch_functor=None if joint else DiTPatchFunctor(),
+        blocks=[model.get_submodule(blocks) for blocks in workload.blocks],
+        forward_pattern=[pattern] * len(workload.blocks),
+        patch_functor=DiTPatchFunctor() if name.startswith("DiT") else None,
         check_forward_pattern=False,
-        has_separate_cfg=False,
+        has_separate_cfg=workload.separate,
     )
 
     def arguments() -> dict[str, Any]:
         options = dict(setting)
-        order = options.pop("taylorseer_order", None)
+        order, foca = options.pop("taylorseer_order", None), options.pop("foca", False)
         every = options.pop("every", None)
         if every is not None:
             options |= {
-                "steps_computation_mask": _mask(every, setting["max_warmup_steps"]),
+                "steps_computation_mask": _mask(
+                    every, setting["max_warmup_steps"], workload.calls
+                ),
                 "steps_computation_policy": "static",
             }
         calibrator = order and cache_dit.TaylorSeerCalibratorConfig(
             taylorseer_order=order
         )
+        if foca:
+            calibrator = cache_dit.FoCaCalibratorConfig()
         config = cache_dit.DBCacheConfig(
             **options,
             Bn_compute_blocks=0,
-            enable_separate_cfg=False,
-            num_inference_steps=STEPS,
+            enable_separate_cfg=workload.separate,
+            num_inference_steps=workload.calls,
         )
         return {"cache_config": config, "calibrator_config": calibrator}
 
@@ -59,12 +71,12 @@ def _apply(
     return Applied(plain(compiled(model, mode)), begin=begin, close=close)
 
 
-def _mask(every: int, warmup: int) -> list[int]:
+def _mask(every: int, warmup: int, calls: int) -> list[int]:
     """1 for the steps to compute: the first `warmup`, then every `every`-th."""
-    return [int(s < warmup or (s - warmup + 1) % every == 0) for s in range(STEPS)]
+    return [int(s < warmup or (s - warmup + 1) % every == 0) for s in range(calls)]
 
 
-def _sweep(calibrator: Mapping[str, int]) -> list[dict[str, Any]]:
+def _sweep(calibrator: Mapping[str, Any]) -> list[dict[str, Any]]:
     dynamic: list[dict[str, Any]] = [
         {
             "Fn_compute_blocks": 1,
@@ -96,4 +108,5 @@ METHODS: Final = (
         _apply,
         _sweep({"taylorseer_order": 1}),
     ),
+    Method("DBCache + FoCa (cache-dit)", _apply, _sweep({"foca": True})),
 )

@@ -7,6 +7,7 @@ MagCache is calibrated first, on the same run, as its documentation asks for.
 
 import ast
 import io
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, redirect_stdout
 from functools import cache
@@ -24,7 +25,7 @@ from rfc_compile.tools.bench.methods.base import (
     calling,
     compiled,
 )
-from rfc_compile.tools.bench.workloads import SELECTION_SEED, STEPS, Step, Workload
+from rfc_compile.tools.bench.workloads import SELECTION_SEED, Step, Workload
 
 Configure = Callable[[Workload, Mapping[str, Any], "_Clock"], Any]
 """(workload, setting, clock) -> a config for `enable_cache`."""
@@ -59,7 +60,7 @@ def _applying(configure: Configure) -> Any:
         def context(step: Step) -> AbstractContextManager[None]:
             clock.timestep = step.timestep
             entered: AbstractContextManager[None] = cached.cache_context(
-                "both",
+                step.branch,
                 step_index=step.index,
                 num_inference_steps=step.total,
                 timestep=step.timestep,
@@ -83,29 +84,33 @@ def _taylorseer(
     workload: Workload, setting: Mapping[str, Any], clock: _Clock
 ) -> hooks.TaylorSeerCacheConfig:
     """The default patterns match no module of these models, so they are named."""
-    modules = "|".join(workload.modules)
+    blocks, modules = "|".join(workload.blocks), "|".join(workload.modules)
     return hooks.TaylorSeerCacheConfig(
         **setting,
         taylor_factors_dtype=torch.float32,
-        cache_identifiers=[rf"{workload.blocks}\.\d+\.({modules})"],
+        cache_identifiers=[rf"({blocks})\.\d+\.({modules})"],
     )
 
 
 def _magcache(
     workload: Workload, setting: Mapping[str, Any], clock: _Clock
 ) -> hooks.MagCacheConfig:
-    ratios = list(_magnitude_ratios(workload))
-    return hooks.MagCacheConfig(**setting, num_inference_steps=STEPS, mag_ratios=ratios)
+    return hooks.MagCacheConfig(
+        **setting,
+        num_inference_steps=workload.calls,
+        mag_ratios=list(_magnitude_ratios(workload)),
+    )
 
 
 @cache
 def _magnitude_ratios(workload: Workload) -> tuple[float, ...]:
     """What MagCache prints at the end of a run with `calibrate=True`."""
-    config = hooks.MagCacheConfig(calibrate=True, num_inference_steps=STEPS)
+    config = hooks.MagCacheConfig(calibrate=True, num_inference_steps=workload.calls)
     cached = _enable(workload.make(), config)
     with redirect_stdout(io.StringIO()) as printed:
-        denoise = calling(cached, lambda step: cached.cache_context("both"))
-        workload.draw(denoise, 4 if workload.trained else 1, STEPS, SELECTION_SEED)
+        denoise = calling(cached, lambda step: cached.cache_context(step.branch))
+        images = 4 if workload.trained else 1
+        workload.draw(denoise, images, workload.steps, SELECTION_SEED)
     text = printed.getvalue()
     return tuple(ast.literal_eval(text[text.rindex("[") :].strip()))
 
@@ -119,9 +124,12 @@ def _seacache(
 def _latents(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[Tensor]:
-    """The latents as videos of one frame: (C, 1, H, W) each."""
+    """The latents as videos: (C, T, H, W) each, of one frame if they are images."""
     latent: Tensor = args[0] if args else kwargs["hidden_states"]
-    return list(latent.unsqueeze(2).unbind())
+    if latent.ndim == 3:
+        side = math.isqrt(latent.shape[1])
+        latent = latent.transpose(1, 2).reshape(len(latent), -1, side, side)
+    return list((latent if latent.ndim == 5 else latent.unsqueeze(2)).unbind())
 
 
 def _broadcast(

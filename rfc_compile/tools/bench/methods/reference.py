@@ -25,16 +25,20 @@ class _Run:
     interval: int
     first_full: int
     order: int
-    step: int = 0
+    step: int = -1
+    branch: str = "both"
     newest: int | None = None
     gap: int = 1
     full: bool = True
 
     def begin(self) -> None:
-        self.newest, self.gap = None, 1
+        self.step, self.newest, self.gap = -1, None, 1
 
-    def advance(self, step: int) -> None:
-        """Decide about the step of this index."""
+    def advance(self, step: int, branch: str = "both") -> None:
+        """Decide about the step of this index, for all guidance branches."""
+        self.branch = branch
+        if step == self.step:
+            return
         since = math.inf if self.newest is None else step - self.newest
         self.full = step < self.first_full or since >= self.interval
         if self.full and self.newest is not None:
@@ -50,23 +54,23 @@ class _CachedModule:
 
     forward: Callable[..., Any]
     run: _Run
-    derivatives: list[tuple[Tensor, ...]] = field(default_factory=list)
+    derivatives: dict[str, list[tuple[Tensor, ...]]] = field(default_factory=dict)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.run.full:
             return _unwrapped(self._predict())
         output = self.forward(*args, **kwargs)
         known = [output if isinstance(output, tuple) else (output,)]
-        for old in self.derivatives[: self.run.order]:
+        for old in self.derivatives.get(self.run.branch, [])[: self.run.order]:
             change = zip(known[-1], old, strict=True)
             known.append(tuple((a - b) / self.run.gap for a, b in change))
-        self.derivatives = known
+        self.derivatives[self.run.branch] = known
         return output
 
     def _predict(self) -> tuple[Tensor, ...]:
         assert self.run.newest is not None
         k = self.run.step - self.run.newest
-        first, *others = self.derivatives
+        first, *others = self.derivatives[self.run.branch]
         result = list(first)
         for i, derivative in enumerate(others, start=1):
             weight = k**i / math.factorial(i)
@@ -83,17 +87,19 @@ def _apply(
 ) -> Applied:
     run = _Run(setting["interval"], setting["first_full"], setting["order"])
     cached = []
-    for block in model.get_submodule(workload.blocks).children():
-        for name in workload.modules:
-            module = getattr(block, name)
-            if module is not None:
+    blocks = (
+        b for name in workload.blocks for b in model.get_submodule(name).children()
+    )
+    for block in blocks:
+        for name, module in block.named_children():
+            if name in workload.modules:
                 cached.append(_CachedModule(module.forward, run))
                 module.forward = cached[-1]
 
     def begin() -> None:
         run.begin()
         for module in cached:
-            module.derivatives = []
+            module.derivatives.clear()
 
     return Applied(_advancing(compiled(model, mode), run), begin=begin)
 
@@ -102,7 +108,7 @@ def _advancing(model: nn.Module, run: _Run) -> Denoise:
     predict = plain(model)
 
     def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
-        run.advance(step.index)
+        run.advance(step.index, step.branch)
         return predict(step, x, **inputs)
 
     return denoise

@@ -11,7 +11,7 @@ from typing import Any, Final
 from torch import nn
 
 from rfc_compile.config.options import GRANULARITIES, Options
-from rfc_compile.report.statistics import stats
+from rfc_compile.report.statistics import Statistics, stats
 from rfc_compile.runtime.registry import reset
 from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.tools.bench.methods.base import (
@@ -44,18 +44,32 @@ def _apply(
     options = {**setting, "inner": mode}
     compiled = compile_model(model, "rfc", dynamic=False, options=options)
 
+    calls = 0
+
     def begin() -> None:
+        nonlocal calls
+        calls = 0
         reset(compiled)
 
+    def told(step: Step) -> AbstractContextManager[None]:
+        """The run with its number of steps, as a pipeline tells it."""
+        nonlocal calls
+        calls += 1
+        return trajectory("run", num_steps=step.total)
+
     def nfc() -> float:
-        return stats(compiled).nfc
+        full = _full_of(stats(compiled), calls)
+        return full / 2 if workload.separate else full
 
-    return Applied(calling(compiled, _told), begin=begin, nfc=nfc)
+    return Applied(calling(compiled, told), begin=begin, nfc=nfc)
 
 
-def _told(step: Step) -> AbstractContextManager[None]:
-    """The run with its number of steps, as a pipeline tells it."""
-    return trajectory("run", num_steps=step.total)
+def _full_of(known: Statistics | None, calls: int) -> int:
+    """Full ones of so many calls; a run that jumps is more than one trajectory."""
+    if known is None or calls <= 0:
+        return 0
+    full = sum(decision.full for decision in known.decisions[-calls:])
+    return full + _full_of(known.last, calls - len(known.decisions))
 
 
 def _at(granularity: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,235 @@
+"""What the matrix has measured: its file, and who is ahead of whom in a cell."""
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.cells import Cell
+from benchmarks.report import RESULTS
+from rfc_compile.tools.measure.bundled_models import MODELS
+
+FILE: Final = RESULTS / "matrix.jsonl"
+
+OURS: Final = "rfc"
+PAPER: Final = "paper (rfe + rcs)"
+UNTOLD: Final = "rfc, no option"
+FEWER: Final = "fewer steps"
+FEWER_BEST: Final = "fewer steps, best solver"
+DEFAULT: Final = "default"
+"""Name of our configuration without options."""
+
+Choose = Callable[[str], str]
+"""(model) -> the name of our configuration that is judged on it."""
+
+
+@cache
+def fingerprint(model: str) -> str:
+    """Of a model's weights: numbers of others are no numbers of it."""
+    (weights,) = MODELS[model].folder.glob("diffusion*.safetensors")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method in one cell, at the best of the settings that were tried.
+
+    Attributes:
+        cell: where.
+        method: who.
+        config: our configuration, or nothing.
+        images: that were drawn.
+        weights: fingerprint of the model.
+        seconds: that it took to find.
+        setting: the best one.
+        full: full steps, by the blocks' work.
+        psnr: mean against the uncached run, in dB.
+        psnr_min: of the worst image.
+        psnr_ode: mean against the ODE's solution; None without one.
+        error: why there are no numbers.
+
+    """
+
+    cell: Cell
+    method: str
+    config: str
+    images: int
+    weights: str
+    seconds: float = 0.0
+    setting: str = ""
+    full: float = 0.0
+    psnr: float = 0.0
+    psnr_min: float = 0.0
+    psnr_ode: float | None = None
+    error: str = ""
+
+    @property
+    def key(self) -> tuple[Cell, str, str]:
+        """What a newer line replaces."""
+        return self.cell, self.method, self.config
+
+
+def read_lines(path: Path = FILE) -> list[Line]:
+    """The newest line of each key, for the weights that the models have now."""
+    if not path.exists():
+        return []
+    found = {}
+    for text in path.read_text().splitlines():
+        fields: dict[str, Any] = json.loads(text)
+        line = Line(**{**fields, "cell": Cell(**fields["cell"])})
+        if line.weights == fingerprint(line.cell.model):
+            found[line.key] = line
+    return list(found.values())
+
+
+def add_line(line: Line, path: Path = FILE) -> None:
+    """Append it to the file."""
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(line)) + "\n")
+
+
+class Scores:
+    """The lines by cell. Lines with errors count as not measured."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.errors = [line for line in lines if line.error]
+        self.by_cell: dict[Cell, dict[tuple[str, str], Line]] = {}
+        for line in lines:
+            if not line.error:
+                place = self.by_cell.setdefault(line.cell, {})
+                place[line.method, line.config] = line
+
+    @property
+    def models(self) -> list[str]:
+        """Those that were measured."""
+        return list(dict.fromkeys(cell.model for cell in self.by_cell))
+
+    @property
+    def configurations(self) -> list[str]:
+        """Ours, the default first."""
+        keys = [key for found in self.by_cell.values() for key in found]
+        return list(dict.fromkeys(config for method, config in keys if method == OURS))
+
+    def cells_of(self, model: str) -> list[Cell]:
+        """The model's cells that were measured."""
+        return [cell for cell in self.by_cell if cell.model == model]
+
+    def ours(self, cell: Cell, config: str) -> Line | None:
+        """Our configuration in a cell."""
+        return self.by_cell[cell].get((OURS, config))
+
+    def rivals(self, cell: Cell) -> Mapping[str, Line]:
+        """Everybody else in a cell, by name."""
+        return {
+            method: line
+            for (method, _), line in self.by_cell[cell].items()
+            if method not in (OURS, UNTOLD)
+        }
+
+    def lead(self, cell: Cell, config: str) -> float | None:
+        """Of a configuration over the best rival, in dB."""
+        own, rivals = self.ours(cell, config), self.rivals(cell).values()
+        if own is None or not rivals:
+            return None
+        return own.psnr - max(line.psnr for line in rivals)
+
+    def leads(self, cells: Sequence[Cell], config: str) -> list[float]:
+        """In these cells, those left out that lack a number."""
+        found = (self.lead(cell, config) for cell in cells)
+        return [lead for lead in found if lead is not None]
+
+
+def verdicts(scores: Scores, choose: Choose) -> list[str]:
+    """What is claimed, and whether it holds.
+
+    Args:
+        scores: of the matrix.
+        choose: our configuration for each model.
+    """
+    lines = list(_against_rivals(scores, choose))
+    lines += _against_ode(scores, choose)
+    for model in scores.models:
+        lines += _against_paper(scores, model, choose(model))
+        lines += _without_options(scores, model)
+    return lines
+
+
+def _met(held: bool, text: str) -> str:
+    return f"{'met' if held else 'missed'}: {text}"
+
+
+def _against_rivals(scores: Scores, choose: Choose) -> Iterator[str]:
+    leads = [
+        lead
+        for model in scores.models
+        for lead in scores.leads(scores.cells_of(model), choose(model))
+    ]
+    if not leads:
+        return
+    ahead = sum(lead >= 0 for lead in leads) / len(leads)
+    average, least = statistics.mean(leads), min(leads)
+    yield _met(
+        ahead >= 0.95 and least >= -0.5,
+        f"ahead of every rival in {ahead:.0%} of {len(leads)} cells (wanted: 95 %), "
+        f"by {least:.1f} dB where it is least (wanted: -0.5)",
+    )
+    yield _met(
+        average >= 3,
+        f"ahead of the best rival by {average:.1f} dB on average (wanted: 3)",
+    )
+
+
+def _against_ode(scores: Scores, choose: Choose) -> Iterator[str]:
+    won = []
+    for cell, found in scores.by_cell.items():
+        own, fewer = scores.ours(cell, choose(cell.model)), found.get((FEWER, ""))
+        if own and fewer and own.psnr_ode is not None and fewer.psnr_ode is not None:
+            won.append(own.psnr_ode > fewer.psnr_ode)
+    if won:
+        share = sum(won) / len(won)
+        yield _met(
+            share >= 0.95,
+            f"nearer to the ODE's solution than the same sampler at as many steps in "
+            f"{share:.0%} of {len(won)} cells (wanted: 95 %)",
+        )
+
+
+def _against_paper(scores: Scores, model: str, config: str) -> Iterator[str]:
+    pairs = [
+        (scores.ours(cell, config), scores.rivals(cell).get(PAPER))
+        for cell in scores.cells_of(model)
+    ]
+    leads = [own.psnr - paper.psnr for own, paper in pairs if own and paper]
+    if leads:
+        average = statistics.mean(leads)
+        yield _met(
+            average >= 3,
+            f"{model}: ahead of the paper by {average:.1f} dB on average (wanted: 3)",
+        )
+
+
+def _without_options(scores: Scores, model: str) -> Iterator[str]:
+    found = [
+        (cell, line)
+        for cell in scores.cells_of(model)
+        if (line := scores.by_cell[cell].get((UNTOLD, "")))
+    ]
+    for steps, wanted in ((50, 3.0), (28, 2.0)):
+        fewer = [cell.calls / line.full for cell, line in found if cell.steps == steps]
+        if fewer:
+            ratio = statistics.mean(fewer)
+            yield _met(
+                ratio >= wanted,
+                f"{model}, no option: {ratio:.1f} times fewer full steps at {steps} "
+                f"(wanted: {wanted:g})",
+            )
+    if found:
+        average = statistics.mean(line.psnr for _, line in found)
+        yield _met(
+            average >= 35,
+            f"{model}, no option: {average:.1f} dB on average (wanted: 35)",
+        )

@@ -1,0 +1,211 @@
+"""The matrix: its cells, its rivals, its file, and who judges it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rfc_compile.errors import OptionError
+from rfc_compile.tools.bench.methods import METHODS
+from rfc_compile.tools.bench.methods.spectrum import full_steps, weights_of
+from rfc_compile.tools.measure.bundled_models import bundled
+
+with pytest.MonkeyPatch.context() as patch:  # the benchmarks are not installed
+    patch.syspath_prepend(Path(__file__).parents[2])
+    from benchmarks import left_out, matrix, scores
+    from benchmarks.cells import GUIDANCE, SHARES, STEPS, Cell, cells_of, fraction
+    from benchmarks.rivals import RIVALS, shortest, spectrum, taylorseer
+    from benchmarks.scores import DEFAULT, FEWER, OURS, PAPER, Line, Scores
+
+LEVELS = (("a", "b", "c"), (1, 2), (10, 20, 30, 40))
+
+
+def test_a_fraction_holds_every_pair() -> None:
+    drawn = fraction(LEVELS)
+    held = {pair for row in drawn for pair in itertools.combinations(enumerate(row), 2)}
+    rows = itertools.product(*LEVELS)
+    assert held == {
+        pair for row in rows for pair in itertools.combinations(enumerate(row), 2)
+    }
+    assert len(drawn) == 12  # the least that can hold them
+    assert drawn == fraction(LEVELS)
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_the_cells_of_a_model_are_few_and_balanced(name: str) -> None:
+    cells = cells_of(name)
+    samplers = {cell.sampler for cell in cells}
+    assert len(cells) <= 1.1 * len(samplers) * len(GUIDANCE)
+    assert len(set(map(str, cells))) == len(cells)
+    assert any(cell.is_int8 for cell in cells)
+    for levels, counted in (
+        (STEPS, Counter(cell.steps for cell in cells)),
+        (SHARES, Counter(cell.share for cell in cells)),
+        (samplers, Counter(cell.sampler for cell in cells)),
+    ):
+        assert set(counted) == set(levels)
+        assert max(counted.values()) - min(counted.values()) <= 2
+
+
+def test_full_steps_are_a_share_of_the_calls() -> None:
+    cell = Cell("glyph-dit", "ddim", 1.0, False, 50, 16)
+    assert (cell.calls, cell.full) == (50, 8)
+    heun = Cell("glyph-dit", "heun int8", 1.0, False, 20, 16)
+    assert heun.is_int8
+    assert (heun.calls, heun.full) == (39, 6)
+
+
+@pytest.mark.parametrize(("calls", "full"), [(50, 8), (50, 18), (28, 6), (20, 3)])
+def test_rivals_keep_to_the_full_steps(calls: int, full: int) -> None:
+    settings = spectrum(calls, full)
+    assert settings
+    for setting in settings:
+        assert len(full_steps(**setting, total=calls)) == full
+    for setting in taylorseer(calls, full):
+        count = 2 + (calls - 2) // setting["interval"]
+        assert count <= full
+        assert 2 + (calls - 2) // (setting["interval"] - 1) > full
+
+
+def test_every_rival_is_in_bench() -> None:
+    assert {rival.method for rival in RIVALS} <= set(METHODS)
+    assert shortest(lambda n: 10 // n, 3, 10) == 3
+
+
+def test_a_threshold_is_steered_to_the_full_steps() -> None:
+    (rival,) = (item for item in RIVALS if item.method.startswith("FirstBlock"))
+    seen = []
+
+    def run(setting: dict[str, float]) -> float:
+        seen.append(setting["threshold"])
+        return 10 / (1 + setting["threshold"])  # 5 at a threshold of 1
+
+    tried = list(rival.tries(run, 50, 5))  # type: ignore[arg-type]
+    assert len(tried) == len(seen)
+    nearest = min(seen, key=lambda threshold: abs(math.log(threshold)))
+    assert 0.7 < nearest < 1.4
+
+
+def test_spectrum_grows_its_intervals() -> None:
+    full = full_steps(warmup=3, window=2, growth=1.0, total=30)
+    assert full == [0, 1, 2, 4, 7, 11, 16, 22, 29]
+
+
+def test_spectrum_blends_a_ridge_fit_with_the_local_line() -> None:
+    known, step, total = [0, 1, 2, 4, 7, 11], 13, 30
+    values = np.cos(np.array(known) / 9)
+    places = 2 * np.array([*known, step]) / (total - 1) - 1
+    basis = np.polynomial.chebyshev.chebvander(places, 4)
+    gram = basis[:-1].T @ basis[:-1] + 0.1 * np.eye(5)
+    fit = basis[-1] @ np.linalg.solve(gram, basis[:-1].T @ values)
+    line = values[-1] + (values[-1] - values[-2]) * 2 / 4
+    forecast = weights_of(known, step, total).numpy() @ values
+    assert forecast == pytest.approx((fit + line) / 2)
+
+
+def line(
+    model: str, method: str, psnr: float, config: str = "", **more: object
+) -> Line:
+    cell = Cell(model, "ddim", 1.0, False, 50, 16)
+    values = {"images": 4, "weights": "w", "full": 8.0, "psnr": psnr, **more}
+    return Line(cell, method, config, **values)  # type: ignore[arg-type]
+
+
+def two_models() -> Scores:
+    """On the first, `wide` is ahead; on the second, the default is."""
+    return Scores(
+        [
+            line("glyph-dit", OURS, 40.0, DEFAULT, psnr_ode=30.0),
+            line("glyph-dit", OURS, 42.0, "wide"),
+            line("glyph-dit", FEWER, 36.0, psnr_ode=35.0),
+            line("glyph-dit", PAPER, 39.0),
+            line("emoji-flux", OURS, 33.0, DEFAULT),
+            line("emoji-flux", OURS, 31.0, "wide"),
+            line("emoji-flux", FEWER, 32.0),
+            line("emoji-flux", "broken", 99.0, error="it fails"),
+        ]
+    )
+
+
+def test_what_is_left_out_is_not_chosen_on() -> None:
+    chosen = left_out.chosen_without(two_models())
+    assert chosen == {"glyph-dit": DEFAULT, "emoji-flux": "wide"}
+    rows = left_out.table(two_models(), chosen).rows
+    assert [row[4] for row in rows] == ["+1.0", "-1.0"]  # 40 to 39, 31 to 32
+    assert rows[0][6] == "+3.0 (wide)"
+
+
+def test_nothing_can_be_left_out_of_one_model() -> None:
+    with pytest.raises(OptionError, match="1 model"):
+        left_out.chosen_without(Scores([line("glyph-dit", OURS, 40.0, DEFAULT)]))
+
+
+def test_verdicts_count_leads_and_losses() -> None:
+    found = scores.verdicts(two_models(), lambda model: DEFAULT)
+    assert found[0].startswith("met: ahead of every rival in 100% of 2 cells")
+    assert found[1] == (
+        "missed: ahead of the best rival by 1.0 dB on average (wanted: 3)"
+    )
+    assert "missed: nearer to the ODE's solution" in found[2]
+    assert "in 0% of 1 cells" in found[2]
+    wide = scores.verdicts(two_models(), lambda model: "wide")
+    assert wide[0].startswith("missed: ahead of every rival in 50% of 2 cells")
+
+
+def test_the_newest_line_counts_and_old_weights_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "matrix.jsonl"
+    assert scores.read_lines(path) == []
+    monkeypatch.setattr(scores, "fingerprint", lambda model: "w")
+    for psnr in (30.0, 31.0):
+        scores.add_line(line("glyph-dit", FEWER, psnr), path)
+    scores.add_line(line("glyph-dit", PAPER, 40.0, weights="older"), path)
+    (found,) = scores.read_lines(path)
+    assert (found.method, found.psnr) == (FEWER, 31.0)
+
+
+def test_only_what_is_missing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = Cell("glyph-dit", "ddim", 1.0, False, 50, 16)
+    noisy = Cell("glyph-dit", "ddpm", 1.0, False, 50, 16)
+    monkeypatch.setattr(matrix, "read_lines", lambda: [line("glyph-dit", FEWER, 30.0)])
+    todo = [item[1] for item in matrix.todo([cell], "", "", 4)]
+    assert FEWER not in todo
+    assert todo.count(OURS) == len(matrix.CONFIGURATIONS)
+    assert FEWER in [item[1] for item in matrix.todo([cell], "", "", 8)]
+    assert {item[1] for item in matrix.todo([cell], "", FEWER, 4)} >= {FEWER}
+    assert FEWER not in [item[1] for item in matrix.todo([noisy], "", "", 4)]
+    assert not list(matrix.todo([cell], "emoji", "", 4))
+
+
+def test_a_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "REFERENCES", tmp_path)
+    monkeypatch.setattr(matrix, "ODE_STEPS", 12)
+    cell = Cell("glyph-dit", "dpmpp_2m", 1.0, False, 8, 50)
+    entries = {(method, config): runs for method, config, runs in matrix.entries()}
+    fewer = matrix.measure(cell, FEWER, entries[FEWER, ""], 1)
+    assert fewer["setting"] == "dpmpp_2m, 4 steps"
+    assert 5 < fewer["psnr"] < 60
+    assert 5 < fewer["psnr_ode"] < 60
+    kept = set(tmp_path.iterdir())
+    assert len(kept) == 3  # the run itself, fewer steps, the solution
+    name = "TaylorSeer, reference"
+    found = matrix.measure(cell, name, entries[name, ""], 1)
+    assert found["full"] <= 4.5
+    assert found["setting"].startswith("interval=3, order=")
+    assert set(tmp_path.iterdir()) == kept
+    wrong = matrix.measure(cell, "broken", lambda cell, images: iter([1]), 1)  # type: ignore[arg-type, list-item]
+    assert wrong["error"].startswith("AttributeError")
+
+
+def test_solvers_keep_the_shift() -> None:
+    flow = Cell("emoji-flux", "euler_shift3", 1.0, False, 50, 16)
+    assert matrix.solvers(flow) == ("unipc_shift3", "dpmpp_2m_shift3")
+    plain = Cell("emoji-flux", "dpmpp_2m", 1.0, False, 50, 16)
+    assert matrix.solvers(plain) == ("unipc", "dpmpp_2m")
+    assert matrix.solution(Cell("glyph-dit", "ddpm", 1.0, False, 50, 16), 1) is None
