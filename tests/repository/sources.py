@@ -41,6 +41,11 @@ PASSES_MAY_IMPORT = {"errors", "estimators", "passes", "torch_internals"}
 ALLOWED_PRIVATE = {"torch._ops.OpOverload", "torch._dynamo.reset"}
 """``OpOverload`` has no public name; torch's user guide documents ``reset``."""
 
+MAY_NAME_PRIVATE = {
+    "rfc_compile/dynamo_frames.py",
+    "rfc_compile/torch_internals.py",
+}
+
 RUNNING = {
     *("eval", "exec", "compile", "__import__", "breakpoint", "input"),
     *("os.system", "os.popen", "torch.load", "torch.save", "torch.jit.load"),
@@ -188,8 +193,8 @@ def leaves_the_face_alone(source: Source) -> Iterator[str]:
 
 
 def leaves_private_torch_alone(source: Source) -> Iterator[str]:
-    """Private names of torch live in one file."""
-    if source.name == "rfc_compile/torch_internals.py":
+    """Private names of torch live in two files."""
+    if source.name in MAY_NAME_PRIVATE:
         return
     found = {name for name in source.imports if re.match(r"torch\b.*\._[a-z]", name)}
     for node in source.nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from denoising import compiled, guided_steps, run, small_glyph
-from paths import ROOT
+from paths import ROOT, SUPPORT
 from torch import Tensor
 
 import rfc_compile
@@ -213,6 +214,7 @@ def test_the_same_calls_give_the_same_decisions() -> None:
         text=True,
         check=True,
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(SUPPORT)},
     )
     model = compiled(small_glyph(1), target_nfc=8)
     lines = []

@@ -55,7 +55,7 @@ def test_the_commands_of_a_pipeline_exist_and_their_options_parse(name: str) -> 
     commands = [shlex.split(line) for line in script_lines(load(name))]
     assert {command[0] for command in commands} == {"pip", "rfc-compile"}
     (check,) = (command for command in commands if command[0] == "rfc-compile")
-    args = main.build_parser(check[1]).parse_args(check[1:])
+    args = main.parse(check[1:])
     assert args.run.__module__ == "rfc_compile.tools.cli.check"
     assert args.min_psnr == 30
     assert args.max_memory == 2 * 2**30
