@@ -152,12 +152,6 @@ def _kind(plan: Plan) -> Callable[..., Dispatcher]:
 
 
 def _refuse_gradients(example_inputs: Sequence[Any]) -> None:
-    if torch_internals.in_forward_mode():  # Dynamo guards on it
-        raise CannotCache(
-            "forward-mode derivatives are wanted, and a cached step has none of the "
-            "blocks: call it outside of torch.autograd.forward_ad.dual_level() to "
-            "generate images"
-        )
     if torch.is_grad_enabled() and any(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in example_inputs
