@@ -30,21 +30,21 @@ class LatentPair:
     """A latent and its output; R rows of N values are what both have in common.
 
     Attributes:
-        argument: position of the latent among the arguments.
+        index: of the latent among those of the graph.
         output: position of its output among the results.
         dim: the dimension whose sizes may differ.
         size: what both have of it.
 
     """
 
-    argument: int
+    index: int
     output: int
     dim: int
     size: int
 
-    def latent(self, arguments: Sequence[Any]) -> Tensor:
-        """The latent of a call, (R, N)."""
-        value: Tensor = arguments[self.argument]
+    def latent(self, latents: Sequence[Any]) -> Tensor:
+        """The latent of a call, (R, N); ``latents`` are all of the graph."""
+        value: Tensor = latents[self.index]
         return value.narrow(self.dim, 0, self.size).flatten(1)
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
@@ -75,20 +75,17 @@ class LatentPair:
 
 
 def find_latent_pair(
-    latents: Sequence[int], arguments: Sequence[Any], outputs: Sequence[Any]
+    latents: Sequence[Any], outputs: Sequence[Any]
 ) -> LatentPair | None:
-    """The first latent with an output of its shape, or of its shape but for one size.
-
-    ``latents`` are the positions of the candidates among the arguments.
-    """
+    """The first latent with an output of its shape, or of its shape but for one size."""
     for most in (0, 1):
-        for argument in latents:
+        for index, latent in enumerate(latents):
             for output, value in enumerate(outputs):
-                dims = _differing(arguments[argument], value)
+                dims = _differing(latent, value)
                 if dims is not None and len(dims) <= most:
                     dim = dims[0] if dims else 1
-                    sizes = arguments[argument].shape[dim], value.shape[dim]
-                    return LatentPair(argument, output, dim, min(sizes))
+                    sizes = latent.shape[dim], value.shape[dim]
+                    return LatentPair(index, output, dim, min(sizes))
     return None
 
 

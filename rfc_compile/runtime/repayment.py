@@ -42,7 +42,7 @@ class Repayment:
 
 def repay(
     pair: LatentPair,
-    arguments: Sequence[Any],
+    latents: Sequence[Any],
     outputs: Sequence[Any],
     predicted: Sequence[Any],
     debt: Debt,
@@ -53,13 +53,14 @@ def repay(
 ) -> Repayment:
     """Compare a full step with its prediction; one copy of 3 R numbers to the host.
 
-    ``nodes`` are the times of the full steps that are kept from now on.
+    ``latents`` are those of the call, ``nodes`` the
+    times of the full steps that are kept from now on.
     """
     exact, guess = pair.returned(outputs), pair.returned(predicted)
     norms = [
         row_norms(exact.float() - guess.float()),
         row_norms(exact),
-        row_norms(pair.latent(arguments)),
+        row_norms(pair.latent(latents)),
     ]
     error, size, latent = (np.asarray(values) for values in read_all(norms))
     curvature = debt.curvature(time, error, (size, latent), nodes)

@@ -28,6 +28,9 @@ EXPLAINED = 0.2
 One step of history leaves up to 0.11 (UniPC), two steps 0.025; fresh noise leaves 0.9,
 another image 0.7 and more (`python -m benchmarks residuals`)."""
 
+_REPEATED = 1e-12
+"""Cosines of outputs that are the same differ from 1 by less."""
+
 _RIDGE = 1e-10
 """Of the largest diagonal entry: outputs that are equal, or zero, stay solvable."""
 
@@ -98,12 +101,13 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
     is needed. ``rounding`` is the relative error of the latents' dtype.
     """
     own = gram[:, : 2 + outputs, : 2 + outputs]
-    move, factors, left = _least_squares(own)
+    ridge = _RIDGE + rounding**2
+    move, factors, left = _least_squares(own, ridge)
     noise = rounding**2 * gram[:, 1, 1]
     residual = _relative(left - noise, move)
     linear = residual <= EXPLAINED
     if not linear and gram.shape[1] > own.shape[1]:
-        _, _, left = _least_squares(gram)
+        _, _, left = _least_squares(gram, ridge)
         residual = _relative(left - noise, move)
     return Fit(
         residual,
@@ -115,13 +119,13 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
     )
 
 
-def _least_squares(gram: Array) -> tuple[Array, Array, Array]:
+def _least_squares(gram: Array, ridge: float) -> tuple[Array, Array, Array]:
     """Squared norm of the first vector, factors of the others, what is left of it."""
     known, target = gram[:, 1:, 1:], gram[:, 1:, 0]
     diagonal = np.einsum("rkk->rk", known)
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     scaled = known * scale[:, :, None] * scale[:, None, :]
-    scaled = scaled + _RIDGE * np.eye(known.shape[1])
+    scaled = _without_repeats(scaled) + ridge * np.eye(known.shape[1])
     if not np.isfinite(gram).all():
         scaled, target = np.eye(known.shape[1])[None], np.zeros_like(target)
     factors = np.linalg.solve(scaled, (target * scale)[..., None])[..., 0] * scale
@@ -131,6 +135,16 @@ def _least_squares(gram: Array) -> tuple[Array, Array, Array]:
         factors,
         left + np.einsum("rk,rkl,rl->r", factors, known, factors),
     )
+
+
+def _without_repeats(known: Array) -> Array:
+    """A vector that is there twice counts once: the first keeps the whole factor."""
+    result = known.copy()
+    for j in range(1, known.shape[1]):
+        twice = (known[:, :j, j] > 1 - _REPEATED).any(1)
+        result[twice, j, :] = result[twice, :, j] = 0.0
+        result[twice, j, j] = 1e30
+    return result
 
 
 def _relative(left: Array, move: Array) -> float:

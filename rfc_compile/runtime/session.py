@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.per_sample.matching import Samples
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
@@ -34,7 +36,8 @@ class Session:
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
     counts those that lead. Of the runs that have ended the last one is kept for its
-    decisions. Where every sample decides for itself, ``samples`` holds them. Calls that
+    decisions. ``pairs`` are the latents with their outputs, by the latents' shapes.
+    Where every sample decides for itself, ``samples`` holds them. Calls that
     lead hold the ``lock``.
     """
 
@@ -43,6 +46,7 @@ class Session:
     runs: list[Trajectory] = field(default_factory=list)
     samples: Samples = field(default_factory=Samples)
     calls: int = 0
+    pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def begin(self, context: CallContext) -> Trajectory:

@@ -85,7 +85,6 @@ class TimestepDispatcher(Dispatcher):
         self._timestep = inputs.timestep_index
         self.follows = report.piece  # a whole model knows the step by itself
         self._conditioning_names = inputs.conditioning_names
-        self._pairs: dict[Any, LatentPair | None] = {}
 
     def _lead(
         self,
@@ -95,8 +94,8 @@ class TimestepDispatcher(Dispatcher):
         weights: ParameterVersion,
     ) -> Sequence[Any]:
         time = read_time(arguments[self._timestep])
-        pair = self._pairs.get(self._sizes_of(arguments))
-        latent = None if pair is None else pair.latent(arguments)
+        pair = session.pairs.get(self._sizes_of(arguments))
+        latent = None if pair is None else pair.latent(self._latents(arguments))
         refused: Mismatch | None = None
         first: Place | None = None
         for place in places(session.live, context, latent, time):
@@ -263,12 +262,12 @@ class TimestepDispatcher(Dispatcher):
         outputs = self._run("full", inputs)
         if predicted is None:
             return Done(outputs, history)
-        pair = self._pairs[self._sizes_of(call.arguments)]
+        pair = call.session.pairs[self._sizes_of(call.arguments)]
         assert pair is not None
         assert call.positions is not None
         repayment = repay(
             pair,
-            call.arguments,
+            self._latents(call.arguments),
             outputs,
             predicted,
             call.debt,
@@ -289,7 +288,7 @@ class TimestepDispatcher(Dispatcher):
             and bool(call.branch.state.full_steps)
             and call.positions is not None
             and bool(call.debt.b.size)
-            and self._pairs.get(self._sizes_of(call.arguments)) is not None
+            and call.session.pairs.get(self._sizes_of(call.arguments)) is not None
         )
 
     def _remember_returned(
@@ -305,10 +304,10 @@ class TimestepDispatcher(Dispatcher):
             branch.debt = call.debt.after(
                 call.positions[0], nodes, full=done.history is not None
             )
-        pair = self._pair(arguments, outputs)
+        pair = self._pair(call.session, arguments, outputs)
         if pair is None or self.follows:
             return
-        latent = pair.latent(arguments)
+        latent = pair.latent(self._latents(arguments))
         known = branch.returned
         rows = known[0].partners if len(known) == KEPT_OUTPUTS else partners(latent)
         with torch.inference_mode(mode=False):
@@ -318,13 +317,16 @@ class TimestepDispatcher(Dispatcher):
         branch.returned = [new, *known][:KEPT_OUTPUTS]
 
     def _pair(
-        self, arguments: Sequence[Any], outputs: Sequence[Any]
+        self, session: Session, arguments: Sequence[Any], outputs: Sequence[Any]
     ) -> LatentPair | None:
         key = self._sizes_of(arguments)
-        if key not in self._pairs:
-            found = find_latent_pair(self._layout.latents, arguments, outputs)
-            self._pairs[key] = None if self.follows else found
-        return self._pairs[key]
+        if key not in session.pairs:
+            found = find_latent_pair(self._latents(arguments), outputs)
+            session.pairs[key] = None if self.follows else found
+        return session.pairs[key]
+
+    def _latents(self, arguments: Sequence[Any]) -> list[Any]:
+        return [arguments[i] for i in self._layout.latents]
 
     def _sizes_of(self, arguments: Sequence[Any]) -> tuple[torch.Size, ...]:
         return tuple([arguments[i].shape for i in self._layout.latents])

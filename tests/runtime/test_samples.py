@@ -61,7 +61,7 @@ first batch of three would be as large as the number of channels."""
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"granularity": "module", "decision": "lagged"}],
+    [{}, {"granularity": "module", "threshold": 0.35}],
     ids=["stack", "module"],
 )
 def test_requests_become_what_they_are_alone(options: dict[str, Any]) -> None:

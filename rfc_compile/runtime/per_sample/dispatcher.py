@@ -162,7 +162,7 @@ class SampleDispatcher(TimestepDispatcher):
         weights: ParameterVersion,
     ) -> list[Continuation]:
         """What the rows of a call are taken for."""
-        pair = self._pairs.get(self._sizes_of(pick(self._batch, arguments, [0])))
+        pair = session.pairs.get(self._sizes_of(pick(self._batch, arguments, [0])))
         candidates = [
             sample
             for sample in session.samples.under_way
@@ -171,7 +171,7 @@ class SampleDispatcher(TimestepDispatcher):
         ]
         if pair is None:
             return [Continuation(row) for row in range(len(rows))]
-        latents = pair.latent(arguments)
+        latents = pair.latent(self._latents(arguments))
         fits = fits_of([sample.branch for sample in candidates], latents)
         pairs = [
             Continuation(i, sample, fit, mismatch)
@@ -305,8 +305,8 @@ class SampleDispatcher(TimestepDispatcher):
         The rows beyond ``count`` only fill the batch up.
         """
         placed, full = rows[:count], name == "full"
-        measured = full and any(self._measures(one.call) for one in placed)
-        predicted = self._run("cached", inputs) if measured else None
+        measured = [full and self._measures(one.call) for one in placed]
+        predicted = self._run("cached", inputs) if any(measured) else None
         states = [one.call.branch.state for one in placed]
         histories = [state.forget() if full else None for state in states]
         outputs = list(self._run(name, inputs))
@@ -315,7 +315,7 @@ class SampleDispatcher(TimestepDispatcher):
         whole = list(outputs)
         for i, (one, history) in enumerate(zip(placed, histories, strict=True)):
             repayment = None
-            if predicted is not None and self._measures(one.call):
+            if predicted is not None and measured[i]:
                 repayment = self._repay_row(one.call, whole, predicted, history, i)
                 outputs = put(outputs, repayment.outputs, [i], len(rows))
             self._record(one.call, one.signal, one.reason, history, repayment)
@@ -333,14 +333,14 @@ class SampleDispatcher(TimestepDispatcher):
         history: Sequence[int] | None,
         row: int,
     ) -> Repayment:
-        pair = self._pairs[self._sizes_of(call.arguments)]
+        pair = call.session.pairs[self._sizes_of(call.arguments)]
         assert pair is not None
         assert history is not None
         times = [call.trajectory.times[step][0] for step in history]
         nodes = (call.time[0], *times)[: self._options.nodes]
         return repay(
             pair,
-            call.arguments,
+            self._latents(call.arguments),
             _row(outputs, row),
             _row(predicted, row),
             call.debt,
