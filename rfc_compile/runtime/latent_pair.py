@@ -77,7 +77,7 @@ class LatentPair:
 def find_latent_pair(
     latents: Sequence[Any], outputs: Sequence[Any]
 ) -> LatentPair | None:
-    """The first latent with an output of its shape, or of its shape but for one size."""
+    """The first latent with an output of its shape but for one size at most."""
     for most in (0, 1):
         for index, latent in enumerate(latents):
             for output, value in enumerate(outputs):
