@@ -7,9 +7,9 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.cache/inductor
 
 # Beside other processes, threads that spin while they wait cost more than they save.
 # A benchmark runs alone, and threads that sleep would make it twice as slow.
-test fuzz coverage: export OMP_WAIT_POLICY ?= PASSIVE
+quick test nightly fuzz coverage: export OMP_WAIT_POLICY ?= PASSIVE
 # A process per core, of one thread each: tracing, most of the tests' time, is serial.
-test fuzz: export OMP_NUM_THREADS ?= 1
+quick test nightly fuzz: export OMP_NUM_THREADS ?= 1
 
 # Random examples of `make fuzz` in all, and where they start from: another seed every
 # day. The last line of a run says which, and `make fuzz SEED=...` runs it again.
@@ -18,18 +18,29 @@ SEED ?= $(shell date +%Y%m%d)
 MINUTES ?= 20
 TRAJECTORIES ?= 200
 
-.PHONY: demo test check bench coverage fuzz soak upstream
+PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+.PHONY: demo test quick nightly check bench coverage fuzz soak upstream
 
 demo: $(INSTALLED)
 	$(BIN)/rfc-compile demo --output demo
 
+# At every push: at most 15 minutes on 2 cores.
 test: $(INSTALLED)
-	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m 'not nightly'
+
+# At every change: at most 2 minutes. The passes see a few models.
+quick: $(INSTALLED)
+	$(PYTEST) -m 'not slow and not nightly' tests/unit tests/passes
+
+# Everything: every denoiser and every pipeline.
+nightly: $(INSTALLED)
+	$(PYTEST)
 
 fuzz: $(INSTALLED)
-	RFC_FUZZ_EXAMPLES=$(EXAMPLES) RFC_FUZZ_SEED=$(SEED) $(BIN)/pytest -q -n auto \
-		--maxprocesses 4 --timeout 7200 tests/passes/test_random.py \
-		tests/test_random_runs.py tests/test_upstream.py
+	RFC_FUZZ_EXAMPLES=$(EXAMPLES) RFC_FUZZ_SEED=$(SEED) $(PYTEST) --timeout 7200 \
+		tests/passes/test_random.py tests/runtime/test_random_runs.py \
+		tests/zoo/test_upstream.py
 
 soak: $(INSTALLED)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) \
@@ -41,7 +52,7 @@ upstream: $(INSTALLED)
 	@test -d '$(DIFFUSERS)/tests/models' || \
 		{ echo "DIFFUSERS='$(DIFFUSERS)' is no source tree of diffusers" >&2; exit 2; }
 	cd '$(DIFFUSERS)' && RFC_INNER=$(INNER) \
-		PYTHONPATH='$(CURDIR)/tests/upstream:$(abspath $(DIFFUSERS))/src' \
+		PYTHONPATH='$(CURDIR)/tests/support/upstream:$(abspath $(DIFFUSERS))/src' \
 		$(CURDIR)/$(BIN)/python -m pytest -q -p rfc_by_default \
 		tests/models/transformers
 
@@ -57,6 +68,7 @@ check: $(INSTALLED)
 	cd .mypy_build && ../$(BIN)/mypy --config-file ../pyproject.toml \
 		--cache-dir ../.mypy_cache -p rfc_compile
 	cd .mypy_build && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
+	$(BIN)/python tests/repository/sources.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

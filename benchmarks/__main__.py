@@ -8,13 +8,9 @@ from benchmarks import (
     end_to_end,
     granularity,
     host,
-    ideas,
-    ideas_of_modules,
-    ideas_of_schedules,
     left_out,
     matrix,
     memory,
-    presets,
     quality,
     speed,
     tuning,
@@ -27,7 +23,7 @@ def main() -> None:
     add = parser.add_argument
     add("which", nargs="?", default="all")
     add("--quick", action="store_true", help="a small part, minutes")
-    add("--images", type=int, help="per cell of ideas, matrix, presets, quality")
+    add("--images", type=int, help="per cell of matrix, quality")
     parts = granularity.PARTS
     add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
     add(
@@ -45,12 +41,6 @@ def main() -> None:
             minutes=args.minutes,
         ),
         "left_out": left_out.run,
-        "presets": functools.partial(presets.run, images=args.images),
-        "ideas": functools.partial(ideas.run, images=args.images),
-        "ideas_of_modules": functools.partial(ideas_of_modules.run, images=args.images),
-        "ideas_of_schedules": functools.partial(
-            ideas_of_schedules.run, images=args.images
-        ),
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "memory": memory.run,

@@ -22,7 +22,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, fx, nn
 
 from benchmarks import speed
-from benchmarks.report import RESULTS, Grid, console, save
+from benchmarks.report import RESULTS, Grid, console, save, show
 from rfc_compile.compiler.graph_dumps import PassObserver
 from rfc_compile.runtime.registry import dispatchers_of
 from rfc_compile.tools.bench.workloads import DIT_B
@@ -252,7 +252,7 @@ def run(*, quick: bool, only: str = "") -> None:
     header = ["model", "variant", "cache", "s", "ratio", "Dynamo", "passes", "traces"]
     header += ["code", "kernels", "passes"]
     grid = Grid("Seconds until every graph is compiled", header, rows)
-    grid.show()
+    show(grid)
     console.print("\n".join(verdicts), highlight=False)
     save(
         "compile_time",

@@ -34,12 +34,13 @@ _ENOUGH: Final = 0.95
 _INTRODUCTION: Final = """\
 # Coverage
 
-What the backend finds in each denoiser of `tests/denoisers`: classes of diffusers, a
-variant of the config after the dash, at least 2 layers in every stack. *Graphs* is the
-number that Dynamo makes of a forward, 1 where it is not broken. *Regions* are found /
-expected from the code of the class, over all graphs, of `granularity="module"`; by
-default they are merged into whole stacks of blocks. The share of the repeated blocks'
-FLOPs inside regions is that of these tiny sizes; it grows with the size.
+What the backend finds in each denoiser of `tests/support/denoisers`: classes of
+diffusers, a variant of the config after the dash, at least 2 layers in every stack.
+*Graphs* is the number that Dynamo makes of a forward, 1 where it is not broken.
+*Regions* are found / expected from the code of the class, over all graphs, of
+`granularity="module"`; by default they are merged into whole stacks of blocks. The
+share of the repeated blocks' FLOPs inside regions is that of these tiny sizes; it grows
+with the size.
 
 Written by `make coverage` (`python -m benchmarks.coverage`), {versions}.
 
@@ -60,7 +61,7 @@ def main() -> None:
 
 def _denoisers() -> dict[str, Any]:
     """The test's registry of denoisers, by name."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     from denoisers import ALL
 
     return ALL

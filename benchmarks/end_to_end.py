@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from benchmarks.report import RESULTS, Grid, console, save
+from benchmarks.report import RESULTS, Grid, console, save, show
 from benchmarks.speed import fresh_compiler
 from rfc_compile.tools.bench.methods.base import INDUCTOR, compile_model, describe
 from rfc_compile.tools.bench.methods.rfc import METHODS
@@ -176,7 +176,7 @@ def run(*, quick: bool, only: str = "") -> None:
         header,
         [cost.row() for cost in costs],
     )
-    grid.show()
+    show(grid)
     verdicts = [
         f"{cost.setting}: {cost.share:.1%} of the possible speed-up "
         f"(target {TARGETS[cost.granularity]:.0%}): "

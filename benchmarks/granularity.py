@@ -23,7 +23,7 @@ from benchmarks.quality import (
     make_sampling,
     mean,
 )
-from benchmarks.report import RESULTS, Grid, console, save
+from benchmarks.report import RESULTS, Grid, console, save, show
 from benchmarks.speed import Variant, measure_steps
 from rfc_compile.config.options import GRANULARITIES
 from rfc_compile.tools.measure import glyph_dit
@@ -195,7 +195,7 @@ def run(*, quick: bool, parts: Sequence[str]) -> None:
         times = list(measure_times(5 if quick else 40))
         _save(images, times, count)
     for grid in grids(images, times):
-        grid.show()
+        show(grid)
 
 
 def _earlier() -> tuple[list[Images], list[Times]]:

@@ -24,7 +24,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 import rfc_compile
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from rfc_compile.compiler.inner_graphs import LazyGraph
 from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.model_forward import ModelForward
@@ -207,7 +207,7 @@ def run(*, quick: bool) -> None:
     )
     header = ["schedule", "us alone: median [quartiles]", "behind graphs"]
     grid = Grid(title, header, [cost.row() for cost in costs])
-    grid.show()
+    show(grid)
     parts = Grid(
         "Parts of it, median us each time that they run",
         ["part", *_SETTINGS],
@@ -216,7 +216,7 @@ def run(*, quick: bool) -> None:
             for name in PARTS
         ],
     )
-    parts.show()
+    show(parts)
     verdicts = [
         f"{cost.setting}: {median:.0f} us a step alone (target {TARGET:.0f}): "
         f"{'met' if median <= TARGET else 'missed'}"

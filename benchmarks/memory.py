@@ -1,4 +1,4 @@
-"""What the memory options cost in quality: bytes of state against PSNR.
+"""What `cache_dtype` costs in quality: bytes of state against PSNR.
 
 The bundled model, DDIM, 50 steps, guidance 2 in one batch, one full step in four;
 regions are single modules, which keep most. The graphs run eagerly, since the numbers
@@ -14,23 +14,19 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
 
 STEPS: Final = 50
 SEED: Final = 1000
 IMAGES: Final = 8
-DTYPES: Final = tuple({"cache_dtype": d} for d in ("bfloat16", "float16", "float8"))
-SKETCHES: Final = tuple({"input_sketch": n} for n in (2, 4, 8, 16))
-BOTH: Final = tuple({"input_sketch": 4, **dtype} for dtype in (DTYPES[0], DTYPES[2]))
-SETTINGS: Final[Mapping[str, tuple[dict[str, Any], ...]]] = {
-    "subspace": ({}, *DTYPES, *SKETCHES, *BOTH),
-    "rfe": ({}, *DTYPES, *SKETCHES),
-    "taylor": ({}, *DTYPES),
-}
-BUDGETS: Final = (0.75, 0.5, 0.25, 0.125)
-"""Of the bytes that all modules take."""
+ESTIMATORS: Final = ("subspace", "rfe", "taylor")
+SETTINGS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"cache_dtype": "bfloat16"},
+    {"cache_dtype": "float16"},
+)
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,7 @@ class Score:
         bytes: of state, for one CFG branch.
         psnr: mean over the images, in dB.
         lowest: the worst image's.
-        sketch_error: what `stats` says of it; None without a sketch.
         nfc: full steps.
-        note: what a budget did.
 
     """
 
@@ -54,9 +48,7 @@ class Score:
     bytes: int
     psnr: float
     lowest: float
-    sketch_error: float | None
     nfc: int
-    note: str
 
 
 def run(*, quick: bool) -> None:
@@ -66,16 +58,11 @@ def run(*, quick: bool) -> None:
     )
     reference = _draw(glyph_dit.load_glyph_dit().to(labels.device), labels)
     scores: list[Score] = []
-    for estimator, settings in list(SETTINGS.items())[: 1 if quick else None]:
-        for setting in settings[: 4 if quick else None]:
+    for estimator in ESTIMATORS[: 1 if quick else None]:
+        for setting in SETTINGS:
             scores.append(_score(estimator, setting, labels, reference))
             _save(scores)
-        if estimator == "subspace" and not quick:
-            for share in BUDGETS:
-                budget = {"memory_budget": int(share * scores[0].bytes)}
-                scores.append(_score(estimator, budget, labels, reference))
-                _save(scores)
-    _grid(scores).show()
+    show(_grid(scores))
 
 
 def _save(scores: Sequence[Score]) -> None:
@@ -100,16 +87,9 @@ def _score(
     }
     plain = glyph_dit.load_glyph_dit().to(labels.device)
     model = torch.compile(plain, backend="rfc", options=options)
-    error: float | None = None
-
-    def look(done: int, total: int) -> None:
-        nonlocal error
-        if done == total // 2:  # the state may be freed at the end
-            error = rfc_compile.stats(model).sketch_error
-
     with warnings.catch_warnings():
         warnings.simplefilter("error", rfc_compile.UncachedWarning)
-        values = psnr(_draw(model, labels, look), reference)
+        values = psnr(_draw(model, labels), reference)
     explanation = rfc_compile.explain(model)
     words = ", ".join(f"{name}={value}" for name, value in setting.items())
     score = Score(
@@ -118,18 +98,14 @@ def _score(
         bytes=explanation.cache_bytes,
         psnr=float(values.mean()),
         lowest=float(values.min()),
-        sketch_error=error,
         nfc=rfc_compile.stats(model).nfc,
-        note="; ".join(explanation.notes).rpartition(": ")[2],
     )
     console.print(f"{estimator}, {score.setting}: {score.psnr:.2f} dB")
     return score
 
 
-def _draw(model: Any, labels: Tensor, progress: Any = None) -> Tensor:
-    return glyph_dit.sample(
-        model, labels=labels, seed=SEED, steps=STEPS, progress=progress
-    )
+def _draw(model: Any, labels: Tensor) -> Tensor:
+    return glyph_dit.sample(model, labels=labels, seed=SEED, steps=STEPS)
 
 
 def _grid(scores: Sequence[Score]) -> Grid:
@@ -142,10 +118,8 @@ def _grid(scores: Sequence[Score]) -> Grid:
             f"{score.bytes / usual[score.estimator]:.0%}",
             f"{score.psnr:.2f}",
             f"{score.lowest:.2f}",
-            "" if score.sketch_error is None else f"{score.sketch_error:.1%}",
-            score.note,
         ]
         for score in scores
     ]
     header = ["estimator", "setting", "MiB", "of default", "PSNR in dB", "worst"]
-    return Grid("Bytes and PSNR", [*header, "sketch error", "note"], rows)
+    return Grid("Bytes and PSNR", header, rows)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import rfc_compile
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from rfc_compile.tools.bench.methods.base import compile_model
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
@@ -197,7 +197,7 @@ def run(*, quick: bool, images: int | None) -> None:
             scores += own
             _save(scores, count)
     for table in grids(scores):
-        table.show()
+        show(table)
 
 
 def _save(scores: Sequence[Score], count: int) -> None:

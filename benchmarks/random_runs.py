@@ -23,10 +23,10 @@ GRAPHS: Final[Mapping[str, dict[str, Any]]] = {
         "granularity": "block",
         "estimator": "rfe",
     },
-    "mask, stack, float8": {
+    "mask, stack, bfloat16": {
         "schedule": "mask",
         "full_steps": [0],
-        "cache_dtype": "float8",
+        "cache_dtype": "bfloat16",
     },
 }
 """What the model is compiled with; the rest of the options varies by trajectory."""

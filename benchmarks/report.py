@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rfc_compile.io.files import replace_file
-from rfc_compile.tools.measure.environment import Grid, console, environment
+from rfc_compile.tools.measure.environment import Grid, environment
+from rfc_compile.tools.measure.terminal import console, show
 
 RESULTS: Final = Path(__file__).parent / "results"
 
-__all__ = ["RESULTS", "Grid", "console", "save"]
+__all__ = ["RESULTS", "Grid", "console", "save", "show"]
 
 
 def save(name: str, title: str, data: Mapping[str, Any], parts: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ from benchmarks.random_runs import (
     forms_of_calls,
     random_run,
 )
-from benchmarks.report import Grid, console
+from benchmarks.report import Grid, console, show
 from rfc_compile.io.files import replace_section
 from rfc_compile.io.json_files import MOST_BYTES
 from rfc_compile.tools.measure.environment import environment
@@ -256,7 +256,7 @@ def main() -> int:
         fresh = Models(args.inner, args.blocks)
         wrong = wrong_images(result.kept, fresh, allowed)
     grid, good = table(result, wrong)
-    grid.show()
+    show(grid)
     for line in wrong:
         console.print(line, soft_wrap=True)
     write(grid, args.document)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import rfc_compile
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from rfc_compile.tools.bench.workloads import DIT_B, random_dit
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.trial import elapsed
@@ -337,7 +337,7 @@ def _report(
 ) -> None:
     grids = [_step_grid(costs), *others]
     for grid in grids:
-        grid.show()
+        show(grid)
     verdicts = _verdicts(costs)
     console.print("\n".join(verdicts), highlight=False)
     save(

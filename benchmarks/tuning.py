@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 
 WANTED: Final = 3.0
 """The speed-up that is asked for."""
@@ -111,7 +111,7 @@ def run(*, quick: bool) -> None:
     ]
     options = ", ".join(f"{name}={value}" for name, value in found.options.items())
     grid = Grid(options, ["", "speed-up", "PSNR, mean"], rows)
-    grid.show()
+    show(grid)
     console.print("\n".join(found.verdicts()), highlight=False)
     save(
         "tuning",

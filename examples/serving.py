@@ -1,7 +1,7 @@
 """Serves requests that join and leave a batch, as inference engines do.
 
 Every call of the model denoises whatever requests are under way, each at a timestep of
-its own. With `decide="sample"` each row of the batch is computed in full or predicted
+its own. With `per_sample=True` each row of the batch is computed in full or predicted
 by its own course: a request becomes what it is alone, whatever else is served.
 
 Run: python examples/serving.py [--inner inductor|aot_eager|eager] [--blocks 12]
@@ -70,7 +70,7 @@ def main() -> None:
     expected = [Request(*request) for request in plan]
     serve(model, expected)
 
-    options = {"decide": "sample", "inner": args.inner}
+    options = {"per_sample": True, "inner": args.inner}
     compiled = torch.compile(model, backend="rfc", options=options, dynamic=True)
     requests = [Request(*request) for request in plan]
     calls = serve(compiled, requests)

@@ -5,7 +5,6 @@
     residual_stream    analysis               -> residual adds
     find_regions       analysis               -> regions and refusals
     merge_regions      analysis               -> a region per block, or for all blocks
-    fit_budget         analysis               -> regions whose state fits, if asked for
     outline            regions                -> submodules
     make_conditional   region calls           -> conditional(predicate, region, ...)
     hoist_predicate    one predicate a region -> one predicate a step
@@ -19,8 +18,9 @@ pass knows the name of a model. passes/README.md states the invariants between t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import fx
@@ -31,24 +31,35 @@ from rfc_compile.passes.analysis.input_roles import (
     classify_inputs,
     with_streams,
 )
-from rfc_compile.passes.analysis.memory_budget import within_budget
-from rfc_compile.passes.analysis.records import Captured, Region, Regions
+from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.analysis.regions import find_regions
 from rfc_compile.passes.analysis.residual_stream import residual_stream
-from rfc_compile.passes.analysis.watched_value import (
-    watched_value,
-    with_watched,
-    without_watched,
-)
+from rfc_compile.passes.analysis.watched_value import watched_value, with_watched
 from rfc_compile.passes.fx_utils import Ancestry
 from rfc_compile.passes.invariants import check_invariants
 from rfc_compile.passes.rewrites.conditional import make_conditional
+from rfc_compile.passes.rewrites.fold_repeats import fold_repeats
 from rfc_compile.passes.rewrites.functionalize import functionalize
 from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
 from rfc_compile.passes.rewrites.outline import outline
-from rfc_compile.passes.state.kept_values import StateOptions, rings_of
+from rfc_compile.passes.rewrites.small_matmuls import small_matmuls
+from rfc_compile.passes.rewrites.specialize import Specialized, specialize
+from rfc_compile.passes.state.kept_values import StateOptions
+from rfc_compile.passes.state.state_layout import StateLayout
+
+OPTIONAL_PASSES = ("small_matmuls", "fold_repeats")
+"""What may be left out: they need a compiler that fuses."""
 
 Observer = Callable[[str, fx.GraphModule], None]
+Pass = Callable[[fx.GraphModule], fx.GraphModule]
+
+
+@dataclass(frozen=True)
+class StepGraphs:
+    """What the pipeline makes of a forward: its graphs and the state that they take."""
+
+    layout: StateLayout
+    specialized: Specialized
 
 
 def analyse(
@@ -86,64 +97,66 @@ def analyse(
     return Captured(gm, inputs, regions, blocks)
 
 
-def fit_budget(
+def rewrite(
     captured: Captured,
-    limit: int,
     state_options: StateOptions,
-    granularity: str,
     fake_mode: Any,
-) -> tuple[Captured, str]:
-    """Merge or drop regions until the state of a CFG branch takes ``limit`` bytes.
+    observe: Observer,
+    *,
+    probe: bool,
+    optional: Collection[str] = OPTIONAL_PASSES,
+) -> StepGraphs:
+    """The second half: from the regions to the graphs of a step.
 
-    Also tells what was done; nothing where they fit.
-
-    Raises:
-        CannotCache: nothing fits; tells the smallest possible size.
-
+    ``probe`` says whether the decision looks at the input, ``optional`` which of
+    ``OPTIONAL_PASSES`` run. ``captured.gm`` is used up.
     """
-    ancestry, inputs = Ancestry(captured.gm.graph), captured.inputs
-
-    def watching(regions: Regions) -> Regions:
-        return with_watched(regions, inputs, ancestry)
-
-    def size_of(found: Sequence[Region]) -> int:
-        regions = watching(replace(captured.regions, found=tuple(found)))
-        watched = watched_value(regions, inputs, ancestry)
-        latents = inputs.latents
-        rings = rings_of(regions.found, latents, watched, state_options, fake_mode)
-        return sum(ring.bytes for ring in rings)
-
-    bare = without_watched(captured.regions)
-    merge_blocks = granularity == "module"
-    regions, done = within_budget(bare, limit, merge_blocks, ancestry, size_of)
-    return replace(captured, regions=watching(regions)), done
-
-
-def make_step_graph(
-    captured: Captured, state_options: StateOptions, fake_mode: Any, observe: Observer
-) -> fx.GraphModule:
-    """The hoisted conditional graph; ``meta["rfc_state"]`` is its ``StateLayout``."""
-    ancestry = Ancestry(captured.gm.graph)
-    watched = watched_value(captured.regions, captured.inputs, ancestry).name
-    latents = [node.name for node in captured.inputs.latents]
-    conditioning = [
-        node.name
-        for node in captured.inputs.conditioning
-        if not state_options.per_sample
-    ]  # where every sample decides, the host tells samples apart before the probe
-    passes: list[tuple[str, Callable[[fx.GraphModule], fx.GraphModule]]] = [
-        ("outline", lambda gm: outline(gm, captured.regions.found)),
-        (
-            "conditional",
-            lambda gm: make_conditional(
-                gm, state_options, watched, latents, conditioning, fake_mode
-            ),
-        ),
-        ("hoist_predicate", hoist_predicate),
-    ]
     gm = captured.gm
-    for name, apply in passes:
+    for name, apply in _step_passes(captured, state_options, fake_mode):
         gm = apply(gm)
         check_invariants(gm)
         observe(name, gm)
-    return gm
+    apart = captured.inputs.timestep is None
+    graphs = specialize(gm, probe=probe, apart=apart)
+    for name, graph in graphs.graphs.items():
+        observe(name, graph.gm)
+    for name, where, apply in _graph_passes(fake_mode):
+        for target, graph in graphs.graphs.items():
+            if name in optional and target in where:
+                apply(graph.gm)
+                check_invariants(graph.gm)
+                observe(f"{target}_{name}", graph.gm)
+    return StepGraphs(gm.meta["rfc_state"], graphs)
+
+
+def _step_passes(
+    captured: Captured, state_options: StateOptions, fake_mode: Any
+) -> list[tuple[str, Pass]]:
+    """In order: the passes on the one graph of a step."""
+    ancestry = Ancestry(captured.gm.graph)
+    conditional = partial(
+        make_conditional,
+        state_options=state_options,
+        watched=watched_value(captured.regions, captured.inputs, ancestry).name,
+        latents=[node.name for node in captured.inputs.latents],
+        conditioning=[
+            node.name
+            for node in captured.inputs.conditioning
+            if not state_options.per_sample
+        ],  # where every sample decides, the host tells samples apart before the probe
+        fake_mode=fake_mode,
+    )
+    return [
+        ("outline", partial(outline, regions=captured.regions.found)),
+        ("conditional", conditional),
+        ("hoist_predicate", hoist_predicate),
+    ]
+
+
+def _graph_passes(fake_mode: Any) -> list[tuple[str, tuple[str, ...], Pass]]:
+    """In order: the passes on the specialized graphs, and on which of them."""
+    rows = partial(small_matmuls, fake_mode=fake_mode)
+    return [
+        ("small_matmuls", ("probe", "cached"), rows),
+        ("fold_repeats", ("cached",), fold_repeats),
+    ]

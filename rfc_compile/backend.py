@@ -1,6 +1,6 @@
 """The torch.compile backend ``rfc``: from Dynamo's graph to a dispatcher.
 
-    Dynamo graph -> make_plan -> specialize -> inner backend (lazily) -> Dispatcher
+    Dynamo graph -> passes -> inner backend (lazily) -> Dispatcher
 
 Anything that cannot be cached goes to the inner backend as it is, with one warning.
 """
@@ -16,35 +16,38 @@ from typing import Any
 import torch
 from torch import fx
 
-from rfc_compile import graph_report, torch_internals
+from rfc_compile import dynamo_frames, graph_report, torch_internals
 from rfc_compile.compiler.graph_dumps import PassObserver
 from rfc_compile.compiler.inner_graphs import LazyGraph, compile_inner, compile_later
-from rfc_compile.compiler.plan import Plan, make_plan
+from rfc_compile.compiler.plan import Plan, capture, complete_plan
 from rfc_compile.config.options import Options
 from rfc_compile.config.tuned_file import TunedOptions
 from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.integrations import adapters, diffusers
-from rfc_compile.passes.rewrites.fold_repeats import fold_repeats
-from rfc_compile.passes.rewrites.small_matmuls import small_matmuls
-from rfc_compile.passes.rewrites.specialize import specialize
 from rfc_compile.passes.rewrites.wrapped_parameters import (
     unwrapping,
     wrapped_parameters,
 )
 from rfc_compile.runtime import registry
 from rfc_compile.runtime.dispatcher import Dispatcher
-from rfc_compile.runtime.latent_dispatcher import ByLatent
-from rfc_compile.runtime.per_sample.dispatcher import BySample
+from rfc_compile.runtime.latent_dispatcher import LatentDispatcher
+from rfc_compile.runtime.per_sample.dispatcher import SampleDispatcher
 from rfc_compile.runtime.ranks import find_groups, meeting
-from rfc_compile.runtime.timestep_dispatcher import ByTimestep
+from rfc_compile.runtime.timestep_dispatcher import TimestepDispatcher
 from rfc_compile.runtime.uncached import Uncached, WithUncached
 
 log = logging.getLogger(__name__)
 
 RANKS_AND_SAMPLES = (
-    'decide="sample" is not possible where several ranks share the computation of a '
+    "per_sample=True is not possible where several ranks share the computation of a "
     "model: leave it out, so that they decide for the batch"
+)
+
+RECOMPILE_LIMIT = (
+    "this forward was compiled {} times, Dynamo's limit: calls for which it would have "
+    "to be compiled again run uncached (TORCH_LOGS=recompiles shows what changes; "
+    "torch._dynamo.config.recompile_limit is the limit)"
 )
 
 
@@ -67,8 +70,10 @@ def rfc(
     diffusers.connect()
     adapters.connect()
     report = graph_report.new_report(example_inputs)
-    report.graph_break = torch_internals.graph_break_reason(gm)
-    report.piece = torch_internals.is_piece(gm)
+    report.graph_break = dynamo_frames.graph_break_reason(gm)
+    report.piece = dynamo_frames.is_piece(gm)
+    if limit := dynamo_frames.recompile_limit():
+        report.fall_back(RECOMPILE_LIMIT.format(limit))
     try:
         return _cached(gm, example_inputs, settings, mode, report)
     except NothingToCache as nothing:
@@ -103,24 +108,17 @@ def _cached(
     _refuse_gradients(example_inputs)
     observer = PassObserver()
     fakes = torch_internals.fake_inputs(gm, example_inputs)
-    plan = make_plan(gm, fakes, options, report, observer)
-    options = plan.options
-    schedule = options.make_schedule()
-    groups = find_groups(plan.captured.gm, example_inputs, options.process_group)
-    if groups and plan.batch is not None:
+    captured = capture(gm, fakes, options, report, observer)
+    groups = find_groups(captured.gm, example_inputs, options.process_group)
+    if groups and options.per_sample:
         raise CannotCache(RANKS_AND_SAMPLES)
-    looks = not schedule.static or bool(groups) or plan.batch is not None
-    specialized = specialize(plan.step_graph, probe=looks, apart=not plan.timed)
-    if options.inner == "inductor":  # it needs a compiler that fuses
-        for graph in (specialized.probe, specialized.cached):
-            if graph is not None:
-                small_matmuls(graph.gm, plan.fake_mode)
-        if torch_internals.compiles_submodules_once(options.inner_options):
-            fold_repeats(specialized.cached.gm)
-    graphs: dict[str, LazyGraph] = {}
-    for name, subgraph in specialized.graphs.items():
-        observer(name, subgraph.gm)
-        graphs[name] = LazyGraph(name, subgraph.gm, plan.fake_mode, options, mode)
+    plan = complete_plan(captured, options, report, observer, grouped=bool(groups))
+    options = plan.options
+    specialized = plan.graphs.specialized
+    graphs = {
+        name: LazyGraph(name, subgraph.gm, plan.fake_mode, options, mode)
+        for name, subgraph in specialized.graphs.items()
+    }
     symbolic = any(isinstance(value, torch.SymInt) for value in specialized.examples)
     if symbolic:
         for lazy in graphs.values():  # guards on sizes are only kept while Dynamo runs
@@ -129,7 +127,13 @@ def _cached(
         plan.batch.check()
     ranks = meeting(groups, specialized, options, report)
     dispatcher = _kind(plan)(
-        specialized, graphs, plan.layout, options, report, plan.captured.inputs, ranks
+        specialized,
+        graphs,
+        plan.graphs.layout,
+        options,
+        report,
+        captured.inputs,
+        ranks,
     )
     report.dispatcher = weakref.ref(dispatcher)
     return WithUncached(
@@ -143,8 +147,8 @@ def _cached(
 
 def _kind(plan: Plan) -> Callable[..., Dispatcher]:
     if plan.batch is not None:
-        return functools.partial(BySample, batch=plan.batch)
-    return ByTimestep if plan.timed else ByLatent
+        return functools.partial(SampleDispatcher, batch=plan.batch)
+    return TimestepDispatcher if plan.timed else LatentDispatcher
 
 
 def _refuse_gradients(example_inputs: Sequence[Any]) -> None:

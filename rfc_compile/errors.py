@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 from rfc_compile.torch_internals import PassedThroughByDynamo
 
 
@@ -79,6 +82,27 @@ class UncachedWarning(UserWarning):
 
 class BudgetWarning(UserWarning):
     """A wanted number of full steps, or speed-up, cannot be met; the text says why."""
+
+
+_EXTRAS = {"cache_dit": "bench", "diffusers": "diffusers", "jinja2": "tune"}
+
+
+def how_to_install(module: str) -> str:
+    """The package of a module that is missing, with the extra that brings it."""
+    package = module.partition(".")[0]
+    extra = _EXTRAS.get(package, "demo")
+    return (
+        f"{package}: pip install 'rfc-compile[{extra}]', or in a checkout "
+        f"pip install -e '.[{extra}]'"
+    )
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """How a sentence about an unknown word ends: the nearest, then all of them."""
+    allowed = list(known)
+    near = difflib.get_close_matches(str(word), allowed, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{hint} Allowed: {', '.join(allowed)}"
 
 
 def one_line(error: Exception) -> str:

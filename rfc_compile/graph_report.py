@@ -10,7 +10,7 @@ import logging
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,19 +136,53 @@ def all_reports() -> list[GraphReport]:
         return list(_reports)
 
 
-def tensor_ids(model: nn.Module | None) -> frozenset[int] | None:
+def newest_number() -> int:
+    """Of the report that was made last; -1 before the first."""
+    return max((report.number for report in all_reports()), default=-1)
+
+
+def model_of(source: Any) -> nn.Module | None:
+    """The model that a user names: itself, or the transformers of a pipeline.
+
+    Raises:
+        TypeError: it is something else; the message says what to pass.
+
+    """
+    if source is None or isinstance(source, nn.Module):
+        return source
+    components = getattr(source, "components", None)  # of a pipeline of diffusers
+    named = components.items() if isinstance(components, Mapping) else ()
+    found = [
+        part
+        for name, part in named
+        if str(name).startswith("transformer") and isinstance(part, nn.Module)
+    ]
+    if not found:
+        raise TypeError(
+            f"a {type(source).__name__} has no parameters to know its graphs by: pass "
+            "the compiled module, as pipe.transformer, or nothing for all graphs"
+        )
+    return found[0] if len(found) == 1 else nn.ModuleList(found)
+
+
+def tensor_ids(source: Any) -> frozenset[int] | None:
     """The ids of a model's parameters and buffers (None: of any model).
 
     Of quantized ones the ids of the tensors inside.
+
+    Raises:
+        TypeError: as ``model_of``.
+
     """
+    model = model_of(source)
     if model is None:
         return None
     tensors = (*model.parameters(), *model.buffers())
     return frozenset(id(plain) for value in tensors for plain in plain_tensors(value))
 
 
-def reports_of(model: nn.Module | None) -> list[GraphReport]:
+def reports_of(source: Any) -> list[GraphReport]:
     """The reports of a model's graphs, in the order of compilation; all for None."""
-    ids = tensor_ids(model)
+    ids = tensor_ids(source)
     reports = [report for report in all_reports() if report.belongs_to(ids)]
     return sorted(reports, key=lambda report: report.number)

@@ -202,36 +202,6 @@ def group_of_name(name: str) -> Any:
     return internals._resolve_process_group(name)
 
 
-def graph_break_reason(gm: fx.GraphModule) -> str | None:
-    """Why this graph is not the whole forward; None if it is, as far as one can tell.
-
-    Where Dynamo gave up the calling function, its pieces are whole functions: the
-    reasons that Dynamo has counted since its last reset are then all there is.
-    """
-    cut: Any = getattr(gm, "compile_subgraph_reason", None)
-    if cut is not None and cut.graph_break:
-        where = "".join(
-            f" ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
-            for frame in cut.user_stack[-1:]
-        )
-        return _first_line(cut.reason) + where
-    given_up = dict.fromkeys(map(_first_line, _counters["unimplemented"]))
-    return "; ".join(given_up) or None
-
-
-def _first_line(reason: object) -> str:
-    return str(reason).strip().split("\n", 1)[0]
-
-
-def is_piece(gm: fx.GraphModule) -> bool:
-    """Whether the graph is, or may be, one of several pieces of a broken forward."""
-    cut: Any = getattr(gm, "compile_subgraph_reason", None)
-    resumed = cut is not None and any(
-        frame.name.startswith("torch_dynamo_resume_in") for frame in cut.user_stack
-    )
-    return resumed or bool(_counters["graph_break"] or _counters["unimplemented"])
-
-
 class CompileCounts:
     """Graph breaks and recompilations since it was made."""
 
@@ -249,6 +219,11 @@ class CompileCounts:
 
 def _graph_breaks() -> int:
     return sum(_counters["graph_break"].values())
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode AD is on (``dual_level``, ``torch.func.jvp``)."""
+    return bool(torch.autograd.forward_ad._current_level >= 0)
 
 
 def functorch_levels() -> int:

@@ -22,6 +22,14 @@ os.environ.setdefault(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test by its folder, before `-m` selects."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(folder)
+
+
 def pytest_collection_finish() -> None:
     """Collect garbage seldom: by Python's thresholds it takes a fifth of tracing."""
     gc.collect()

@@ -19,12 +19,12 @@ import torch
 from torch import fx
 
 from rfc_compile.errors import CannotCache
-from rfc_compile.passes.analysis.input_roles import ForwardInputs
+from rfc_compile.passes.analysis.input_roles import ForwardInputs, name_the_timestep
 from rfc_compile.passes.analysis.records import Regions
 from rfc_compile.passes.fx_utils import Ancestry, results_of, tensor_of
 from rfc_compile.torch_internals import size_expression
 
-_WANTED = "decide='sample' needs a batch whose size may change, and"
+_WANTED = "per_sample=True needs a batch whose size may change, and"
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def find_batch(gm: fx.GraphModule, inputs: ForwardInputs, regions: Regions) -> B
     """
     if inputs.timestep is None:
         raise CannotCache(
-            "decide='sample' needs the timestep, and this graph is not given it: "
-            "compile the whole model"
+            "per_sample=True needs the timestep, which is not found in this graph: "
+            + (name_the_timestep(inputs) or "compile the whole model")
         )
     placeholders = gm.graph.find_nodes(op="placeholder")
     latents = tuple(placeholders.index(node) for node in inputs.latents)

@@ -201,7 +201,8 @@ def _nodes(candidate: _Candidate, kept: Sequence[fx.Node]) -> list[fx.Node]:
     for add in candidate.adds:
         for node in add.expensive:
             if node not in dead:
-                raise _Refused(f"{node} is read outside the region")
+                what = f"a value of {module_path([node])}"
+                raise _Refused(f"{what} is read outside the region")
     front = 0
     for node in kept:
         front |= ancestry.masks[node]

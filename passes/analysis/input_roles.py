@@ -10,7 +10,7 @@ decide between candidates that the graph cannot tell apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,10 +24,17 @@ from rfc_compile.passes.analysis.flops import (
     is_matmul_of_activations,
 )
 from rfc_compile.passes.analysis.residual_stream import ResidualAdd
-from rfc_compile.passes.analysis.timestep_input import find_timestep, moving_along
+from rfc_compile.passes.analysis.timestep_input import (
+    find_timestep,
+    may_be_the_timestep,
+    moving_along,
+)
 from rfc_compile.passes.fx_utils import Ancestry, tensor_of
 
 _TEXT_NAMES = r"encoder|context|text|txt|prompt|cap_|caption|cond|mask"
+
+_LATENT_NAMES = r"x|z|x_t|(noisy_?)?(hidden_states|latents?|samples?|image|img|video)"
+"""How the latent is called among inputs of its shape."""
 
 _ENTRY = re.compile(r"\['(?!args'|___)[^']+'\]\[\d+\]$")
 """Source of an entry of a list that the caller passes (``L['x'][0]``)."""
@@ -44,11 +51,13 @@ class ForwardInputs:
         sources: latent and text: floating point tensors of 3 or more dimensions,
             projected entries of a list (one per sample), vectors that are latents.
         latents: the sources shaped like an output of the model.
-        conditioning: every other tensor that a call passes, but for further times.
+        conditioning: every other tensor that a call passes, but for further times, and
+            the latents that may be references of a latent's shape.
         conditioning_names: their names, in the user's words.
         timestep_index: position of the timestep among the placeholders.
         static_indices: positions of the parameters and buffers.
         number_indices: positions of the numbers in the call, sizes of tensors left out.
+        maybe_timestep: names of the inputs that could be it where none is found.
 
     """
 
@@ -62,6 +71,7 @@ class ForwardInputs:
     timestep_index: int | None
     static_indices: tuple[int, ...]
     number_indices: tuple[int, ...]
+    maybe_timestep: tuple[str, ...]
 
 
 def classify_inputs(
@@ -79,7 +89,7 @@ def classify_inputs(
 
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
-    names = {node: _user_name(source_of(node)) for node in placeholders}
+    names = {node: user_name(source_of(node)) for node in placeholders}
     static = frozenset(
         node
         for node in placeholders
@@ -107,10 +117,11 @@ def classify_inputs(
         raise NothingToCache(
             "no latent input: no floating point tensor of 3 or more dimensions"
         )
+    own = latents if step is None else _own_latents(gm, latents, names)
     conditioning = tuple(
         node
         for node in given
-        if node not in times and node not in latents and _is_data(node)
+        if node not in times and node not in own and _is_data(node)
     )
     return ForwardInputs(
         names=tuple(names.values()),
@@ -129,7 +140,18 @@ def classify_inputs(
             for i, node in enumerate(placeholders)
             if node in given and not isinstance(node.meta.get("val"), torch.Tensor)
         ),
+        maybe_timestep=tuple(
+            names[node] for node in given if step is None and may_be_the_timestep(node)
+        ),
     )
+
+
+def name_the_timestep(inputs: ForwardInputs) -> str | None:
+    """What to do where no timestep is found; None if no input could be it."""
+    if not inputs.maybe_timestep:
+        return None
+    names = ", ".join(inputs.maybe_timestep)
+    return f"name it by options={{'timestep': ...}} if it is one of these: {names}"
 
 
 def with_streams(
@@ -166,27 +188,53 @@ def _latents(
     *,
     timed: bool,
 ) -> Sequence[fx.Node]:
-    """The data shaped like a result; further ones may differ in their channels.
+    """The data shaped like a result; for a result without, like it but for channels.
 
-    Not so in a piece without a timestep, which is given modulations as well.
+    The latter not in a piece without a timestep, which is given modulations as well.
 
     Images come before vectors. Where nothing is, all images count (one that stands
     still does no harm), or all sources where there is no image. ``data`` holds neither
     text nor masks nor tables.
     """
-    results = [tensor_of(node) for node in gm.graph.output_node().all_input_nodes]
-
-    def shaped_like_a_result(nodes: Sequence[fx.Node], free: int) -> list[fx.Node]:
-        return [
-            node
-            for node in nodes
-            if any(_alike(node.meta["val"], result, free) for result in results)
-        ]
-
+    results = _results(gm)
     images = [node for node in data if node in sources]
-    if shaped_like_a_result(images, 0):
-        return shaped_like_a_result(images, 1 if timed else 0)
-    return shaped_like_a_result(data, 0) or images or sources
+    latents = _alike_any(images, results)
+    for result in results if timed else ():
+        alike = _alike_any(images, [result], free=1)
+        if not set(alike) & set(latents):
+            latents += alike
+    return latents or _alike_any(data, results) or images or sources
+
+
+def _own_latents(
+    gm: fx.GraphModule, latents: Sequence[fx.Node], names: Mapping[fx.Node, str]
+) -> set[fx.Node]:
+    """The latents without those that may be references shaped like them.
+
+    One for every result shaped like it, by the names; else the inputs of one name.
+    """
+    own: set[fx.Node] = set()
+    likely = sorted(latents, key=lambda n: not re.fullmatch(_LATENT_NAMES, names[n]))
+    for result in _results(gm):
+        left = [node for node in likely if node not in own]
+        alike = _alike_any(left, [result]) or _alike_any(left, [result], free=1)
+        own.update(alike[:1])
+    return own or {node for node in latents if names[node] == names[likely[0]]}
+
+
+def _results(gm: fx.GraphModule) -> list[torch.Tensor]:
+    results = [tensor_of(node) for node in gm.graph.output_node().all_input_nodes]
+    return [result for result in results if result is not None]
+
+
+def _alike_any(
+    nodes: Sequence[fx.Node], results: Sequence[torch.Tensor], free: int = 0
+) -> list[fx.Node]:
+    return [
+        node
+        for node in nodes
+        if any(_alike(node.meta["val"], result, free) for result in results)
+    ]
 
 
 def _read_by_a_linear(
@@ -214,7 +262,7 @@ def _is_argument(source: str) -> bool:
     return not re.match(r"^(L\['self'\]|G\[)", source)
 
 
-def _user_name(source: str) -> str:
+def user_name(source: str) -> str:
     """``timestep`` for ``L['timestep']`` and for ``L['kwargs']['timestep']``."""
     quoted = re.findall(r"\['([^']+)'\]", source)
     return quoted[-1] if quoted else source
@@ -235,9 +283,13 @@ def _is_data(node: fx.Node) -> bool:
     return value is not None and not value.is_complex()
 
 
-def _alike(a: torch.Tensor, b: torch.Tensor | None, free: int) -> bool:
-    """Same rank and at most ``free`` sizes that differ (the channels)."""
-    if b is None or a.ndim != b.ndim:
+def _alike(a: torch.Tensor, b: torch.Tensor, free: int) -> bool:
+    """Same rank and at most ``free`` sizes that differ (the channels).
+
+    Of tokens (B, T, C) that is the last, of images and videos any.
+    """
+    if a.ndim != b.ndim:
         return False
     sizes = zip(a.shape, b.shape, strict=True)
-    return sum(not statically_known_true(m == n) for m, n in sizes) <= free
+    other = [not statically_known_true(m == n) for m, n in sizes]
+    return sum(other) <= free and not (a.ndim == 3 and any(other[:2]))

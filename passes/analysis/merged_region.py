@@ -17,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rfc_compile.passes.analysis.flops import flops
 from rfc_compile.passes.analysis.long_skips import dying
-from rfc_compile.passes.analysis.records import Region
+from rfc_compile.passes.analysis.records import Region, module_path
 from rfc_compile.passes.analysis.residual_stream import ResidualAdd
 from rfc_compile.passes.fx_utils import (
     Ancestry,
@@ -121,10 +121,17 @@ def _read_outside(merge: _Merge) -> Iterator[fx.Node]:
         last = _last_before(root, merge)
         where = merge.members[last].module
         if root not in merge.adds:
-            raise Apart(f"{where}: {node} is read outside, by {reader}", last)
+            what = f"a value of {module_path([node])}"
+            raise Apart(f"{where}: {what} is read outside, {_where(reader)}", last)
         if root in streams:
-            raise Apart(f"{where}: the stream after it is read by {reader}", last)
+            raise Apart(f"{where}: the stream after it is read {_where(reader)}", last)
         yield node
+
+
+def _where(reader: fx.Node) -> str:
+    if reader.op == "output":
+        return "as a result of the forward"
+    return f"in {module_path([reader])}"
 
 
 def _last_before(node: fx.Node, merge: _Merge) -> int:
@@ -158,7 +165,7 @@ def _output(node: fx.Node, merge: _Merge) -> tuple[fx.Node, fx.Node, Sequence[fx
             return way[length - 1], base, way[1:length]
     last = _last_before(node, merge)
     where = merge.members[last].module
-    raise Apart(f"{where}: no stream before it has the shape of {node}", last)
+    raise Apart(f"{where}: no stream before it has the shape of what it adds", last)
 
 
 def _base_of(output: fx.Node, root: fx.Node, merge: _Merge) -> fx.Node | None:

@@ -133,5 +133,12 @@ def _roots(adds: Sequence[ResidualAdd]) -> dict[fx.Node, fx.Node]:
 def _add_of(
     output: fx.Node, adds: Sequence[ResidualAdd], ancestry: Ancestry
 ) -> ResidualAdd | None:
-    """The add that brings a region's output into its stream: the first after it."""
-    return next((add for add in adds if ancestry.depends(add.branch, output)), None)
+    """The add that brings a region's output into its stream.
+
+    The output itself, or the first add after it; else the last one before it, as of a
+    stack whose output is a part of the stream.
+    """
+    own = next((add for add in adds if add.node is output), None)
+    after = (add for add in adds if ancestry.depends(add.branch, output))
+    before = (add for add in reversed(adds) if ancestry.depends(output, add.node))
+    return own or next(after, None) or next(before, None)

@@ -16,14 +16,20 @@ import torch
 from torch import fx
 
 from rfc_compile.errors import CannotCache
-from rfc_compile.passes.fx_utils import Ancestry, aten, packet
+from rfc_compile.passes.fx_utils import Ancestry, aten, is_copy, is_layout, packet
 
 _TIMESTEP_NAMES = (
     r"time_?steps?",
     r"t",
     r".*time_?steps?.*",
     r".*(sigma|noise|time).*",
+    r".*step.*",
 )
+
+_LABEL_NAMES = (
+    r"y|c|.*(class|label|cond|categor|speaker|lang|type|text|token|prompt|mask|ids?$).*"
+)
+"""What else is looked up in a table."""
 
 _TIME_NAMES = r"time|sigma"
 
@@ -60,12 +66,39 @@ def find_timestep(
             if named:
                 return _closest(named, given, names)
     if len(waving) <= 1:
-        return waving[0] if waving else None
+        return next(iter(waving or _only_one_looked_up(small, names)), None)
     which = ", ".join(names[node] for node in waving)
     raise CannotCache(
         f"several inputs could be the timestep ({which}): "
         "name it with options={'timestep': ...}"
     )
+
+
+def may_be_the_timestep(node: fx.Node) -> bool:
+    """Whether an input is a tensor of at most one dimension, or a fraction."""
+    value = node.meta.get("val")
+    return _is_per_sample(node) and not isinstance(value, int | torch.SymInt)
+
+
+def _only_one_looked_up(
+    small: Sequence[fx.Node], names: Mapping[fx.Node, str]
+) -> list[fx.Node]:
+    """The input that is looked up in a table of timesteps, whatever its name."""
+    found = [
+        node
+        for node in small
+        if _is_looked_up(node) and not re.fullmatch(_LABEL_NAMES, names[node].lower())
+    ]
+    return found if len(found) == 1 else []
+
+
+def _is_looked_up(node: fx.Node) -> bool:
+    for user in node.users:
+        if packet(user) in (aten.embedding, aten.index, aten.index_select):
+            return user.args[0] is not node
+        if (is_layout(user) or is_copy(user)) and _is_looked_up(user):
+            return True
+    return False
 
 
 def moving_along(

@@ -61,15 +61,6 @@ def with_watched(
     return replace(regions, found=(first, *others))
 
 
-def without_watched(regions: Regions) -> Regions:
-    """The regions without an input that is only watched."""
-    found = [
-        replace(region, inputs=region.inputs[: max(region.input_of) + 1])
-        for region in regions.found
-    ]
-    return replace(regions, found=tuple(found))
-
-
 def _is_sequence(node: fx.Node) -> bool:
     value = tensor_of(node)
     return value is not None and value.ndim >= 3 and value.is_floating_point()

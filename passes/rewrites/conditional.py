@@ -35,7 +35,6 @@ from rfc_compile.passes.state.kept_values import (
     rings_of,
 )
 from rfc_compile.passes.state.region_state import RegionState
-from rfc_compile.passes.state.ring_storage import Storage
 from rfc_compile.passes.state.state_layout import Ring, StateLayout
 
 WEIGHT_ROWS = 2
@@ -129,27 +128,10 @@ def make_conditional(
         latents=tuple(places.index(node) for node in images),
         weights=weights_example,
         conditioning=len(conditioning),
-        sketches=_sketches(regions, rings, state_options, seen),
     )
     sort_stably(gm)
     gm.recompile()
     return gm
-
-
-def _sketches(
-    regions: Sequence[OutlinedRegion],
-    rings: Sequence[Ring],
-    state_options: StateOptions,
-    watched: fx.Node,
-) -> tuple[tuple[Storage, tuple[int, ...]], ...]:
-    index = {ring.name: i for i, ring in enumerate(rings)}
-    inputs = dict.fromkeys(node for region in regions for node in region.inputs)
-    stored = [(node, state_options.of_input(node, watched)) for node in inputs]
-    return tuple(
-        (storage, tuple(index[input_ring(node) + end] for end in storage.rings))
-        for node, storage in stored
-        if storage.sketch > 1
-    )
 
 
 def _placeholder(gm: fx.GraphModule, name: str, example: Tensor) -> fx.Node:
@@ -240,16 +222,16 @@ def _replace(
     writes: Sequence[bool],
 ) -> None:
     used = [
-        (input_ring(node) + end, is_written)
+        (input_ring(node), is_written)
         for node, storage, is_written in zip(
             region.inputs, kept.inputs, writes, strict=True
         )
-        for end in storage.rings
+        if storage.length
     ]
     used += [
-        (own_ring(region, "output", position) + end, True)
+        (own_ring(region, "output", position), True)
         for position, storage in enumerate(kept.outputs)
-        for end in storage.rings
+        if storage.length
     ]
     if kept.estimator.statistics:
         count = len(region.outputs)

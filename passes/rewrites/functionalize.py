@@ -19,11 +19,13 @@ from torch import fx
 from torch.fx.traceback import preserve_node_meta
 
 from rfc_compile.errors import CannotCache
+from rfc_compile.passes.analysis.input_roles import user_name
 from rfc_compile.passes.fx_utils import aten, remove_dead_code
 from rfc_compile.passes.rewrites.retrace import retrace
 from rfc_compile.torch_internals import (
     DynamoControl,
     functorch_levels,
+    input_source,
     leave_functorch_levels,
 )
 
@@ -55,8 +57,8 @@ def functionalize(
             f"the graph cannot be retraced to functional ATen ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'})"
         ) from error
-    _refuse_side_effects(traced)
     _keep_placeholder_metadata(gm, traced, fakes)
+    _refuse_side_effects(traced)
     remove_dead_code(traced)
     return traced
 
@@ -64,7 +66,8 @@ def functionalize(
 def _refuse_side_effects(gm: fx.GraphModule) -> None:
     for node in gm.graph.nodes:
         if node.target is aten.copy_.default:
-            raise CannotCache(f"the forward writes to its input {node.args[0]}")
+            name = user_name(input_source(node.args[0]))
+            raise CannotCache(f"the forward writes to its input {name}")
         tags = getattr(node.target, "tags", ())
         if node.op == "call_function" and _RANDOM in tags:
             if _is_idle_dropout(node):

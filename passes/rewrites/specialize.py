@@ -16,6 +16,7 @@ take over the decision of another one. Writes to the state come last in ``full``
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,6 @@ from rfc_compile.passes.fx_utils import (
     is_layout,
     remove_dead_code,
     results_of,
-    tensor_of,
 )
 from rfc_compile.passes.rewrites.conditional import conditional, decide
 from rfc_compile.torch_internals import graph_module
@@ -86,19 +86,22 @@ _ORIGIN = "rfc_origin"  # key of node.meta: the node's name in the conditional g
 
 def specialize(gm: fx.GraphModule, *, probe: bool, apart: bool = False) -> Specialized:
     """Split a hoisted conditional graph; ``gm`` itself is left as it is."""
+    before = _before_signal(gm)
     full, cached = _branch(gm, taken=True), _branch(gm, taken=False)
+    remove_dead_code(full)
+    remove_dead_code(cached)
     placeholders = gm.graph.find_nodes(op="placeholder")
     inputs = tuple(node.name for node in placeholders)
     examples = tuple(node.meta["val"] for node in placeholders)
     if apart:
-        head = _head(cached, [])
+        head = _head(gm, before, [])
         whole = (_whole(full, signal=False), _whole(cached, signal=False))
         return Specialized(head, *whole, inputs, examples)
     if not probe:
         return Specialized(None, _whole(full), _whole(cached), inputs, examples)
-    full_tail, cached_tail = _tail(full), _tail(cached)
+    full_tail, cached_tail = _tail(full, before), _tail(cached, before)
     live = dict.fromkeys((*full_tail.takes, *cached_tail.takes))
-    head = _head(cached, [name for name in live if name not in inputs])
+    head = _head(gm, before, [name for name in live if name not in inputs])
     return Specialized(head, full_tail, cached_tail, inputs, examples)
 
 
@@ -134,9 +137,7 @@ def _branch(gm: fx.GraphModule, *, taken: bool) -> fx.GraphModule:
         else:
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
             mapping[node].meta[_ORIGIN] = node.name
-    result = graph_module(gm, graph)
-    remove_dead_code(result)
-    return result
+    return graph_module(gm, graph)
 
 
 def _taken(
@@ -179,21 +180,36 @@ def _module(gm: fx.GraphModule, reference: object) -> fx.GraphModule:
     return module
 
 
-def _prefix(gm: fx.GraphModule) -> set[fx.Node]:
-    """What the signal needs, less the placeholders."""
+def _before_signal(gm: fx.GraphModule) -> set[str]:
+    """Names of what the probe can give: what the signal needs, less the placeholders.
+
+    Asked of the conditional graph, for a branch may lack what the other one reads.
+    """
     ancestry = Ancestry(gm.graph)
-    signal = results_of(gm.graph)[-1]
-    needed = {
+    (signal,) = gm.graph.find_nodes(op="call_module")
+    needed = [
         node
         for node in ancestry.nodes
         if node.op != "placeholder" and ancestry.depends(signal, node)
-    }
-    return needed | {  # other results of ops that the probe runs anyway
+    ]
+    others = [  # other results of ops that the probe runs anyway
         user
         for node in needed
-        if tensor_of(node) is None
         for user in node.users
-        if not is_layout(user)
+        if user.target is operator.getitem and not is_layout(user)
+    ]
+    return {node.name for node in (*needed, *others)}
+
+
+def _prefix(gm: fx.GraphModule, before: set[str]) -> set[fx.Node]:
+    """What the probe runs of a branch: the inlined signal and what it can give."""
+    ancestry = Ancestry(gm.graph)
+    signal = results_of(gm.graph)[-1]
+    return {
+        node
+        for node in ancestry.nodes
+        if node.op != "placeholder"
+        and (node.meta.get(_ORIGIN) in before or ancestry.depends(signal, node))
     }
 
 
@@ -206,9 +222,9 @@ def _whole(gm: fx.GraphModule, *, signal: bool = True) -> Subgraph:
     return _extract(gm, used, _kept(gm, set()), results_of(gm.graph))
 
 
-def _tail(gm: fx.GraphModule) -> Subgraph:
-    """What remains after the probe; views of live values are made again."""
-    prefix = _prefix(gm)
+def _tail(gm: fx.GraphModule, before: set[str]) -> Subgraph:
+    """What remains of a branch after the probe; views of live values are made again."""
+    prefix = _prefix(gm, before)
     outputs = results_of(gm.graph)[:-1]
     kept = _kept(gm, prefix)
     pending = list(kept)
@@ -231,9 +247,10 @@ def _tail(gm: fx.GraphModule) -> Subgraph:
     return _extract(gm, ordered, nodes, outputs)
 
 
-def _head(gm: fx.GraphModule, live: Sequence[str]) -> Subgraph:
+def _head(gm: fx.GraphModule, before: set[str], live: Sequence[str]) -> Subgraph:
     """The probe: the signal, then the live values of these names."""
-    prefix = _prefix(gm)
+    gm = _branch(gm, taken=False)
+    prefix = _prefix(gm, before)
     by_name = {node.meta.get(_ORIGIN): node for node in prefix}
     outputs = [results_of(gm.graph)[-1], *(by_name[name] for name in live)]
     takes = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,14 +38,12 @@ class StateOptions:
     Attributes:
         estimator: what predicts from them.
         dtype: of kept inputs and outputs; None for their own.
-        input_sketch: one token in this many of an input is kept.
         per_sample: whether every sample of a batch has step weights of its own.
 
     """
 
     estimator: Estimator
     dtype: torch.dtype | None = None
-    input_sketch: int = 1
     per_sample: bool = False
 
     def of_input(self, node: fx.Node, watched: fx.Node) -> Storage:
@@ -53,7 +51,7 @@ class StateOptions:
         kept = self.estimator.inputs_kept
         if node is watched:  # the signal reads it as it is
             return Storage(max(kept, signal_order(self.estimator.order) + 1))
-        return storage_for(node.meta["val"], kept, self.dtype, self.input_sketch)
+        return storage_for(node.meta["val"], kept, self.dtype)
 
     def of_output(self, node: fx.Node) -> Storage:
         """The storage of an output."""
@@ -64,11 +62,6 @@ class StateOptions:
 def input_ring(node: fx.Node) -> str:
     """Name of the storage that keeps an input of regions."""
     return f"input.{node.name}"
-
-
-def stored_in(ring: str) -> str:
-    """Name of the storage that a ring is a part of."""
-    return ".".join(ring.split(".")[:2])
 
 
 def own_ring(region: HasRegionValues, what: str, position: int) -> str:
@@ -89,19 +82,18 @@ def rings_of(
     """
     with fake_mode:
         rings = [Ring(f"latent.{node.name}", 1, node.meta["val"]) for node in latents]
-        rings += _stored(
-            input_ring(watched), watched, state_options.of_input(watched, watched)
-        )
+        storage = state_options.of_input(watched, watched)
+        rings += _ring(input_ring(watched), watched, storage)
         seen = {watched}
         for region in regions:
             for node in region.inputs:
                 if node not in seen:
                     storage = state_options.of_input(node, watched)
-                    rings += _stored(input_ring(node), node, storage)
+                    rings += _ring(input_ring(node), node, storage)
                     seen.add(node)
             for position, node in enumerate(region.outputs):
                 name = own_ring(region, "output", position)
-                rings += _stored(name, node, state_options.of_output(node))
+                rings += _ring(name, node, state_options.of_output(node))
                 if state_options.estimator.statistics:
                     example = _statistics(node.meta["val"], state_options.estimator)
                     name = own_ring(region, "statistics", position)
@@ -109,10 +101,10 @@ def rings_of(
     return tuple(rings)
 
 
-def _stored(name: str, node: fx.Node, storage: Storage) -> Iterator[Ring]:
-    examples = storage.examples(node.meta["val"])
-    for (end, length), example in zip(storage.rings.items(), examples, strict=True):
-        yield Ring(name + end, length, example)
+def _ring(name: str, node: fx.Node, storage: Storage) -> list[Ring]:
+    if not storage.length:
+        return []
+    return [Ring(name, storage.length, storage.example(node.meta["val"]))]
 
 
 def _statistics(value: Tensor, estimator: Estimator) -> Tensor:

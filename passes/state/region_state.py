@@ -48,22 +48,20 @@ class RegionState:
         return (self.inputs, self.outputs, self.input_of, self.bases, *strides)
 
     @property
-    def lengths(self) -> list[tuple[int, ...]]:
+    def lengths(self) -> list[int]:
         """The lengths of the rings of every input, output and statistic."""
         statistics = len(self.outputs) if self.estimator.statistics else 0
-        stored = [tuple(x.rings.values()) for x in (*self.inputs, *self.outputs)]
-        return [*stored, *[(1,)] * statistics]
+        return [*(x.length for x in (*self.inputs, *self.outputs)), *[1] * statistics]
 
     def observe(self, *values: Tensor) -> tuple[Tensor, ...]:
         """What is written, ring by ring."""
         inputs, bases, outputs, rings = self._split(values, outputs=True)
-        inputs = [x.seen(value) for x, value in zip(self.inputs, inputs, strict=True)]
         if self.bases:
             pairs = zip(outputs, bases, strict=True)
             outputs = [(o.float() - base.float()).to(o.dtype) for o, base in pairs]
         storages, fresh = (*self.inputs, *self.outputs), [*inputs, *outputs]
         kept = list(zip(storages, fresh, rings, strict=False))
-        written = [x for storage, value, own in kept for x in storage.store(value, own)]
+        written = [storage.store(value) for storage, value, own in kept if own]
         if self.estimator.statistics:
             now = [[value, *storage.load(own)] for storage, value, own in kept]
             written += [
@@ -76,16 +74,15 @@ class RegionState:
         """The outputs of a cached step; the step weights come last."""
         *state, weights = values
         inputs, bases, _, rings = self._split(state, outputs=False)
-        current = [x.seen(value) for x, value in zip(self.inputs, inputs, strict=True)]
         storages = (*self.inputs, *self.outputs)
         pairs = zip(storages, rings, strict=False)
         history = [storage.load(own) for storage, own in pairs]
-        statistics = [ring[0] for (ring,) in rings[len(storages) :]]
+        statistics = [slot for (slot,) in rings[len(storages) :]]
         predicted = [
             self.estimator.predict(
-                current[i],
+                inputs[i],
                 history[i],
-                history[len(current) + position],
+                history[len(inputs) + position],
                 statistics[position] if statistics else None,
                 weights,
             )
@@ -98,8 +95,8 @@ class RegionState:
 
     def _split(
         self, values: Sequence[Tensor], *, outputs: bool
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[list[list[Tensor]]]]:
-        """Inputs, bases, outputs (if they are given) and the rings of each storage."""
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[list[Tensor]]]:
+        """Inputs, bases, outputs (if they are given) and the ring of each storage."""
         remaining, count = iter(values), len(self.input_of)
 
         def take(number: int) -> list[Tensor]:
@@ -109,7 +106,7 @@ class RegionState:
             take(len(self.inputs)),
             take(count if self.bases else 0),
             take(count if outputs else 0),
-            [[take(length) for length in lengths] for lengths in self.lengths],
+            [take(length) for length in self.lengths],
         )
 
 

@@ -8,7 +8,6 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from rfc_compile.passes.state.ring_storage import Storage
 from rfc_compile.torch_internals import bytes_hint, size_hint
 
 
@@ -53,7 +52,6 @@ class StateLayout:
         latents: positions of the latent inputs among the model's inputs.
         weights: a fake tensor like the step weights.
         conditioning: number of conditioning inputs in the signal.
-        sketches: storages that keep a part of the tokens, with their rings' indices.
         device: of the step weights, as ``Ring.device``.
 
     """
@@ -62,7 +60,6 @@ class StateLayout:
     latents: tuple[int, ...]
     weights: Tensor
     conditioning: int
-    sketches: tuple[tuple[Storage, tuple[int, ...]], ...] = ()
     device: torch.device = field(init=False)
 
     def __post_init__(self) -> None:

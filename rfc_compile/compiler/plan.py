@@ -1,10 +1,12 @@
 """What will be cached of one graph, and what it will cost: before anything compiles.
 
-Dynamo graph -> analyse -> make_step_graph -> Plan
+Dynamo graph -> capture (analyse) -> complete_plan (rewrite) -> Plan
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +18,27 @@ from rfc_compile.config.options import Options
 from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.graph_report import GraphReport, RegionInfo
 from rfc_compile.passes.analysis.batch_dimension import Batch, find_batch
+from rfc_compile.passes.analysis.input_roles import name_the_timestep
 from rfc_compile.passes.analysis.records import Captured
+from rfc_compile.passes.analysis.region_kind import on_fast_path
 from rfc_compile.passes.analysis.streams import find_streams
-from rfc_compile.passes.pipeline import Observer, analyse, fit_budget, make_step_graph
+from rfc_compile.passes.pipeline import (
+    OPTIONAL_PASSES,
+    Observer,
+    StepGraphs,
+    analyse,
+    rewrite,
+)
 from rfc_compile.passes.rewrites.wrapped_parameters import with_plain_parameters
-from rfc_compile.passes.state.kept_values import input_ring, own_ring, stored_in
+from rfc_compile.passes.state.kept_values import input_ring, own_ring
 from rfc_compile.passes.state.state_layout import StateLayout
+
+log = logging.getLogger(__name__)
+
+FAST_PATH = (
+    "PyTorch's fast path runs layers of torch.nn as one op: call "
+    "torch.backends.mha.set_fastpath_enabled(False) first"
+)
 
 
 @dataclass(frozen=True)
@@ -30,8 +47,7 @@ class Plan:
 
     Attributes:
         captured: its inputs and regions.
-        step_graph: the hoisted conditional graph.
-        layout: the state that it takes.
+        graphs: those of a step, and the state that they take.
         fake_mode: Dynamo's, in which the graph was traced.
         options: those given, with what is chosen by the graph.
         batch: how the samples lie in the inputs, where every one decides for itself.
@@ -39,8 +55,7 @@ class Plan:
     """
 
     captured: Captured
-    step_graph: fx.GraphModule
-    layout: StateLayout
+    graphs: StepGraphs
     fake_mode: Any
     options: Options
     batch: Batch | None = None
@@ -51,13 +66,13 @@ class Plan:
         return self.captured.inputs.timestep is not None
 
 
-def make_plan(
+def capture(
     gm: fx.GraphModule,
     fakes: Sequence[Any],
     options: Options,
     report: GraphReport,
     observe: Observer,
-) -> Plan:
+) -> Captured:
     """Find the regions of a Dynamo graph and write them to its report.
 
     ``fakes`` are its inputs as fake tensors (``torch_internals.fake_inputs``).
@@ -67,19 +82,6 @@ def make_plan(
         CannotCache: the graph cannot be cached, with the reason.
 
     """
-    captured = capture(gm, fakes, options, report, observe)
-    report.streams = find_streams(captured)
-    return complete_plan(captured, options, report, observe)
-
-
-def capture(
-    gm: fx.GraphModule,
-    fakes: Sequence[Any],
-    options: Options,
-    report: GraphReport,
-    observe: Observer,
-) -> Captured:
-    """The first half of ``make_plan``: the regions, in a graph not yet rewritten."""
     fake_mode = torch_internals.dynamo_fake_mode()
     captured = analyse(
         *with_plain_parameters(gm, fakes),
@@ -97,13 +99,24 @@ def capture(
     for reason in captured.regions.apart:
         report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
-    return _within_budget(captured, options, report)
+    remedy = name_the_timestep(captured.inputs)
+    if remedy and not report.piece:
+        report.note(f"no input is known to be the timestep: {remedy}")
+    report.streams = find_streams(captured)
+    return captured
 
 
 def complete_plan(
-    captured: Captured, options: Options, report: GraphReport, observe: Observer
+    captured: Captured,
+    options: Options,
+    report: GraphReport,
+    observe: Observer,
+    *,
+    grouped: bool = False,
 ) -> Plan:
-    """The second half: rewrites the captured graph and sizes the state.
+    """The second half: rewrite the captured graph and size the state.
+
+    ``grouped`` says whether ranks decide together, which they do by the input.
 
     Raises:
         CannotCache: its samples cannot decide for themselves.
@@ -115,10 +128,27 @@ def complete_plan(
     batch = None
     if state_options.per_sample:
         batch = find_batch(captured.gm, captured.inputs, captured.regions)
-    step_graph = make_step_graph(captured, state_options, fake_mode, observe)
-    layout: StateLayout = step_graph.meta["rfc_state"]
-    _report_state(report, captured, layout)
-    return Plan(captured, step_graph, layout, fake_mode, options, batch)
+    graphs = rewrite(
+        captured,
+        state_options,
+        fake_mode,
+        observe,
+        probe=not options.make_schedule().static or grouped or options.per_sample,
+        optional=_optional_passes(options),
+    )
+    _report_state(report, captured, graphs.layout)
+    return Plan(captured, graphs, fake_mode, options, batch)
+
+
+def _optional_passes(options: Options) -> set[str]:
+    if options.inner != "inductor":
+        return set()
+    chosen = set(OPTIONAL_PASSES)
+    if not torch_internals.compiles_submodules_once(options.inner_options):
+        chosen.discard("fold_repeats")
+    if options.disable_passes:
+        log.info("passes left out: %s", ", ".join(options.disable_passes))
+    return chosen.difference(options.disable_passes)
 
 
 def _granularity(options: Options) -> str:
@@ -130,37 +160,24 @@ def _for_graph(options: Options, captured: Captured) -> Options:
     return options.for_graph(timed=captured.inputs.timestep is not None)
 
 
-def _within_budget(
-    captured: Captured, options: Options, report: GraphReport
-) -> Captured:
-    limit = options.budget_bytes
-    if limit is None:
-        return captured
-    state_options, fake_mode = (
-        options.make_state_options(),
-        torch_internals.dynamo_fake_mode(),
-    )
-    granularity = _granularity(options)
-    fitting, done = fit_budget(captured, limit, state_options, granularity, fake_mode)
-    report.refused = fitting.regions.refused
-    if done:
-        report.note(f"memory_budget={options.memory_budget!r}: {done}")
-    _refuse_little_coverage(fitting, options)
-    return fitting
-
-
 def _refuse_little_coverage(captured: Captured, options: Options) -> None:
     regions = captured.regions
     if not regions.found and not regions.refused:
-        raise NothingToCache("no attention or MLP on a residual stream")
+        fused = f"; {FAST_PATH}" if on_fast_path(captured.gm) else ""
+        raise NothingToCache(f"no attention or MLP on a residual stream{fused}")
     if not regions.found:
         why = "; ".join(f"{item.candidate}: {item.reason}" for item in regions.refused)
         raise CannotCache(f"no region found ({why})")
     if regions.coverage < options.min_coverage:
         raise CannotCache(
-            f"regions hold {regions.coverage:.0%} of the FLOPs, less than "
-            f"min_coverage={options.min_coverage:g}"
+            f"regions hold {_percent_below(regions.coverage)} % of the FLOPs, less "
+            f"than min_coverage={options.min_coverage:g}"
         )
+
+
+def _percent_below(share: float) -> str:
+    """With one digit, rounded down: what is less than a limit reads as less."""
+    return f"{math.floor(share * 1000) / 10:g}"
 
 
 def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:
@@ -177,7 +194,7 @@ def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) 
         own = [
             name
             for name in sizes
-            if name.startswith(f"{region.name}.") or stored_in(name) in names
+            if name.startswith(f"{region.name}.") or name in names
         ]
         cache_bytes = sum(map(sizes.pop, own))
         regions.append(

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Iterable
 
 from torch import distributed
 
-from rfc_compile.errors import OptionError
+from rfc_compile.config import removed_options
+from rfc_compile.errors import OptionError, did_you_mean
 
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """The value is one of these, or ``OptionError`` names the nearest."""
     known = list(allowed)
+    if instead := removed_options.VALUES.get((name, str(value))):
+        raise OptionError(f"{name}={value!r} is gone: {instead}")
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise OptionError(
-            f"{name}={value!r} is not allowed{hint} Allowed: {', '.join(known)}"
+            f"{name}={value!r} is not allowed{did_you_mean(value, known)}"
         )
+
+
+def flag(name: str, value: object) -> None:
+    """The value is True or False, or ``OptionError``."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{name}={value!r} is not allowed; allowed: True, False")
 
 
 def number(name: str, value: object, low: float, high: float = math.inf) -> None:
@@ -48,28 +53,3 @@ def process_group(name: str, value: object) -> None:
             "this rank is in, as torch.distributed.new_group() or "
             "DeviceMesh.get_group() return it"
         )
-
-
-_UNITS = {"B": 1}
-_UNITS |= {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", 1)}
-_UNITS |= {f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)}
-
-
-def parse_bytes(name: str, value: object) -> int:
-    """Bytes of a positive whole number, or of a text such as ``"512 MiB"``.
-
-    Raises:
-        OptionError: it is neither; names it ``name``.
-
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    text = value if isinstance(value, str) else ""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w+)", text, re.ASCII)
-    size = 0.0 if found is None else float(found[1]) * _UNITS.get(found[2], 0)
-    if not 1 <= size < math.inf:
-        raise OptionError(
-            f"{name}={value!r} is not allowed; allowed: a whole number of bytes, or a "
-            f"number with a unit as '512 MiB' (units: {', '.join(_UNITS)})"
-        )
-    return int(size)

@@ -71,6 +71,8 @@ class Tuned:
         options: for ``torch.compile(model, backend="rfc", options=...)``.
         measured: what they gave; None for options that were written by hand.
         fingerprint: the model and the sampler they were measured with.
+        drawn: ``target`` and settings that `rfc-compile check` draws with again; None
+            where they are not known.
         schema: version of the file's form.
 
     """
@@ -78,6 +80,7 @@ class Tuned:
     options: Mapping[str, JSON]
     measured: Measured | None
     fingerprint: Fingerprint
+    drawn: Mapping[str, JSON] | None = field(default=None, kw_only=True)
     schema: int = field(default=SCHEMA, kw_only=True)
 
     def save(self, path: str | Path) -> None:
@@ -92,7 +95,10 @@ class Tuned:
 
     def record(self) -> dict[str, Any]:
         """What ``save`` writes."""
-        return {"schema": self.schema, **asdict(self)}
+        record = {"schema": self.schema, **asdict(self)}
+        if self.drawn is None:
+            del record["drawn"]
+        return record
 
     @classmethod
     def read(cls, path: str | Path) -> Tuned:
@@ -192,7 +198,7 @@ def _warn(differences: Sequence[str]) -> None:
 
 def _tuned(record: Any) -> Tuned:
     if not isinstance(record, dict):
-        raise Unexpected("$ must be an object with schema, options, ...")
+        raise Unexpected("must be an object with schema, options, ...")
     check_schema(record.get("schema"), SCHEMA, "tune again with this version")
     check_fields("$", record, Tuned)
     measured = record["measured"]
@@ -202,6 +208,7 @@ def _tuned(record: Any) -> Tuned:
         if measured is None
         else made_of(Measured, "$.measured", measured),
         fingerprint=made_of(Fingerprint, "$.fingerprint", record["fingerprint"]),
+        drawn=object_at("$.drawn", record["drawn"]) if "drawn" in record else None,
     )
 
 

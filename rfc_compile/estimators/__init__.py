@@ -5,7 +5,6 @@ from __future__ import annotations
 from rfc_compile.estimators.base import Estimator
 from rfc_compile.estimators.reuse import Reuse
 from rfc_compile.estimators.rfe import RelationalFeatureEstimation
-from rfc_compile.estimators.scaled_taylor import ScaledTaylor
 from rfc_compile.estimators.subspace import Subspace
 from rfc_compile.estimators.taylor import Taylor
 
@@ -13,7 +12,6 @@ ESTIMATORS: dict[str, type[Estimator]] = {
     estimator.name: estimator
     for estimator in (
         Subspace,
-        ScaledTaylor,
         RelationalFeatureEstimation,
         Taylor,
         Reuse,

@@ -56,12 +56,38 @@ def step_signal(
         if weight.ndim:  # a weight per sample
             weight = weight.reshape(-1, *[1] * (change.ndim - 1))
         predicted = predicted + weight * change
-    error = relative_distance(current, predicted)
-    moved = [
-        relative_distance(now, then) for now, then in zip(latents, before, strict=True)
-    ]
-    change = torch.cat(moved).amax().reshape(1)
+    error = prediction_error(current, predicted)
+    change = farthest_move(latents, before).reshape(1)
     return torch.cat([error, change, *(fingerprint(c) for c in conditioning)])
+
+
+def farthest_move(latents: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
+    """The largest relative change of a sample's latent, shape ().
+
+    Not finite where a sample's latent is zero, which tells nothing. A latent that is
+    zero as a whole beside others (an input that is switched off) has not moved, or
+    by its own size at the step that switches it off.
+    """
+    moves = [
+        relative_distance(now, then).amax()
+        for now, then in zip(latents, before, strict=True)
+    ]
+    if len(latents) > 1:
+        sizes = [now.float().abs().sum() for now in latents]
+        others = torch.stack(sizes).amax() > 0
+        moves = [
+            torch.where((size == 0) & others, (then != 0).any().float(), move)
+            for size, then, move in zip(sizes, before, moves, strict=True)
+        ]
+    return torch.stack(moves).amax()
+
+
+def prediction_error(value: Tensor, predicted: Tensor) -> Tensor:
+    """The relative distance per group, shape (G,); 0 for zeros predicted as zeros."""
+    now, said = (x.float().flatten(1) for x in (value, predicted))
+    size, other = now.abs().sum(1), said.abs().sum(1)
+    size = torch.where(size == 0, other, size)
+    return (now - said).abs().sum(1) / torch.where(size == 0, 1, size)
 
 
 def relative_distance(value: Tensor, other: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 def newton_coefficients(
     now: float, kept: Sequence[float], width: int
 ) -> list[float] | None:
-    """Weights of the last changes that extrapolate a polynomial in the noise level.
+    """Weights of the last changes that extrapolate a polynomial in time.
 
-    ``kept`` are the levels of the kept full steps, newest first, for ``width`` changes;
-    of degree 2 at most. None where two of the levels are the same.
+    ``kept`` are the times of the kept full steps, newest first, for ``width`` changes;
+    of degree 2 at most. None where two of the times are the same.
     """
     weights = [0.0] * width
     known = kept[: min(width, 2) + 1]
@@ -48,3 +48,37 @@ def coefficients_tensor(
             taylor[0] += curvature / gap
             taylor[1] = -curvature / before
     return [taylor, valid]
+
+
+def common_position(times: Sequence[tuple[float, ...]]) -> tuple[float, ...] | None:
+    """The timesteps of several steps as one number each; None if they have none.
+
+    Rows, tokens or frames may have timesteps of their own as long as all that move do
+    so in proportion: then predictions have the same coefficients for all.
+    """
+    if all(len(time) == 1 for time in times):
+        return tuple(time[0] for time in times)
+    length = max(map(len, times))
+    rows = [time * length if len(time) == 1 else time for time in times]
+    if any(len(row) != length for row in rows):
+        return None
+    moves = [
+        [value - last for value, last in zip(row, rows[0], strict=True)] for row in rows
+    ]
+    farthest = max(range(length), key=lambda i: max(abs(move[i]) for move in moves))
+    scale = max((abs(move[farthest]) for move in moves), default=0.0)
+    if scale == 0:
+        return tuple(row[farthest] for row in rows)
+    for i in range(length):
+        own = max((move[i] for move in moves), key=abs)
+        ratio = own / max((move[farthest] for move in moves), key=abs)
+        if ratio and any(
+            abs(move[i] - ratio * move[farthest]) > _UNEVEN * abs(ratio) * scale
+            for move in moves
+        ):
+            return None
+    return tuple(row[farthest] for row in rows)
+
+
+_UNEVEN = 0.02
+"""How far timesteps may be from moving in proportion, relatively: some are rounded."""

@@ -4,9 +4,9 @@
     tuner.merge_adapter()                        reset(tuner)
     hotswap_adapter_from_state_dict(model, ...)  reset(model)
 
-These write by way of ``.data``, which no version counter shows (rfc_compile.weights).
-Whatever else changes an adapter changes the code that Dynamo sees, or numbers and
-tensors that a graph is given.
+These write by way of ``.data``, which no version counter shows
+(runtime/parameter_versions.py). Whatever else changes an adapter changes the code that
+Dynamo sees, or numbers and tensors that a graph is given.
 """
 
 from __future__ import annotations

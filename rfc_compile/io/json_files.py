@@ -1,7 +1,7 @@
 """Files of JSON that others may have written: what is not expected is refused by place.
 
 ``Unexpected`` names the place as ``$.options.threshold`` and what is wrong there. What
-values may be is in rfc_compile.schema.
+values may be is in rfc_compile.io.schema.
 """
 
 from __future__ import annotations
@@ -55,8 +55,13 @@ def load_json(
     try:
         text = read_text(Path(path), most)
     except (OSError, ValueError) as error:
-        raise Unexpected(f"$ cannot be read: {error}") from error
+        raise Unexpected(f"cannot be read: {_why(error)}") from error
     return parse_json(text, infinite=infinite)
+
+
+def _why(error: Exception) -> str:
+    """Without the path, which the message has already."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def parse_json(text: str, *, infinite: bool = False) -> JSON:
@@ -76,7 +81,7 @@ def parse_json(text: str, *, infinite: bool = False) -> JSON:
             object_pairs_hook=_no_duplicates,
         )
     except (ValueError, RecursionError) as error:
-        raise Unexpected(f"$ is not JSON: {error}") from error
+        raise Unexpected(f"is not JSON: {error}") from error
     return value
 
 

@@ -36,6 +36,8 @@ def check_schema(value: JSON, newest: int, again: str) -> None:
         Unexpected: it is missing, no version, or a later one.
 
     """
+    if value is None:
+        raise Unexpected(f"$.schema is missing; allowed: {newest}")
     if type(value) is not int or value < 1:
         raise Unexpected(f"$.schema is {shown(value)}; allowed: {newest}")
     if value > newest:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+from rfc_compile.errors import how_to_install
+
 
 def drawing(name: str) -> ModuleType:
     """The module of this folder that draws ``name``, which needs matplotlib.
@@ -18,5 +20,5 @@ def drawing(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package, *_ = (error.name or "").split(".")
         raise ModuleNotFoundError(
-            f"plot() needs {package}: pip install 'rfc-compile[demo]'", name=package
+            f"plot() needs {how_to_install(package)}", name=package
         ) from error

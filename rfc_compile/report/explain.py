@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Final
 
 from rfc_compile.graph_report import (
     GraphReport,
     RegionInfo,
+    model_of,
     reports_of,
     tensor_ids,
 )
 from rfc_compile.passes.analysis.records import Refusal
 from rfc_compile.report.drawing import drawing
+from rfc_compile.report.numbers import counted, scaled, size
 from rfc_compile.report.region_errors import GraphMap, maps_of
 from rfc_compile.runtime.ranks import gathers_weights
 from rfc_compile.runtime.registry import (
@@ -24,6 +24,12 @@ from rfc_compile.runtime.registry import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_NOTHING: Final = (
+    "nothing to explain: no graph of this model was compiled with backend='rfc' yet; "
+    "compile it and call it once"
+)
 
 
 @dataclass(frozen=True)
@@ -74,27 +80,28 @@ class Explanation:
 
     def __str__(self) -> str:
         """A table of the regions, then refusals and fallbacks."""
-        header = ("region", "kind", "module", "in", "out", "MFLOP", "cache KiB")
+        reasons = [f"uncached: {reason}" for reason in self.fallbacks]
+        if not self.graphs:
+            return "\n".join(reasons or [_NOTHING])
         rows = [
             (
                 region.name,
                 region.kind,
                 region.module,
-                str(region.inputs),
-                str(region.outputs),
-                f"{region.flops / 1e6:.1f}",
-                f"{region.cache_bytes / 1024:.0f}",
+                scaled(region.flops, "FLOP"),
+                size(region.cache_bytes),
             )
             for region in self.regions
         ]
+        header = ("region", "kind", "module", "work", "state")
         lines = [
-            f"{self.graphs} graph(s), {len(self.regions)} regions, "
-            f"{self.coverage:.1%} of FLOPs inside regions, "
-            f"{self.cache_bytes / 2**20:.2f} MiB of state per CFG branch",
+            f"{counted(self.graphs, 'graph')}; cached steps predict "
+            f"{counted(len(self.regions), 'region')} with {self.coverage:.1%} of the "
+            f"FLOPs; {size(self.cache_bytes)} of state for each guidance branch",
             *_table([header, *rows] if rows else []),
             *(f"timestep input: {name}" for name in self.timestep),
             *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
-            *(f"uncached: {reason}" for reason in self.fallbacks),
+            *reasons,
             *(f"graph break: {reason}" for reason in self.graph_breaks),
             *(f"note: {text}" for text in self.notes),
         ]
@@ -104,7 +111,9 @@ class Explanation:
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
         for row in rows
     ]
 
@@ -124,12 +133,17 @@ def _state_bytes(reports: Sequence[GraphReport], ids: Set[int] | None) -> int:
     return own + sum(report.following_bytes for report in graph_of.values())
 
 
-def explain(model: nn.Module | None = None) -> Explanation:
+def explain(model: Any = None) -> Explanation:
     """What the backend found in a compiled model and what it left alone.
 
     Call it after the model's first forward; before it, there is nothing to explain.
-    None explains every graph of the process.
+    Takes a module or a pipeline of diffusers; None explains every graph of the process.
+
+    Raises:
+        TypeError: the model is something else.
+
     """
+    model = model_of(model)
     reports = reports_of(model)
     found = explanation_of(reports, tensor_ids(model))
     found = replace(found, maps=maps_of(reports, newest_run(model)))
@@ -169,6 +183,6 @@ def explanation_of(
         graph_breaks=tuple(
             dict.fromkeys(r.graph_break for r in reports if r.graph_break is not None)
         ),
-        notes=tuple(text for report in reports for text in report.notes),
+        notes=tuple(dict.fromkeys(text for r in reports for text in r.notes)),
         cache_bytes=_state_bytes(reports, ids),
     )

@@ -1,32 +1,42 @@
-"""What ``stats(model).plot()`` and ``explain(model).plot()`` draw. Needs matplotlib.
+"""What ``explain(model).plot()`` and `rfc-compile inspect --graph` draw.
 
-Figures are made without pyplot: nothing is shown or kept open, ``figure.savefig``
-writes them.
+Needs matplotlib. Figures are made without pyplot: nothing is shown or kept open,
+``figure.savefig`` writes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import StrMethodFormatter
 
 from rfc_compile.graph_report import RegionInfo
 from rfc_compile.report.explain import Explanation
 from rfc_compile.report.lanes import Lane, find_lanes
+from rfc_compile.report.numbers import counted
 from rfc_compile.report.region_errors import GraphMap
 
 _ROW: Final = 0.19
 _MOST_ROWS: Final = 64
-_LABEL_CHARACTERS: Final = 44
+_LABEL_CHARACTERS: Final = 62
+_NOTE_CHARACTERS: Final = 100
+_MOST_NOTES: Final = 12
 _UNKNOWN: Final = (0.92, 0.92, 0.92, 1.0)
 _DARK: Final = 1.2
 """Sum of red, green and blue below which text is white."""
+
+_Values = Mapping[tuple[int, str], float]
+"""Of the regions that have one, by ``_key``."""
 
 
 def explanation_figure(
@@ -36,6 +46,8 @@ def explanation_figure(
 ) -> Figure:
     """The residual streams with their regions, coloured by FLOPs saved and by error.
 
+    The second panel is left out where no error is known. Below stands what is refused.
+
     Args:
         found: what ``explain`` gave.
         title: stands above.
@@ -43,45 +55,87 @@ def explanation_figure(
             that ``found`` knows; as ``rfc-compile analyse`` measures them.
     """
     maps = found.maps
-    count = sum(len(one.regions) for one in maps)
-    rows = min(max(count, 4), _MOST_ROWS)
-    columns = -(-count // _MOST_ROWS) or 1
-    size = (4.8 * 2 * columns, 1.3 + _ROW * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    told = f"{count} regions, {found.coverage:.1%} of the FLOPs"
-    figure.suptitle(f"{title}: {told}" if title else told, fontsize=11)
-    saved, erring = figure.subplots(1, 2, squeeze=False)[0]
     every = [(one, region) for one in maps for region in one.regions]
-    flops = {_key(one, r): r.flops * _share(one) / 1e9 for one, r in every}
-    cached = any(one.cached for one in maps)
-    label = "GFLOP saved, mean of the calls" if cached else "GFLOP a cached step saves"
-    _draw_map(saved, maps, flops, label, "Greens", Normalize(0.0))
     known = {
         _key(one, region): value
         for one, region in every
         if (value := (errors or one.errors).get(region.name)) is not None
     }
-    label = "relative prediction error"
-    _draw_map(erring, maps, known, label, "Reds", LogNorm())
+    notes = _notes(found)
+    panels = 2 if any(value > 0 for value in known.values()) else 1
+    figure = _page(len(every), panels, len(notes))
+    told = f"{counted(len(every), 'region')}, {found.coverage:.1%} of the FLOPs"
+    figure.suptitle(f"{title}: {told}" if title else told, fontsize=11)
+    saved, *erring = figure.subplots(1, panels, squeeze=False)[0]
+    cached = any(one.cached for one in maps)
+    label = f"FLOPs saved, {'mean of the calls' if cached else 'by a cached step'}"
+    greens, reds = (
+        ScalarMappable(Normalize(), "Greens"),
+        ScalarMappable(LogNorm(), "Reds"),
+    )
+    _draw_map(saved, maps, _shares(found), label, greens, ".1%")
+    for ax in erring:
+        _draw_map(ax, maps, known, "relative prediction error", reds, ".2g")
+    _draw_legend(saved, maps)
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=7, x=0.02, ha="left")
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write it as the ending of the file says; the text of an SVG stays text."""
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path, dpi=160)
+
+
+def _page(regions: int, panels: int, notes: int) -> Figure:
+    rows = min(max(regions, 4), _MOST_ROWS)
+    columns = -(-regions // _MOST_ROWS) or 1
+    size = (5.2 * panels * columns, 2.2 + _ROW * rows + 0.13 * notes)
+    return Figure(figsize=size, layout="constrained")
+
+
+def _notes(found: Explanation) -> list[str]:
+    """What is not cached and why, one line each."""
+    lines = [
+        *(f"refused: {item.candidate}: {item.reason}" for item in found.refused),
+        *(f"uncached: {reason}" for reason in found.fallbacks),
+        *(f"graph break: {reason}" for reason in found.graph_breaks),
+    ]
+    short = [_shortened(line) for line in lines[:_MOST_NOTES]]
+    more = len(lines) - len(short)
+    return [*short, f"and {more} more"] if more else short
+
+
+def _shortened(line: str) -> str:
+    line = " ".join(line.split())
+    if len(line) <= _NOTE_CHARACTERS:
+        return line
+    return f"{line[: _NOTE_CHARACTERS - 3]}..."
 
 
 def _key(one: GraphMap, region: RegionInfo) -> tuple[int, str]:
     return id(one), region.name
 
 
-def _share(one: GraphMap) -> float:
-    """The share of a region's FLOPs that is saved: that of the calls cached."""
-    return one.cached or 1.0
+def _shares(found: Explanation) -> _Values:
+    """Of each region the share of the forward's FLOPs that is saved, 0 to 1."""
+    inside = sum(region.flops for region in found.regions)
+    total = inside / found.coverage if found.coverage else 1.0
+    return {
+        _key(one, region): region.flops * (one.cached or 1.0) / total
+        for one in found.maps
+        for region in one.regions
+    }
 
 
 def _draw_map(
     ax: Axes,
     maps: Sequence[GraphMap],
-    values: Mapping[tuple[int, str], float],
+    values: _Values,
     label: str,
-    colours: str,
-    norm: Normalize,
+    scale: ScalarMappable,
+    form: str,
 ) -> None:
     """One column of rows for every ``_MOST_ROWS`` regions, the streams to the left."""
     lanes = [
@@ -97,41 +151,38 @@ def _draw_map(
     if not lanes:
         ax.set_title("no region", fontsize=9)
         return
-    scale = ScalarMappable(norm, colours)
-    positive = [value for value in values.values() if value > 0]
-    if not positive:
-        ax.set_title(f"{label}: not known", fontsize=9)
-    else:
-        scale.set_clim(min(positive) if isinstance(norm, LogNorm) else 0, max(positive))
-        ax.figure.colorbar(scale, ax=ax, label=label, shrink=0.6)
+    _fit(scale, values)
+    ticks = StrMethodFormatter(f"{{x:{form}}}")
+    bar = ax.figure.colorbar(scale, ax=ax, location="bottom", aspect=40, format=ticks)
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     streams = max(len(one.streams.found) for one in maps)
-    width = streams + 1 + _LABEL_CHARACTERS * 0.28
+    width = streams + 1 + _LABEL_CHARACTERS * 0.2
     for i, (one, region, lane) in enumerate(lanes):
         left, y = (i // _MOST_ROWS) * (width + 1), -(i % _MOST_ROWS)
         value = values.get(_key(one, region))
-        fill = (
-            scale.to_rgba(np.array(value))
-            if positive and value is not None
-            else _UNKNOWN
-        )
         _draw_lane(ax, lane, left, y, streams)
-        box = (left + streams, y - 0.42)
-        ax.add_patch(
-            Rectangle(box, width - streams, 0.84, facecolor=fill, edgecolor="0.6")
-        )
-        dark = positive and value is not None and sum(fill[:3]) < _DARK
-        colour = "white" if dark else "black"
-        ax.text(
-            left + streams,
-            y,
-            _label(region, value),
-            fontsize=6.5,
-            va="center",
-            color=colour,
-        )
+        text = _label(region) if value is None else f"{_label(region)}  {value:{form}}"
+        fill = _UNKNOWN if value is None else tuple(scale.to_rgba(np.array(value)))
+        box = Rectangle((left + streams, y - 0.42), width - streams, 0.84)
+        box.set(facecolor=fill, edgecolor="0.6")
+        ax.add_patch(box)
+        _write(ax, left + streams, y, text, fill)
     columns = -(-len(lanes) // _MOST_ROWS)
     ax.set_xlim(-1, columns * (width + 1))
     ax.set_ylim(-min(len(lanes), _MOST_ROWS), 1)
+
+
+def _fit(scale: ScalarMappable, values: _Values) -> None:
+    """The colours reach from the least value, or 0, to the largest."""
+    positive = [value for value in values.values() if value > 0] or [1.0]
+    least = min(positive) if isinstance(scale.norm, LogNorm) else 0.0
+    scale.set_clim(least, max(positive))
+
+
+def _write(ax: Axes, x: float, y: float, text: str, fill: Sequence[float]) -> None:
+    colour = "white" if sum(fill[:3]) < _DARK else "black"
+    ax.text(x, y, text, fontsize=6.5, va="center", color=colour)
 
 
 def _draw_lane(ax: Axes, lane: Lane, left: float, y: float, streams: int) -> None:
@@ -145,8 +196,22 @@ def _draw_lane(ax: Axes, lane: Lane, left: float, y: float, streams: int) -> Non
     ax.plot([left + i for i in lane.added], [y] * len(lane.added), ".", color="0.2")
 
 
-def _label(region: RegionInfo, value: float | None) -> str:
+def _draw_legend(ax: Axes, maps: Sequence[GraphMap]) -> None:
+    """The colours of the streams, by the inputs that they start from."""
+    names = dict.fromkeys(
+        (i, stream.name) for one in maps for i, stream in enumerate(one.streams.found)
+    )
+    lines = [
+        Line2D([], [], color=f"C{i % 10}", label=f"stream of {_shortened(name)}")
+        for i, name in names
+    ]
+    if lines:
+        legend = ax.legend(handles=lines, loc="lower left", fontsize=7, frameon=False)
+        legend.set_bbox_to_anchor((0, 1))
+
+
+def _label(region: RegionInfo) -> str:
     text = f" {region.module} ({region.kind})"
     if len(text) > _LABEL_CHARACTERS:
         text = f" ...{text[len(text) - _LABEL_CHARACTERS + 4 :]}"
-    return text if value is None else f"{text}  {value:.2g}"
+    return text

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from matplotlib.figure import Figure
 from torch import nn
 
+from rfc_compile.graph_report import model_of, reports_of
 from rfc_compile.report.drawing import drawing
+from rfc_compile.report.numbers import counted, size
 from rfc_compile.runtime.registry import Dispatcher, newest_run
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+REASONS: Final = {
+    "warmup": "first steps of a run",
+    "error_control": "the error owed would be too large",
+    "even": "due by the even spread",
+    "threshold": "predicted too badly",
+    "interval": "due by the interval",
+    "mask": "listed in full_steps",
+    "cap": "longest run of cached steps",
+    "final": "last steps of a run",
+    "conditioning": "another prompt or condition",
+    "new_run": "a new run begins",
+    "timesteps": "the rows of a batch differ in timestep",
+    "weights": "the weights changed",
+    "non_finite": "the prediction was NaN or Inf",
+    "lost_state": "somebody freed the state",
+    "no_history": "nothing to predict from yet",
+    "within_limit": "predicted well enough",
+    "scheduled": "by the schedule",
+}
+"""Why a step was full or cached, in words."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +55,9 @@ class Statistics:
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
         host_seconds: time in the runtime around these graphs, in seconds.
-        sketch_error: with ``input_sketch``, the relative standard error of the norm of
-            an input's last change, mean over inputs and samples; None without.
         last: the trajectory before this one, None if there was none.
-        samples: with ``decide="sample"`` every sample's, in the order in which they
+        fallbacks: why forwards, or steps of them, ran uncached.
+        samples: with ``per_sample=True`` every sample's, in the order in which they
             joined, the last 64 of those that have left among them. The numbers above
             are then sums, ``steps`` the most, and ``branch`` of a decision is the index
             of its sample.
@@ -46,8 +72,8 @@ class Statistics:
     cache_bytes: int = 0
     graph_seconds: dict[str, float] = field(default_factory=dict)
     host_seconds: float = 0.0
-    sketch_error: float | None = None
     last: Statistics | None = None
+    fallbacks: tuple[str, ...] = ()
     samples: tuple[Statistics, ...] = ()
 
     def plot(self) -> Figure:
@@ -63,28 +89,65 @@ class Statistics:
         return figure
 
     def __str__(self) -> str:
-        """One line of totals, then how often each reason decided."""
-        reasons: dict[str, int] = {}
-        for decision in self.decisions:
-            kind = "full" if decision.full else "cached"
-            label = f"{kind} ({decision.reason})"
-            reasons[label] = reasons.get(label, 0) + 1
-        counts = ", ".join(f"{count} {label}" for label, count in reasons.items())
-        error = self.sketch_error
-        sketch = "" if error is None else f"; sketch error {error:.1%}"
-        held = f"{self.cache_bytes / 2**20:.2f} MiB of state"
-        return (
-            f"{self.steps} steps, {self.nfc} full of {len(self.decisions)} calls: "
-            f"{counts or 'none yet'}; {held}{sketch}"
+        """A line of totals, then why steps were full or cached, then what fell back."""
+        reasons = [f"uncached: {reason}" for reason in self.fallbacks]
+        if not self.decisions:
+            return "\n".join(["no step yet", *reasons])
+        return "\n".join(
+            [
+                f"{self._counts()}; {self._state()}",
+                *(f"  {kind}: {counts}" for kind, counts in self._reasons().items()),
+                *reasons,
+            ]
         )
 
+    def _counts(self) -> str:
+        calls = len(self.decisions)
+        branches = len({decision.branch for decision in self.decisions})
+        word = "samples" if self.samples else "guidance branches"
+        of = f", {branches} {word}" if branches > 1 else ""
+        fewer = f"{calls / self.nfc:.1f}x fewer" if self.nfc else "none full"
+        return (
+            f"{counted(self.steps, 'step')}{of}: {self.nfc} full, {calls - self.nfc} "
+            f"cached ({fewer})"
+        )
 
-def stats(model: nn.Module | None = None) -> Statistics:
+    def _state(self) -> str:
+        if not self.cache_bytes:
+            return "its state is freed"
+        return f"{size(self.cache_bytes)} of state held"
+
+    def _reasons(self) -> dict[str, str]:
+        """For full and for cached steps, how often each reason decided."""
+        counts = Counter((d.full, d.reason) for d in self.decisions)
+        return {
+            kind: ", ".join(
+                f"{count} {reason} ({REASONS.get(reason, 'not explained')})"
+                for (full, reason), count in counts.items()
+                if full == is_full
+            )
+            for kind, is_full in (("full", True), ("cached", False))
+            if any(full == is_full for full, _ in counts)
+        }
+
+
+def stats(model: Any = None) -> Statistics:
     """The current trajectory of a compiled model, the one before it in ``.last``.
 
     With several graphs, shapes or owners: the one that ran most recently. With
-    ``decide="sample"`` it sums up the samples, each of which is in ``.samples``.
+    ``per_sample=True`` it sums up the samples, each of which is in ``.samples``.
+    Takes a module or a pipeline of diffusers; None for the newest run of all models.
+
+    Raises:
+        TypeError: the model is something else.
+
     """
+    model = model_of(model)
+    reasons = [reason for report in reports_of(model) for reason in report.fallbacks]
+    return replace(_newest(model), fallbacks=tuple(dict.fromkeys(reasons)))
+
+
+def _newest(model: nn.Module | None) -> Statistics:
     newest = newest_run(model)
     if newest is None:
         return Statistics()
@@ -99,8 +162,6 @@ def stats(model: nn.Module | None = None) -> Statistics:
 
 
 def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
-    trajectory.settle(most=0)
-    trajectory = trajectory.whole
     graphs = dispatcher.graphs
     inside = sum(graph.seconds + graph.compile_seconds for graph in graphs.values())
     return Statistics(
@@ -112,13 +173,11 @@ def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
         cache_bytes=sum(branch.bytes for branch in trajectory.branches),
         graph_seconds={name: graph.seconds for name, graph in graphs.items()},
         host_seconds=dispatcher.seconds - inside,
-        sketch_error=_sketch_error(trajectory),
     )
 
 
 def _of_samples(session: Session, dispatcher: Dispatcher) -> Statistics:
     samples = tuple([_statistics(x, dispatcher) for x in session.samples.trajectories])
-    errors = [x.sketch_error for x in samples if x.sketch_error is not None]
     return replace(
         samples[-1],
         nfc=sum(sample.nfc for sample in samples),
@@ -129,16 +188,5 @@ def _of_samples(session: Session, dispatcher: Dispatcher) -> Statistics:
             for decision in sample.decisions
         ),
         cache_bytes=sum(sample.cache_bytes for sample in samples),
-        sketch_error=sum(errors) / len(errors) if errors else None,
         samples=samples,
     )
-
-
-def _sketch_error(trajectory: Trajectory) -> float | None:
-    kept = [
-        state
-        for branch in trajectory.branches
-        for state in (branch.state, *branch.followers.values())
-    ]
-    errors = [error for state in kept for error in state.sketch_errors()]
-    return float(torch.cat(errors).mean()) if errors else None

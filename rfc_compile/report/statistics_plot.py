@@ -16,18 +16,17 @@ _REASONS: Final = {
     "scheduled": "0.88",
     "warmup": "tab:gray",
     "threshold": "tab:orange",
-    "spread": "tab:orange",
-    "budget": "tab:orange",
+    "even": "tab:orange",
+    "error_control": "tab:orange",
     "interval": "tab:orange",
     "mask": "tab:orange",
-    "max_error": "tab:red",
     "cap": "tab:blue",
     "final": "tab:purple",
 }
 
 
 _UNUSUAL: Final = "tab:red"
-"""Colour of the other reasons: a discontinuity, changed weights and the like."""
+"""Colour of the other reasons: a new run, changed weights and the like."""
 
 
 def statistics_figure(stats: Statistics, title: str = "") -> Figure:

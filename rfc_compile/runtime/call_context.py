@@ -22,7 +22,7 @@ class CallContext(NamedTuple):
         owner: unique to whom the trajectory belongs: a name, a thread or a task.
         num_steps: steps of its run, None if not told.
         run: number of its run, 0 if nobody tells where runs start.
-        announced: iterations of that run, None if nobody tells: about its steps, a
+        iterations: iterations of that run, None if nobody tells: about its steps, a
             sampler of a higher order has more, a model that shares the run has fewer.
         branch: name of its CFG branch, None if nobody tells.
 
@@ -31,8 +31,13 @@ class CallContext(NamedTuple):
     owner: str
     num_steps: int | None
     run: int
-    announced: int | None
+    iterations: int | None
     branch: str | None
+
+    @property
+    def told(self) -> bool:
+        """Whether somebody tells where the run begins and ends."""
+        return self.run > 0 or self.num_steps is not None
 
 
 class _Named(NamedTuple):
@@ -75,13 +80,13 @@ def _leave(variable: ContextVar[Any], token: Token[Any]) -> None:
         variable.reset(token)
 
 
-def begin_run(announced: int | None = None) -> int:
+def begin_run(iterations: int | None = None) -> int:
     """The next call of this thread or task is the first of a run; its number.
 
-    ``announced`` is how many iterations the run says it has.
+    ``iterations`` is how many iterations the run says it has.
     """
     number = next(_runs)
-    _run.set((number, announced))
+    _run.set((number, iterations))
     return number
 
 

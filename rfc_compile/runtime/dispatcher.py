@@ -1,9 +1,8 @@
 """One call of a compiled graph: lead or follow, full or cached.
 
-call -> takes part in a running call of the model?   (rfc_compile.model_call)
+call -> takes part in a running call of the model?   model_forward
      -> yes: follow its decision                     _follow
-     -> no: place the call in a trajectory, decide   _lead: by_timestep, by_latent
-            -> record the decision                   _accept
+     -> no: place, decide, run, record               _lead
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Hashable, Sequence, Set
 from typing import Any
 
@@ -33,7 +33,6 @@ from rfc_compile.runtime.graph_inputs import (
     picker,
     without_reader,
 )
-from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import (
     ParameterChangeCounter,
@@ -41,15 +40,32 @@ from rfc_compile.runtime.parameter_versions import (
     ParameterVersions,
 )
 from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
+from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.session_table import Key, SessionTable
 from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
-from rfc_compile.schedules.base import guarded_limit
+from rfc_compile.schedules.base import FULL, guarded_limit
 from rfc_compile.schedules.decision import Decision, log_decision
 from rfc_compile.torch_internals import without_autocast
+
+SHORT_RUN = 6
+"""Steps of a run that may all be full without a word."""
+
+REMEDIES = {
+    "new_run": "its latents do not follow from what the model returned: say where runs "
+    "begin, by a pipeline or rfc_compile.trajectory(name, num_steps=...)",
+    "conditioning": "its prompt or other conditioning is another one at every step",
+    "weights": "its weights change at every step",
+}
+"""What to do where a whole run was full, by the reason of its steps."""
+
+UNEVEN_TIMESTEPS = (
+    "the rows of a batch move by different timesteps: such steps run uncached; "
+    "per_sample=True caches every row at its own timestep"
+)
 
 _serials = itertools.count()
 
@@ -104,13 +120,13 @@ class Dispatcher(ABC):
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()
-        caller = current_context()
+        context = current_context()
         static = self._static(arguments)
         key = self._sessions.key(static, arguments)
         weights = self._weights.read(static, arguments)
         layer, _ = key
         given = [arguments[i] for i in self._given]
-        running = model_forward.running(caller)
+        running = model_forward.running(context)
         if (
             running is not None
             and (self.follows or running.leader == self._serial)
@@ -118,22 +134,22 @@ class Dispatcher(ABC):
         ):
             outputs = self._follow(running, layer, arguments, weights)
         else:
-            session = self._session_of(caller, key, arguments)
+            session = self._session_of(context, key, arguments)
             with session.lock:  # threads that share a name share its trajectory
-                outputs = self._lead_together(session, caller, arguments, weights)
-            running = model_forward.running(caller)
+                outputs = self._lead_together(session, context, arguments, weights)
+            running = model_forward.running(context)
         if running is not None:
             running.add(layer, given, outputs)
         return outputs
 
     def _session_of(
-        self, caller: CallContext, key: Key, arguments: Sequence[Any]
+        self, context: CallContext, key: Key, arguments: Sequence[Any]
     ) -> Session:
         """The scope of a call; a run goes on where Dynamo compiles its forward anew.
 
         It does so to make a graph more general: for other sizes, strides or numbers.
         """
-        session = self._sessions.get(caller.owner, key)
+        session = self._sessions.get(context.owner, key)
         if session.used:
             return session
         slots = geometry_of(self._layout, self._sizes.bind(arguments))
@@ -142,14 +158,14 @@ class Dispatcher(ABC):
                 continue
             if other._computes != self._computes:
                 continue
-            before = other._sessions.take(caller.owner, key, slots, self._layout)
+            before = other._sessions.take(context.owner, key, slots, self._layout)
             if before is not None:
-                self._sessions.put(caller.owner, key, before)
+                self._sessions.put(context.owner, key, before)
                 return before
         return session
 
     timed: bool
-    """Whether the timestep of a call is known, and so its noise level."""
+    """Whether the timestep of a call is known."""
 
     follows: bool
     """Whether it takes over the decisions of other graphs, not only of other layers."""
@@ -157,45 +173,58 @@ class Dispatcher(ABC):
     def _lead_together(
         self,
         session: Session,
-        caller: CallContext,
+        context: CallContext,
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
         """Lead as all ranks do, in a new run of all if they take it for other steps."""
+        self._expire(session)
         try:
-            return self._lead(session, caller, arguments, weights)
+            return self._lead(session, context, arguments, weights)
         except OutOfStep:
             session.forget()
             self.report.fall_back(
                 "the ranks that share this model took a call for different steps (one "
                 "was reset, or its weights changed): such a call begins a new run"
             )
-        return self._lead(session, caller, arguments, weights)
+        return self._lead(session, context, arguments, weights)
+
+    def _expire(self, session: Session) -> None:
+        for run in session.expire():
+            self._note_end(run)
+            self.report.note(
+                f"a run of {len(run.times)} steps was not continued: its state is freed"
+            )
+
+    def _note_end(self, run: Trajectory) -> None:
+        """Say so once if a whole run had no cached step."""
+        full = [made for made in run.decisions if made.full]
+        if len(run.times) < SHORT_RUN or len(full) < len(run.decisions):
+            return
+        reasons = Counter(made.reason for made in full)
+        most, _ = reasons.most_common(1)[0]
+        self.report.fall_back(
+            f"a run of {len(run.times)} steps had no cached step (reason: {most}); "
+            f"{REMEDIES.get(most, 'rfc_compile.stats() tells every reason')}"
+        )
 
     def _read(
-        self,
-        value: Tensor,
-        session: Session,
-        branch: GuidanceBranch,
-        step: int,
-        *told: Hashable,
-        timestep: float = 0.0,
+        self, value: Tensor, call: PlacedStep, *agreed: Hashable, time: float = 0.0
     ) -> Signal:
         """The signal of a step on the host, that of all ranks which share the model.
 
-        ``told`` is what else the ranks must have in common for this step.
+        ``agreed`` is what else the ranks must have in common for this step.
         """
         conditioning = self._layout.conditioning
         if self.ranks is None:
-            return Signal.read(value, conditioning, timestep)
-        place = (*session.place(branch, step), told)
-        return self.ranks.agree(place, value, conditioning, timestep)
+            return Signal.read(value, conditioning, time)
+        return self.ranks.agree((*call.place, agreed), value, conditioning, time)
 
     @abstractmethod
     def _lead(
         self,
         session: Session,
-        caller: CallContext,
+        context: CallContext,
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
@@ -221,14 +250,13 @@ class Dispatcher(ABC):
                 state.layout = self._layout  # Dynamo made a more general graph of it
             else:
                 state = branch.followers[member] = own
-        by_noise = self._options.time == "noise"
-        levels = running.levels(state.full_steps) if by_noise else None
-        pool = state.pool(arguments, running.step, levels)
+        times = running.times(state.full_steps) if self._by_timestep else None
+        inputs = state.pool(arguments, running.step, times)
         cached = state.full_steps and not running.full
         if cached and may_follow(self.ranks, running.ranks, self.report):
-            return self._run_whole("cached", pool)
+            return self._run_whole("cached", inputs)
         history = state.forget()
-        outputs = self._run_whole("full", pool)
+        outputs = self._run_whole("full", inputs)
         if running.keep:
             state.record(running.step, history)
         return outputs
@@ -238,18 +266,17 @@ class Dispatcher(ABC):
         self.options = self._options = options
         self._schedule = options.make_schedule(self.report)
         self._cached_reason = "scheduled" if self._schedule.static else "within_limit"
-        self._lagged = options.decision == "lagged"
-        self._by_noise = self.timed and options.time == "noise"
+        self._by_timestep = options.time == "timestep"
 
     def reset(self, of: Set[int] | None = None) -> None:
-        """Drop trajectories and their state; compiled graphs stay.
+        """Drop runs and their state; compiled graphs stay.
 
         ``of`` keeps to the layers that hold one of these parameter ids.
         """
         self._sessions.drop(of)
 
     def sessions(self, of: Set[int] | None = None) -> list[Session]:
-        """The scopes, of layers that hold one of these parameter ids if given."""
+        """The sessions, of layers that hold one of these parameter ids if given."""
         return self._sessions.of(of)
 
     def _new_state(
@@ -261,30 +288,12 @@ class Dispatcher(ABC):
         return BranchState(self._layout, self._sizes.bind(arguments), unused, weights)
 
     def _limit(self, call: PlacedStep) -> tuple[float, str]:
+        """The largest error with which a step may be cached, and why no larger."""
+        if call.positions is None:
+            self.report.fall_back(UNEVEN_TIMESTEPS)
+            return FULL, "timesteps"
         limit, reason = guarded_limit(self._schedule, self._options, call.position)
         return limit, call.refused or reason
-
-    def _finish(
-        self,
-        call: PlacedStep,
-        signal: Signal,
-        limit: float,
-        reason: str,
-        pool: GraphInputs,
-    ) -> Sequence[Any]:
-        """Decide by the signal, run the rest of the forward, record the decision."""
-        if signal.finite and self._statistic(call.branch, signal) <= limit:
-            pool.others[0] = call.branch.state.weights(call.step, call.levels)
-            outputs = self._run("cached", pool)
-            self._accept(call, signal, self._cached_reason)
-            return outputs
-        history = call.branch.state.forget()
-        outputs = self._run("full", pool)
-        self._accept(call, signal, reason, history)
-        return outputs
-
-    def _statistic(self, branch: GuidanceBranch, signal: Signal) -> float:
-        return branch.last_error if self._lagged else signal.error
 
     def _drop_broken(self, call: PlacedStep) -> None:
         """Forget what a full step has kept of an input that is broken."""
@@ -293,75 +302,70 @@ class Dispatcher(ABC):
         call.branch.followers.clear()
         self.report.fall_back(NOT_FINITE)
 
-    def _accept(
+    def _record(
         self,
         call: PlacedStep,
-        signal: Signal | None,
+        signal: Signal,
         reason: str,
         history: Sequence[int] | None = None,
+        repayment: Repayment | None = None,
     ) -> None:
-        """Advance, record the decision (a late signal completes it), lead others.
+        """Advance, record the decision, lead others.
 
         ``history`` is what the state of a full step held before, None for a cached one.
         The step joins it last: one that is interrupted leaves a state without history.
         """
-        trajectory, branch = call.run(signal), call.branch
-        full, finite = history is not None, signal is None or signal.finite
-        if not finite:
+        run, branch = call.run(signal), call.branch
+        full = history is not None
+        if not signal.finite:
             self._drop_broken(call)
-        if call.step > trajectory.step:
-            trajectory.timesteps.append(call.timestep)
-        if self._by_noise and trajectory.step == 1 and branch.step == 0 and signal:
-            trajectory.recognise(signal.change, call.session.earlier(trajectory))
-        if branch not in trajectory.branches:
-            trajectory.branches.append(branch)
-        trajectory.newest = branch
-        branch.name = call.caller.branch
+        if call.step > run.step:
+            run.times.append(call.time)
+        if branch not in run.branches:
+            run.branches.append(branch)
+        run.newest, run.last_call = branch, call.session.calls
+        branch.name = call.context.branch
         branch.state.remember([call.arguments[i] for i in self._layout.latents])
-        seen = signal if branch.step >= 0 and finite else None
+        seen = signal if branch.step >= 0 and signal.finite else None
         decision = Decision(
             step=call.step,
             branch=branch.index,
-            timestep=call.timestep,
+            timestep=run.timesteps[call.step],
             full=full,
-            reason=reason if finite else "non_finite",
+            reason=reason if signal.finite else "non_finite",
             statistic=None if seen is None else seen.error,
             change=None if seen is None else seen.change,
+            true_error=None if repayment is None else repayment.true_error,
+            debt=None if repayment is None else repayment.debt,
+            repaid=None if repayment is None else repayment.repaid,
         )
-        if signal is not None:
-            branch.learn(signal, full=full)
+        branch.learn(signal, full=full)
         branch.advance(call.step, full=full)
-        trajectory.decisions.append(decision)
-        log_decision(trajectory.name, decision)
-        self._announce(call, trajectory, decision, keep=finite)
-        if history is not None and finite:
+        run.decisions.append(decision)
+        log_decision(run.name, decision)
+        self._announce(call, run, decision, keep=signal.finite)
+        if history is not None and signal.finite:
             branch.state.record(call.step, history)
 
     def _announce(
-        self,
-        call: PlacedStep,
-        trajectory: Trajectory,
-        decision: Decision,
-        *,
-        keep: bool,
+        self, call: PlacedStep, run: Trajectory, decision: Decision, *, keep: bool
     ) -> None:
         """Let other graphs of the model follow a decision."""
         self._changes_of_weights.note(decision)
         model_forward.begin(
             self._serial,
-            call.caller,
+            call.context,
             call.branch,
             call.step,
-            trajectory=trajectory,
-            timestep=call.timestep,
+            trajectory=run,
             full=decision.full,
             keep=keep,
             ranks=self.ranks,
         )
 
     @abstractmethod
-    def _run_whole(self, name: str, pool: GraphInputs) -> Sequence[Any]:
+    def _run_whole(self, name: str, inputs: GraphInputs) -> Sequence[Any]:
         """The whole forward in full or cached, without its signal."""
 
-    def _run(self, name: str, pool: GraphInputs) -> Sequence[Any]:
-        return self.graphs[name](*self._routes[name](pool))
+    def _run(self, name: str, inputs: GraphInputs) -> Sequence[Any]:
+        return self.graphs[name](*self._routes[name](inputs))

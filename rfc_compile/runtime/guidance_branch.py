@@ -1,48 +1,78 @@
-"""One CFG branch of a trajectory, and whether a call is its next step.
-
-A call is taken for the next step only if its conditioning is the branch's and its input
-has moved no further than a step moves it.
-"""
+"""One guidance branch of a run: what it keeps, and where it stands."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
 
 from rfc_compile.estimators.step_signal import Signal
+from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.state import BranchState
-from rfc_compile.schedules.decision import LARGEST_GROWTH, NOTICEABLE
+from rfc_compile.schedules.base import Curvature
 
 UNRELATED = 0.6
-"""Relative change of the latent above which two calls count as unrelated: other images
-differ by 0.6 to 1.4 in this measure, the steps of 20-step runs by less than 0.45, but
-for the last: where little is left but the image, up to 0.7 (of 10 steps, 1.3)."""
+"""Relative change of a block's input above which two calls count as unrelated, where
+blocks are compiled alone and no output of the sampler's is seen."""
 
 
-@dataclass(frozen=True)
-class Mismatch:
+class Mismatch(NamedTuple):
     """Why a call does not continue a branch.
 
     Attributes:
         reason: ``discontinuity``, ``conditioning``, ``weights``, ``non_finite``,
             ``lost_state`` or ``no_history``.
         changed: indices of the conditioning inputs that differ.
+        signal: that of the call, where one was read.
+        name: of the call's guidance branch, where it has one.
 
     """
 
     reason: str
     changed: frozenset[int] = frozenset()
+    signal: Signal | None = None
+    name: str | None = None
+
+
+class Returned(NamedTuple):
+    """What a branch returned to the sampler at a step.
+
+    Attributes:
+        step: its index.
+        latent: a copy of the latent that came in, (R, N).
+        output: a copy of what was returned for it, (R, N).
+        others: outputs of other samples with the same latent, where each sample is
+            decided by itself.
+        partners: for every further row that has the same latent, the rows' indices:
+            guidance in one batch mixes their outputs.
+
+    """
+
+    step: int
+    latent: Tensor
+    output: Tensor
+    partners: tuple[tuple[int, ...], ...] = ()
+    others: Sequence[Tensor] = ()
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The output of every row, then those of its partners, (R, N) each."""
+        mixed = [self.output[list(rows)] for rows in self.partners]
+        return [self.output, *mixed, *self.others]
 
 
 @dataclass(eq=False)
 class GuidanceBranch:
-    """One CFG branch: the state it keeps and where it stands.
+    """One guidance branch: the state it keeps and where it stands.
 
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
-    sum of the signals' errors since the last full step, ``last_error`` the last one.
-    ``signals`` counts the steps whose signal was compared.
-    ``followers`` is the state of the layers that take over its decisions.
-    ``clock`` are the conditioning inputs that change at every step, None until seen.
+    sum of the signals' errors since the last full step. ``returned`` are its last two
+    outputs, newest first, ``debt`` what a full step repays, ``curvature`` what
+    its last full step showed. ``followers`` is the state
+    of the layers that take over its decisions. ``clock`` are the conditioning inputs
+    that change at every step, None until seen (blocks compiled alone).
     """
 
     index: int
@@ -51,41 +81,33 @@ class GuidanceBranch:
     step: int = -1
     since_full: int = 0
     error: float = 0.0
-    last_error: float = 0.0
-    signals: int = 0
     change: float | None = None
     conditioning: tuple[float, ...] = ()
     name: str | None = None
+    returned: list[Returned] = field(default_factory=list)
+    debt: Debt = field(default_factory=Debt)
+    curvature: Curvature | None = None
     followers: dict[Hashable, BranchState] = field(default_factory=dict)
     clock: frozenset[int] | None = None
     clock_readings: set[tuple[float, ...]] = field(default_factory=set)
 
     def mismatch(
-        self,
-        signal: Signal,
-        full_steps: Sequence[int],
-        varying: Set[int],
-        *,
-        told: bool = False,
-        last: bool = False,
+        self, signal: Signal, full_steps: Sequence[int], varying: Set[int]
     ) -> Mismatch | None:
-        """Why a call is not this branch's next step; None if it may be.
+        """Why a call is not this branch's next step; None if it is.
 
         ``full_steps`` are the kept full steps that the signal was measured against,
-        ``varying`` the conditioning inputs that are known to change at every step;
-        ``told`` and ``last`` as for ``jumps``.
+        ``varying`` the conditioning inputs that are not compared.
         """
         if self.step < 0:
             return None
         if not full_steps:  # its last full step broke off or was not finite
-            return Mismatch("no_history")
+            return Mismatch("no_history", signal=signal)
         if not signal.finite:
-            return Mismatch("non_finite")
-        if self.jumps(signal.change, told=told, last=last):
-            return Mismatch("discontinuity")
+            return Mismatch("non_finite", signal=signal)
         differing = self.differing(signal)
         if differing - varying:
-            return Mismatch("conditioning", differing)
+            return Mismatch("conditioning", differing, signal)
         return None
 
     def differing(self, signal: Signal) -> frozenset[int]:
@@ -95,16 +117,18 @@ class GuidanceBranch:
 
     def learn(self, signal: Signal, *, full: bool) -> None:
         """Note the signal of an accepted step, full or cached."""
-        self.change = None if self.signals == 0 else signal.change
-        self.last_error = 0.0 if full else signal.error
+        self.change = signal.change if self.step >= 0 else None
         self.error = 0.0 if full else self.error + signal.error
         self.conditioning = signal.conditioning
-        self.signals += 1
 
     def advance(self, step: int, *, full: bool) -> None:
         """Move on by one accepted step."""
         self.since_full = 0 if full else self.since_full + 1
         self.step = step
+
+    def returned_at(self, step: int) -> list[Tensor]:
+        """The outputs of a step, with those of partners; none if not kept."""
+        return next((one.outputs for one in self.returned if one.step == step), [])
 
     def read_clock(self, signal: Signal) -> None:
         """Note the clock of an accepted call; the second call shows what it is."""
@@ -119,23 +143,14 @@ class GuidanceBranch:
         known = range(len(conditioning)) if self.clock is None else sorted(self.clock)
         return tuple(conditioning[i] for i in known)
 
+    def jumps(self, change: float) -> bool:
+        """Whether no denoising step changes a block's input so much, or not at all."""
+        return change == 0 or change > UNRELATED
+
     @property
     def bytes(self) -> int:
         """State kept, that of the followers included, in bytes."""
-        return sum(kept.bytes for kept in (self.state, *self.followers.values()))
-
-    def jumps(self, change: float, *, told: bool = False, last: bool = False) -> bool:
-        """Whether no denoising step changes the latent so much, or not at all.
-
-        ``told``: by what the caller tells, the call can be of no other run or branch.
-        Then only a change that is sudden gives away that it does not go on, and none at
-        the ``last`` step, which removes all noise that is left.
-        """
-        if change == 0:
-            return True
-        if self.change is None:  # it has not moved before
-            return change > UNRELATED
-        if told and last:
-            return False
-        sudden = change > NOTICEABLE and change > LARGEST_GROWTH * self.change
-        return sudden or (change > UNRELATED and not told)
+        states = sum(kept.bytes for kept in (self.state, *self.followers.values()))
+        return states + sum(
+            one.latent.nbytes + one.output.nbytes for one in self.returned
+        )

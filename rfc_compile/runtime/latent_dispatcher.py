@@ -55,20 +55,20 @@ class Placement:
 def place(
     trajectory: Trajectory,
     signals: dict[GuidanceBranch, Signal],
-    name: str | None,
+    context: CallContext,
     weights: ParameterVersion,
 ) -> Placement:
     """Find the branch that a call continues.
 
     ``signals`` holds the call's signal against every branch of the trajectory,
-    ``name`` is the name of its branch, where that is known.
+    ``context`` tells the name of its branch, where that is known.
     """
-    newest = trajectory.newest
+    newest, name = trajectory.newest, context.branch
     if newest is None:
         return Placement(None, 0, new=True)
     standing = signals[newest].change == 0
     step = trajectory.step if standing else trajectory.step + 1
-    reasons = {b: _refusal(b, signals[b], weights) for b in signals}
+    reasons = {b: _refusal(b, signals[b], weights, context) for b in signals}
     open_to = [
         b
         for b in signals
@@ -88,7 +88,10 @@ def place(
 
 
 def _refusal(
-    branch: GuidanceBranch, signal: Signal, weights: ParameterVersion
+    branch: GuidanceBranch,
+    signal: Signal,
+    weights: ParameterVersion,
+    context: CallContext,
 ) -> str | None:
     """Why a call is not the branch's next step; None if it may be."""
     if branch.state.computed_with != weights:
@@ -97,7 +100,7 @@ def _refusal(
         return "no_history"
     if not signal.finite:
         return "non_finite"
-    if branch.jumps(signal.change):
+    if signal.change == 0 or (branch.jumps(signal.change) and not context.told):
         return "discontinuity"
     differing = branch.differing(signal)
     if not differing:
@@ -129,7 +132,7 @@ def _likeliest(
     return alike[0] if nearest >= CLEARLY_NEARER * distance(alike[0]) else None
 
 
-class ByLatent(Dispatcher):
+class LatentDispatcher(Dispatcher):
     """Places calls by how the latent and the conditioning change."""
 
     timed = False
@@ -138,70 +141,64 @@ class ByLatent(Dispatcher):
     def _lead(
         self,
         session: Session,
-        caller: CallContext,
+        context: CallContext,
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
-        trajectory = session.continued(caller) or Trajectory(caller.owner)
+        trajectory = _continued(session, context) or Trajectory(context.owner)
         kept = [branch.state for branch in trajectory.branches]
         lost = any(state.unusable(state.computed_with, self.report) for state in kept)
         if lost:
-            trajectory = Trajectory(caller.owner)
+            trajectory = Trajectory(context.owner)
         expected = {
             branch: max(branch.step + 1, trajectory.step)
             for branch in trajectory.branches
         }
-        signals = {
-            branch: self._probe(session, branch, arguments, step, weights)
+        calls = {
+            branch: PlacedStep(
+                context, session, arguments, trajectory, branch, step, (float(step),)
+            )
             for branch, step in expected.items()
         }
-        placement = place(trajectory, signals, caller.branch, weights)
+        signals = {branch: self._probe(call, weights) for branch, call in calls.items()}
+        placement = place(trajectory, signals, context, weights)
         branch, step = placement.branch, placement.step
         if placement.new:
-            trajectory = session.begin(caller)
+            trajectory.finish()
+            trajectory = session.begin(context)
         if branch is None:
             state = self._new_state(arguments, weights)
             index = len(trajectory.branches)
-            branch = GuidanceBranch(index, state, first_step=step, name=caller.branch)
-        signal = signals.get(branch)
-        if signal is None or step != expected[branch]:
-            signal = self._probe(session, branch, arguments, step, weights)
+            branch = GuidanceBranch(index, state, first_step=step, name=context.branch)
         if placement.reason == "no_clock":
             self.report.fall_back(
                 "nothing that this graph is given changes with the timestep, which "
                 "is not among its inputs: its steps cannot be told from other images"
             )
-        reason = "lost_state" if lost else placement.reason
         call = PlacedStep(
-            caller, session, arguments, trajectory, branch, step, float(step), reason
-        )
-        return self._execute(call, signal)
-
-    def _run_whole(self, name: str, pool: GraphInputs) -> Sequence[Any]:
-        return self._run(name, pool)
-
-    def _probe(
-        self,
-        session: Session,
-        branch: GuidanceBranch,
-        arguments: Sequence[Any],
-        step: int,
-        weights: ParameterVersion,
-    ) -> Signal:
-        state = branch.state
-        pool = state.pool(arguments, step)
-        (value,) = self._run("probe", pool)
-        clock = None if branch.clock is None else tuple(sorted(branch.clock))
-        same_weights = state.computed_with == weights
-        return self._read(
-            value,
+            context,
             session,
+            arguments,
+            trajectory,
             branch,
             step,
-            clock,
-            len(branch.clock_readings),
-            same_weights,
+            (float(step),),
+            "lost_state" if lost else placement.reason,
         )
+        signal = signals.get(branch)
+        if signal is None or step != expected[branch]:
+            signal = self._probe(call, weights)
+        return self._execute(call, signal)
+
+    def _run_whole(self, name: str, inputs: GraphInputs) -> Sequence[Any]:
+        return self._run(name, inputs)
+
+    def _probe(self, call: PlacedStep, weights: ParameterVersion) -> Signal:
+        branch, state = call.branch, call.branch.state
+        (value,) = self._run("probe", state.pool(call.arguments, call.step))
+        clock = None if branch.clock is None else tuple(sorted(branch.clock))
+        same_weights = state.computed_with == weights
+        return self._read(value, call, clock, len(branch.clock_readings), same_weights)
 
     def _execute(self, call: PlacedStep, signal: Signal) -> Sequence[Any]:
         branch, state = call.branch, call.branch.state
@@ -209,5 +206,17 @@ class ByLatent(Dispatcher):
         if branch.clock is None:  # the second call may be another image's first
             limit, reason = FULL, call.refused or "warmup"
         branch.read_clock(signal)
-        pool = state.pool(call.arguments, call.step)
-        return self._finish(call, signal, limit, reason, pool)
+        inputs = state.pool(call.arguments, call.step)
+        if signal.finite and signal.error <= limit:
+            outputs = self._run("cached", inputs)
+            self._record(call, signal, self._cached_reason)
+            return outputs
+        history = state.forget()
+        outputs = self._run("full", inputs)
+        self._record(call, signal, reason, history)
+        return outputs
+
+
+def _continued(session: Session, context: CallContext) -> Trajectory | None:
+    """The run under way that a call may continue; None if another one has begun."""
+    return next((run for run in session.live if run.run == context.run), None)

@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from rfc_compile.estimators.step_weights import common_position
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.ranks import Ranks
@@ -42,10 +43,9 @@ class ModelForward:
 
     Attributes:
         leader: the serial number of the graph that leads.
-        caller: who calls.
+        context: who calls.
         branch: the CFG branch; its ``followers`` hold the state of the other graphs.
         step: index of the step in the trajectory.
-        timestep: its value.
         full: the decision.
         keep: whether values of a full step may be kept (not after broken inputs).
         ranks: those that the leader decides with, None if by itself.
@@ -58,22 +58,20 @@ class ModelForward:
     def __init__(
         self,
         leader: int,
-        caller: CallContext,
+        context: CallContext,
         branch: GuidanceBranch,
         step: int,
         *,
         trajectory: Trajectory,
-        timestep: float,
         full: bool,
         keep: bool,
         ranks: Ranks | None = None,
         before: ModelForward | None = None,
     ) -> None:
         self.leader = leader
-        self.caller = caller
+        self.context = context
         self._branch = weakref.ref(branch)
         self.step = step
-        self.timestep = timestep
         self._trajectory = weakref.ref(trajectory)
         self.full = full
         self.keep = keep
@@ -92,12 +90,12 @@ class ModelForward:
         """The branch, None once its trajectory has ended."""
         return self._branch()
 
-    def levels(self, full_steps: Sequence[int]) -> tuple[float, ...] | None:
-        """Noise levels of this step and of these full ones before, if known."""
-        trajectory = self._trajectory()
-        if trajectory is None:
+    def times(self, full_steps: Sequence[int]) -> tuple[float, ...] | None:
+        """The time of this step and of these full ones before, if known."""
+        run = self._trajectory()
+        if run is None:
             return None
-        return trajectory.levels(self.step, self.timestep, full_steps)
+        return common_position([run.times[at] for at in (self.step, *full_steps)])
 
     def includes(
         self, layer: LayerKey, arguments: Iterable[Any], *, by_results: bool
@@ -154,40 +152,38 @@ _running: OrderedDict[str, ModelForward] = OrderedDict()
 _lock = threading.Lock()
 
 
-def running(caller: CallContext) -> ModelForward | None:
-    """The call that a caller is in, or has made last."""
-    call = _running.get(caller.owner)
-    return call if call is not None and call.caller == caller else None
+def running(context: CallContext) -> ModelForward | None:
+    """The call that a context is in, or has made last."""
+    call = _running.get(context.owner)
+    return call if call is not None and call.context == context else None
 
 
 def begin(
     leader: int,
-    caller: CallContext,
+    context: CallContext,
     branch: GuidanceBranch,
     step: int,
     *,
     trajectory: Trajectory,
-    timestep: float,
     full: bool,
     keep: bool,
     ranks: Ranks | None = None,
 ) -> None:
     """A graph leads a new call, with the attributes that ``ModelForward`` lists."""
     with _lock:
-        before = _running.get(caller.owner)
+        before = _running.get(context.owner)
         call = ModelForward(
             leader,
-            caller,
+            context,
             branch,
             step,
             trajectory=trajectory,
-            timestep=timestep,
             full=full,
             keep=keep,
             ranks=ranks,
             before=before,
         )
-        _running[caller.owner] = call
-        _running.move_to_end(caller.owner)
+        _running[context.owner] = call
+        _running.move_to_end(context.owner)
         while len(_running) > MAX_OWNERS:
             _running.popitem(last=False)

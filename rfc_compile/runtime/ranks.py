@@ -98,8 +98,7 @@ class Ranks:
             raise RanksError(
                 f"the {self.count} ranks that share this model have different graphs: "
                 "give all of them the same model, options and inputs of the same form "
-                "(with shards of unequal size, neither memory_budget nor "
-                "target_speedup)"
+                "(with shards of unequal size, leave out target_speedup)"
             )
         if len(set(places)) > 1:
             raise OutOfStep(

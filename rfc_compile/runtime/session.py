@@ -1,25 +1,24 @@
-"""The trajectories of one owner, and what was learnt from those that have ended."""
+"""The runs of one owner: those under way, and the last that has ended."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rfc_compile.estimators.step_signal import Signal
 from rfc_compile.runtime.call_context import CallContext
-from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
+from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.per_sample.matching import Samples
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
-CHANGES_IN_A_ROW = 3
-"""Steps in a row at which a conditioning input must change to count as varying."""
+IDLE_CALLS = 8
+"""Calls for every run under way that one may miss before its state is freed."""
 
-MAX_COURSES = 16
-"""Kinds of trajectories whose length and decisions one scope remembers; oldest goes."""
+MAX_BRANCHES_KEPT = 64
+"""Guidance branches of one owner whose state is kept; the oldest run goes."""
 
 ParameterIds = frozenset[int]
 """The ids of the parameters that a call passes."""
@@ -30,78 +29,81 @@ Shapes = tuple[tuple[int, ...], ...]
 LayerKey = tuple[ParameterIds, Shapes]
 """A layer and the shapes of the other tensors of a call."""
 
-Start = tuple[int | None, tuple[float, ...]]
-"""The number of steps, if told, and the first timesteps of a trajectory."""
-
 
 @dataclass
 class Session:
-    """The trajectories of one owner: the running one and the last finished.
+    """The runs of one owner, in the order in which they began.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
-    counts those that lead. ``ended`` is the run before the current one. ``courses`` are
-    the decisions of the last whole trajectory of every kind. ``changes`` counts, for
-    conditioning inputs, the steps in a row that were refused for them; ``varying`` are
-    those that are no longer compared. Where every sample decides for itself,
-    ``samples`` holds their trajectories, and none is the running one. Calls that lead
-    hold the ``lock``.
+    counts those that lead. Of the runs that have ended the last one is kept for its
+    decisions. ``pairs`` are the latents with their outputs, by the latents' shapes.
+    Where every sample decides for itself, ``samples`` holds them. Calls that
+    lead hold the ``lock``.
     """
 
     layer: ParameterIds = frozenset()
     last_used: float = 0.0
-    current: Trajectory | None = None
-    ended: Trajectory | None = None
-    lengths: dict[tuple[float, ...], int] = field(default_factory=dict)
-    courses: dict[Start, Sequence[Decision]] = field(default_factory=dict)
+    runs: list[Trajectory] = field(default_factory=list)
     samples: Samples = field(default_factory=Samples)
     calls: int = 0
-    changes: dict[int, int] = field(default_factory=dict)
-    varying: set[int] = field(default_factory=set)
+    pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def begin(self, caller: CallContext, *, goes_on: bool = False) -> Trajectory:
-        """Start a new trajectory; the state of the one before is freed.
-
-        ``goes_on``: by its timestep, it may be the last step of that one.
-        """
-        before = self.current
-        if before is not None:
-            before.finish()
-            self.learn_from(before)
-            if not goes_on:
-                self.ended = before
-        self.current = Trajectory(
-            caller.owner,
-            caller.run,
-            caller.num_steps,
-            caller.announced,
-            before=before if goes_on else None,
+    def begin(self, context: CallContext) -> Trajectory:
+        """Start a run; one that somebody has ended by this is freed."""
+        for run in self.live:
+            if context.told and run.run == context.run:
+                run.finish()
+        return self.add(
+            Trajectory(
+                context.owner, context.run, context.num_steps, context.iterations
+            )
         )
-        return self.current
+
+    def add(self, run: Trajectory) -> Trajectory:
+        """Note a run as the newest."""
+        run.last_call = self.calls
+        self.runs.append(run)
+        ended = [old for old in self.runs if old.finished]
+        self.runs = [old for old in self.runs if not old.finished or old is ended[-1]]
+        return run
+
+    @property
+    def live(self) -> list[Trajectory]:
+        """The runs that have not ended, the one that was continued last first."""
+        live = [run for run in self.runs if not run.finished]
+        return sorted(live, key=lambda run: -run.last_call)
+
+    def expire(self) -> list[Trajectory]:
+        """Free the runs that nobody has continued for long, and the oldest of many."""
+        live = self.live
+        patience = IDLE_CALLS * max(1, sum(len(run.branches) for run in live))
+        gone, kept = [], 0
+        for run in live:
+            kept += len(run.branches)
+            idle = self.calls - run.last_call > patience
+            if idle or (kept > MAX_BRANCHES_KEPT and run is not live[0]):
+                run.finish()
+                gone.append(run)
+        return gone
+
+    @property
+    def current(self) -> Trajectory | None:
+        """The run that was continued last."""
+        return max(self.runs, key=lambda run: run.last_call, default=None)
 
     @property
     def last(self) -> Trajectory | None:
-        """The trajectory before the current one."""
+        """The run that began before the current one."""
         current = self.current
-        if current is None or current.rest is not None:
-            return self.ended
-        return current.before or self.ended
-
-    def learn_from(self, ended: Trajectory) -> None:
-        """Note how long trajectories of its kind are, and what is decided in them."""
-        ended = ended.whole
-        start, length = tuple(ended.timesteps[:2]), len(ended.timesteps)
-        # an abandoned run is shorter than a whole one that began the same way
-        _remember(self.lengths, start, max(length, self.lengths.get(start, 0)))
-        if len(ended.decisions) >= len(self.earlier(ended)):
-            _remember(self.courses, _start(ended), ended.decisions)
+        before = self.runs[: self.runs.index(current)] if current is not None else []
+        return before[-1] if before else None
 
     @property
     def running(self) -> list[Trajectory]:
         """The trajectories that have not ended."""
         under_way = [sample.trajectory for sample in self.samples.under_way]
-        known = under_way if self.current is None else [self.current, *under_way]
-        return [trajectory for trajectory in known if not trajectory.finished]
+        return [run for run in (*self.runs, *under_way) if not run.finished]
 
     @property
     def states(self) -> list[BranchState]:
@@ -110,89 +112,16 @@ class Session:
 
     @property
     def decisions(self) -> Sequence[Decision]:
-        """Those of the running trajectory, or of all samples."""
-        return (
-            self.samples.decisions
-            if self.current is None
-            else self.current.whole.decisions
-        )
+        """Those of the current run, or of all samples."""
+        current = self.current
+        return self.samples.decisions if current is None else current.decisions
 
     @property
     def used(self) -> bool:
         """Whether a call has been placed in it."""
-        return self.current is not None or bool(self.samples.joined)
-
-    def continued(self, caller: CallContext) -> Trajectory | None:
-        """The running trajectory, None if it has ended or another run has begun."""
-        current = self.current
-        if current is None or current.finished or current.run != caller.run:
-            return None
-        return current
-
-    def refusal(
-        self, branch: GuidanceBranch, signal: Signal, full_steps: Sequence[int]
-    ) -> Mismatch | None:
-        """``branch.mismatch``; a step that goes on shows what does not vary."""
-        run = self.current
-        told = last = False
-        if run is not None and run.tells_all_of(branch):
-            told, last = True, branch.step + 2 == self.total(run)
-        refused = branch.mismatch(
-            signal, full_steps, self.varying, told=told, last=last
-        )
-        if refused is None and branch.step >= 0 and (self.changes or self.varying):
-            self.changes.clear()
-            self.varying &= branch.differing(signal)
-        return refused
-
-    def learn_varying(self, refused: Mismatch) -> list[int]:
-        """Stop comparing what changes at every step; the inputs that are new there."""
-        self.changes = {i: self.changes.get(i, 0) + 1 for i in refused.changed}
-        new = [i for i, count in self.changes.items() if count == CHANGES_IN_A_ROW]
-        self.varying.update(new)
-        return new
+        return bool(self.runs) or bool(self.samples.joined)
 
     def forget(self) -> None:
-        """Drop the running trajectory and all that was learnt from earlier ones."""
-        if self.current is not None:
-            self.current.finish()
-        self.current = None
-        for learnt in (self.lengths, self.courses, self.changes, self.varying):
-            learnt.clear()
-
-    def place(self, branch: GuidanceBranch, step: int) -> tuple[Hashable, ...]:
-        """All that decides about a step of a branch, but for its signal."""
-        run = self.current or Trajectory("")
-        return (
-            step,
-            branch.index,
-            branch in run.branches,
-            len(run.branches),
-            len(run.timesteps),
-            len(run.decisions),
-            self.total(run),
-            len(self.earlier(run)),
-            tuple(branch.state.full_steps),
-            branch.since_full,
-        )
-
-    def total(self, trajectory: Trajectory) -> int | None:
-        """Steps of a trajectory, told or learnt from one that began the same way."""
-        known = self.lengths.get(tuple(trajectory.timesteps[:2]))
-        return trajectory.num_steps or known
-
-    def earlier(self, trajectory: Trajectory) -> Sequence[Decision]:
-        """What was decided in a trajectory before that began the same way."""
-        return self.courses.get(_start(trajectory), ())
-
-
-def _remember(known: dict[Any, Any], key: Any, value: Any) -> None:
-    """Note a value as the newest; a process may see new kinds of runs for ever."""
-    known.pop(key, None)
-    known[key] = value
-    if len(known) > MAX_COURSES:
-        del known[next(iter(known))]
-
-
-def _start(trajectory: Trajectory) -> Start:
-    return trajectory.num_steps, tuple(trajectory.timesteps[:2])
+        """End all runs."""
+        for run in self.live:
+            run.finish()

@@ -189,7 +189,8 @@ class SessionTable:
     def _report_short_lives(self) -> None:
         if self._short_lived >= MANY_SHORT_LIVES:
             self._report.fall_back(
-                "the weights are other tensors at every call: such calls run uncached"
+                "the weights, or what the module keeps between calls (a cache of keys "
+                "and values), are other tensors at every call: such calls run uncached"
             )
 
 

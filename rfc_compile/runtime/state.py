@@ -13,9 +13,7 @@ from torch import Tensor
 from rfc_compile.errors import NoRoomForState
 from rfc_compile.estimators.step_weights import coefficients_tensor, newton_coefficients
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.state.ring_storage import Storage
 from rfc_compile.passes.state.state_layout import StateLayout
-from rfc_compile.passes.state.token_sketch import relative_error
 from rfc_compile.runtime.graph_inputs import GraphInputs, picker
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.torch_internals import size_expression
@@ -28,14 +26,14 @@ _address = Tensor.data_ptr
 @functools.lru_cache(maxsize=1024)  # the same distances come again and again
 def _weights_tensor(
     distances: tuple[int, ...],
-    levels: tuple[float, ...] | None,
+    times: tuple[float, ...] | None,
     width: int,
     device: torch.device,
 ) -> Tensor:
     """``distances`` are the indices of the kept full steps, counted from this one."""
     taylor, valid = coefficients_tensor(0, distances, width)
-    if levels is not None:
-        taylor = newton_coefficients(levels[0], levels[1:], width) or taylor
+    if times is not None:
+        taylor = newton_coefficients(times[0], times[1:], width) or taylor
     with torch.inference_mode(mode=False):
         return torch.tensor([taylor, valid], dtype=torch.float32, device=device)
 
@@ -90,8 +88,9 @@ class BranchState:
             slots = tuple([_empty_slot(like, i in unused) for like, i in geometry])
         except RuntimeError as error:  # of every allocator
             raise NoRoomForState(
-                "the state of a branch cannot be allocated, memory_budget or "
-                f"cache_dtype would make it less ({str(error).splitlines()[0]})"
+                "the state of a branch cannot be allocated, cache_dtype or "
+                "granularity='stack' would make it less "
+                f"({str(error).splitlines()[0]})"
             ) from error
         self.bytes = sum(slot.nbytes for slot in slots)
         self._one_place_on = picker(layout.one_place_on)
@@ -114,23 +113,23 @@ class BranchState:
         )
         return "lost_state"
 
-    def weights(self, step: int, levels: tuple[float, ...] | None = None) -> Tensor:
+    def weights(self, step: int, times: tuple[float, ...] | None = None) -> Tensor:
         """The (2, M) weights of a step, on the device of the state.
 
-        ``levels`` are the noise levels of this step and of the kept full steps, newest
-        first; without them, time is the index of the step.
+        ``times`` are those of this step and of the kept full steps, newest first;
+        without them, time is the index of the step.
         """
         distances = tuple([full - step for full in self.full_steps])
-        return _weights_tensor(distances, levels, self._width, self._device)
+        return _weights_tensor(distances, times, self._width, self._device)
 
     def pool(
         self,
         arguments: Sequence[Any],
         step: int,
-        levels: tuple[float, ...] | None = None,
+        times: tuple[float, ...] | None = None,
     ) -> GraphInputs:
-        """What the graphs of a step pick their inputs from; ``levels`` as above."""
-        return GraphInputs(arguments, self.slots, [self.weights(step, levels)])
+        """What the graphs of a step pick their inputs from; ``times`` as above."""
+        return GraphInputs(arguments, self.slots, [self.weights(step, times)])
 
     def last_latents(self, count: int) -> list[Tensor]:
         """The latents of the last call, of which there are ``count``."""
@@ -157,34 +156,11 @@ class BranchState:
 
         Fewer than the slots while there were fewer full steps; none if it is not kept.
         """
-        slots = {ring.name: i for i, ring in enumerate(self.layout.rings)}
-        names = [name + end for end in ("", ".changes", ".scales")]
-        every = self._rings
-        rings = [every[slots[part]] for part in names if part in slots]
-        if not rings:
-            return []
-        changes = rings[1][0].dtype if len(rings) > 1 else None
-        storage = Storage(len(rings[0]), torch.float32, changes)
-        return storage.load(rings)[: len(self.full_steps)]
-
-    def sketch_errors(self) -> list[Tensor]:
-        """Of every sketched input, the relative errors of its norm, shape (G,) each.
-
-        The norm of the last change, or of the value where no change is kept.
-        """
-        errors = []
-        for storage, rings in self.layout.sketches if self.full_steps else ():
-            kept = storage.load([self._rings[i] for i in rings])
-            values = [value.float() for value in kept[: len(self.full_steps)]]
-            shown = values[0] - values[1] if len(values) > 1 else values[0]
-            if shown.shape[1] > 1:
-                errors.append(relative_error(shown, storage.sketch))
-        return errors
-
-    @property
-    def _rings(self) -> list[list[Tensor]]:
         slots = iter(self.slots)
-        return [list(islice(slots, ring.length)) for ring in self.layout.rings]
+        rings = {
+            ring.name: list(islice(slots, ring.length)) for ring in self.layout.rings
+        }
+        return [x.float() for x in rings.get(name, [])[: len(self.full_steps)]]
 
     def _hold(self, slots: tuple[Tensor, ...], addresses: tuple[int, ...]) -> None:
         # nothing can interrupt an assignment: the two always fit together

@@ -1,89 +1,127 @@
-"""One call of a graph that leads, placed in a trajectory."""
+"""One call of a graph that leads, placed in a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rfc_compile.estimators.step_signal import Signal
+from rfc_compile.estimators.step_weights import common_position
 from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.session import Session
-from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.runtime.trajectory import Time, Trajectory
 from rfc_compile.schedules.base import Position
 
-MANY_FIRST_STEPS = 4
-"""Branches that may begin alike, as runs that are interleaved by hand do."""
 
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PlacedStep:
-    """One call that leads, placed in a trajectory.
+    """One call that leads, placed in a run.
 
     Attributes:
-        caller: who calls.
-        scope: whose state it uses.
+        context: who calls.
+        session: whose state it uses.
         arguments: what Dynamo passes.
-        trajectory: the run it is taken to belong to.
-        branch: the CFG branch it is taken to belong to.
+        trajectory: the run it belongs to.
+        branch: the guidance branch it belongs to.
         step: its index.
-        timestep: the value of its timestep input.
+        time: its timesteps.
         refused: why it did not continue an earlier branch, for a fresh branch.
+        fit: how the latent follows from those of the run, its branch's own output
+            first; None where that was not looked at.
+        leaves: whether its branch goes on as a run of its own.
 
     """
 
-    caller: CallContext
+    context: CallContext
     session: Session
     arguments: Sequence[Any]
     trajectory: Trajectory
     branch: GuidanceBranch
     step: int
-    timestep: float
+    time: Time
     refused: str | None = None
+    fit: Fit | None = None
+    leaves: bool = False
 
-    @property
-    def levels(self) -> tuple[float, ...] | None:
-        """The noise levels that its step weights go by, where they are known."""
-        full_steps = self.branch.state.full_steps
-        return self.trajectory.levels(self.step, self.timestep, full_steps)
+    @functools.cached_property
+    def positions(self) -> tuple[float, ...] | None:
+        """The time of this step and of the kept full steps, newest first.
+
+        None where rows have timesteps that do not move in proportion.
+        """
+        times = [self.trajectory.times[step] for step in self.branch.state.full_steps]
+        return common_position([self.time, *times])
+
+    debt: Debt = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What its branch owes before it, with the fit of the step before."""
+        follows = self.step == self.branch.step + 1
+        self.debt = self.branch.debt.carried_on(self.fit if follows else None)
 
     @property
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
-        branch, total = self.branch, self.session.total(self.trajectory)
-        told = self.trajectory.num_steps or self.trajectory.announced
+        branch, known = self.branch, self.trajectory.timesteps[: self.step]
+        kept = branch.state.full_steps
         return Position(
-            step=self.step - branch.first_step,
-            recorded=len(branch.state.full_steps),
+            step=self.step,
+            own_step=self.step - branch.first_step,
+            last_full=kept[0] if kept else None,
+            recorded=len(kept),
             since_full=branch.since_full,
             error=branch.error,
-            total=None if total is None else total - branch.first_step,
-            branch=branch.index,
-            decisions=self.trajectory.decisions,
-            earlier=self.session.earlier(self.trajectory),
-            told=None if told is None else told - branch.first_step,
+            steps=self.trajectory.steps,
+            times=[*known, sum(self.time) / len(self.time)],
+            last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
+            curvature=branch.curvature,
         )
 
-    def run(self, signal: Signal | None) -> Trajectory:
-        """Its trajectory, or a new one if it repeats the first step once more.
+    @property
+    def place(self) -> tuple[Hashable, ...]:
+        """All that decides about the step but its signal: ranks must have it alike."""
+        run, branch = self.trajectory, self.branch
+        return (
+            self.step,
+            branch.index,
+            branch in run.branches,
+            len(run.branches),
+            len(run.times),
+            len(run.decisions),
+            run.steps,
+            tuple(branch.state.full_steps),
+            branch.since_full,
+            len(run.changes),
+            *sorted(run.varying),
+        )
 
-        Two CFG branches differ in their name, conditioning or weights: the first
-        timestep again with the same is the first step of another image, as in runs of
-        one step.
+    def run(self, signal: Signal) -> Trajectory:
+        """Its run, or a new one where it is another image.
+
+        A branch that leaves its run goes on in one of its own. A first step once more,
+        with the conditioning, name and weights of a branch that has had it, is the
+        first of another image.
         """
-        known = self.trajectory.branches
-        fresh = self.branch not in known
-        if signal is None or not fresh or self.step > 0:
-            return self.trajectory
-        weights = self.branch.state.computed_with
+        run, branch = self.trajectory, self.branch
+        if self.leaves:
+            return self.session.add(run.split_off(branch))
+        if branch in run.branches or not run.branches:
+            return run
         repeated = any(
-            branch.conditioning == signal.conditioning
-            and branch.name == self.caller.branch
-            and branch.state.computed_with == weights
-            for branch in known
+            other.step == self.step
+            and other.conditioning == signal.conditioning
+            and other.name == self.context.branch
+            and other.state.computed_with == branch.state.computed_with
+            for other in run.branches
         )
-        if not repeated or len(known) < MANY_FIRST_STEPS:
-            return self.trajectory
-        self.branch.index = 0
-        return self.session.begin(self.caller)
+        if not repeated:
+            return run
+        branch.index = branch.first_step = 0
+        begun = self.session.begin(self.context)
+        self.step = 0
+        return begun

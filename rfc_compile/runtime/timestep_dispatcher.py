@@ -1,23 +1,18 @@
-"""A graph that is given the timestep: the timestep says which step a call is.
+"""A graph that is given the timestep.
 
--> branch (timestep: next step, next CFG branch, or a new trajectory)
--> probe -> signal -> full or cached        dynamic schedules
--> full or cached -> signal                 static schedules
-
-On an accelerator the host would wait twice, for the timestep and for the signal. So the
-branch that comes next is probed before the timestep is known, and both come in one
-copy; with a static schedule or ``decision="lagged"``, in a run that is announced and
-went on as expected so far, the host looks at them only after the step.
+place    which run and branch does the call continue        placement, _lead
+decide   full or cached                                     _limit, the probe's error
+run      one graph; a full step is predicted, too           _run_step
+record   what was decided, what the sampler was given       _record
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rfc_compile.compiler.inner_graphs import LazyGraph
@@ -27,55 +22,51 @@ from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.analysis.input_roles import ForwardInputs
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
-from rfc_compile.runtime import readback
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
-from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
+from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch, Returned
+from rfc_compile.runtime.latent_pair import LatentPair, find_latent_pair, partners
 from rfc_compile.runtime.parameter_versions import ParameterVersion
+from rfc_compile.runtime.placement import Place, fit_for, places
 from rfc_compile.runtime.ranks import Ranks
-from rfc_compile.runtime.readback import Readback
+from rfc_compile.runtime.repayment import Repayment, repay
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.trajectory import Unsettled
+from rfc_compile.runtime.trajectory import Time
 from rfc_compile.schedules.base import FULL
 
 MANY_TIMESTEPS = 64
-"""More of them (one a token) are averaged where they lie."""
+"""Of more of them (one a token) the least and the largest are looked at."""
 
-SIGNALS_SEEN = 2
-"""Steps of every branch that are looked at before any runs unseen."""
+CHANGES_IN_A_ROW = 3
+"""Steps in a row at which a conditioning input is new until it counts as varying."""
 
-MOST_UNSETTLED = 8
-"""Steps that may run unseen before the host waits for the oldest one's signal."""
+UNLINKED_RUNS = 4
+"""Calls in a row, each the first of a run, that are worth a word."""
+
+KEPT_OUTPUTS = 2
+"""Steps of which what the sampler was given is kept."""
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """What the probe gave for the expected branch, before the timestep was known.
+class Done:
+    """What a step gave.
 
     Attributes:
-        branch: the one that was expected.
-        step: index of the expected step.
-        live: the probe's results.
-        signal: the first of them, on the host.
-        timestep: the timestep, on the host.
+        outputs: of the graph.
+        history: the kept full steps before a full step; None for a cached one.
+        repayment: what a full step showed and repaid, where it was predicted.
 
     """
 
-    branch: GuidanceBranch
-    step: int
-    live: Sequence[Any]
-    signal: Tensor
-    timestep: Tensor
-
-    def fits(self, branch: GuidanceBranch, step: int) -> bool:
-        """Whether this is the branch and the step that was expected."""
-        return branch is self.branch and step == self.step
+    outputs: Sequence[Any]
+    history: Sequence[int] | None = None
+    repayment: Repayment | None = None
 
 
-class ByTimestep(Dispatcher):
-    """Places calls by the value of the timestep input, and checks the latent."""
+class TimestepDispatcher(Dispatcher):
+    """Places calls by the fit of the sampler, and checks their conditioning."""
 
     timed = True
 
@@ -93,241 +84,268 @@ class ByTimestep(Dispatcher):
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
         self.follows = report.piece  # a whole model knows the step by itself
-        self._step = self._step_with_probe if "probe" in graphs else self._step_whole
         self._conditioning_names = inputs.conditioning_names
 
     def _lead(
         self,
         session: Session,
-        caller: CallContext,
+        context: CallContext,
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
-        ahead: Ahead | None = None
-        seen = readback.on_host(arguments[self._timestep])
-        if not seen and self.ranks is None:  # ranks that share a model look together
-            expected = self._expected(session, caller, arguments, weights)
-            if expected is not None and self._may_run_unseen(expected):
-                return self._run_unseen(expected)
-            if session.current is not None:
-                session.current.settle(most=0)
-            if expected is not None and "probe" in self.graphs:
-                ahead = self._probe_ahead(expected)
-        timestep = _read_timestep(
-            arguments[self._timestep] if ahead is None else ahead.timestep
-        )
-        trajectory, refused = session.continued(caller), None
-        if trajectory is None or trajectory.place(timestep) == "back":
-            trajectory = session.begin(caller)
-        step, candidates = trajectory.candidates(timestep, caller.branch)
-        for branch in candidates:
-            unusable = branch.state.unusable(weights, self.report)
-            if unusable is not None:
-                refused = Mismatch(unusable)
-                continue
-            call = PlacedStep(
-                caller, session, arguments, trajectory, branch, step, timestep
-            )
-            probed = ahead is not None and ahead.fits(branch, step)
-            result = self._step(call, ahead if probed else None)
-            if not isinstance(result, Mismatch):
-                return result
-            refused = result
-        if refused is not None and trajectory.place(timestep) == "next":
-            self._learn_varying(session, refused)
-            follows = trajectory.whole.place(timestep) == "next"
-            goes_on = follows and refused.reason == "discontinuity"
-            trajectory, step = session.begin(caller, goes_on=goes_on), 0
-        elif trajectory.full_up:
-            trajectory, step = session.begin(caller), 0
-        state = self._new_state(arguments, weights)
-        index = len(trajectory.branches)
-        fresh = GuidanceBranch(index, state, first_step=step, name=caller.branch)
+        time = read_time(arguments[self._timestep])
+        pair = session.pairs.get(self._sizes_of(arguments))
+        latent = None if pair is None else pair.latent(self._latents(arguments))
+        refused: Mismatch | None = None
+        first: Place | None = None
+        for place in places(session.live, context, latent, time):
+            first = first or place
+            for call in self._calls(session, context, arguments, place, time):
+                unusable = call.branch.state.unusable(weights, self.report)
+                result = Mismatch(unusable) if unusable else self._step(call)
+                if not isinstance(result, Mismatch):
+                    return result
+                refused = result
+        if first is not None and refused is not None and first.step > first.run.step:
+            again = self._varying(first, refused)
+            if again is not None:
+                call = self._call(session, context, arguments, first, again, time)
+                result = self._step(call)
+                if not isinstance(result, Mismatch):
+                    return result
+        return self._begin(session, context, arguments, weights, first, refused, time)
+
+    def _begin(
+        self,
+        session: Session,
+        context: CallContext,
+        arguments: Sequence[Any],
+        weights: ParameterVersion,
+        place: Place | None,
+        refused: Mismatch | None,
+        time: Time,
+    ) -> Sequence[Any]:
+        """A fresh branch, of the run that the call continues or of a new one."""
         reason = None if refused is None else refused.reason
-        result = self._step(
-            PlacedStep(
-                caller, session, arguments, trajectory, fresh, step, timestep, reason
-            ),
-            None,
-        )
+        if place is None or place.leaves or place.run.full_up:
+            if session.runs and place is None:
+                reason = "new_run"
+                self._note_unlinked(session, context)
+            run = session.begin(context)
+            place = Place(run, 0, ())
+        state = self._new_state(arguments, weights)
+        index = len(place.run.branches)
+        fresh = GuidanceBranch(index, state, place.step, name=context.branch)
+        call = self._call(session, context, arguments, place, fresh, time)
+        call.refused = reason
+        result = self._step(call)
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
         return result
 
-    def _learn_varying(self, session: Session, refused: Mismatch) -> None:
-        """Stop comparing a conditioning input that changes at every step."""
-        for i in session.learn_varying(refused):
-            self.report.note(
-                f"the input {self._conditioning_names[i]} changes at every step: "
-                "it is not used to tell one prompt from another"
-            )
+    def _note_unlinked(self, session: Session, context: CallContext) -> None:
+        """Say so where one call after the other begins a run of its own."""
+        recent = session.runs[-UNLINKED_RUNS:]
+        alone = [run for run in recent if len(run.times) == 1 and not run.finished]
+        if context.told or len(alone) < UNLINKED_RUNS:
+            return
+        self.report.fall_back(
+            f"{UNLINKED_RUNS} calls in a row were each the first of a run, so all were "
+            "full: their latents do not follow from what the model returned (fresh "
+            "noise, edited latents, no output like the latent); say where a run "
+            "begins: a pipeline does, or rfc_compile.trajectory(name, num_steps=...)"
+        )
 
-    def _expected(
+    def _varying(self, place: Place, refused: Mismatch) -> GuidanceBranch | None:
+        """The branch to go on with where only what changes at every step is new."""
+        run, newest = place.run, place.run.newest
+        if not refused.changed or newest is None or refused.signal is None:
+            return None
+        if newest.name not in (None, refused.name):
+            return None
+        for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
+            self._note_varying(i)
+        return newest if not refused.changed - run.varying else None
+
+    def _note_varying(self, index: int) -> None:
+        self.report.note(
+            f"the input {self._conditioning_names[index]} changes at every step of a "
+            "run: there it is not used to tell one prompt from another"
+        )
+
+    def _calls(
         self,
         session: Session,
-        caller: CallContext,
+        context: CallContext,
         arguments: Sequence[Any],
-        weights: ParameterVersion,
-    ) -> PlacedStep | None:
-        """The call, if it continues the run as the calls before did; None if unlikely.
+        place: Place,
+        time: Time,
+    ) -> Iterator[PlacedStep]:
+        for branch in place.branches:
+            yield self._call(session, context, arguments, place, branch, time)
 
-        Its timestep is not known yet.
-        """
-        trajectory = session.continued(caller)
-        if trajectory is None:
-            return None
-        trajectory.settle(most=0 if self._lagged else MOST_UNSETTLED)
-        likeliest = None if trajectory.finished else trajectory.expected(caller.branch)
-        if likeliest is None or likeliest[0].state.unusable(weights, self.report):
-            return None
-        branch, step = likeliest
-        if not branch.state.full_steps or step >= (
-            session.total(trajectory) or math.inf
-        ):
-            return None
+    def _call(
+        self,
+        session: Session,
+        context: CallContext,
+        arguments: Sequence[Any],
+        place: Place,
+        branch: GuidanceBranch,
+        time: Time,
+    ) -> PlacedStep:
+        run = place.run
+        if place.fit is not None:
+            run.fit = place
+        known = run.fit if run.fit is not None and run.fit.step == place.step else None
+        fit = None if known is None else fit_for(known, branch)
         return PlacedStep(
-            caller, session, arguments, trajectory, branch, step, math.nan
+            context,
+            session,
+            arguments,
+            run,
+            branch,
+            place.step,
+            time,
+            fit=fit,
+            leaves=place.leaves,
         )
 
-    def _may_run_unseen(self, call: PlacedStep) -> bool:
-        """Whether it may be run before it is known to continue its branch.
-
-        Somebody tells where the run began and, if it has several branches, which one
-        this is; the last steps of the branch were what they were taken for; and where
-        predictions go by the noise level, a run before had the same timesteps.
-        """
-        branches = call.trajectory.branches
-        named = len({branch.name for branch in branches}) == len(branches)
-        looks_at_none = self._schedule.static or self._lagged
-        return (
-            looks_at_none
-            and call.caller.run > 0
-            and (len(branches) == 1 or (named and call.caller.branch is not None))
-            and all(branch.signals >= SIGNALS_SEEN for branch in branches)
-            and (call.trajectory.noise is None or call.step in call.trajectory.foreseen)
-        )
-
-    def _run_unseen(self, call: PlacedStep) -> Sequence[Any]:
-        """Run a step whose signal will be looked at when it has arrived."""
-        branch, state = call.branch, call.branch.state
-        limit, reason = self._limit(call)
-        pool = state.pool(call.arguments, call.step)
-        timestep = _few_timesteps(call.arguments[self._timestep])
-        if "probe" in self.graphs:
-            live = self._run("probe", pool)
-            arrival = Readback([live[0], timestep])
-            pool.others.extend(live)
-        pool.others[0] = state.weights(call.step, call.levels)
-        full = branch.last_error > limit
-        history = state.forget() if full else None
-        outputs = self._run("full" if full else "cached", pool)
-        if "probe" not in self.graphs:
-            *outputs, signal = outputs
-            arrival = Readback([signal, timestep])
-        why = reason if full else self._cached_reason
-        self._accept(call, None, why, history)
-        place = len(call.trajectory.decisions) - 1
-        settle = functools.partial(self._settle, call, place)
-        call.trajectory.unsettled.append(Unsettled(arrival, settle))
-        return outputs
-
-    def _settle(self, call: PlacedStep, place: int, values: Sequence[Tensor]) -> None:
-        """Check a step that has run unseen, and complete the record of it."""
-        trajectory, branch = call.trajectory, call.branch
-        timestep = _read_timestep(values[1])
-        signal = Signal.read(values[0], self._layout.conditioning, timestep)
-        refused = call.session.refusal(branch, signal, [call.step])
-        if refused is None and not trajectory.continues(call.step, timestep):
-            refused = Mismatch("discontinuity")
-        decision = trajectory.decisions[place]
-        trajectory.timesteps[call.step] = timestep
-        trajectory.decisions[place] = replace(
-            decision,
-            timestep=timestep,
-            statistic=signal.error if signal.finite else None,
-            change=signal.change if signal.finite else None,
-            reason=decision.reason if refused is None else refused.reason,
-        )
-        branch.learn(signal, full=decision.full)
-        if refused is not None:
-            self.report.fall_back(
-                f"step {call.step} of an announced run was not its next step "
-                f"({refused.reason}), which showed only afterwards: its image is "
-                "wrong; what follows is a new run"
-            )
-            trajectory.finish()
-
-    def _probe_ahead(self, call: PlacedStep) -> Ahead:
-        """Probe the expected branch; its signal and the timestep come in one copy."""
-        state = call.branch.state
-        pool = state.pool(call.arguments, call.step)
-        live = self._run("probe", pool)
-        timestep = _few_timesteps(call.arguments[self._timestep])
-        arrival = Readback([live[0], timestep])
-        signal, timestep = arrival.values()
-        return Ahead(call.branch, call.step, live, signal, timestep)
-
-    def _step_with_probe(
-        self, call: PlacedStep, ahead: Ahead | None
-    ) -> Sequence[Any] | Mismatch:
-        """Probe, read the signal, decide, run the rest of the forward."""
-        state = call.branch.state
-        pool = state.pool(call.arguments, call.step)
-        live = self._run("probe", pool) if ahead is None else ahead.live
-        value = live[0] if ahead is None else ahead.signal
-        known = sorted(call.session.varying)
-        where = call.session, call.branch, call.step
-        signal = self._read(value, *where, *known, timestep=call.timestep)
-        refused = call.session.refusal(call.branch, signal, state.full_steps)
-        if refused is not None:
-            return refused
-        limit, reason = self._limit(call)
-        pool.others.extend(live)
-        return self._finish(call, signal, limit, reason, pool)
-
-    def _step_whole(
-        self, call: PlacedStep, _: Ahead | None
-    ) -> Sequence[Any] | Mismatch:
-        """Decide by the step's index, run the forward, then check its signal."""
+    def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
+        """Decide, run and record; or say why the call is not the branch's next step."""
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
-        pool = state.pool(call.arguments, call.step, call.levels)
+        times = call.positions if self._by_timestep else None
+        inputs = state.pool(call.arguments, call.step, times)
+        signal: Signal | None = None
         full = limit == FULL
-        if full:
-            state.forget()
-        *outputs, value = self._run("full" if full else "cached", pool)
-        signal = Signal.read(value, self._layout.conditioning, call.timestep)
-        refused = call.session.refusal(call.branch, signal, history)
-        if refused is not None:
-            if full:  # this branch's history is overwritten: drop it
-                call.trajectory.drop(call.branch)
-            return refused
-        if full:
-            self._accept(call, signal, reason, history)
-        else:
-            self._accept(call, signal, "scheduled")
+        if "probe" in self.graphs:
+            live = self._run("probe", inputs)
+            inputs.others.extend(live)
+            signal = self._read(live[0], call, time=sum(call.time))
+            refused = self._refusal(call, signal, history)
+            if refused is not None:
+                return refused
+            full = not (signal.finite and signal.error <= limit)
+        done = self._run_step(call, inputs, full=full)
+        outputs = done.outputs
+        if signal is None:
+            *outputs, value = outputs
+            signal = Signal.read(value, self._layout.conditioning, sum(call.time))
+            refused = self._refusal(call, signal, history)
+            if refused is not None:
+                if full:  # this branch's history is overwritten: drop it
+                    call.trajectory.drop(call.branch)
+                return refused
+        why = reason if full else self._cached_reason
+        self._record(call, signal, why, done.history, done.repayment)
+        self._remember_returned(call, outputs, done)
         return outputs
 
-    def _run_whole(self, name: str, pool: GraphInputs) -> Sequence[Any]:
+    def _refusal(
+        self, call: PlacedStep, signal: Signal, full_steps: Sequence[int]
+    ) -> Mismatch | None:
+        branch, run = call.branch, call.trajectory
+        refused = branch.mismatch(signal, full_steps, run.varying)
+        if refused is not None:
+            return refused._replace(name=call.context.branch)
+        if branch.step >= 0:
+            run.changes.clear()
+            run.varying &= branch.differing(signal)
+        return None
+
+    def _run_step(self, call: PlacedStep, inputs: GraphInputs, *, full: bool) -> Done:
+        """Run one graph; a full step with history is predicted, too."""
+        if not full:
+            return Done(self._run("cached", inputs))
+        state = call.branch.state
+        predicted = self._run("cached", inputs) if self._measures(call) else None
+        history = state.forget()
+        outputs = self._run("full", inputs)
+        if predicted is None:
+            return Done(outputs, history)
+        pair = call.session.pairs[self._sizes_of(call.arguments)]
+        assert pair is not None
+        assert call.positions is not None
+        repayment = repay(
+            pair,
+            self._latents(call.arguments),
+            outputs,
+            predicted,
+            call.debt,
+            call.positions[0],
+            call.positions[: self._options.nodes],
+            corrects=self._options.corrector == "auto",
+        )
+        return Done(repayment.outputs, history, repayment)
+
+    def _measures(self, call: PlacedStep) -> bool:
+        """Whether the prediction of a full step is worth its time."""
+        wanted = self._schedule.measures or (
+            self._options.corrector == "auto" and call.branch.since_full > 0
+        )
+        return (
+            wanted
+            and call.branch.step >= 0
+            and bool(call.branch.state.full_steps)
+            and call.positions is not None
+            and bool(call.debt.b.size)
+            and call.session.pairs.get(self._sizes_of(call.arguments)) is not None
+        )
+
+    def _remember_returned(
+        self, call: PlacedStep, outputs: Sequence[Any], done: Done
+    ) -> None:
+        """Keep what the sampler was given, and what the branch owes after the step."""
+        branch, arguments = call.branch, call.arguments
+        if done.history is not None:
+            repaid = done.repayment
+            branch.curvature = None if repaid is None else repaid.curvature
+        if call.positions is not None:
+            nodes = call.positions[: self._options.nodes]
+            branch.debt = call.debt.after(
+                call.positions[0], nodes, full=done.history is not None
+            )
+        pair = self._pair(call.session, arguments, outputs)
+        if pair is None or self.follows:
+            return
+        latent = pair.latent(self._latents(arguments))
+        known = branch.returned
+        rows = known[0].partners if len(known) == KEPT_OUTPUTS else partners(latent)
+        with torch.inference_mode(mode=False):
+            new = Returned(
+                call.step, latent.clone(), pair.returned(outputs).clone(), rows
+            )
+        branch.returned = [new, *known][:KEPT_OUTPUTS]
+
+    def _pair(
+        self, session: Session, arguments: Sequence[Any], outputs: Sequence[Any]
+    ) -> LatentPair | None:
+        key = self._sizes_of(arguments)
+        if key not in session.pairs:
+            found = find_latent_pair(self._latents(arguments), outputs)
+            session.pairs[key] = None if self.follows else found
+        return session.pairs[key]
+
+    def _latents(self, arguments: Sequence[Any]) -> list[Any]:
+        return [arguments[i] for i in self._layout.latents]
+
+    def _sizes_of(self, arguments: Sequence[Any]) -> tuple[torch.Size, ...]:
+        return tuple([arguments[i].shape for i in self._layout.latents])
+
+    def _run_whole(self, name: str, inputs: GraphInputs) -> Sequence[Any]:
         if "probe" in self.graphs:
-            pool.others.extend(self._run("probe", pool))
-            return self._run(name, pool)
-        return self._run(name, pool)[:-1]
+            inputs.others.extend(self._run("probe", inputs))
+            return self._run(name, inputs)
+        return self._run(name, inputs)[:-1]
 
 
-def _read_timestep(value: Any) -> float:
-    """The timestep on the host: its mean, for timesteps per sample, token or frame.
-
-    NaN if any is not finite.
-    """
+def read_time(value: Any) -> Time:
+    """The timesteps of a call on the host, one where all are the same."""
     if not isinstance(value, Tensor):
-        return float(value)
-    few = _few_timesteps(value)
-    values = (few if few.ndim == 1 else few.reshape(-1)).tolist()
-    finite = all(map(math.isfinite, values))
-    return math.fsum(values) / len(values) if finite else math.nan
-
-
-def _few_timesteps(value: Tensor) -> Tensor:
-    """The timesteps, or only their mean where there are many (or none)."""
-    few = 0 < value.numel() <= MANY_TIMESTEPS
-    return value if few else value.double().mean()
+        return (float(value),)
+    flat = value.reshape(-1)
+    if not 0 < flat.numel() <= MANY_TIMESTEPS:
+        flat = (
+            torch.stack([flat.min(), flat.max()]) if flat.numel() else flat.sum()[None]
+        )
+    values = tuple([float(x) for x in flat.tolist()])
+    return values[:1] if len(set(values)) == 1 else values

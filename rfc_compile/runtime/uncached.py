@@ -12,7 +12,12 @@ from typing import Any
 
 from rfc_compile.errors import InnerBackendFailed, NoRoomForState
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.torch_internals import CompiledGraph
+from rfc_compile.torch_internals import CompiledGraph, in_forward_mode
+
+FORWARD_MODE = (
+    "forward-mode derivatives are wanted, which cached steps do not have: calls inside "
+    "of torch.autograd.forward_ad.dual_level() run uncached"
+)
 
 
 class WithUncached:
@@ -33,7 +38,9 @@ class WithUncached:
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""
         dispatcher = self._dispatcher
-        if dispatcher is not None:
+        if in_forward_mode():  # Dynamo does not guard on it
+            self._report.fall_back(FORWARD_MODE)
+        elif dispatcher is not None:
             try:
                 return dispatcher(*arguments)
             except NoRoomForState as full:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from rfc_compile.schedules.base import (
     CACHED,
-    DEFAULT_CACHED_RUN,
     FULL,
+    Curvature,
     Position,
     Schedule,
     guarded_limit,
 )
-from rfc_compile.schedules.budget import Budget
+from rfc_compile.schedules.error_control import ErrorControl
+from rfc_compile.schedules.even import Even
 from rfc_compile.schedules.interval import Interval
 from rfc_compile.schedules.mask import Mask
 from rfc_compile.schedules.rcs import RelationalCacheScheduling
-from rfc_compile.schedules.spread import Spread
 
 SCHEDULES: dict[str, type[Schedule]] = {
     schedule.name: schedule
-    for schedule in (Spread, RelationalCacheScheduling, Interval, Mask, Budget)
+    for schedule in (ErrorControl, Even, RelationalCacheScheduling, Interval, Mask)
 }
 
 __all__ = [
     "CACHED",
-    "DEFAULT_CACHED_RUN",
     "FULL",
     "SCHEDULES",
+    "Curvature",
     "Position",
     "Schedule",
     "guarded_limit",

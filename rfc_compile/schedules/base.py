@@ -11,45 +11,71 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import NamedTuple, Protocol
 
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.schedules.decision import Decision
 
 FULL, CACHED = -math.inf, math.inf
 
-DEFAULT_CACHED_RUN = 8
-"""Most cached steps in a row where ``max_cached_run`` is ``"auto"`` and no number of
-full steps is wanted."""
+
+class Curvature(NamedTuple):
+    """How far a branch's outputs are from a line, measured at its last full step.
+
+    Each weight is that of the row of the batch where it is largest.
+
+    Attributes:
+        weight: the sampler's weight of an output times the divided difference of the
+            last full outputs in time, over the norm of the latent.
+        output_weight: that divided difference over the norm of the output.
+        nodes: the times of the last full steps, newest first: predictions go through
+            them.
+
+    """
+
+    weight: float
+    output_weight: float
+    nodes: tuple[float, ...]
+
+    def debt(self, time: float) -> float:
+        """What a cached step at this time adds to the latent's relative error."""
+        return self.weight * self._product(time)
+
+    def output_error(self, time: float) -> float:
+        """Relative error of the output that is predicted at this time."""
+        return self.output_weight * self._product(time)
+
+    def _product(self, time: float) -> float:
+        return abs(math.prod(time - node for node in self.nodes))
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a trajectory stands before a step.
+    """Where a branch stands before a step.
 
     Attributes:
-        step: steps done so far, so the index of this one.
+        step: index of the step in its run.
+        own_step: steps that the branch has had since it began.
+        last_full: index of its last full step, None before one.
         recorded: full steps whose values are kept and may be used.
         since_full: cached steps since the last full one.
         error: sum of the errors of those cached steps.
-        total: steps of the whole trajectory, None while not known.
-        branch: index of the CFG branch.
-        decisions: of this trajectory so far, all branches.
-        earlier: of the trajectory before that began alike, if there was one.
-        told: how many steps ``rfc_compile.trajectory`` or a pipeline say there are, the
-            latter about; None where neither does.
+        steps: of the whole run, None where nobody says.
+        times: the timestep of every step so far, this one's last.
+        last_interval: steps between its last two full steps; None before two.
+        curvature: measured at the last full step; None where it could not be.
 
     """
 
     step: int
+    own_step: int
+    last_full: int | None
     recorded: int
     since_full: int
     error: float
-    total: int | None
-    branch: int = 0
-    decisions: Sequence[Decision] = ()
-    earlier: Sequence[Decision] = ()
-    told: int | None = None
+    steps: int | None
+    times: Sequence[float]
+    last_interval: int | None = None
+    curvature: Curvature | None = None
 
 
 class ScheduleOptions(Protocol):
@@ -72,14 +98,6 @@ class ScheduleOptions(Protocol):
         """Full steps at the end."""
 
     @property
-    def decision(self) -> str:
-        """``sync`` or ``lagged``: whose errors are gone by."""
-
-    @property
-    def max_cached_run(self) -> int | Literal["auto"] | None:
-        """As given; ``longest_run`` in steps."""
-
-    @property
     def threshold(self) -> float | None:
         """Accumulated relative prediction error."""
 
@@ -92,16 +110,20 @@ class ScheduleOptions(Protocol):
         """Speed-up wanted."""
 
     @property
-    def max_error(self) -> float | None:
-        """Largest accumulated error."""
-
-    @property
     def has_target(self) -> bool:
         """Whether a number of full steps, or a speed-up, is wanted."""
 
     @property
     def longest_run(self) -> int | None:
         """Most cached steps in a row, None for no limit."""
+
+    @property
+    def tolerance(self) -> float | None:
+        """Largest relative error of the latent that a cached run may owe."""
+
+    @property
+    def even_steps(self) -> int | None:
+        """Full steps of a preset for a run of 50, where nothing can be measured."""
 
 
 class Schedule(ABC):
@@ -110,13 +132,15 @@ class Schedule(ABC):
     Attributes:
         name: the value of the option ``schedule`` and the reason it gives.
         static: whether every limit is ``FULL`` or ``CACHED``.
-        reason: what ``stats`` calls a full step that this schedule asked for.
+        measures: whether it goes by the curvature of full steps.
+        strictness: the option that makes it more or less strict, None for none.
 
     """
 
     name: str
     static: bool
-    reason: str
+    measures: bool = False
+    strictness: str | None = None
 
     def __init__(
         self, options: ScheduleOptions, report: GraphReport | None = None
@@ -125,22 +149,18 @@ class Schedule(ABC):
         self.report = report
 
     @abstractmethod
-    def limit(self, position: Position) -> float:
-        """Largest error of this step with which it may be cached."""
-
     def decide(self, position: Position) -> tuple[float, str]:
-        """The limit, and what ``stats`` calls a full step beyond it."""
-        return self.limit(position), self.reason
+        """The largest error with which a step may be cached, and the rule's name."""
 
 
 def guarded_limit(
     schedule: Schedule, options: ScheduleOptions, position: Position
 ) -> tuple[float, str]:
     """The schedule's limit behind the guards that hold for all, and the reason."""
-    if position.recorded == 0 or position.step < options.warmup:
+    if position.recorded == 0 or position.own_step < options.warmup:
         return FULL, "warmup"
-    total = position.total
-    if total is not None and total - options.final_full <= position.step < total:
+    steps = position.steps
+    if steps is not None and steps - options.final_full <= position.step < steps:
         return FULL, "final"
     cap = options.longest_run
     if cap is not None and position.since_full >= cap:

@@ -14,9 +14,8 @@ class Interval(Schedule):
 
     name = "interval"
     static = True
-    reason = "interval"
 
-    def limit(self, position: Position) -> float:
+    def decide(self, position: Position) -> tuple[float, str]:
         """Counts cached steps only."""
         due = position.since_full >= self.options.interval - 1
-        return FULL if due else CACHED
+        return FULL if due else CACHED, "interval"

@@ -10,8 +10,7 @@ class Mask(Schedule):
 
     name = "mask"
     static = True
-    reason = "mask"
 
-    def limit(self, position: Position) -> float:
+    def decide(self, position: Position) -> tuple[float, str]:
         """Looks the step up."""
-        return FULL if position.step in self.options.full_steps else CACHED
+        return (FULL if position.step in self.options.full_steps else CACHED), "mask"

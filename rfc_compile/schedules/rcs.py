@@ -13,10 +13,10 @@ class RelationalCacheScheduling(Schedule):
 
     name = "rcs"
     static = False
-    reason = "threshold"
+    strictness = "threshold"
 
-    def limit(self, position: Position) -> float:
+    def decide(self, position: Position) -> tuple[float, str]:
         """What is left of the threshold."""
         threshold = self.options.threshold
         assert threshold is not None, "options fill it in"
-        return threshold - position.error
+        return threshold - position.error, "threshold"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import zoo_capture
+from capture import zoo_capture
 from models import TOKENS, WIDTH
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode

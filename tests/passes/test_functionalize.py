@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import Capture, capture, copy_graph, same_bits, zoo_capture
-from model_zoo import ZOO
+from capture import Capture, capture, copy_graph, each_model, same_bits, zoo_capture
 from models import Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
@@ -28,7 +27,7 @@ def targets(gm: fx.GraphModule) -> list[str]:
     return [str(n.target) for n in gm.graph.nodes if n.op == "call_function"]
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@each_model
 def test_values_are_those_of_the_model_and_nothing_writes(name: str) -> None:
     captured = zoo_capture(name)
     latent, t, *text = captured.call

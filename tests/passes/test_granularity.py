@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from expecttest import assert_expected_inline
-from helpers import (
+from capture import (
     FORMS,
     Capture,
     Walk,
     capture,
+    each_model,
     readable,
     same_bits,
     walk_inputs,
     zoo_capture,
 )
-from model_zoo import ZOO
+from expecttest import assert_expected_inline
 from models import TOKENS, WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
@@ -69,8 +69,7 @@ def kinds_of(captured: Capture) -> list[str]:
     return [region.kind for region in captured.found.regions.found]
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_regions_of_the_zoo(name: str) -> None:
+def check_regions(name: str) -> None:
     for granularity, wanted, usual in (
         ("block", BLOCKS, [(1, 1)] * 2),
         ("stack", STACKS, [(1, 1)]),
@@ -87,11 +86,8 @@ def test_regions_of_the_zoo(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("name", list(ZOO))
-def test_full_steps_are_the_models_and_all_forms_agree(
-    name: str, granularity: str
-) -> None:
+def check_steps(name: str, granularity: str) -> None:
+    """Full steps are the model's, and all forms agree."""
     captured = zoo_capture(name, granularity=granularity)
     walks = [Walk(captured, form) for form in FORMS]
     for step, full in enumerate([True, True, True, False, False, True]):
@@ -102,6 +98,13 @@ def test_full_steps_are_the_models_and_all_forms_agree(
         assert not full or same_bits(outputs[0][0], expected)
         assert outputs[0][0].isfinite().all()
         assert all(same_bits(ours, outputs[0]) for ours in outputs)
+
+
+@each_model
+def test_every_model(name: str) -> None:
+    check_regions(name)
+    for granularity in GRANULARITIES:
+        check_steps(name, granularity)
 
 
 @pytest.mark.parametrize("name", ["Block", "Joint", "CrossBlock", "ParallelBlock"])
@@ -190,7 +193,12 @@ class Halved(Stack):
 @pytest.mark.parametrize(
     ("model", "blocks", "stacks", "reason"),
     [
-        (Returned, 4, 2, "blocks.1.mlp: the stream after it is read by output"),
+        (
+            Returned,
+            4,
+            2,
+            "blocks.1.mlp: the stream after it is read as a result of the forward",
+        ),
         (Skips, 3, 1, None),
         (Hints, 2, 1, None),
         (Joined, 2, 1, None),
@@ -253,11 +261,11 @@ class GraphModule(torch.nn.Module):
         mul: "f32[2, 6, 4]" = torch.ops.aten.mul.Tensor(arg1_1, unsqueeze_1)
         signal_1 = self.signal_0(mul, input_mul_0, input_mul_1, arg1_1, latent_arg1_1_0, weights)
         getitem_1: "f32[3]" = signal_1[0]
-        decide = rfc_compile_passes_conditional_decide(getitem_1, 0, limit)
+        decide = rfc_compile_passes_rewrites_conditional_decide(getitem_1, 0, limit)
         region_000_stack_1 = self.region_000_stack
         observe_1 = self.observe_1
         estimate_2 = self.estimate_2
-        conditional = rfc_compile_passes_conditional_conditional(decide, region_000_stack_1, observe_1, estimate_2, (arg2_1, mul, arg3_1, unsqueeze_1, arg1_1, arg4_1, arg5_1), (mul, arg1_1), (input_mul_0, input_mul_1, region_000_stack_output_0_0), (1, 2), weights)
+        conditional = rfc_compile_passes_rewrites_conditional_conditional(decide, region_000_stack_1, observe_1, estimate_2, (arg2_1, mul, arg3_1, unsqueeze_1, arg1_1, arg4_1, arg5_1), (mul, arg1_1), (input_mul_0, input_mul_1, region_000_stack_output_0_0), (1, 2), weights)
         getitem: "f32[2, 6, 4]" = conditional[0]
         return (getitem,)
     class signal_0(torch.nn.Module):

@@ -8,15 +8,14 @@ import operator
 from collections import Counter
 
 import pytest
+from capture import FORMS, copy_graph, each_model, readable, zoo_capture
 from expecttest import assert_expected_inline
-from helpers import FORMS, copy_graph, readable, zoo_capture
-from model_zoo import ZOO
 
 from rfc_compile.passes.rewrites.conditional import conditional, decide
 from rfc_compile.passes.rewrites.hoist_predicate import hoist_predicate
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@each_model
 def test_one_predicate_for_all_regions(name: str) -> None:
     captured = zoo_capture(name)
     gm = captured.stages["hoist_predicate"]
@@ -65,11 +64,11 @@ def test_golden() -> None:
         mul: "f32[2, 6, 4]" = torch.ops.aten.mul.Tensor(arg1_1, unsqueeze_1)
         signal_1 = self.signal_0(mul, input_mul_0, input_mul_1, arg1_1, latent_arg1_1_0, weights)
         getitem_2: "f32[3]" = signal_1[0]
-        decide = rfc_compile_passes_conditional_decide(getitem_2, 0, limit)
+        decide = rfc_compile_passes_rewrites_conditional_decide(getitem_2, 0, limit)
         region_000_mlp_1 = self.region_000_mlp
         observe_1 = self.observe_1
         estimate_2 = self.estimate_2
-        conditional = rfc_compile_passes_conditional_conditional(decide, region_000_mlp_1, observe_1, estimate_2, (arg2_1, mul, arg3_1), (mul,), (input_mul_0, input_mul_1, region_000_mlp_output_0_0), (1, 2), weights)
+        conditional = rfc_compile_passes_rewrites_conditional_conditional(decide, region_000_mlp_1, observe_1, estimate_2, (arg2_1, mul, arg3_1), (mul,), (input_mul_0, input_mul_1, region_000_mlp_output_0_0), (1, 2), weights)
         getitem: "f32[2, 6, 4]" = conditional[0]
         mul_1: "f32[2, 6, 4]" = torch.ops.aten.mul.Tensor(unsqueeze_1, getitem)
         add: "f32[2, 6, 4]" = torch.ops.aten.add.Tensor(arg1_1, mul_1)
@@ -77,7 +76,7 @@ def test_golden() -> None:
         region_001_mlp_1 = self.region_001_mlp
         observe_3 = self.observe_3
         estimate_4 = self.estimate_4
-        conditional_1 = rfc_compile_passes_conditional_conditional(decide, region_001_mlp_1, observe_3, estimate_4, (arg4_1, mul_2, arg5_1), (mul_2,), (region_001_mlp_output_0_0,), (0,), weights)
+        conditional_1 = rfc_compile_passes_rewrites_conditional_conditional(decide, region_001_mlp_1, observe_3, estimate_4, (arg4_1, mul_2, arg5_1), (mul_2,), (region_001_mlp_output_0_0,), (0,), weights)
         getitem_1: "f32[2, 6, 4]" = conditional_1[0]
         mul_3: "f32[2, 6, 4]" = torch.ops.aten.mul.Tensor(unsqueeze_1, getitem_1)
         add_1: "f32[2, 6, 4]" = torch.ops.aten.add.Tensor(add, mul_3)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import Capture, Walk, capture, zoo_capture
+from capture import Capture, Walk, capture, zoo_capture
 from models import Stack, attend, build, text_tokens, timesteps, tokens
 from torch import Tensor, nn
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import copy_graph, zoo_capture
-from model_zoo import ZOO
+from capture import copy_graph, each_model, zoo_capture
 from torch import fx
 
 from rfc_compile.errors import InvariantError
@@ -15,7 +14,7 @@ from rfc_compile.passes.invariants import check_invariants
 aten = torch.ops.aten
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@each_model
 def test_every_stage_keeps_them(name: str) -> None:
     captured = zoo_capture(name)
     for stage, gm in captured.stages.items():

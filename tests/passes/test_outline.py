@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+from capture import count_ops, each_model, readable, same_bits, zoo_capture
 from expecttest import assert_expected_inline
-from helpers import count_ops, readable, same_bits, zoo_capture
-from model_zoo import ZOO
 from torch import fx
 
 from rfc_compile.passes.analysis.flops import is_expensive
@@ -19,8 +17,7 @@ def outlined(name: str) -> fx.GraphModule:
     return zoo_capture(name).stages["outline"]
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_moves_the_regions_and_nothing_else(name: str) -> None:
+def check_moves_the_regions_and_nothing_else(name: str) -> None:
     captured, gm = zoo_capture(name), outlined(name)
     regions = captured.found.regions.found
     calls = gm.graph.find_nodes(op="call_module", target=regions[0].name)
@@ -36,16 +33,14 @@ def test_moves_the_regions_and_nothing_else(name: str) -> None:
     assert count_ops(gm)[1] == count_ops(captured.functional)[1]
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_values_are_kept(name: str) -> None:
+def check_values_are_kept(name: str) -> None:
     captured = zoo_capture(name)
     with torch.no_grad():
         inputs = captured.flat(*captured.call)
         assert same_bits(outlined(name)(*inputs), captured.functional(*inputs))
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_calls_tell_inputs_and_outputs(name: str) -> None:
+def check_calls_tell_inputs_and_outputs(name: str) -> None:
     captured, gm = zoo_capture(name), outlined(name)
     calls = outlined_calls(gm)
     regions = {region.name: region for region in captured.found.regions.found}
@@ -57,6 +52,14 @@ def test_calls_tell_inputs_and_outputs(name: str) -> None:
         assert record.input_of == region.input_of
         for ours, theirs in zip(record.outputs, region.outputs, strict=True):
             assert ours.meta["val"].shape == theirs.meta["val"].shape
+
+
+@each_model
+def test_every_model(name: str) -> None:
+    """The submodules of every model: their nodes, their values, their calls."""
+    check_moves_the_regions_and_nothing_else(name)
+    check_values_are_kept(name)
+    check_calls_tell_inputs_and_outputs(name)
 
 
 def test_no_region_no_change() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from capture import FORMS, Capture, Walk, capture, copy_graph, count_ops, same_bits
 from fuzzing import fuzz
-from helpers import FORMS, Capture, Walk, capture, copy_graph, count_ops, same_bits
 from hypothesis import assume, event, note
 from hypothesis import strategies as st
 from models import timesteps
@@ -26,15 +27,11 @@ from rfc_compile.passes.rewrites.outline import outline
 from rfc_compile.passes.rewrites.retrace import trace_by_op
 from rfc_compile.passes.rewrites.small_matmuls import small_matmuls
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]
-STORED = [
-    {},
-    {"cache_dtype": "bfloat16"},
-    {"cache_dtype": "float8"},
-    {"input_sketch": 2},
-    {"input_sketch": 4, "cache_dtype": "float8"},
-]
+STORED = [{}, {"cache_dtype": "bfloat16"}, {"cache_dtype": "float16"}]
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 """What the order of sums may change."""
 
@@ -47,7 +44,6 @@ def captured_of(
     recipe: Recipe, seed: int, kind: tuple[str, int], batch: int = 2, **options: Any
 ) -> Capture:
     """All graphs of a random model; the example is thrown away if it has no region."""
-    assume(kind[1] or options.get("cache_dtype") != "float8")
     model = random_model(recipe, seed)
     call = recipe.latent(0, batch), timesteps(9, batch)
     chosen = {"estimator": kind[0], "order": kind[1], **options}
@@ -182,15 +178,13 @@ COEFFICIENTS = st.lists(
     st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=STEPS, max_size=STEPS
 )
 """How far the latent goes along two directions from step to step."""
-STRAIGHT = ("rfe", "scaled_taylor")
-"""What compares norms alone."""
 
 
 @fuzz(
     4,
     recipe=AFFINE_RECIPES,
     seed=SEEDS,
-    kind=st.sampled_from([k for k in KINDS if k[0] in (*STRAIGHT, "subspace")]),
+    kind=st.sampled_from([k for k in KINDS if k[0] in ("rfe", "subspace")]),
     granularity=GRANULARITIES,
     plan=PLANS,
     moves=COEFFICIENTS,
@@ -205,7 +199,7 @@ def test_exact_where_affine(
 ) -> None:
     """Proposition 1 for norms; ``subspace`` needs no fixed direction."""
     name, order = kind
-    if name in STRAIGHT or order == 1:  # straight on, never back
+    if name == "rfe" or order == 1:  # straight on, never back
         moves = [(0.3 + abs(along), 0.0) for along, _ in moves]
     captured = captured_of(recipe, seed, kind, granularity=granularity, ridge=0.0)
     walk = Walk(captured, "whole")
@@ -228,7 +222,7 @@ def determined(
     """Whether the history says where the latent is, and clearly so."""
     kept = places[list(full[: order + 1])]
     changes = kept[:-1] - kept[1:]
-    if name in STRAIGHT:
+    if name == "rfe":
         taylor, _ = coefficients_tensor(step, full, order)
         ahead = sum(w * c[0] for w, c in zip(taylor, changes, strict=False))
         return len(changes) > 0 and ahead > 0.05
@@ -247,7 +241,7 @@ TOLERANCES = {None: 1e-4, "bfloat16": 0.05}
     seed=SEEDS,
     kind=st.sampled_from(KINDS),
     granularity=GRANULARITIES,
-    stored=st.sampled_from([{}, {"cache_dtype": "bfloat16"}, {"input_sketch": 2}]),
+    stored=st.sampled_from([{}, {"cache_dtype": "bfloat16"}]),
     plan=PLANS,
     rows=st.lists(st.integers(0, BATCH - 1), min_size=1, unique=True),
 )

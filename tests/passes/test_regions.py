@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers import capture, zoo_capture
+from capture import capture, each_model, zoo_capture
 from model_zoo import ZOO, inputs_of
 from models import build, timesteps
 
@@ -74,8 +74,7 @@ def test_every_model_is_listed() -> None:
     assert set(KINDS) == set(ZOO)
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_kinds_and_refusals(name: str) -> None:
+def check_kinds_and_refusals(name: str) -> None:
     regions = zoo_capture(name).found.regions
     found = [(r.kind, len(r.inputs), len(r.outputs)) for r in regions.found]
     assert found == KINDS[name]
@@ -85,8 +84,7 @@ def test_kinds_and_refusals(name: str) -> None:
         assert reason in refusal.reason
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_records_are_consistent(name: str) -> None:
+def check_records_are_consistent(name: str) -> None:
     captured = zoo_capture(name)
     regions = captured.found.regions
     seen: set[str] = set()
@@ -105,6 +103,13 @@ def test_records_are_consistent(name: str) -> None:
         inner += region.flops
     assert inner <= regions.flops
     assert regions.coverage == inner / regions.flops
+
+
+@each_model
+def test_every_model(name: str) -> None:
+    """The regions of every model, and their records."""
+    check_kinds_and_refusals(name)
+    check_records_are_consistent(name)
 
 
 @pytest.mark.parametrize("name", ["Block", "Joint", "CrossBlock", "TwoWayBlock"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import Capture, copy_graph, zoo_capture
+from capture import Capture, copy_graph, each_model, zoo_capture
 from model_zoo import ZOO
 from torch import fx, nn
 
@@ -60,7 +60,7 @@ def test_every_model_is_listed() -> None:
     assert set(ADDS) == set(ZOO)
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@each_model
 def test_counts_and_analysis_only(name: str) -> None:
     captured = zoo_capture(name)
     before = captured.functional.graph.python_code("self").src

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Capture, capture, same_bits, zoo_capture
-from model_zoo import ZOO
+from capture import Capture, capture, each_model, same_bits, zoo_capture
 from models import Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
@@ -58,7 +57,7 @@ def kinds(value: Any) -> Any:
     return [kinds(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-@pytest.mark.parametrize("name", list(ZOO))
+@each_model
 def test_op_by_op_gives_the_graph_of_the_whole(name: str) -> None:
     by_op, whole = both(zoo_capture(name))
     if name in WHOLE:
@@ -187,6 +186,7 @@ class Deep(Stack):
     depth = 24
 
 
+@pytest.mark.slow
 def test_a_deep_model_is_traced_op_by_op() -> None:
     captured = capture(build(Deep), tokens(), timesteps(9))
     assert len(captured.stages["dynamo"].graph.nodes) > _MANY
@@ -197,6 +197,7 @@ def test_a_deep_model_is_traced_op_by_op() -> None:
     assert len(set(map(id, values))) < len(values) / 2, "nothing was copied"
 
 
+@pytest.mark.slow
 def test_a_deep_model_gives_the_bits_of_the_inner_backend() -> None:
     model = build(Deep)
     torch._dynamo.reset()

@@ -6,16 +6,16 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers import (
+from capture import (
     FORMS,
     Capture,
     Walk,
     count_ops,
+    each_model,
     same_bits,
     walk_inputs,
     zoo_capture,
 )
-from model_zoo import ZOO
 
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.passes.analysis.flops import is_expensive
@@ -31,8 +31,7 @@ def both(captured: Capture) -> tuple[Specialized, Specialized]:
     return captured.whole, captured.split
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_no_work_is_done_twice(name: str) -> None:
+def check_no_work_is_done_twice(name: str) -> None:
     whole, split = both(zoo_capture(name))
     assert split.probe is not None
     probe = count_ops(split.probe.gm)[1]
@@ -41,8 +40,7 @@ def test_no_work_is_done_twice(name: str) -> None:
         assert probe + tail == count_ops(whole.graphs[graph].gm)[1]
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_full_computes_what_the_model_computes_once(name: str) -> None:
+def check_full_computes_what_the_model_computes_once(name: str) -> None:
     captured = zoo_capture(name)
     whole, _ = both(captured)
     wanted, ops = count_ops(captured.functional)
@@ -51,8 +49,7 @@ def test_full_computes_what_the_model_computes_once(name: str) -> None:
     assert not ops - all_ops
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_cached_holds_no_expensive_op_of_a_region(name: str) -> None:
+def check_cached_holds_no_expensive_op_of_a_region(name: str) -> None:
     captured = zoo_capture(name)
     whole, split = both(captured)
     regions = captured.found.regions.found
@@ -67,8 +64,7 @@ def test_cached_holds_no_expensive_op_of_a_region(name: str) -> None:
     assert parts == total - inside - unread
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_no_conditional_is_left(name: str) -> None:
+def check_no_conditional_is_left(name: str) -> None:
     for specialized in both(zoo_capture(name)):
         for graph in specialized.graphs.values():
             for node in graph.gm.graph.nodes:
@@ -76,8 +72,7 @@ def test_no_conditional_is_left(name: str) -> None:
                 assert node.op in ("placeholder", "call_function", "output")
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_writes_come_last_and_only_in_full(name: str) -> None:
+def check_writes_come_last_and_only_in_full(name: str) -> None:
     captured = zoo_capture(name)
     slots = captured.layout.slots
     for specialized in both(captured):
@@ -92,8 +87,7 @@ def test_writes_come_last_and_only_in_full(name: str) -> None:
             assert len(set(written)) == len(written) <= slots
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_every_input_can_be_routed(name: str) -> None:
+def check_every_input_can_be_routed(name: str) -> None:
     for specialized in both(zoo_capture(name)):
         known = set(specialized.inputs)
         if specialized.probe is not None:
@@ -129,8 +123,7 @@ def test_the_conditional_graph_is_left_as_it_is() -> None:
         assert again.gm.code == graph.gm.code
 
 
-@pytest.mark.parametrize("name", list(ZOO))
-def test_every_form_gives_the_same_bits(name: str) -> None:
+def check_every_form_gives_the_same_bits(name: str) -> None:
     captured = zoo_capture(name)
     walks = {form: Walk(captured, form) for form in FORMS}
     for step, full in enumerate(PLAN):
@@ -145,6 +138,18 @@ def test_every_form_gives_the_same_bits(name: str) -> None:
         assert same_bits(a, b)
     slots = [walk.state.slots for walk in walks.values()]
     assert all(same_bits(one, slots[0]) for one in slots)
+
+
+@each_model
+def test_every_model(name: str) -> None:
+    """The graphs of every model: their work, their inputs, their values."""
+    check_no_work_is_done_twice(name)
+    check_full_computes_what_the_model_computes_once(name)
+    check_cached_holds_no_expensive_op_of_a_region(name)
+    check_no_conditional_is_left(name)
+    check_writes_come_last_and_only_in_full(name)
+    check_every_input_can_be_routed(name)
+    check_every_form_gives_the_same_bits(name)
 
 
 @pytest.mark.parametrize(

@@ -19,17 +19,14 @@ ROUNDING = {None: 0.0, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 def keep(storage: Storage, values: Sequence[Tensor]) -> list[Tensor]:
     """The kept values after full steps with these ones, oldest first."""
-    examples = storage.examples(values[0])
-    rings = [
-        [torch.zeros_like(example) for _ in range(length)]
-        for length, example in zip(storage.rings.values(), examples, strict=True)
-    ]
+    example = storage.example(values[0])
+    ring = [torch.zeros_like(example) for _ in range(storage.length)]
     for value in values:
-        for ring, fresh in zip(rings, storage.store(value, rings), strict=True):
-            assert fresh.dtype == ring[-1].dtype
-            ring[-1].copy_(fresh)
-            ring.insert(0, ring.pop())
-    return storage.load(rings)
+        fresh = storage.store(value)
+        assert fresh.dtype == example.dtype
+        ring[-1].copy_(fresh)
+        ring.insert(0, ring.pop())
+    return storage.load(ring)
 
 
 def walk(seed: int, steps: int, size: float, change: float) -> list[Tensor]:
@@ -64,33 +61,14 @@ def test_what_is_kept_is_read_back(
     wanted = values[::-1][:length]
     assert len(found) == length
     tiny = 2**-25 if dtype == torch.float16 else 0.0  # where its subnormals are
-    if dtype != torch.float8_e4m3fn:
-        for mine, true in zip(found, wanted, strict=True):
-            assert torch.all((mine - true).abs() <= ROUNDING[dtype] * true.abs() + tiny)
-        return
-    coarse = 2 * ROUNDING[torch.bfloat16] * max(v.abs().max() for v in values)
-    assert torch.all((found[0] - wanted[0]).abs() <= coarse)
-    for i in range(length - 1):
-        mine, true = found[i] - found[i + 1], wanted[i] - wanted[i + 1]
-        row = true.abs().amax(-1, keepdim=True)
-        assert torch.all((mine - true).abs() <= 0.04 * row + 1.1 * coarse)
-
-
-def test_small_changes_survive_float8() -> None:
-    """A hundredth of the value: float8 of the values themselves would lose it."""
-    values = walk(0, 2, 1.0, 0.01)
-    values = [value.bfloat16().float() for value in values]
-    new, old = keep(storage_for(values[0], 2, torch.float8_e4m3fn), values)
-    change = values[1] - values[0]
-    lost = [value.to(torch.float8_e4m3fn).float() for value in values]
-    assert (new - old - change).norm() < 0.05 * change.norm()
-    assert (lost[1] - lost[0] - change).norm() > change.norm()
+    for mine, true in zip(found, wanted, strict=True):
+        assert torch.all((mine - true).abs() <= ROUNDING[dtype] * true.abs() + tiny)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-@pytest.mark.parametrize("largest", [0.0, 1e-42, 448.0, 65505.0, 1e6, 1e38])
+@pytest.mark.parametrize("largest", [0.0, 1e-42, 65505.0, 1e6, 1e38])
 def test_finite_values_stay_finite(largest: float, dtype: torch.dtype) -> None:
-    """float16 ends at 65504, float8 at 448 with NaN beyond it."""
+    """float16 ends at 65504."""
     value = torch.linspace(-largest, largest, 16).reshape(2, 8)
     found = keep(storage_for(value, 3, dtype), [value, -value, 0 * value, value])
     assert all(torch.isfinite(kept).all() for kept in found)
@@ -117,5 +95,4 @@ def test_nan_is_not_hidden(dtype: torch.dtype) -> None:
 def test_half_precision_stays_as_it_is(dtype: torch.dtype) -> None:
     value = torch.ones(2, 4, dtype=dtype)
     assert storage_for(value, 3, dtype) == Storage(3)
-    assert storage_for(value, 3, torch.float8_e4m3fn).dtype is None
     assert storage_for(value.long(), 3, torch.float16) == Storage(3)

@@ -1,4 +1,4 @@
-"""Every sample of a batch is full or cached by itself (``decide="sample"``).
+"""Every sample of a batch is full or cached by itself (``per_sample=True``).
 
     call of n rows -> which sample does each row continue?  (rfc_compile.samples)
                    -> probe of all rows -> n errors -> full or cached, each by its own
@@ -37,17 +37,15 @@ from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
+from rfc_compile.runtime.latent_pair import partners
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.per_sample.independence import MIXES, smallest_batch
 from rfc_compile.runtime.per_sample.matching import (
-    DOUBTFUL,
     Continuation,
-    Pair,
     Sample,
     continuations,
-    doubtful,
 )
-from rfc_compile.runtime.per_sample.row_reading import Row, farthest, look_at
+from rfc_compile.runtime.per_sample.row_reading import Row, look_at
 from rfc_compile.runtime.per_sample.rows import (
     pick,
     put,
@@ -55,11 +53,17 @@ from rfc_compile.runtime.per_sample.rows import (
     write_back,
     written_slots,
 )
+from rfc_compile.runtime.placement import fits_of
 from rfc_compile.runtime.ranks import Ranks
-from rfc_compile.runtime.readback import read_all
+from rfc_compile.runtime.repayment import Repayment, repay
+from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.timestep_dispatcher import ByTimestep
+from rfc_compile.runtime.timestep_dispatcher import (
+    CHANGES_IN_A_ROW,
+    Done,
+    TimestepDispatcher,
+)
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
 from rfc_compile.schedules.decision import Decision
@@ -83,7 +87,7 @@ class Placed:
     reason: str = ""
 
 
-class BySample(ByTimestep):
+class SampleDispatcher(TimestepDispatcher):
     """Places every row of a call, and decides about each."""
 
     def __init__(
@@ -106,19 +110,19 @@ class BySample(ByTimestep):
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()
-        caller = current_context()
+        context = current_context()
         static = self._static(arguments)
         one = pick(self._batch, arguments, [0])  # whatever the size of the batch
         key = self._sessions.key(static, one)
         weights = self._weights.read(static, arguments)
-        session = self._session_of(caller, key, one)
+        session = self._session_of(context, key, one)
         with session.lock:  # threads that share a name share its samples
-            return self._lead(session, caller, arguments, weights)
+            return self._lead(session, context, arguments, weights)
 
     def _lead(
         self,
         session: Session,
-        caller: CallContext,
+        context: CallContext,
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
@@ -129,12 +133,12 @@ class BySample(ByTimestep):
             state = self._new_state(arguments, weights)
             others = [self._equal_weights(0.0, len(rows))]
             return self._run_whole("full", GraphInputs(arguments, state.slots, others))
-        found = self._continuations(session, caller, arguments, rows, weights)
+        found = self._continuations(session, context, arguments, rows, weights)
         placed = []
         for i, (row, continuation) in enumerate(zip(rows, found, strict=True)):
             own = pick(self._batch, arguments, [i])
-            sample = self._sample(continuation, caller, own, weights)
-            placed.append(self._place(session, caller, own, row, continuation, sample))
+            sample = self._sample(continuation, context, own, weights)
+            placed.append(self._place(session, context, own, row, continuation, sample))
         outputs = self._run_placed(arguments, placed)
         for one in placed:
             session.samples.note(one.sample, session.calls)
@@ -146,124 +150,111 @@ class BySample(ByTimestep):
         return outputs
 
     def _leave(self, session: Session, sample: Sample) -> None:
+        self._note_end(sample.trajectory)
         session.samples.leave(sample)
-        session.learn_from(sample.trajectory)
 
     def _continuations(
         self,
         session: Session,
-        caller: CallContext,
+        context: CallContext,
         arguments: Sequence[Any],
         rows: Sequence[Row],
         weights: ParameterVersion,
     ) -> list[Continuation]:
         """What the rows of a call are taken for."""
+        pair = session.pairs.get(self._sizes_of(pick(self._batch, arguments, [0])))
         candidates = [
             sample
             for sample in session.samples.under_way
-            if sample.trajectory.run == caller.run
-            and sample.branch.name in (None, caller.branch)
-            and any(sample.trajectory.place(r.timestep) == "next" for r in rows)
+            if sample.trajectory.run == context.run
+            and sample.branch.name in (None, context.branch)
         ]
-        latents = [arguments[i] for i in self._batch.latents]
-        distances = read_all(
-            [
-                farthest(latents, sample.branch.state.last_latents(len(latents)))
-                for sample in candidates
-            ]
-        )
+        if pair is None:
+            return [Continuation(row) for row in range(len(rows))]
+        latents = pair.latent(self._latents(arguments))
+        fits = fits_of([sample.branch for sample in candidates], latents)
         pairs = [
-            Pair(i, sample, row.timestep, distance, mismatch)
-            for sample, away in zip(candidates, distances, strict=True)
-            for i, (row, distance) in enumerate(zip(rows, away, strict=True))
-            if math.isfinite(distance)
-            and sample.trajectory.place(row.timestep) == "next"
-            and self._may_be(session, sample, row, distance)
-            for mismatch in [self._mismatch(session, sample, row, distance, weights)]
+            Continuation(i, sample, fit, mismatch)
+            for sample, own in zip(candidates, fits, strict=True)
+            for i, (row, fit) in enumerate(zip(rows, own, strict=True))
+            if self._may_be(context, sample, row, fit)
+            for mismatch in [self._mismatch(sample, row, weights)]
         ]
-        unclear = doubtful(pairs)
-        if unclear:
-            self.report.fall_back(DOUBTFUL)
-            pairs = [pair for pair in pairs if pair.row not in unclear]
-        found = continuations(len(rows), pairs)
-        mismatches = [x.mismatch for x in found if x.mismatch is not None]
-        changed = [mismatch.changed for mismatch in mismatches if mismatch.changed]
-        if changed:  # one lesson, of what all of these rows have changed
-            common = frozenset.intersection(*changed)
-            self._learn_varying(session, Mismatch("conditioning", common))
-        return found
+        return continuations(len(rows), pairs)
 
-    def _may_be(
-        self, session: Session, sample: Sample, row: Row, change: float
-    ) -> bool:
-        """Whether a row is of a sample's image, which then may have been disturbed.
-
-        Another latent and another conditioning are another image.
-        """
-        another = sample.branch.differing(row.signal(change)) - session.varying
-        return not (another and sample.branch.jumps(change))
+    def _may_be(self, context: CallContext, sample: Sample, row: Row, fit: Fit) -> bool:
+        """Whether a row is the next step of a sample, by its latent and timestep."""
+        run = sample.trajectory
+        if not row.finite or not fit.moved or run.goes_back((row.timestep,)):
+            return False
+        return fit.explained
 
     def _mismatch(
-        self,
-        session: Session,
-        sample: Sample,
-        row: Row,
-        change: float,
-        weights: ParameterVersion,
+        self, sample: Sample, row: Row, weights: ParameterVersion
     ) -> Mismatch | None:
-        """Why a row is not a sample's next step."""
-        branch = sample.branch
+        """Why a row cannot go on with what a sample keeps."""
+        branch, run = sample.branch, sample.trajectory
         unusable = branch.state.unusable(weights, self.report)
         if unusable is not None:
             return Mismatch(unusable)
-        full_steps = branch.state.full_steps
-        return branch.mismatch(row.signal(change), full_steps, session.varying)
+        signal = row.signal(0.0)
+        refused = branch.mismatch(signal, branch.state.full_steps, run.varying)
+        if refused is None or not refused.changed:
+            return refused
+        for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
+            self._note_varying(i)
+        return None if not refused.changed - run.varying else refused
 
     def _sample(
         self,
         continuation: Continuation,
-        caller: CallContext,
+        context: CallContext,
         own: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sample:
         if continuation.sample is not None and continuation.mismatch is None:
             return continuation.sample
         state = self._new_state(own, weights)
-        branch = GuidanceBranch(0, state, first_step=0, name=caller.branch)
-        trajectory = Trajectory(
-            caller.owner, caller.run, caller.num_steps, caller.announced, [branch]
+        branch = GuidanceBranch(0, state, first_step=0, name=context.branch)
+        return Sample(
+            Trajectory(
+                context.owner,
+                context.run,
+                context.num_steps,
+                context.iterations,
+                [branch],
+            )
         )
-        return Sample(trajectory)
 
     def _place(
         self,
         session: Session,
-        caller: CallContext,
+        context: CallContext,
         own: Sequence[Any],
         row: Row,
         continuation: Continuation,
         sample: Sample,
     ) -> Placed:
         mismatch = continuation.mismatch
-        change = row.change if sample.number < 0 else continuation.distance
         call = PlacedStep(
-            caller,
+            context,
             session,
             own,
             sample.trajectory,
             sample.branch,
             sample.trajectory.step + 1,
-            row.timestep,
+            (row.timestep,),
             None if mismatch is None else mismatch.reason,
+            None if mismatch is not None else continuation.fit,
         )
-        return Placed(sample, call, row.signal(change))
+        return Placed(sample, call, row.signal(0.0))
 
     def _run_placed(
         self, arguments: Sequence[Any], placed: Sequence[Placed]
     ) -> Sequence[Any]:
         """Probe all rows, decide about each, run the rest of the forward."""
-        pool = self._probe(arguments, placed)
-        errors = pool.others[1][: len(placed)].tolist()
+        inputs = self._probe(arguments, placed)
+        errors = inputs.others[1][: len(placed)].tolist()
         groups: dict[str, list[int]] = {}
         decided = []
         for i, (one, error) in enumerate(zip(placed, errors, strict=True)):
@@ -272,13 +263,13 @@ class BySample(ByTimestep):
             groups.setdefault(name, []).append(i)
         if len(groups) == 1:
             (name,) = groups
-            return self._go_on(name, pool, decided, count=len(decided))
+            return self._go_on(name, inputs, decided, count=len(decided))
         outputs: list[Any] | None = None
         for name, chosen in groups.items():
             padded = [*chosen, *chosen[:1] * (self._smallest - len(chosen))]
             rows = [decided[i] for i in padded]
-            pool = self._probe(pick(self._batch, arguments, padded), rows)
-            results = self._go_on(name, pool, rows, count=len(chosen))
+            inputs = self._probe(pick(self._batch, arguments, padded), rows)
+            results = self._go_on(name, inputs, rows, count=len(chosen))
             outputs = put(outputs, results, chosen, len(placed))
         assert outputs is not None
         return outputs
@@ -286,44 +277,94 @@ class BySample(ByTimestep):
     def _probe(self, arguments: Sequence[Any], placed: Sequence[Placed]) -> GraphInputs:
         """The probe's results, behind the step weights, beside the state of rows."""
         slots = stacked([one.call.branch.state for one in placed])
-        weights = [one.call.branch.state.weights(one.call.step) for one in placed]
-        pool = GraphInputs(arguments, slots, [torch.stack(weights, dim=-1)])
-        pool.others.extend(self._run("probe", pool))
-        return pool
+        weights = [
+            one.call.branch.state.weights(one.call.step, self._times(one.call))
+            for one in placed
+        ]
+        inputs = GraphInputs(arguments, slots, [torch.stack(weights, dim=-1)])
+        inputs.others.extend(self._run("probe", inputs))
+        return inputs
+
+    def _times(self, call: PlacedStep) -> tuple[float, ...] | None:
+        return call.positions if self._by_timestep else None
 
     def _decide(self, one: Placed, error: float) -> tuple[str, Placed]:
         """The graph that a row goes on in, and the row with its signal and reason."""
         finite = one.signal.finite and math.isfinite(error)
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
-        if finite and self._statistic(one.call.branch, signal) <= limit:
+        if finite and error <= limit:
             return "cached", replace(one, signal=signal, reason=self._cached_reason)
         return "full", replace(one, signal=signal, reason=reason)
 
     def _go_on(
-        self, name: str, pool: GraphInputs, rows: Sequence[Placed], *, count: int
+        self, name: str, inputs: GraphInputs, rows: Sequence[Placed], *, count: int
     ) -> Sequence[Any]:
         """Run the rest of a forward behind its probe, and record it, row by row.
 
         The rows beyond ``count`` only fill the batch up.
         """
-        calls = [one.call for one in rows]
-        weights = [call.branch.state.weights(call.step, call.levels) for call in calls]
-        pool.others[0] = torch.stack(weights, dim=-1)
         placed, full = rows[:count], name == "full"
+        measured = [full and self._measures(one.call) for one in placed]
+        predicted = self._run("cached", inputs) if any(measured) else None
         states = [one.call.branch.state for one in placed]
         histories = [state.forget() if full else None for state in states]
-        outputs = self._run(name, pool)
+        outputs = list(self._run(name, inputs))
         if full:
-            write_back(states, pool.slots, self._written)
-        for one, history in zip(placed, histories, strict=True):
-            self._accept(one.call, one.signal, one.reason, history)
+            write_back(states, inputs.slots, self._written)
+        whole = list(outputs)
+        for i, (one, history) in enumerate(zip(placed, histories, strict=True)):
+            repayment = None
+            if predicted is not None and measured[i]:
+                repayment = self._repay_row(one.call, whole, predicted, history, i)
+                outputs = put(outputs, repayment.outputs, [i], len(rows))
+            self._record(one.call, one.signal, one.reason, history, repayment)
+            self._remember_returned(
+                one.call, _row(outputs, i), Done(outputs, history, repayment)
+            )
+        self._note_partners(placed)
         return outputs
+
+    def _repay_row(
+        self,
+        call: PlacedStep,
+        outputs: Sequence[Any],
+        predicted: Sequence[Any],
+        history: Sequence[int] | None,
+        row: int,
+    ) -> Repayment:
+        pair = call.session.pairs[self._sizes_of(call.arguments)]
+        assert pair is not None
+        assert history is not None
+        times = [call.trajectory.times[step][0] for step in history]
+        nodes = (call.time[0], *times)[: self._options.nodes]
+        return repay(
+            pair,
+            self._latents(call.arguments),
+            _row(outputs, row),
+            _row(predicted, row),
+            call.debt,
+            call.time[0],
+            nodes,
+            corrects=self._options.corrector == "auto",
+        )
+
+    def _note_partners(self, placed: Sequence[Placed]) -> None:
+        """Rows of a call with the same latent: the sampler mixes their outputs."""
+        newest = [one.call.branch.returned[:1] for one in placed]
+        if not all(newest):
+            return
+        latents = torch.cat([kept[0].latent for kept in newest])
+        rows = partners(latents)
+        for i, one in enumerate(placed):
+            others = [newest[own[i]][0].output for own in rows]
+            first, *older = one.call.branch.returned
+            one.call.branch.returned = [first._replace(others=others), *older]
 
     def _announce(
         self,
         call: PlacedStep,
-        trajectory: Trajectory,
+        run: Trajectory,
         decision: Decision,
         *,
         keep: bool,
@@ -350,12 +391,14 @@ class BySample(ByTimestep):
     def _trial(self, arguments: Sequence[Any], count: int) -> list[Tensor]:
         """What a full step and the cached one after it give, and what they keep."""
         state = self._new_state(arguments, ())
-        pool = GraphInputs(arguments, state.slots, [self._equal_weights(1.0, count)])
-        results = [*self._run_whole("full", pool)]
+        inputs = GraphInputs(arguments, state.slots, [self._equal_weights(1.0, count)])
+        results = [*self._run_whole("full", inputs)]
         results = [value.clone() for value in results if isinstance(value, Tensor)]
         state.record(0, ())
-        pool = GraphInputs(arguments, state.slots, [self._equal_weights(1.0, count)])
-        results += [x for x in self._run_whole("cached", pool) if isinstance(x, Tensor)]
+        inputs = GraphInputs(arguments, state.slots, [self._equal_weights(1.0, count)])
+        results += [
+            x for x in self._run_whole("cached", inputs) if isinstance(x, Tensor)
+        ]
         return [*results, *state.slots]
 
     def _equal_weights(self, value: float, count: int) -> Tensor:
@@ -363,3 +406,8 @@ class BySample(ByTimestep):
         like = self._layout.weights
         shape = *map(int, like.shape[:2]), count
         return torch.full(shape, value, device=like.device)
+
+
+def _row(values: Sequence[Any], row: int) -> list[Any]:
+    """One row of the results of a batch."""
+    return [x[row : row + 1] if isinstance(x, Tensor) else x for x in values]

@@ -29,7 +29,7 @@ TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2
 precision: only sums may come in another order."""
 
 MIXES = (
-    "decide='sample' needs samples that are computed one by one, and in this model a "
+    "per_sample=True needs samples that are computed one by one, and in this model a "
     "sample depends on the others of its batch (attention over the batch or a "
     "statistic of it): calls run uncached"
 )

@@ -1,35 +1,23 @@
 """The samples that are under way in the calls of one owner, and which a row continues.
 
-    row -> timestep, conditioning, latent
-    sample -> timestep, conditioning, latent of its last call
+    row    -> timestep, conditioning, latent
+    sample -> timestep, conditioning, what the sampler was given at its last call
 
-A row continues the sample whose next step it can be, as ``rfc_compile.trajectories``
-tells it for a whole call. Where it can be that of several, the one with the nearest
-latent: rows may change places, join and leave at every call. No sample is continued by
-two rows, and a row that continues none begins one.
+A row continues the sample whose sampler fit explains its latent (``sampler_fit``), of
+several the one that it explains best: rows may change places, join and leave at every
+call. No sample is continued by two rows, and a row that continues none begins one.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
+from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
-
-CLEARLY = 2.0
-"""A sample is the likeliest by far if every other costs this many times as much."""
-
-UNEVEN = 0.05
-"""How far the gaps between timesteps may differ, relatively: they are rounded."""
-
-DOUBTFUL = (
-    "rows of a batch may each be the next step of several samples (requests with the "
-    "same noise and prompt, but other timesteps): such rows run uncached and begin anew"
-)
 
 IDLE_CALLS = 8
 """Calls of its owner that a sample may miss before its state is freed: rows may be
@@ -101,93 +89,39 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A row and a sample whose next step it may be, by its timestep.
-
-    Attributes:
-        row: index of the row.
-        sample: the sample.
-        timestep: that of the row.
-        distance: how far the row's latent is from the sample's last.
-        mismatch: why the row is not the sample's next step; None if it is.
-
-    """
-
-    row: int
-    sample: Sample
-    timestep: float
-    distance: float
-    mismatch: Mismatch | None
-
-    @property
-    def unevenness(self) -> float:
-        """How far the gap to this timestep is from the sample's last, relatively.
-
-        0 where there is no last one. Runs from one noise with other numbers of steps
-        lie side by side: only the timestep that comes next tells them apart.
-        """
-        *_, before, last = (math.nan, *self.sample.trajectory.timesteps)
-        gap = last - before
-        return 0.0 if math.isnan(gap) else abs((self.timestep - last - gap) / gap)
-
-    @property
-    def order(self) -> tuple[bool, bool, float, int, int]:
-        """Less for the likelier of two pairs."""
-        unlikely = self.mismatch is not None, self.unevenness > UNEVEN
-        return *unlikely, self.cost, self.row, self.sample.number
-
-    @property
-    def cost(self) -> float:
-        """Less for the likelier of two samples that a row may continue."""
-        return self.distance * (1 + self.unevenness)
-
-
-@dataclass(frozen=True)
 class Continuation:
     """What a row is taken for.
 
     Attributes:
-        sample: the one whose next step it looks like, None for one that begins.
-        mismatch: why it does not continue that sample; None if it does.
-        distance: how far its latent is from that sample's last.
+        row: index of the row.
+        sample: the one whose next step it is, None for one that begins.
+        fit: how its latent follows; None for one that begins.
+        mismatch: why it cannot go on with what that sample keeps; None if it can.
 
     """
 
+    row: int
     sample: Sample | None = None
+    fit: Fit | None = None
     mismatch: Mismatch | None = None
-    distance: float = 0.0
+
+    @property
+    def order(self) -> tuple[bool, float, int]:
+        """Less for the likelier of two."""
+        residual = 0.0 if self.fit is None else self.fit.residual
+        number = 0 if self.sample is None else self.sample.number
+        return self.mismatch is not None, residual, number
 
 
-def doubtful(pairs: Iterable[Pair]) -> set[int]:
-    """The rows that may be the next step of either of two samples.
-
-    So are those of requests with the same noise and prompt and other timesteps. Samples
-    that have had the same steps are the same so far, whichever a row continues.
-    """
-    fitting: dict[int, list[Pair]] = {}
-    for pair in sorted(pairs, key=lambda pair: pair.order):
-        if pair.mismatch is None:
-            fitting.setdefault(pair.row, []).append(pair)
-    return {
-        row
-        for row, (likeliest, *others) in fitting.items()
-        for other in others
-        if other.order[:2] == likeliest.order[:2]
-        and other.cost < CLEARLY * likeliest.cost
-        and other.sample.trajectory.timesteps != likeliest.sample.trajectory.timesteps
-    }
-
-
-def continuations(rows: int, pairs: Iterable[Pair]) -> list[Continuation]:
-    """What every row of a call is taken for."""
-    found = [Continuation() for _ in range(rows)]
+def continuations(rows: int, pairs: Iterable[Continuation]) -> list[Continuation]:
+    """What every row of a call is taken for; ``pairs`` are those that may be."""
+    found = [Continuation(row) for row in range(rows)]
     taken: set[Sample] = set()
     placed: set[int] = set()
-
     for pair in sorted(pairs, key=lambda pair: pair.order):
-        if pair.row in placed or pair.sample in taken:
+        if pair.row in placed or pair.sample is None or pair.sample in taken:
             continue
-        found[pair.row] = Continuation(pair.sample, pair.mismatch, pair.distance)
+        found[pair.row] = pair
         placed.add(pair.row)
         taken.add(pair.sample)
     return found

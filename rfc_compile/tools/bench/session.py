@@ -28,7 +28,8 @@ from rfc_compile.tools.bench.workloads import (
     WORKLOADS,
     Workload,
 )
-from rfc_compile.tools.measure.environment import console, environment
+from rfc_compile.tools.measure.environment import environment
+from rfc_compile.tools.measure.terminal import console, show
 
 SHAPE_IMAGES: Final = 2
 """In a batch of the random shapes, as guidance makes of one image."""
@@ -241,7 +242,7 @@ class Session:
         tables = grids(self.records)
         lines = [str(v) for v in verdicts(self.records, self.size.targets)]
         for table in tables:
-            table.show()
+            show(table)
         console.print("\n".join(lines), highlight=False)
         page = [
             "# Every method on the same models\n",

@@ -5,12 +5,11 @@ A gate must never open by accident: what cannot be judged is missed, with the re
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rfc_compile.errors import OptionError
+from rfc_compile.errors import OptionError, did_you_mean
 from rfc_compile.tools.checking.quantities import BY_LIMIT, QUANTITIES, Quantity
 
 
@@ -88,11 +87,7 @@ def make_limits(bounds: Mapping[str, object]) -> tuple[Limit, ...]:
     """
     for name in bounds:
         if name not in BY_LIMIT:
-            near = difflib.get_close_matches(str(name), BY_LIMIT, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise OptionError(
-                f"unknown limit {name!r}{hint} Allowed: {', '.join(BY_LIMIT)}"
-            )
+            raise OptionError(f"unknown limit {name!r}{did_you_mean(name, BY_LIMIT)}")
     return tuple(
         Limit(quantity, quantity.parse(bounds[quantity.limit]))
         for quantity in QUANTITIES

@@ -7,10 +7,10 @@ A quantity is a field of `Measured`; its limit is called `min_psnr`, on the comm
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from rfc_compile.config.option_values import parse_bytes
 from rfc_compile.errors import OptionError
 
 Unit = Literal["dB", "x", "bytes", "count", ""]
@@ -67,7 +67,7 @@ class Quantity:
         """
         if self.unit == "bytes":
             digits = isinstance(value, str) and value.isascii() and value.isdecimal()
-            return float(parse_bytes(self.limit, int(str(value)) if digits else value))
+            return float(_bytes(self.limit, int(str(value)) if digits else value))
         number = _number(value)
         whole = self.unit != "count" or number.is_integer()
         if math.isinf(number) or not self.low <= number <= self.high or not whole:
@@ -113,3 +113,28 @@ def _number(value: object) -> float:
         return float(value)
     except (ValueError, OverflowError):
         return math.nan
+
+
+_UNITS = {"B": 1}
+_UNITS |= {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", 1)}
+_UNITS |= {f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)}
+
+
+def _bytes(name: str, value: object) -> int:
+    """Bytes of a positive whole number, or of a text such as ``"512 MiB"``.
+
+    Raises:
+        OptionError: it is neither; names it ``name``.
+
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w+)", text, re.ASCII)
+    size = 0.0 if found is None else float(found[1]) * _UNITS.get(found[2], 0)
+    if not 1 <= size < math.inf:
+        raise OptionError(
+            f"{name}={value!r} is not allowed; allowed: a whole number of bytes, or a "
+            f"number with a unit as '512 MiB' (units: {', '.join(_UNITS)})"
+        )
+    return int(size)

@@ -134,7 +134,7 @@ def check(
     fingerprint = target.fingerprint(trial.measured.steps)
     differing = _differences(config, rules, fingerprint)
     if not rules.strict:
-        notes += [f"another model or sampler: {line}" for line in differing]
+        notes += [f"not as it was tuned: {line}" for line in differing]
     return Outcome(
         target=target.name,
         config=config.name,

@@ -12,17 +12,16 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Final
 
 from rfc_compile.config.options import GRANULARITIES
 from rfc_compile.errors import OptionError
 from rfc_compile.io.files import check_writable, replace_file
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.measure.analysis import Analysis, RegionSeries, analyse, median
-from rfc_compile.tools.measure.analysis_plot import analysis_figure, as_png
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _WIDTH: Final = 118
 """Characters of a line where the output is no terminal."""
@@ -51,6 +50,10 @@ def run(args: Namespace) -> int:
             written.
         TargetError: nothing of the model would be cached, or its run is too short.
     """
+    from rich.console import Console
+
+    from rfc_compile.tools.measure.analysis_plot import analysis_figure, as_png
+
     if args.interval < 2:
         raise OptionError(f"--interval {args.interval}: give a number of at least 2")
     try:
@@ -75,11 +78,14 @@ def run(args: Namespace) -> int:
     replace_file(picture, as_png(analysis_figure(found)))
     console.print(_table(found))
     console.print(_LEGEND, soft_wrap=True)
+    console.print(_advice(found, args.granularity), soft_wrap=True, markup=False)
     console.print(f"Written: {picture} and {numbers}.", soft_wrap=True)
     return 0
 
 
 def _table(found: Analysis) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"{found.target}: {_how(found)}")
     table.add_column("region", no_wrap=True)
     for column in ("input", "output", "ratio", *found.estimators):
@@ -110,6 +116,22 @@ def _errors(found: Analysis, error_of: Callable[[str], float | None]) -> list[st
         f"[bold]{_percent(error)}[/bold]" if error == least else _percent(error)
         for error in errors
     ]
+
+
+def _advice(found: Analysis, granularity: str) -> str:
+    """The options that follow: those of the estimator with the least error."""
+    errors = {name: found.common_error(name) for name in found.estimators}
+    known = {name: error for name, error in errors.items() if error is not None}
+    if not known:
+        return "No step was predicted by all estimators: give more steps."
+    best = min(known, key=known.__getitem__)
+    estimator, _, order = best.partition(" ")
+    options = {"granularity": granularity, "estimator": estimator, "order": order}
+    chosen = " ".join(f"--options {name}={x}" for name, x in options.items() if x)
+    return (
+        f"Least error at the steps that all of them predict: {best}, {known[best]:.1%}."
+        f" How images come out, `rfc-compile tune {chosen}` measures."
+    )
 
 
 def _percent(value: float | None) -> str:

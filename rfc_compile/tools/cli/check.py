@@ -29,7 +29,6 @@ from rfc_compile.tools.checking.session import (
 )
 from rfc_compile.tools.cli.arguments import positive
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
-from rfc_compile.tools.measure.environment import console
 
 EXIT_MISSED: Final = 1
 
@@ -89,13 +88,16 @@ def run(args: Namespace) -> int:
         TargetError: with the target nothing can be measured.
         TunedFileError: the tuned file or the baseline cannot be used.
     """
+    from rfc_compile.tools.measure.terminal import console, show
+
     reports = _reports(args)
     config = make_config(args.config)
     rules = _rules(args, config)
-    target = target_of(args)
+    tuned = config.tuned
+    target = target_of(args, None if tuned is None else tuned.drawn)
     reports.prepare()
     outcome = check(target, config, rules, seeds=range(args.seeds))
-    outcome.grid().show()
+    show(outcome.grid())
     for line in outcome.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     reports.write(outcome)

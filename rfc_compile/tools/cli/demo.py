@@ -1,63 +1,17 @@
-"""`rfc-compile demo`: the bundled model drawn without caching and at some thresholds.
+"""`rfc-compile demo`: the bundled model drawn without caching and at some tolerances.
 
-Prints what caching saves and costs, and writes two pictures. Each setting compiles its
-own model and draws the images several times: the first run compiles, the fastest of
-the others is the time shown.
+Prints what caching saves and costs, and writes pictures.
 """
 
 import math
-import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
-import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.table import Table
-from torch import Tensor
-
-from rfc_compile.errors import OptionError
-from rfc_compile.report.statistics import stats
-from rfc_compile.runtime.run_boundaries import trajectory
-from rfc_compile.schedules.decision import Decision
-from rfc_compile.tools.measure import glyph_dit
-from rfc_compile.tools.measure.image_grid import (
-    ErrorCurve,
-    save_comparison,
-    save_error_curves,
-)
-from rfc_compile.tools.measure.metrics import psnr
+from rfc_compile.tools.measure.glyph_dit import SCHEDULERS
 
 INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
-
-_TIMED_RUNS: Final = 3
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """The images of one setting and what they cost."""
-
-    label: str
-    images: Tensor
-    """(B, C, H, W) in [-1, 1], on the CPU."""
-    first_seconds: float
-    """The first run, which compiles."""
-    seconds: float
-    """The fastest of the runs after it."""
-    nfc: int
-    curve: ErrorCurve | None
-    """None for the setting without caching."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -67,13 +21,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--steps", type=partial(_whole_number, least=2, most=1000), default=50)
     add("--images", type=partial(_whole_number, least=1, most=1000), default=8)
     add("--guidance", type=_number, default=2.0, help="scale; 1 for no guidance")
-    add("--scheduler", choices=glyph_dit.SCHEDULERS, default="ddim")
+    add("--scheduler", choices=SCHEDULERS, default="ddim")
     add(
-        "--thresholds",
-        type=_thresholds,
-        default=(0.2, 0.4, 1.2),
+        "--tolerances",
+        type=_tolerances,
+        default=(0.002, 0.004, 0.012),
         metavar="T,T,...",
-        help="thresholds on the accumulated input prediction error",
+        help="largest relative errors of the latent between full steps",
     )
     add("--inner", choices=INNER_BACKENDS, default="inductor", help="inner backend")
     seed = partial(_whole_number, least=0, most=2**32)
@@ -86,135 +40,10 @@ def run(args: Namespace) -> int:
     Raises:
         OptionError: the output folder cannot be made.
     """
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"argument --output: {error}") from error
-    console = Console()
-    with _progress_bar(console) as progress:
-        uncached = _draw(args, None, progress)
-        cached = [_draw(args, threshold, progress) for threshold in args.thresholds]
-    console.print(_table(args, uncached, cached))
-    compiling = ", ".join(f"{d.first_seconds:.1f}" for d in (uncached, *cached))
-    console.print(
-        f"Times are the fastest of {_TIMED_RUNS} runs; compiling is not in them."
-    )
-    console.print(f"The first runs, which compile, took {compiling} s.", soft_wrap=True)
-    _save_figures(args, uncached, cached)
-    console.print(f"Pictures are in {args.output}.", soft_wrap=True)
+    from rfc_compile.tools.cli.demo_drawings import draw_all
+
+    draw_all(args)
     return 0
-
-
-def _draw(args: Namespace, threshold: float | None, progress: Progress) -> _Drawing:
-    """Draws the images at `threshold`, or without caching when it is None."""
-    torch.compiler.reset()
-    if threshold is None:
-        label, backend, options = "uncached", args.inner, None
-    else:
-        label, backend = f"threshold {threshold:g}", "rfc"
-        options = {"threshold": threshold, "inner": args.inner}
-    model = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
-    compiled = torch.compile(model, backend=backend, options=options)
-    calls = glyph_dit.count_calls(args.scheduler, args.steps)
-    task = progress.add_task(f"{label}: compile", total=(1 + _TIMED_RUNS) * calls)
-
-    decisions: list[Decision] = []
-
-    def advance(done: int, total: int) -> None:
-        progress.advance(task)
-        if done == 1:
-            decisions.clear()
-        # To the backend a run of large steps is several trajectories; gather them all.
-        decisions.extend(stats(model).decisions[-1:])
-
-    _, first_seconds = _sample(args, compiled, advance)
-    progress.update(task, description=f"{label}: draw")
-    runs = [_sample(args, compiled, advance) for _ in range(_TIMED_RUNS)]
-    images, seconds = min(runs, key=itemgetter(1))
-    progress.update(task, description=label)
-    if threshold is None:
-        return _Drawing(label, images, first_seconds, seconds, calls, None)
-    curve = _error_curve(label, decisions)
-    return _Drawing(label, images, first_seconds, seconds, sum(curve.full), curve)
-
-
-def _sample(
-    args: Namespace, model: glyph_dit.Denoiser, progress: Callable[[int, int], None]
-) -> tuple[Tensor, float]:
-    """Draws the images once; returns them on the CPU, and the seconds it took."""
-    labels = torch.arange(args.images, device=glyph_dit.default_device())
-    labels %= glyph_dit.NUM_CLASSES
-    calls = glyph_dit.count_calls(args.scheduler, args.steps)
-    start = time.perf_counter()
-    with trajectory("demo", num_steps=calls):
-        images = glyph_dit.sample(
-            model,
-            labels=labels,
-            seed=args.seed,
-            scheduler=args.scheduler,
-            steps=args.steps,
-            guidance=args.guidance,
-            progress=progress,
-        ).cpu()
-    return images, time.perf_counter() - start
-
-
-def _error_curve(label: str, decisions: Sequence[Decision]) -> ErrorCurve:
-    full = [decision.full for decision in decisions]
-    return ErrorCurve(
-        title=f"{label}: {sum(full)} full steps of {len(full)}",
-        errors=[decision.statistic for decision in decisions],
-        full=full,
-    )
-
-
-def _table(args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]) -> Table:
-    table = Table(title=_title(args))
-    table.add_column("setting")
-    for column in ("NFC", "time", "speed-up", "PSNR mean", "PSNR min"):
-        table.add_column(column, justify="right")
-    for drawing in (uncached, *cached):
-        quality = psnr(drawing.images, uncached.images)
-        table.add_row(
-            drawing.label,
-            str(drawing.nfc),
-            f"{drawing.seconds:.2f} s",
-            f"{uncached.seconds / drawing.seconds:.2f}x",
-            _decibels(quality.mean()),
-            _decibels(quality.min()),
-        )
-    return table
-
-
-def _title(args: Namespace) -> str:
-    return (
-        f"{args.images} images, {args.steps} steps of {args.scheduler}, "
-        f"guidance {args.guidance:g}, on {args.inner}"
-    )
-
-
-def _decibels(value: Tensor) -> str:
-    return "identical" if math.isinf(value) else f"{value:.1f} dB"
-
-
-def _save_figures(
-    args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]
-) -> None:
-    title = _title(args)
-    images = {f"{d.label}\n{d.nfc} full steps": d.images for d in cached}
-    save_comparison(args.output / "images.png", uncached.images, images, title)
-    curves = [d.curve for d in cached if d.curve is not None]
-    save_error_curves(args.output / "errors.png", curves, title)
-
-
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
 
 
 def _whole_number(text: str, *, least: int, most: int) -> int:
@@ -223,7 +52,7 @@ def _whole_number(text: str, *, least: int, most: int) -> int:
     return int(text)
 
 
-def _thresholds(text: str) -> tuple[float, ...]:
+def _tolerances(text: str) -> tuple[float, ...]:
     return tuple(_number(part) for part in text.split(","))
 
 

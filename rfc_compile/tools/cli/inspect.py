@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,10 +25,13 @@ from torch import Tensor, nn
 from rfc_compile.config.options import Options
 from rfc_compile.errors import OptionError, one_line
 from rfc_compile.io.files import check_writable
+from rfc_compile.report.drawing import drawing
+from rfc_compile.report.numbers import in_words
 from rfc_compile.tools.cli.arguments import name_and_value, positive
 from rfc_compile.tools.inspection.dry_run import DryRun, dry_run
-from rfc_compile.tools.inspection.stream_svg import save_picture
 from rfc_compile.tools.measure.factory import call_factory, is_factory
+
+_PICTURES: Final = (".svg", ".png", ".pdf")
 
 Inputs = Mapping[str, Any] | Sequence[Any]
 
@@ -66,7 +70,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="an option of the backend, as estimator=taylor; may be repeated",
     )
     add("--json", action="store_true", help="print JSON")
-    add("--graph", type=Path, metavar="FILE.svg", help="draw the residual streams")
+    add(
+        "--graph",
+        type=Path,
+        metavar="FILE",
+        help="draw the residual streams: .svg, .png or .pdf",
+    )
 
 
 def run(args: Namespace) -> int:
@@ -77,17 +86,32 @@ def run(args: Namespace) -> int:
     """
     options = Options.from_mapping(dict(args.options))
     if args.graph is not None:
-        check_writable(args.graph, "--graph")
+        _check_picture(args.graph)
     model, inputs = _model_and_inputs(args)
     try:
         with _silent_torch():
             found = dry_run(model, inputs, options)
     except Exception as error:
         raise OptionError(_failure(args, model, inputs, error)) from error
-    if args.graph is not None:
-        save_picture(args.graph, found, f"{args.model}: {type(model).__name__}")
     print(_json(model, inputs, found) if args.json else _text(model, inputs, found))  # noqa: T201
+    if args.graph is not None:
+        _draw(args.graph, found, type(model).__name__)
+        print(f"Written: {args.graph}", file=sys.stderr)  # noqa: T201
     return 0
+
+
+def _check_picture(path: Path) -> None:
+    """The file can be drawn and written; said before the model is built."""
+    if path.suffix not in _PICTURES:
+        allowed = ", ".join(_PICTURES)
+        raise OptionError(f"--graph {path}: give a file that ends in {allowed}")
+    check_writable(path, "--graph")
+    drawing("explanation_plot")
+
+
+def _draw(path: Path, found: DryRun, name: str) -> None:
+    plot = drawing("explanation_plot")
+    plot.save(plot.explanation_figure(found.explanation, name), path)
 
 
 def _model_and_inputs(args: Namespace) -> tuple[nn.Module, Inputs]:
@@ -137,7 +161,7 @@ def _text(model: nn.Module, inputs: Inputs, found: DryRun) -> str:
     shapes = (f"{name} {_shape(x)}" for name, x in _named(inputs).items())
     return "\n".join(
         (
-            f"{facts['model']}, {facts['parameters'] / 1e6:.2f} M parameters, "
+            f"{facts['model']}, {in_words(facts['parameters'])} parameters, "
             f"{facts['dtype']}",
             f"inputs: {', '.join(shapes)}",
             str(found.explanation),

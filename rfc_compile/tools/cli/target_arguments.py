@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from rfc_compile.errors import OptionError
 from rfc_compile.io.files import read_text
-from rfc_compile.io.json_files import MOST_BYTES
+from rfc_compile.io.json_files import JSON, MOST_BYTES
 from rfc_compile.tools.cli.arguments import name_and_value, number, positive
 from rfc_compile.tools.measure.target import (
     BUNDLED,
     Settings,
     Target,
+    drawn_again,
     resolve_target,
 )
 
@@ -28,13 +31,14 @@ def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> Non
         "package.module:factory, which returns (model, sample)"
     )
     if option:
-        add("--target", default=BUNDLED, help=words)
+        again = "; else, with its settings, that of the tuned file"
+        add("--target", help=words + again)
     else:
         add("target", nargs="?", default=BUNDLED, help=words)
     add("--steps", type=positive, help="denoising steps")
     add("--sampler", help="scheduler: of the bundled model, or a class of diffusers")
     add("--guidance", type=number, help="guidance scale")
-    add("--images", type=positive, default=4, help="per seed, of the bundled model")
+    add("--images", type=positive, help="per seed, of the bundled model (default: 4)")
     add("--prompt", action="append", default=[], help="of a pipeline; may be repeated")
     add("--prompts-file", type=Path, help="a prompt a line")
     add(
@@ -43,14 +47,17 @@ def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> Non
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an argument of the pipeline's call, as height=512; may be repeated",
+        help="an argument of the pipeline's call, as height=512 or a list, as "
+        "class_labels=[3,7]; may be repeated",
     )
     dtypes = ("float32", "bfloat16", "float16")
-    add("--dtype", choices=dtypes, default="float32", help="of a pipeline's folder")
+    add("--dtype", choices=dtypes, help="of a pipeline's folder (default: float32)")
 
 
-def target_of(args: Namespace) -> Target:
-    """The target that a command was given.
+def target_of(args: Namespace, drawn: Mapping[str, JSON] | None = None) -> Target:
+    """The target that a command was given, else that of a tuned file (``drawn``).
+
+    Settings that are given go before those of the file.
 
     Raises:
         OptionError: as ``resolve_target``; or the file of prompts cannot be read.
@@ -64,13 +71,13 @@ def target_of(args: Namespace) -> Target:
         except (OSError, ValueError) as error:
             raise OptionError(f"argument --prompts-file: {error}") from error
         prompts += [line.strip() for line in lines if line.strip()]
-    settings = Settings(
-        steps=args.steps,
-        sampler=args.sampler,
-        guidance=args.guidance,
-        images=args.images,
-        prompts=tuple(prompts),
-        call=dict(args.call),
-        dtype=args.dtype,
-    )
-    return resolve_target(args.target, settings)
+    spec, settings = args.target or BUNDLED, Settings()
+    if args.target is None and drawn is not None:
+        spec, settings = drawn_again(drawn)
+    names = ("steps", "sampler", "guidance", "images", "dtype")
+    given = {name: vars(args)[name] for name in names}
+    given |= {"prompts": tuple(prompts), "call": dict(args.call)}
+    chosen = {
+        name: value for name, value in given.items() if value not in (None, (), {})
+    }
+    return resolve_target(spec, replace(settings, **chosen))

@@ -10,18 +10,27 @@ import math
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-from rich.table import Table
-
+from rfc_compile.io.files import read_text
+from rfc_compile.report.numbers import size
 from rfc_compile.tools.cli.arguments import name_and_value, number, positive
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.tuning import MINUTES
 from rfc_compile.tools.tuning.goal import Goal
-from rfc_compile.tools.tuning.runner import run_study
+from rfc_compile.tools.tuning.journal import MOST_BYTES
 from rfc_compile.tools.tuning.space import describe
-from rfc_compile.tools.tuning.study import OPTIONS_FILE, REPORT_FILE, Plan, Study
+from rfc_compile.tools.tuning.study import (
+    OPTIONS_FILE,
+    REPORT_FILE,
+    STUDY_FILE,
+    Plan,
+    Study,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 EXIT_MISSED: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -66,6 +75,10 @@ def run(args: Namespace) -> int:
         OptionError: a wrong argument, or a folder that cannot be written to.
         TargetError: nothing can be measured with this model and sampler.
     """
+    from rich.console import Console
+
+    from rfc_compile.tools.tuning.runner import run_study
+
     goal = Goal(args.target_speedup, args.target_nfc, args.min_psnr, args.min_ssim)
     plan = Plan(
         seed=args.seed,
@@ -80,15 +93,29 @@ def run(args: Namespace) -> int:
     try:
         study = run_study(target_of(args), goal, plan, show=True)
     except KeyboardInterrupt:
-        console.print(f"Interrupted; `--resume --output {args.output}` goes on.")
+        console.print(interrupted(args.output))
         return EXIT_INTERRUPTED
     _print(console, study)
     return EXIT_MISSED if study.missed else 0
 
 
+def interrupted(folder: Path) -> str:
+    """What is left of a study, the first line of whose file says whose it is."""
+    file = folder / STUDY_FILE
+    if file.exists() and len(read_text(file, MOST_BYTES).splitlines()) > 1:
+        return f"Interrupted; `--resume --output {folder}` goes on."
+    return "Interrupted before anything was measured: there is nothing to resume."
+
+
 def _print(console: Console, study: Study) -> None:
-    console.print(_table(study))
     search, folder = study.search, study.plan.output
+    if search.nothing_tried:
+        console.print(
+            f"Nothing was searched: the time was up after {study.seconds:.0f} s. These "
+            "are the defaults; a longer --time-limit searches.",
+            soft_wrap=True,
+        )
+    console.print(_table(study))
     console.print(
         f"{search.trials.done} runs tried, {search.trials.skipped} settings skipped "
         f"that could not win, {study.seconds:.0f} s."
@@ -111,6 +138,8 @@ def _print(console: Console, study: Study) -> None:
 
 
 def _table(study: Study) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"{study.reference.target.name}: {study.search.steps} steps")
     table.add_column("setting", overflow="fold")
     for column in ("NFC", "speed-up", "PSNR mean", "PSNR min", "SSIM", "state"):
@@ -120,11 +149,11 @@ def _table(study: Study) -> Table:
         table.add_row(
             f"{final.kind}: {describe(final.setting)}",
             f"{found.nfc:.1f}",
-            f"{found.speedup:.2f}x",
+            "not timed" if found.speedup is None else f"{found.speedup:.2f}x",
             f"{found.psnr:.1f} dB",
             f"{found.psnr_min:.1f} dB",
             "" if found.ssim is None else f"{found.ssim:.4f}",
-            f"{found.state_bytes / 2**20:.1f} MiB",
+            size(found.state_bytes),
             style="bold" if final is study.search.best else "",
         )
     return table

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-from rfc_compile import graph_report, torch_internals
+from rfc_compile import dynamo_frames, graph_report, torch_internals
 from rfc_compile.compiler.graph_dumps import PassObserver
 from rfc_compile.compiler.plan import capture, complete_plan
 from rfc_compile.config.options import Options
 from rfc_compile.errors import CannotCache, NothingToCache
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.streams import Streams, find_streams
 from rfc_compile.report import explain
 from rfc_compile.report.explain import Explanation
+from rfc_compile.report.region_errors import maps_of
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,11 @@ class DryRun:
     Attributes:
         explanation: as of a model that was compiled and called.
         reports: one for every graph of the forward, in the order of tracing.
-        streams: the residual streams of each of them, None where no region is cached.
 
     """
 
     explanation: Explanation
     reports: tuple[GraphReport, ...]
-    streams: tuple[Streams | None, ...]
 
 
 def dry_run(
@@ -58,16 +56,9 @@ def dry_run(
     if len(planner.reports) > 1:  # a first call may break where it makes tables
         planner = _trace(model, inputs, options)
     ids = graph_report.tensor_ids(model)
-    graphs = [
-        (report, streams)
-        for report, streams in zip(planner.reports, planner.streams, strict=True)
-        if report.belongs_to(ids)
-    ]
-    return DryRun(
-        explain.explanation_of([report for report, _ in graphs], ids),
-        tuple(report for report, _ in graphs),
-        tuple(streams for _, streams in graphs),
-    )
+    reports = tuple(report for report in planner.reports if report.belongs_to(ids))
+    found = explain.explanation_of(reports, ids)
+    return DryRun(replace(found, maps=maps_of(reports, None)), reports)
 
 
 def _trace(
@@ -90,37 +81,33 @@ class _Planner:
 
     options: Options
     reports: list[GraphReport] = field(default_factory=list)
-    streams: list[Streams | None] = field(default_factory=list)
 
     def __call__(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any]
     ) -> Callable[..., Any]:
         """Plan the graph; the result propagates shapes."""
         report = graph_report.new_report(example_inputs)
-        report.graph_break = torch_internals.graph_break_reason(gm)
+        report.graph_break = dynamo_frames.graph_break_reason(gm)
         self.reports.append(report)
-        self.streams.append(self._plan(gm, example_inputs, report))
+        self._plan(gm, example_inputs, report)
         return _ShapesOnly(gm)
 
     def _plan(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any], report: GraphReport
-    ) -> Streams | None:
+    ) -> None:
         observer = PassObserver()
         try:
             fakes = torch_internals.fake_inputs(gm, example_inputs)
             captured = capture(gm, fakes, self.options, report, observer)
-            streams = find_streams(captured)
             complete_plan(captured, self.options, report, observer)
-            return streams
         except NothingToCache as nothing:
-            if torch_internals.is_piece(gm):
+            if dynamo_frames.is_piece(gm):
                 text = f"a piece of the forward runs uncached: {nothing.reason}"
                 report.notes.append(text)
             else:
                 report.fallbacks.append(f"this forward runs uncached: {nothing.reason}")
         except CannotCache as refusal:
             report.fallbacks.append(f"this forward runs uncached: {refusal.reason}")
-        return None
 
 
 class _ShapesOnly:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from huggingface_hub import constants, get_session
 from torch import nn
 
 from rfc_compile.errors import OptionError
@@ -18,6 +17,9 @@ from rfc_compile.tools.inspection.weightless import build_without_weights
 
 _CONFIG = "config.json"
 _SUBFOLDER = "transformer"
+
+_SECONDS = 5.0
+"""In which the hub has to answer."""
 
 
 def build_from_config(target: str, dtype: torch.dtype) -> nn.Module:
@@ -73,18 +75,27 @@ def _config_of_hub_id(target: str) -> Mapping[str, Any]:
             f"{target}: no such folder, and neither a hub id (owner/name) nor "
             "package.module:factory"
         )
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    offline = not _hub_answers()
     for subfolder in (_SUBFOLDER, None):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                config: Mapping[str, Any] = diffusers.AutoModel.load_config(
-                    target, subfolder=subfolder
-                )
-                return config
+            config: Mapping[str, Any] = diffusers.AutoModel.load_config(
+                target, subfolder=subfolder, local_files_only=offline
+            )
+            return config
         except Exception as error:
-            reason = error
-    raise OptionError(f"{target}: not a folder, and not loaded: {_first_line(reason)}")
+            reason = _first_line(error)
+    if offline:
+        reason = "the hub is out of reach, and the model is not in its cache"
+    raise OptionError(f"{target}: no such folder, and not loaded as a hub id: {reason}")
+
+
+def _hub_answers() -> bool:
+    """Asked once and briefly: the hub's own client tries again for a minute."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_SECONDS)
+    except Exception:  # whatever the client it is built on raises
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

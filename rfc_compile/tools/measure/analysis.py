@@ -34,6 +34,7 @@ from rfc_compile.report.region_errors import kept_states, norms, predict, relati
 from rfc_compile.runtime import registry
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.tools.measure.reference import draw_with
 from rfc_compile.tools.measure.target import Target
 
 Series = list[float | None]
@@ -109,6 +110,17 @@ class Analysis:
         """Of an estimator, over all regions."""
         return mean([region.error(estimator) for region in self.regions])
 
+    def common_error(self, estimator: str) -> float | None:
+        """Of an estimator, over the steps that every estimator predicts."""
+        return mean(
+            [
+                region.errors[estimator][step]
+                for region in self.regions
+                for step in range(self.steps)
+                if all(one[step] is not None for one in region.errors.values())
+            ]
+        )
+
 
 def analyse(
     target: Target,
@@ -129,7 +141,8 @@ def analyse(
 
     Raises:
         OptionError: an order or granularity that is not allowed.
-        TargetError: nothing of the model would be cached, or its run is too short.
+        TargetError: nothing of the model would be cached, its run is too short, or
+            drawing fails.
 
     """
     estimators = _estimators(order)
@@ -152,8 +165,8 @@ def analyse(
         if progress is not None:
             progress(calls)
 
-    with torch.no_grad(), compiled.register_forward_hook(note):
-        target.draw(compiled, seed)
+    with compiled.register_forward_hook(note):
+        draw_with(target, compiled, seed)
     names = tuple(estimators)
     regions = recorder.regions(names)
     if all(region.error(name) is None for region in regions for name in names):

@@ -40,7 +40,7 @@ def analysis_figure(found: Analysis) -> Figure:
     places = range(len(found.regions))
     deviations = [r.ratio_deviation or math.nan for r in found.regions]
     ratio.bar(places, deviations, color="0.6")
-    ratio.set(xlabel="region", ylabel="relative deviation of the ratio", ylim=(0, None))
+    ratio.set(ylabel="relative deviation of the ratio", ylim=(0, None))
     for name in found.estimators:
         errors = [region.error(name) for region in found.regions]
         per_region.plot(places, _numbers(errors), ".-", linewidth=1, label=name)
@@ -48,9 +48,12 @@ def analysis_figure(found: Analysis) -> Figure:
         of_step = [mean(values) for values in zip(*series, strict=True)]
         known = [(s, e) for s, e in enumerate(of_step) if e is not None]
         per_step.plot(*zip(*known, strict=True), ".-", linewidth=1, label=name)
-    for ax, what in ((per_region, "region"), (per_step, "step")):
-        ax.set(xlabel=what, ylabel="relative prediction error", yscale="log")
+    for ax in (per_region, per_step):
+        ax.set(ylabel="relative prediction error", yscale="log")
         ax.grid(axis="y", alpha=0.3)
+    per_step.set(xlabel="step")
+    for ax in (ratio, per_region):
+        _name_regions(ax, found)
     per_region.legend(fontsize=8)
     _draw_nearest(nearest, found)
     return figure
@@ -64,6 +67,15 @@ def _draw_changes(ax: Axes, series: Sequence[Series], label: str, colour: str) -
     ax.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     ax.plot(steps, middle, color=colour, label=label)
     ax.grid(axis="y", alpha=0.3)
+
+
+def _name_regions(ax: Axes, found: Analysis) -> None:
+    """The modules below a panel that has a place for each region."""
+    if len(found.regions) > _MOST_NAMES:
+        ax.set(xlabel="region, in the order of the forward")
+        return
+    names = [region.module for region in found.regions]
+    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
 
 
 def _draw_nearest(ax: Axes, found: Analysis) -> None:

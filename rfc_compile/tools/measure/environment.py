@@ -8,14 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Final
 
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-console: Final = Console(width=None if sys.stdout.isatty() else 110)
 
 
 @dataclass(frozen=True)
@@ -62,15 +56,6 @@ class Grid:
         """The table as Markdown, without the title."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    def show(self) -> None:
-        """Print the table."""
-        table = Table(title=escape(self.title), title_justify="left")
-        for i, name in enumerate(self.header):
-            table.add_column(name, justify="right" if i else "left", no_wrap=True)
-        for row in self.rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
 
 
 def environment(program: str) -> Environment:

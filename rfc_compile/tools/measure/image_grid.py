@@ -1,15 +1,12 @@
-"""Pictures of images, and of what a schedule saw. Needs the extra `demo`.
+"""Pictures of images. Needs the extra `demo`.
 
 Images are (B, C, H, W) in [-1, 1], on the CPU.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
@@ -18,17 +15,6 @@ from torch.nn.functional import pad
 _GAP_PIXELS: Final = 2
 _DIFFERENCE_GAIN: Final = 4
 _ZOOM: Final = 3
-
-
-@dataclass(frozen=True)
-class ErrorCurve:
-    """What the schedule saw during one trajectory, one entry per model call."""
-
-    title: str
-    errors: Sequence[float | None]
-    """Input prediction error of the step; None where it was not computed."""
-    full: Sequence[bool]
-    """Whether the step ran the whole model."""
 
 
 def save_comparison(
@@ -76,40 +62,3 @@ def save_sheet(path: Path | BinaryIO, images: Tensor, columns: int) -> None:
     rows = [_strip((filled[i : i + columns] + 1) / 2) for i in starts]
     pixels = torch.cat(rows).repeat_interleave(_ZOOM, 0).repeat_interleave(_ZOOM, 1)
     imsave(path, pixels.numpy())
-
-
-def save_error_curves(
-    path: Path | BinaryIO, curves: Sequence[ErrorCurve], title: str
-) -> None:
-    """Saves a PNG: for each curve the error over the steps, with full steps marked."""
-    size = (7.5, 0.9 + 1.7 * len(curves))
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, curve in zip(axes, curves, strict=True):
-        _draw_curve(ax, curve)
-    above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False}
-    axes[0].legend(ncols=2, fontsize=8, **above)
-    axes[-1].set_xlabel("step")
-    figure.supylabel("input prediction error", fontsize=10)
-    figure.savefig(path, dpi=160)
-
-
-def _draw_curve(ax: Axes, curve: ErrorCurve) -> None:
-    full_steps = [step for step, full in enumerate(curve.full) if full]
-    known = [(s, e) for s, e in enumerate(curve.errors) if e is not None]
-    at_full = [(step, error) for step, error in known if curve.full[step]]
-    for step in full_steps:
-        ax.axvline(step, color="tab:orange", alpha=0.35, linewidth=1.2)
-    ax.plot(*_columns(known), color="tab:blue", linewidth=1.2, label="error")
-    ax.plot(
-        *_columns(at_full), "o", color="tab:orange", markersize=4, label="full step"
-    )
-    ax.set_title(curve.title, fontsize=9, loc="left")
-    ax.set_yscale("log")
-    ax.margins(x=0.01)
-    ax.grid(axis="y", alpha=0.3)
-
-
-def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]

@@ -1,15 +1,11 @@
 """How close images are to a reference, per sample.
 
-Images are (B, C, H, W) in [-1, 1]. Needs the extra `demo`.
+Images are (B, C, H, W) in [-1, 1]. The extra `demo` is needed to call them.
 """
 
 from typing import Final
 
 from torch import Tensor
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 _DATA_RANGE: Final = 2.0
 
@@ -27,6 +23,8 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     _check_shapes(images, reference)
     value: Tensor = peak_signal_noise_ratio(
         images.float(),
@@ -53,6 +51,8 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     _check_shapes(images, reference)
     value = structural_similarity_index_measure(
         images.float(),

@@ -10,8 +10,9 @@ From Python also a pipeline that is loaded already, or a pair (model, sample).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ from rfc_compile.config.fingerprint import (
     model_fingerprint,
 )
 from rfc_compile.errors import OptionError, TargetError, one_line
-from rfc_compile.io.json_files import JSON
+from rfc_compile.io.json_files import JSON, Unexpected
+from rfc_compile.io.schema import made_of
 from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.tools.measure.factory import call_factory, is_factory
 
@@ -46,6 +48,7 @@ class Target:
         sampler: name of the sampler or scheduler, None if not known.
         steps: denoising steps, None if not known.
         config: facts of the model, for the fingerprint.
+        drawn: what draws the same again, as JSON; None where only Python can tell.
 
     """
 
@@ -55,6 +58,7 @@ class Target:
     sampler: str | None = None
     steps: int | None = None
     config: Mapping[str, JSON] = field(default_factory=dict)
+    drawn: Mapping[str, JSON] | None = None
 
     def fingerprint(self, steps: int | None = None) -> Fingerprint:
         """Of this model and sampler here; ``steps`` where they were counted."""
@@ -103,15 +107,48 @@ def resolve_target(source: Any, settings: Settings | None = None) -> Target:
         return _pipeline(type(source).__name__, source, settings)
     spec = str(source)
     if spec == BUNDLED:
-        return _bundled(settings)
+        return replace(_bundled(settings), drawn=_drawn(spec, settings))
     if is_factory(spec):
-        return _pair(spec, call_factory(spec), settings)
+        target = _pair(spec, call_factory(spec), settings)
+        return replace(target, drawn={"target": spec})
     if not Path(spec).is_dir():
         raise OptionError(
             f"{spec!r} is no target; allowed: {BUNDLED}, the folder of a pipeline of "
             "diffusers, or package.module:factory"
         )
-    return _pipeline(spec, _load_pipeline(spec, settings), settings)
+    target = _pipeline(spec, _load_pipeline(spec, settings), settings)
+    return replace(target, drawn=_drawn(spec, settings))
+
+
+def _drawn(spec: str, settings: Settings) -> Mapping[str, JSON] | None:
+    """The target's name and the settings that are not the usual ones."""
+    usual = asdict(Settings())
+    given = {n: x for n, x in asdict(settings).items() if x != usual[n]}
+    try:
+        drawn: dict[str, JSON] = json.loads(json.dumps({"target": spec, **given}))
+    except (TypeError, ValueError):  # an argument of the call that is none of JSON
+        return None
+    return drawn
+
+
+def drawn_again(drawn: Mapping[str, JSON]) -> tuple[str, Settings]:
+    """The target and the settings of a tuned file.
+
+    Raises:
+        OptionError: the target is code, which no file may name, or a setting is wrong.
+
+    """
+    spec = drawn.get("target")
+    if not isinstance(spec, str) or is_factory(spec):
+        raise OptionError(
+            f"the options were tuned on {spec!r}, and a file may not choose what code "
+            f"runs: give --target {spec}"
+        )
+    rest = {name: value for name, value in drawn.items() if name != "target"}
+    try:
+        return spec, made_of(Settings, "$.drawn", rest)
+    except Unexpected as error:
+        raise OptionError(str(error)) from error
 
 
 def _bundled(settings: Settings) -> Target:

@@ -46,7 +46,8 @@ def tune(
         target_nfc: full computations of a run, at most.
         min_psnr: mean over the images, in dB.
         min_ssim: mean over the images.
-        settings: `rfc_compile.targets.Settings`: steps, guidance, prompts and the like.
+        settings: steps, guidance, prompts and the like
+            (`rfc_compile.tools.measure.target.Settings`).
         options: options that are not searched, as `{"granularity": "block"}`.
         seed: of the first image.
         seeds: runs that the search compares; the finals are measured on two more.

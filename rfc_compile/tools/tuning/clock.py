@@ -22,6 +22,10 @@ class Clock:
         """Since the search began."""
         return time.monotonic() - self._start
 
+    def is_past(self, share: float = 1.0) -> bool:
+        """Whether this share of the time is up."""
+        return self.seconds > share * self.limit
+
     def check(self, share: float = 1.0) -> None:
         """Raise if this share of the time is up.
 
@@ -29,5 +33,5 @@ class Clock:
             TimeUpError: it is.
 
         """
-        if self.seconds > share * self.limit:
+        if self.is_past(share):
             raise TimeUpError

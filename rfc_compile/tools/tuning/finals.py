@@ -12,9 +12,10 @@ from typing import Any
 
 from rfc_compile.config.options import Options
 from rfc_compile.config.tuned_file import Measured
+from rfc_compile.graph_report import newest_number, reports_of
 from rfc_compile.io.json_files import JSON
 from rfc_compile.io.schema import made_of
-from rfc_compile.report.explain import Explanation, explain
+from rfc_compile.report.explain import Explanation, explanation_of
 from rfc_compile.tools.measure.reference import Reference
 from rfc_compile.tools.measure.trial import (
     Run,
@@ -69,7 +70,8 @@ class Finals:
     Attributes:
         reference: of seeds that no trial has drawn.
         journal: where times are kept.
-        clock: when to stop; the first setting is measured in any case.
+        clock: when to stop; the first graphs are drawn in any case, and timed while
+            there is time.
         repeats: pairs of runs with and without caching.
         inner: the backend whose graphs are timed.
 
@@ -107,6 +109,7 @@ class Finals:
         """Candidates with the same graphs: first the images of all, then the times."""
         first, target = group[0].setting, self.reference.target
         forget_compiled()
+        before = newest_number()
         compiled = compile_model(target.model, "eager", first)
         draw_cached(target, compiled, self.reference.seeds[0])
         drawn = []
@@ -115,7 +118,8 @@ class Finals:
             decide_by(compiled, candidate.setting)
             learns = Options.from_mapping(candidate.setting).has_target
             drawn.append(compare(self.reference, compiled, learns=learns))
-        explanation = explain(compiled)
+        reports = [r for r in reports_of(compiled) if r.number > before]
+        explanation = explanation_of(reports)
         timed: TimedModel | None = None
         for candidate, trial in zip(group, drawn, strict=True):
             key = {
@@ -124,7 +128,9 @@ class Finals:
                 "inner": self.inner,
             }
             times = self.journal.get(key, _times)
-            if times is None:
+            if times is None and self.clock.is_past():
+                times = {}
+            elif times is None:
                 note(f"time {describe(candidate.setting)}")
                 if timed is None:
                     timed = TimedModel(target, first, self.reference.seeds, self.inner)

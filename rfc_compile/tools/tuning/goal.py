@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rfc_compile.config.tuned_file import Measured, Tuned
-from rfc_compile.errors import (
-    OptionError,
-)
+from rfc_compile.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,15 @@ class Goal:
     def limits_cost(self) -> bool:
         """Whether the cost is given, so that the best quality is wanted for it."""
         return self.target_speedup is not None or self.target_nfc is not None
+
+    @property
+    def option(self) -> dict[str, Any]:
+        """The option of the backend that asks for the cost by itself; empty if none."""
+        if self.target_nfc is not None:
+            return {"target_nfc": math.floor(self.target_nfc)}
+        if self.target_speedup is not None:
+            return {"target_speedup": self.target_speedup}
+        return {}
 
     @property
     def limits_quality(self) -> bool:

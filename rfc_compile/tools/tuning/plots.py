@@ -11,11 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rfc_compile.tools.measure.image_grid import (
-    ErrorCurve,
-    save_comparison,
-    save_error_curves,
-)
+from rfc_compile.report.statistics import Statistics
+from rfc_compile.report.statistics_plot import statistics_figure
+from rfc_compile.tools.measure.image_grid import save_comparison
 from rfc_compile.tools.measure.pareto import front
 from rfc_compile.tools.tuning.finals import Finalist
 from rfc_compile.tools.tuning.goal import speedup
@@ -64,7 +62,8 @@ def _draw_trials(ax: Axes, study: Study) -> None:
         x, y = zip(*own, strict=True)
         ax.plot(x, y, "o", markersize=4, alpha=0.6, color=colour, label=kind)
     ax.set(xlabel="full steps (NFC)")
-    ax.set_title("every trial, on the first seed", fontsize=10)
+    title = "every trial, on the first seed" if trials else "nothing was tried"
+    ax.set_title(title, fontsize=10)
     ax.grid(alpha=0.3)
     if kinds:
         ax.legend(fontsize=8, loc="lower right")
@@ -91,18 +90,15 @@ def _as_pictures(images: Sequence[Tensor]) -> Tensor | None:
     return each
 
 
-def errors_plot(study: Study) -> bytes:
-    """What each final's schedule saw at every step of one run."""
-    curves = [
-        ErrorCurve(
-            title=f"{number}: {final.kind}, {sum(full)} full steps of {len(full)}",
-            errors=[decision.statistic for decision in final.runs[0].decisions],
-            full=full,
-        )
-        for number, final in enumerate(study.search.measured, 1)
-        for full in [[decision.full for decision in final.runs[0].decisions]]
-    ]
-    return _png(lambda file: save_error_curves(file, curves, ""))
+def steps_plot(study: Study) -> bytes:
+    """What the best one's schedule saw and decided at every step of one run."""
+    best = study.search.best
+    own = best.runs[0].decisions
+    full = sum(decision.full for decision in own)
+    steps = 1 + max((decision.step for decision in own), default=-1)
+    found = Statistics(nfc=full, steps=steps, decisions=own)
+    figure = statistics_figure(found, best.kind)
+    return _png(lambda file: figure.savefig(file, dpi=120))
 
 
 def schedules_plot(study: Study) -> bytes:

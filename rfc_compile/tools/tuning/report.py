@@ -12,12 +12,13 @@ import jinja2
 
 from rfc_compile.config.tuned_file import Measured
 from rfc_compile.graph_report import RegionInfo
+from rfc_compile.report.numbers import scaled, size
 from rfc_compile.tools.measure.environment import environment
 from rfc_compile.tools.tuning.plots import (
-    errors_plot,
     images_plot,
     memory_plot,
     schedules_plot,
+    steps_plot,
 )
 from rfc_compile.tools.tuning.space import describe
 from rfc_compile.tools.tuning.study import Study
@@ -54,7 +55,7 @@ def _pictures(study: Study, plot: bytes) -> list[tuple[str, bytes]]:
     return [
         ("Speed and quality", plot),
         *([] if images is None else [("Images, and differences times 4", images)]),
-        ("Error curves", errors_plot(study)),
+        ("Steps of the best", steps_plot(study)),
         ("Schedules", schedules_plot(study)),
         ("Memory", memory_plot(study)),
     ]
@@ -72,7 +73,7 @@ def _row(kind: str, setting: Any, found: Measured) -> dict[str, str]:
         "PSNR": f"{found.psnr:.2f}",
         "PSNR min": f"{found.psnr_min:.2f}",
         "SSIM": "" if found.ssim is None else f"{found.ssim:.4f}",
-        "state, MiB": f"{found.state_bytes / 2**20:.2f}",
+        "state": size(found.state_bytes),
         "graph breaks": str(found.graph_breaks),
         "recompiles": str(found.recompiles),
     }
@@ -114,8 +115,8 @@ def _regions(regions: Iterable[RegionInfo]) -> list[dict[str, str]]:
             "region": region.name,
             "kind": region.kind,
             "module": region.module,
-            "MFLOP": f"{region.flops / 1e6:.1f}",
-            "state, KiB": f"{region.cache_bytes / 1024:.0f}",
+            "work": scaled(region.flops, "FLOP"),
+            "state": size(region.cache_bytes),
         }
         for region in regions
     ]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
-
-from rich.console import Console
 
 from rfc_compile.errors import OptionError
 from rfc_compile.io.files import check_writable, replace_file
@@ -47,9 +44,8 @@ def run_study(target: Target, goal: Goal, plan: Plan, *, show: bool) -> Study:
     study_file = None if plan.output is None else plan.output / STUDY_FILE
     if plan.output is not None:
         _check_output(plan.output)
-    console = Console(stderr=True, quiet=not show, file=sys.stderr)
     clock = Clock(None if plan.time_limit is None else 60 * plan.time_limit)
-    with showing(console) as progress:
+    with showing(show) as progress:
         progress.begin("reference")
         searched = _draw(target, plan.search_seeds(), progress)
         held_out = _draw(target, plan.held_out_seeds(), progress)

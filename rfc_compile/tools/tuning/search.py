@@ -26,7 +26,9 @@ from rfc_compile.tools.tuning.masks import best_masks
 from rfc_compile.tools.tuning.progress import SearchProgress
 from rfc_compile.tools.tuning.space import (
     Setting,
+    by_granularity,
     default_graph,
+    default_setting,
     dynamic_settings,
     even_setting,
     graph_part,
@@ -37,7 +39,7 @@ from rfc_compile.tools.tuning.space import (
 )
 from rfc_compile.tools.tuning.threshold import fit_threshold
 from rfc_compile.tools.tuning.timing import StepCost, step_cost
-from rfc_compile.tools.tuning.trials import Trials, Tried
+from rfc_compile.tools.tuning.trials import SHARE, Trials, Tried
 
 SHARES: Final = (0.16, 0.22, 0.28, 0.36, 0.5)
 """Full steps to search at, as shares of all, where no cost is given."""
@@ -112,9 +114,9 @@ class Search:
         self.progress.begin("cost")
         self.trials.begin(default_graph(self.fixed))
         self.trials.close()
-        self._measure_costs()
         graphs: list[dict[str, Any]] = []
         try:
+            self._measure_costs()
             self.progress.begin("screen")
             graphs = self._screen()
             self.progress.begin("schedules")
@@ -136,13 +138,29 @@ class Search:
                 self.late = True
             self._measure_finals()
 
+    @property
+    def nothing_tried(self) -> bool:
+        """Whether the time was up before the first trial."""
+        return not (self.screened or self.tried)
+
     def predicted(self, tried: Tried) -> float:
         """The speed-up of a setting, as far as full steps and their costs tell."""
         cost = self.costs[tried.setting["granularity"]]
         return cost.speedup(tried.measured.nfc, self.steps)
 
     def _measure_costs(self) -> None:
-        for granularity, graph in _by_granularity(graph_settings(self.fixed)).items():
+        """What steps cost, as long as half of the time is left to try them.
+
+        Raises:
+            TimeUpError: the time for all trials is up.
+
+        """
+        if self.goal.target_nfc is not None:  # full steps are counted, not timed
+            return
+        self.trials.clock.check(SHARE)
+        for granularity, graph in by_granularity(graph_settings(self.fixed)).items():
+            if self.costs and self.trials.clock.is_past(0.5):
+                return
             self.progress.note(f"granularity {granularity}")
             self.costs[granularity] = step_cost(
                 self.trials.reference.target,
@@ -168,8 +186,16 @@ class Search:
         return sorted({max(LEAST, round(0.9 * most)), most})
 
     def _screen(self) -> list[dict[str, Any]]:
-        """The default graphs, then the best ones of every granularity."""
-        graphs = [g for g in graph_settings(self.fixed) if self._counts(g)]
+        """The default graphs, then the best ones of every granularity.
+
+        Of granularities whose costs are known, where costs matter.
+        """
+        graphs = [
+            graph
+            for graph in graph_settings(self.fixed)
+            if not self.costs or graph["granularity"] in self.costs
+        ]
+        graphs = [graph for graph in graphs if self._counts(graph)]
         if not graphs:
             return []
         default = graphs[0]
@@ -179,7 +205,7 @@ class Search:
         names = [(g["estimator"], g["order"]) for g in (default, *kept)]
         others = [g for g in graphs if (g["estimator"], g["order"]) in names]
         self._try_evenly([graph for graph in others if graph not in first])
-        best = _by_granularity(
+        best = by_granularity(
             graph_part(tried.setting) for tried in _by_quality(self.screened)
         )
         return [default, *(graph for graph in best.values() if graph != default)]
@@ -271,11 +297,13 @@ class Search:
             fewest = even_setting(self.steps, LEAST)
             candidates = [
                 Candidate("even mask", scheduled(graph, fewest, self.fixed))
-                for graph in _by_granularity(graph_settings(self.fixed)).values()
+                for graph in by_granularity(graph_settings(self.fixed)).values()
                 if scheduled(graph, fewest, self.fixed)
             ]
-        own = {**default_graph(self.fixed), **self.fixed}
-        return [*candidates, Candidate("defaults", own)]
+        return [
+            *candidates,
+            Candidate("defaults", default_setting(self.fixed, self.goal.option)),
+        ]
 
     def _promising(self, points: Sequence[Tried]) -> list[Tried]:
         if self.goal.limits_cost:
@@ -315,11 +343,3 @@ class Search:
 
 def _by_quality(tried: Iterable[Tried]) -> list[Tried]:
     return sorted(tried, key=lambda one: -one.measured.psnr)
-
-
-def _by_granularity(graphs: Iterable[Setting]) -> dict[str, dict[str, Any]]:
-    """The first of each."""
-    found: dict[str, dict[str, Any]] = {}
-    for graph in graphs:
-        found.setdefault(graph["granularity"], dict(graph))
-    return found

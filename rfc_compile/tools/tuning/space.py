@@ -6,15 +6,21 @@ Options of the graphs need a compilation each, those of the schedule do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from rfc_compile.config.options import GRANULARITIES, Options
 from rfc_compile.errors import OptionError
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.schedules import SCHEDULES
-from rfc_compile.schedules.base import CACHED, FULL, Position, guarded_limit
-from rfc_compile.schedules.budget import Budget
+from rfc_compile.schedules.base import (
+    CACHED,
+    FULL,
+    Curvature,
+    Position,
+    guarded_limit,
+)
 from rfc_compile.tools.tuning.masks import even_mask
 
 Setting = Mapping[str, Any]
@@ -23,6 +29,7 @@ Setting = Mapping[str, Any]
 OF_SCHEDULES: Final = (
     "schedule",
     "threshold",
+    "tolerance",
     "interval",
     "full_steps",
     "warmup",
@@ -31,15 +38,13 @@ OF_SCHEDULES: Final = (
 )
 """Options that no graph depends on, but for whether it needs a probe."""
 
-SEARCHED: Final = ("threshold", "interval", "full_steps")
+SEARCHED: Final = ("threshold", "tolerance", "interval", "full_steps")
 """Options that are always searched."""
 
 DYNAMIC: Final = tuple(
-    name
-    for name, kind in SCHEDULES.items()
-    if not kind.static and name != Budget.name  # which seeks its threshold itself
+    name for name, kind in SCHEDULES.items() if kind.strictness is not None
 )
-"""Schedules that go by the input, which `threshold` makes more or less strict."""
+"""Schedules that an option makes more or less strict."""
 
 _DEFAULT: Final = Options()
 
@@ -71,6 +76,23 @@ def graph_settings(fixed: Setting) -> list[dict[str, Any]]:
 def default_graph(fixed: Setting) -> dict[str, Any]:
     """What the graphs are compiled with if nothing but `fixed` is said."""
     return _graph_of(fixed)
+
+
+def default_setting(fixed: Setting, wanted: Setting) -> dict[str, Any]:
+    """The options without a search: `fixed`, and `wanted` unless they exclude it."""
+    own = {**_graph_of(fixed), **fixed}
+    with contextlib.suppress(OptionError):
+        Options.from_mapping({**own, **wanted})
+        return {**own, **wanted}
+    return own
+
+
+def by_granularity(graphs: Iterable[Setting]) -> dict[str, dict[str, Any]]:
+    """The first of each."""
+    found: dict[str, dict[str, Any]] = {}
+    for graph in graphs:
+        found.setdefault(graph["granularity"], dict(graph))
+    return found
 
 
 def graph_part(setting: Setting) -> dict[str, Any]:
@@ -162,22 +184,33 @@ def least_nfc(setting: Setting, steps: int) -> float:
     """
     options = Options.from_mapping(setting)
     schedule = options.make_schedule()
-    count, since_full = 0, 0
+    count, since_full, last_full = 0, 0, None
     for step in range(steps):
         position = Position(
-            step, recorded=count, since_full=since_full, error=0, total=steps
+            step=step,
+            own_step=step,
+            last_full=last_full,
+            recorded=count,
+            since_full=since_full,
+            error=0.0,
+            steps=steps,
+            times=[float(steps - i) for i in range(step + 1)],
+            last_interval=2 if count > 1 else None,
+            curvature=Curvature(0.0, 0.0, ()),
         )
         limit, _ = guarded_limit(schedule, options, position)
         full = limit == FULL
         assert full or not schedule.static or limit == CACHED
         count += full
+        last_full = step if full else last_full
         since_full = 0 if full else since_full + 1
     return count
 
 
 def is_static(setting: Setting) -> bool:
     """Whether no step depends on the input."""
-    return Options.from_mapping(setting).make_schedule().static
+    schedule = Options.from_mapping(setting).make_schedule()
+    return schedule.static and schedule.strictness is None
 
 
 def describe(setting: Setting) -> str:
@@ -200,9 +233,10 @@ def _schedule_words(options: Options) -> list[str]:
         return [f"full steps {' '.join(map(str, options.full_steps))}"]
     if options.schedule == "interval":
         return [f"interval {options.interval}", f"warm-up {options.warmup}"]
-    cap = options.longest_run
+    cap, strictness = options.longest_run, SCHEDULES[options.schedule].strictness
+    value = "" if strictness is None else f" {getattr(options, strictness):g}"
     return [
-        f"{options.schedule} {options.threshold:g}",
+        f"{options.schedule}{value}",
         f"warm-up {options.warmup}",
         "no cap" if cap is None else f"at most {cap} cached",
     ]

@@ -102,6 +102,7 @@ class Study:
             options=dict(best.setting),
             measured=best.measured,
             fingerprint=self.reference.target.fingerprint(self.search.steps),
+            drawn=self.reference.target.drawn,
         )
 
     @property

@@ -6,6 +6,7 @@ import math
 from typing import Any, Final
 
 from rfc_compile.config.options import PRESETS, Options
+from rfc_compile.schedules import SCHEDULES
 from rfc_compile.tools.tuning.space import Setting
 from rfc_compile.tools.tuning.trials import Trials, Tried
 
@@ -21,7 +22,7 @@ def fit_threshold(trials: Trials, setting: Setting, count: float) -> Tried | Non
 
     Args:
         trials: whose first seed is drawn.
-        setting: all options but `threshold`.
+        setting: all options but the one that makes its schedule more or less strict.
         count: full steps, at most.
 
     Returns:
@@ -29,9 +30,11 @@ def fit_threshold(trials: Trials, setting: Setting, count: float) -> Tried | Non
     """
     seeds = trials.reference.seeds[:1]
     strict, loose = 0.0, math.inf  # too many full steps, few enough
-    threshold, found = PRESETS[Options().preset], list[Tried]()
+    name = SCHEDULES[setting["schedule"]].strictness
+    assert name is not None
+    threshold, found = getattr(PRESETS[Options().preset], name), list[Tried]()
     for _ in range(_RUNS):
-        options: dict[str, Any] = {**setting, "threshold": _rounded(threshold)}
+        options: dict[str, Any] = {**setting, name: _rounded(threshold)}
         kind = f"{setting['schedule']}"
         tried = trials.measure(kind, options, count, seeds)
         if tried is None:

@@ -32,7 +32,6 @@ from rfc_compile.tools.measure.trial import (
 from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.journal import Journal
 from rfc_compile.tools.tuning.space import (
-    DYNAMIC,
     Setting,
     describe,
     graph_part,
@@ -98,7 +97,7 @@ class Trials:
 
         """
         compiled = self.compiled(graph)
-        self.decide_by({**graph, "threshold": 1e9, "warmup": 2})
+        self.decide_by({**graph, "schedule": "rcs", "threshold": 1e9, "warmup": 2})
         run = draw_cached(self.reference.target, compiled, self.reference.seeds[0])
         self.steps = round(run.steps)
         if run.nfc < run.steps:
@@ -116,7 +115,7 @@ class Trials:
         if self._compiled is None or self._graph != graph:
             self.close()
             self._graph = dict(graph)
-            options = {**graph, "schedule": DYNAMIC[0]}
+            options = {**graph, "schedule": "rcs"}
             self._compiled = compile_model(
                 self.reference.target.model, "eager", options
             )

@@ -27,7 +27,7 @@ from rfc_compile.tools.bench.workloads import Step, Workload
 _STATIC: Final = {"schedule": "interval", "warmup": 2, "max_cached_run": None}
 _MODULES: Final = {"granularity": "module"}
 _DEFAULT: Final = Options().granularity
-_THRESHOLDS: Final = (0.2, 0.3, 0.7, 1.2)
+_TOLERANCES: Final = (0.001, 0.002, 0.008, 0.016)
 _INTERVALS: Final = (3, 4, 5, 6, 7)
 _FOR_TARGETS: Final = (3, 4, 5, 7)
 """Intervals that give an NFC of 18, 14, 11 and 8 with two full steps at the start."""
@@ -78,8 +78,8 @@ def _at(granularity: str, *settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sweep(granularity: str) -> list[dict[str, Any]]:
-    """The defaults, other thresholds, fixed intervals, each NFC as the target."""
-    adaptive = [{"threshold": threshold} for threshold in _THRESHOLDS]
+    """The defaults, other tolerances, fixed intervals, each NFC as the target."""
+    adaptive = [{"tolerance": tolerance} for tolerance in _TOLERANCES]
     fixed = [{**_STATIC, "interval": interval} for interval in _INTERVALS]
     wanted = [{"target_nfc": nfc} for nfc in TARGETS]
     return _at(granularity, {}, *adaptive, *fixed, *wanted)

@@ -1,0 +1,124 @@
+"""Which function Dynamo is compiling now, and who calls it.
+
+    compiled(x)              torch.compile's wrapper (eval_frame.py)
+      forward(self, x)       given up by Dynamo: runs as Python
+        block(x)             compiled now (convert_frame.py); the graph is a piece
+
+Read off the Python stack and Dynamo's record of this very function: its counters are
+those of the whole process. Only while Dynamo compiles, from inside a backend.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from traceback import FrameSummary
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import fx
+from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
+from torch._dynamo import config, convert_frame, eval_frame
+from torch._dynamo.utils import get_compilation_metrics
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def graph_break_reason(gm: fx.GraphModule) -> str | None:
+    """Why this graph is not the whole forward; None if it is, or was told before.
+
+    Where Dynamo gave up the functions that call it, its reasons for that.
+    """
+    cut: Any = getattr(gm, "compile_subgraph_reason", None)
+    if cut is not None and cut.graph_break:
+        where = [_place(x.filename, x.lineno) for x in cut.user_stack[-1:]]
+        return " ".join([_first_line(cut.reason), *where])
+    reasons = [_why_given_up(frame.f_code) for frame in _given_up()]
+    return "; ".join(dict.fromkeys(filter(None, reasons))) or None
+
+
+def is_piece(gm: fx.GraphModule) -> bool:
+    """Whether the graph is one of several pieces of a broken forward."""
+    cut: Any = getattr(gm, "compile_subgraph_reason", None)
+    if cut is not None and (cut.graph_break or any(map(_resumes, cut.user_stack))):
+        return True
+    return bool(_given_up())
+
+
+def recompile_limit() -> int | None:
+    """How often Dynamo may compile a function, if this compilation is the last one."""
+    code = _compiled_code()
+    limit = int(config.recompile_limit)
+    if code is None or len(_debug_get_cache_entry_list(code)) + 1 < limit:
+        return None
+    return limit
+
+
+def _resumes(frame: FrameSummary) -> bool:
+    return frame.name.startswith("torch_dynamo_resume_in")
+
+
+def _given_up() -> list[FrameType]:
+    """What calls the function compiled now and runs as Python under torch.compile.
+
+    Dynamo meets the outermost function first, so it has given these up or cut them.
+    """
+    within: list[FrameType] = []
+    for frame in _stack_below_dynamo():
+        name = frame.f_code.co_filename
+        if name == eval_frame.__file__:
+            return within
+        if not name.startswith(_TORCH):  # hooks and the calls of modules
+            within.append(frame)
+    return []
+
+
+def _stack_below_dynamo() -> list[FrameType]:
+    """From the caller of the function compiled now on, innermost first."""
+    stack = _stack()
+    entered = [i for i, frame in enumerate(stack) if _converts(frame)]
+    for i in entered:
+        if i + 1 < len(stack) and not _converts(stack[i + 1]):
+            return stack[i + 1 :]
+    return []
+
+
+def _compiled_code() -> CodeType | None:
+    for frame in filter(_converts, _stack()):
+        if frame.f_code.co_name == "__call__":  # (self, frame, cache_entry, ...)
+            code: CodeType = frame.f_locals["frame"].f_code
+            return code
+    return None
+
+
+def _stack() -> list[FrameType]:
+    stack: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        stack.append(frame)
+        frame = frame.f_back
+    return stack
+
+
+def _converts(frame: FrameType) -> bool:
+    return frame.f_code.co_filename == convert_frame.__file__
+
+
+def _why_given_up(code: CodeType) -> str | None:
+    """The newest reason that Dynamo recorded for a function; None for one it cut."""
+    place = (code.co_name, code.co_filename, code.co_firstlineno)
+    for record in reversed(get_compilation_metrics()):
+        known = (record.co_name, record.co_filename, record.co_firstlineno)
+        if known == place and record.fail_reason:
+            line = _place(code.co_filename, record.fail_user_frame_lineno)
+            return f"{_first_line(record.fail_reason)} {line}"
+    return None
+
+
+def _place(filename: str, line: object) -> str:
+    return f"({filename.rsplit('/', 1)[-1]}:{line})"
+
+
+def _first_line(reason: object) -> str:
+    return str(reason).strip().split("\n", 1)[0]

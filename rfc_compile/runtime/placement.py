@@ -1,0 +1,209 @@
+"""Which run a call continues: the fit of the sampler says so.
+
+    the latent stands still, same timestep      the same step, another branch
+    the latent follows from the run's           its next step
+    it follows from a waiting branch's alone    that branch leaves: another image
+    none of these                               a new run
+
+A run that the caller told of (a pipeline, ``trajectory(num_steps=)``) is continued by
+every call of it, whatever the fit says: samplers with fresh noise and edited latents
+are no combination of what was returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.readback import read_all
+from rfc_compile.runtime.sampler_fit import (
+    NOT_MOVED,
+    Fit,
+    fit_of,
+    gram_matrix,
+    step_vectors,
+)
+from rfc_compile.runtime.trajectory import Time, Trajectory
+
+ROUNDING = 0.5
+"""Relative error of a latent that is rounded to its dtype, in units of its epsilon."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run that a call may continue.
+
+    Attributes:
+        run: the run.
+        step: index of the call's step there.
+        branches: those that have not run it, likeliest first.
+        fit: how the latent follows; None where that was not looked at.
+        leaves: whether the branch continues as a run of its own.
+
+    """
+
+    run: Trajectory
+    step: int
+    branches: Sequence[GuidanceBranch]
+    fit: Fit | None = None
+    leaves: bool = False
+
+
+def places(
+    runs: Sequence[Trajectory], context: CallContext, latent: Tensor | None, time: Time
+) -> list[Place]:
+    """The runs that a call may continue, likeliest first.
+
+    ``runs`` are those under way; ``latent`` (R, N) is None where the graph has none
+    that an output answers.
+    """
+    own = [
+        run
+        for run in runs
+        if run.run == context.run and run.newest is not None and not run.complete
+    ]
+    newest = [run.newest for run in own if run.newest is not None]
+    fits = _fits(list(zip(own, newest, strict=True)), latent)
+    standing, going = [], []
+    for run, fit in zip(own, fits, strict=True):
+        same = run.times[-1] == time
+        if fit is None:
+            if context.told:
+                standing += [_standing(run, context)] if same else []
+                going += [] if same else [_going(run, context, None)]
+        elif not fit.moved:
+            if same:
+                standing.append(_standing(run, context))
+            elif context.told:
+                going.append(_going(run, context, fit))
+        elif _continues(run, context, fit, time):
+            going.append(_going(run, context, fit))
+    going.sort(key=lambda place: 0.0 if place.fit is None else place.fit.residual)
+    waiting = [place for place in standing if place.branches]
+    open_to = [place for place in standing if not place.branches]
+    leaving = [] if going else _leaving(own, context, latent, time)
+    return [*waiting, *going, *leaving, *open_to]
+
+
+def _standing(run: Trajectory, context: CallContext) -> Place:
+    return Place(run, run.step, run.waiting(run.step, context.branch))
+
+
+def _going(run: Trajectory, context: CallContext, fit: Fit | None) -> Place:
+    step = run.step + 1
+    return Place(run, step, run.waiting(step, context.branch), fit)
+
+
+def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> bool:
+    if context.run:
+        return True
+    if run.goes_back(time):
+        return False
+    return context.told or fit.explained
+
+
+def _leaving(
+    runs: Sequence[Trajectory], context: CallContext, latent: Tensor | None, time: Time
+) -> list[Place]:
+    """Branches that lag behind their run, where the latent follows from theirs."""
+    lagging = [
+        (run, branch)
+        for run in runs
+        for branch in run.waiting(run.step, context.branch)
+        if not context.told
+    ]
+    fits = _fits(lagging, latent)
+    found = [
+        Place(run, branch.step + 1, [branch], fit, leaves=True)
+        for (run, branch), fit in zip(lagging, fits, strict=True)
+        if fit is not None and fit.explained and time != run.times[branch.step]
+    ]
+    return sorted(found, key=lambda place: place.fit.residual if place.fit else 0.0)
+
+
+def _fits(
+    candidates: Sequence[tuple[Trajectory, GuidanceBranch]], latent: Tensor | None
+) -> list[Fit | None]:
+    """How the latent follows from each branch's last; one copy to the host for all."""
+    if latent is None:
+        return [None] * len(candidates)
+    rounding = ROUNDING * torch.finfo(latent.dtype).eps
+    grams: list[Tensor] = []
+    sizes: list[tuple[int, ...]] = []
+    for run, branch in candidates:
+        kept = branch.returned
+        if not kept or kept[0].latent.shape != latent.shape:
+            sizes.append(())
+            continue
+        outputs = [outputs_of(run, branch, one.step) for one in kept]
+        latents = [one.latent for one in kept]
+        grams.append(gram_matrix(step_vectors(latent, latents, outputs)))
+        sizes.append((len(outputs[0]), *grams[-1].shape))
+    read = iter(read_all(grams))
+    return [
+        fit_of(np.reshape(next(read), size[1:]), size[0], rounding) if size else None
+        for size in sizes
+    ]
+
+
+def outputs_of(run: Trajectory, branch: GuidanceBranch, step: int) -> list[Tensor]:
+    """What was returned at a step: by this branch first, then by the others."""
+    others = [other for other in run.branches if other is not branch]
+    return [output for one in (branch, *others) for output in one.returned_at(step)]
+
+
+def fit_for(place: Place, branch: GuidanceBranch) -> Fit | None:
+    """The fit of a place with this branch's own output first, as its debt needs it."""
+    run, fit = place.run, place.fit
+    newest = run.newest
+    if fit is None or newest is None or place.leaves or branch is newest:
+        return fit
+    before = [newest, *[other for other in run.branches if other is not newest]]
+    column = 0
+    for other in before:
+        if other is branch:
+            return replace_first(fit, column)
+        column += len(other.returned_at(newest.step))
+    return fit
+
+
+def replace_first(fit: Fit, column: int) -> Fit:
+    """The fit with this output's factor first."""
+    if column >= fit.b.shape[1]:
+        return fit
+    return fit._replace(b=np.roll(fit.b, -column, axis=1))
+
+
+def fits_of(branches: Sequence[GuidanceBranch], latents: Tensor) -> list[list[Fit]]:
+    """How every row (R, N) follows from each branch of one row; one copy to the host.
+
+    A row that cannot be compared with a branch has not moved.
+    """
+    rounding = ROUNDING * torch.finfo(latents.dtype).eps
+    known = [branch.returned for branch in branches]
+    grams, sizes = [], []
+    for kept in known:
+        if not kept or kept[0].latent.shape[1:] != latents.shape[1:]:
+            sizes.append(0)
+            continue
+        like = latents.shape
+        past = [one.latent.expand(like) for one in kept]
+        outputs = [[x.expand(like) for x in one.outputs] for one in kept]
+        grams.append(gram_matrix(step_vectors(latents, past, outputs)))
+        sizes.append(len(outputs[0]))
+    read = iter(zip(read_all(grams), grams, strict=True))
+    found = []
+    for size in sizes:
+        if not size:
+            found.append([NOT_MOVED] * len(latents))
+            continue
+        values, gram = next(read)
+        rows = np.reshape(values, gram.shape)
+        found.append([fit_of(row[None], size, rounding) for row in rows])
+    return found

@@ -1,0 +1,85 @@
+"""A full step of a whole model: its prediction's error, measured and repaid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rfc_compile.runtime.corrector import Debt, row_norms
+from rfc_compile.runtime.latent_pair import LatentPair
+from rfc_compile.runtime.readback import read_all
+from rfc_compile.runtime.sampler_fit import Array
+from rfc_compile.schedules.base import Curvature
+
+DECIMALS = 6
+"""Of the share that is repaid: how a sum was rounded must not show in the image."""
+
+
+@dataclass(frozen=True)
+class Repayment:
+    """What a full step showed of the cached steps before it.
+
+    Attributes:
+        outputs: what the step returns.
+        true_error: relative error of its own prediction, of the worst row.
+        debt: relative error of the latent that the cached steps have left, of the worst
+            row; None where it is not known.
+        repaid: the share of it that the outputs repay, of the row with the least.
+        curvature: what the error says of the steps to come.
+
+    """
+
+    outputs: Sequence[Any]
+    true_error: float
+    debt: float | None
+    repaid: float | None
+    curvature: Curvature | None
+
+
+def repay(
+    pair: LatentPair,
+    latents: Sequence[Any],
+    outputs: Sequence[Any],
+    predicted: Sequence[Any],
+    debt: Debt,
+    time: float,
+    nodes: Sequence[float],
+    *,
+    corrects: bool,
+) -> Repayment:
+    """Compare a full step with its prediction; one copy of 3 R numbers to the host.
+
+    ``latents`` are those of the call, ``nodes`` the
+    times of the full steps that are kept from now on.
+    """
+    exact, guess = pair.returned(outputs), pair.returned(predicted)
+    norms = [
+        row_norms(exact.float() - guess.float()),
+        row_norms(exact),
+        row_norms(pair.latent(latents)),
+    ]
+    error, size, latent = (np.asarray(values) for values in read_all(norms))
+    curvature = debt.curvature(time, error, (size, latent), nodes)
+    true_error = float(_ratio(error, size).max())
+    share = debt.share(time) if corrects else None
+    if share is None:
+        return Repayment(outputs, true_error, None, None, curvature)
+    owed = np.abs(share * debt.b) * _ratio(error, latent)
+    damping = pair.damping(_ratio(error, size))
+    rounded = np.round(share * damping, DECIMALS)
+    amount = torch.tensor(rounded, dtype=torch.float32, device=exact.device)
+    return Repayment(
+        pair.corrected(outputs, predicted, amount),
+        true_error,
+        float(owed.max()),
+        float(damping.min()),
+        curvature,
+    )
+
+
+def _ratio(value: Array, whole: Array) -> Array:
+    return np.where(whole > 0, value / np.where(whole > 0, whole, 1.0), 0.0)

@@ -1,0 +1,154 @@
+"""The sampler seen from inside: its next latent is linear in what it was given.
+
+    x_{k+1} = A x_k + sum_i B_i y_{k,i} (+ one more step of history)
+
+x_k is the latent that came in, y_{k,i} the output that guidance branch i returned for
+it. A and B are the least-squares fit over the whole latent, one set per row of the
+batch. For a deterministic sampler the residual is a small part of the latent's move;
+another image's latent, or fresh noise, is not explained.
+
+Shapes: R rows of the batch, K vectors, N values of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[np.float64]
+
+EXPLAINED = 0.2
+"""Largest residual, relative to the latent's move, of a call that continues a run.
+
+One step of history leaves up to 0.11 (UniPC), two steps 0.025; fresh noise leaves 0.9,
+another image 0.7 and more (`python -m benchmarks residuals`)."""
+
+_REPEATED = 1e-12
+"""Cosines of outputs that are the same differ from 1 by less."""
+
+_RIDGE = 1e-10
+"""Of the largest diagonal entry: outputs that are equal, or zero, stay solvable."""
+
+
+class Fit(NamedTuple):
+    """The fit of one step.
+
+    Attributes:
+        residual: norm of what is not explained over that of the latent's move, of the
+            worst row; 0 where nothing has moved.
+        moved: whether the latent of any row is another one than before.
+        explained: whether the latent follows from those before it.
+        linear: whether one step of history is enough for that.
+        a: factor of the last latent, (R,).
+        b: factors of the last outputs, (R, outputs), in the order given.
+
+    """
+
+    residual: float
+    moved: bool
+    explained: bool
+    linear: bool
+    a: Array
+    b: Array
+
+
+NOT_MOVED = Fit(0.0, False, False, False, np.ones(1), np.zeros((1, 1)))
+"""Of a latent that cannot be compared."""
+
+
+def gram_matrix(vectors: Sequence[Tensor]) -> Tensor:
+    """Inner products of (R, N) vectors per row, (R, K, K).
+
+    In float64 where the device has it: the order of a sum, which depends on where the
+    values lie in memory, must not show in the image. No matrix product: its precision
+    is the user's choice on some devices.
+    """
+    stacked = torch.stack([precise(vector) for vector in vectors], dim=1)
+    products = [(stacked * stacked[:, i : i + 1]).sum(-1) for i in range(len(vectors))]
+    return torch.stack(products, dim=1)
+
+
+def precise(values: Tensor) -> Tensor:
+    """The values in float64, in float32 on devices that have no more."""
+    return values.float() if values.device.type == "mps" else values.double()
+
+
+def step_vectors(
+    now: Tensor, latents: Sequence[Tensor], outputs: Sequence[Sequence[Tensor]]
+) -> list[Tensor]:
+    """The move of the latent, then all that may explain it, (R, N) each.
+
+    ``latents`` are those of the last steps, newest first, ``outputs`` those returned
+    for each of them, own first.
+    """
+    newest = precise(latents[0])
+    vectors = [precise(now) - newest, newest, *outputs[0]]
+    for latent, returned in zip(latents[1:], outputs[1:], strict=True):
+        vectors += [newest - precise(latent), *returned]
+    return vectors
+
+
+def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
+    """The least-squares fit from a Gram matrix (R, K, K) of ``step_vectors``.
+
+    The first vector is the move, the second the last latent, the next ``outputs`` are
+    what was returned for it; the rest is one more step of history, used only where it
+    is needed. ``rounding`` is the relative error of the latents' dtype.
+    """
+    own = gram[:, : 2 + outputs, : 2 + outputs]
+    ridge = _RIDGE + rounding**2
+    move, factors, left = _least_squares(own, ridge)
+    noise = rounding**2 * gram[:, 1, 1]
+    residual = _relative(left - noise, move)
+    linear = residual <= EXPLAINED
+    if not linear and gram.shape[1] > own.shape[1]:
+        _, _, left = _least_squares(gram, ridge)
+        residual = _relative(left - noise, move)
+    return Fit(
+        residual,
+        bool((move > 0).any()),
+        bool(residual <= EXPLAINED),
+        bool(linear),
+        1 + factors[:, 0],
+        factors[:, 1 : 1 + outputs],
+    )
+
+
+def _least_squares(gram: Array, ridge: float) -> tuple[Array, Array, Array]:
+    """Squared norm of the first vector, factors of the others, what is left of it."""
+    known, target = gram[:, 1:, 1:], gram[:, 1:, 0]
+    diagonal = np.einsum("rkk->rk", known)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    scaled = known * scale[:, :, None] * scale[:, None, :]
+    scaled = _without_repeats(scaled) + ridge * np.eye(known.shape[1])
+    if not np.isfinite(gram).all():
+        scaled, target = np.eye(known.shape[1])[None], np.zeros_like(target)
+    factors = np.linalg.solve(scaled, (target * scale)[..., None])[..., 0] * scale
+    left = gram[:, 0, 0] - 2 * (factors * target).sum(-1)
+    return (
+        gram[:, 0, 0],
+        factors,
+        left + np.einsum("rk,rkl,rl->r", factors, known, factors),
+    )
+
+
+def _without_repeats(known: Array) -> Array:
+    """A vector that is there twice counts once: the first keeps the whole factor."""
+    result = known.copy()
+    for j in range(1, known.shape[1]):
+        twice = (known[:, :j, j] > 1 - _REPEATED).any(1)
+        result[twice, j, :] = result[twice, :, j] = 0.0
+        result[twice, j, j] = 1e30
+    return result
+
+
+def _relative(left: Array, move: Array) -> float:
+    moved = move > 0
+    part = np.sqrt(np.clip(left, 0, None) / np.where(moved, move, 1.0))
+    worst = float(np.where(moved, part, 0.0).max())
+    return worst if np.isfinite(worst) else float("inf")

@@ -1,0 +1,71 @@
+"""Error control, as in a multistep solver of an ODE: the default.
+
+    full  <=>  the debt of the cached steps since the last full one would pass ``tol``,
+               or the step's own predicted error ``LARGEST_ERROR``
+
+The debt is what the predictions' errors add up to in the latent, relative to its norm
+(``Curvature``). It is foretold from the curvature of the last full outputs and the
+sampler's own weights, so one tolerance means about the same error of the image on every
+model. Nothing of a cached step is looked at. Intervals grow slowly, because curvature
+behind does not foretell the curvature far ahead.
+
+Where the sampler is not linear in the outputs, or none is seen, full steps are spread
+evenly (``even``).
+"""
+
+from __future__ import annotations
+
+import math
+
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.schedules.base import (
+    CACHED,
+    FULL,
+    Position,
+    Schedule,
+    ScheduleOptions,
+)
+from rfc_compile.schedules.even import Even
+
+FIRST_INTERVAL = 1
+"""Steps between full ones until a curvature can be measured."""
+
+LONGEST_INTERVAL = 8
+
+LARGEST_ERROR = 0.2
+"""Largest relative error of a predicted output. An error made at high noise counts
+little in the latent at first and grows until the end; this bounds it."""
+
+GROWTH = 1.5
+"""An interval is at most this many times the last one."""
+
+
+class ErrorControl(Schedule):
+    """A full step where the debt of a cached run would pass the tolerance."""
+
+    name = "error_control"
+    static = True
+    measures = True
+    strictness = "tolerance"
+
+    def __init__(
+        self, options: ScheduleOptions, report: GraphReport | None = None
+    ) -> None:
+        super().__init__(options, report)
+        self._even = Even(options, report)
+
+    def decide(self, position: Position) -> tuple[float, str]:
+        """Full where one more cached step would owe too much."""
+        since = position.since_full
+        if position.last_interval is None or position.recorded < FIRST_INTERVAL:
+            return (FULL if since + 1 >= FIRST_INTERVAL else CACHED), self.name
+        if position.curvature is None:
+            return self._even.decide(position)
+        longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
+        times = position.times[len(position.times) - since - 1 :]
+        owed = sum(map(position.curvature.debt, times))
+        assert self.options.tolerance is not None, "options fill it in"
+        own = position.curvature.output_error(times[-1])
+        due = since + 1 >= longest or owed > self.options.tolerance
+        due = due or own > LARGEST_ERROR
+        return (FULL if due else CACHED), self.name

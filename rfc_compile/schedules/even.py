@@ -1,0 +1,84 @@
+"""Full steps spread evenly: a wanted number of them, or a wanted speed-up.
+
+    full  <=>  floor(n s / steps) is another number than at the last full step
+
+for step s and n full steps in all. Where nobody says how many steps a run has, a number
+of full steps is spread over the timesteps instead: from the first one to that of the
+image. A speed-up needs no length: one step in so many is full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.schedules.base import (
+    CACHED,
+    FULL,
+    Position,
+    Schedule,
+    ScheduleOptions,
+)
+
+PRESET_STEPS = 50
+"""Steps of the run that ``even_steps`` is told for."""
+
+
+class Even(Schedule):
+    """The same distance between full steps, whatever their errors are."""
+
+    name = "even"
+    static = True
+
+    def __init__(
+        self, options: ScheduleOptions, report: GraphReport | None = None
+    ) -> None:
+        super().__init__(options, report)
+        self._outside = 0.0 if report is None else 1 - report.coverage
+        speedup = options.target_speedup
+        if speedup is not None and speedup * self._outside >= 1 and report is not None:
+            report.warn(
+                f"target_speedup={speedup:g} cannot be met: {self._outside:.1%} of the "
+                f"FLOPs are outside of regions, so {1 / self._outside:.3g} is the most"
+            )
+
+    def decide(self, position: Position) -> tuple[float, str]:
+        """Full at the first step of every interval."""
+        assert position.last_full is not None, "a branch without history is full"
+        now, before = (
+            self._interval(position, step)
+            for step in (position.step, position.last_full)
+        )
+        return (FULL if now != before else CACHED), self.name
+
+    def _interval(self, position: Position, step: int) -> int:
+        """The interval that a step lies in."""
+        share = self._share(position)
+        if share is not None:
+            return math.floor(step * share + 1e-9)
+        first, time = position.times[0], position.times[step]
+        last = _image_time(position.times)
+        done = (time - first) / (last - first) if last != first else 1.0
+        wanted = self.options.target_nfc or 1
+        return min(math.floor(done * wanted + 1e-9), wanted - 1)
+
+    def _share(self, position: Position) -> float | None:
+        """Full steps over all steps; None where that is not known."""
+        nfc, speedup = self.options.target_nfc, self.options.target_speedup
+        if speedup is not None:
+            share = (1 / speedup - self._outside) / (1 - self._outside)
+            return min(max(share, 1e-3), 1.0)
+        if nfc is not None:
+            return None if position.steps is None else min(1.0, nfc / position.steps)
+        wanted = self.options.even_steps or 1
+        steps = position.steps or PRESET_STEPS
+        return min(1.0, wanted / PRESET_STEPS * math.sqrt(PRESET_STEPS / steps))
+
+
+def _image_time(times: Sequence[float]) -> float:
+    """The timestep of the image: 0, or where timesteps rise the largest there is."""
+    rising = len(times) > 1 and times[1] > times[0]
+    if not rising:
+        return 0.0
+    return 1.0 if max(times) <= 1 else max(1000.0, max(times))

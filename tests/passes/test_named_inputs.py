@@ -1,0 +1,162 @@
+"""Timesteps under any name, remedies that apply, and messages in the user's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import capture
+from models import WIDTH, Stack, build, timesteps, tokens
+from torch import Tensor, nn
+
+import rfc_compile
+from rfc_compile import Options
+from rfc_compile.compiler.plan import _percent_below
+from rfc_compile.errors import CannotCache
+from rfc_compile.tools.inspection.dry_run import dry_run
+
+
+class Table(Stack):
+    """The timestep is looked up in a table of sines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.arange(50.0)[:, None] * torch.arange(1, WIDTH // 2 + 1)
+        self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], 1))
+
+    def look_up(self, index: Tensor) -> Tensor:
+        return self.time.up(self.table[index])
+
+
+class Stepped(Table):
+    def forward(self, x: Tensor, diffusion_step: Tensor) -> Tensor:  # type: ignore[override]
+        return self.run_blocks(self.embed(x), self.look_up(diffusion_step), x)
+
+
+class Anything(Table):
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return self.run_blocks(self.embed(x), self.look_up(k), x)
+
+
+class Labelled(Table):
+    """A label and a timestep that nothing tells apart from it."""
+
+    def forward(self, x: Tensor, y: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return self.run_blocks(self.embed(x), self.look_up(y) + self.look_up(k), x)
+
+
+class Unknown(Stack):
+    """A gate of numbers that is neither embedded nor looked up."""
+
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        c = self.time.up(k[:, None].expand(-1, WIDTH))
+        return self.run_blocks(self.embed(x), c, x)
+
+
+INDEX = torch.tensor([9, 9])
+
+
+@pytest.mark.parametrize(
+    ("model", "call", "name"),
+    [
+        (Stepped, (INDEX,), "diffusion_step"),
+        (Anything, (INDEX,), "k"),
+        (Labelled, (INDEX, INDEX + 1), "k"),
+    ],
+)
+def test_a_timestep_that_is_looked_up_has_any_name(
+    model: type[Stack], call: tuple[Tensor, ...], name: str
+) -> None:
+    inputs = capture(build(model), tokens(), *call).found.inputs
+    assert inputs.timestep_index is not None
+    assert inputs.names[inputs.timestep_index] == name
+    assert inputs.maybe_timestep == ()
+
+
+def explained(model: nn.Module, *call: Tensor, **options: Any) -> Any:
+    settings = Options.from_mapping({"min_coverage": 0.0, **options})
+    return dry_run(model, call, settings).explanation
+
+
+def test_where_none_is_found_a_note_names_the_inputs() -> None:
+    found = explained(build(Unknown), tokens(), timesteps(9))
+    (note,) = found.notes
+    assert note.endswith("options={'timestep': ...} if it is one of these: k")
+    assert not explained(build(Unknown), tokens(), timesteps(9), timestep="k").notes
+
+
+def test_per_sample_tells_a_remedy_that_applies() -> None:
+    (reason,) = explained(
+        build(Unknown), tokens(), timesteps(9), per_sample=True
+    ).fallbacks
+    assert reason.endswith("options={'timestep': ...} if it is one of these: k")
+
+
+class Encoder(nn.Module):
+    """Layers of torch.nn, which a fast path may run as one op each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(WIDTH, 2, 32, batch_first=True) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        x = x + timestep.sin()[:, None, None]
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_the_fast_path_is_named_and_the_remedy_works() -> None:
+    (reason,) = explained(build(Encoder), tokens(), timesteps(9)).fallbacks
+    assert "torch.backends.mha.set_fastpath_enabled(False)" in reason
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        found = explained(build(Encoder), tokens(), timesteps(9), granularity="module")
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    assert [region.kind for region in found.regions] == ["attention", "mlp"] * 2
+
+
+class Writes(Stack):
+    def forward(self, x: Tensor, t: Tensor, memory: Tensor) -> Tensor:  # type: ignore[override]
+        memory.copy_(x)
+        return super().forward(x, t)
+
+
+def test_an_input_is_named_as_the_user_names_it() -> None:
+    with pytest.raises(CannotCache, match=r"writes to its input memory$"):
+        capture(build(Writes), tokens(), timesteps(9), tokens(1))
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.2999, "29.9"), (0.3, "30"), (0.0, "0"), (0.123, "12.3")]
+)
+def test_less_than_a_limit_reads_as_less(share: float, text: str) -> None:
+    assert _percent_below(share) == text
+
+
+class Tapped(Stack):
+    """A value inside a block is returned beside the result."""
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Any:
+        c = self.time(t)
+        x = self.embed(x)
+        x = self.blocks[0](x, c, x)
+        return self.head(self.blocks[1](x, c, x)), x
+
+
+def test_notes_name_modules_and_no_nodes() -> None:
+    (note,) = explained(build(Tapped), tokens(), timesteps(9)).notes
+    assert note.endswith("is read as a result of the forward")
+    assert "getitem" not in note
+
+
+def test_graph_of_blocks_alone_has_no_note() -> None:
+    block = build(Stack).blocks[0]
+    found = explained(block, tokens(), torch.randn(2, WIDTH), tokens())
+    assert found.regions
+    assert not found.notes
+    assert not rfc_compile.explain(block).notes

@@ -1,0 +1,106 @@
+"""Several resolutions, batch sizes and prompt lengths with one compiled model."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from comparing import FLUX
+from denoisers.base import Denoiser, flat
+from options import MODULES
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import rfc_compile
+
+STEPS = 7
+OPTIONS = {
+    **MODULES,
+    "inner": "eager",
+    "min_coverage": 0.0,
+    "schedule": "interval",
+    "interval": 3,
+    "warmup": 2,
+}
+SIZES = [(1, 16, 8), (2, 24, 8), (1, 24, 6)]
+"""Batch, image tokens, text tokens of the runs; a batch of 1 has graphs of its own."""
+
+
+def sized(batch: int, tokens: int, text: int) -> Denoiser:
+    """The tiny Flux called with other sizes."""
+
+    def inputs() -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(100 * batch + tokens + text)
+        noise = functools.partial(torch.randn, generator=generator)
+        return {
+            "hidden_states": noise(batch, tokens, 4),
+            "encoder_hidden_states": noise(batch, text, 32),
+            "pooled_projections": noise(batch, 32),
+            "timestep": torch.ones(batch),
+            "img_ids": noise(tokens, 3),
+            "txt_ids": torch.zeros(text, 3),
+        }
+
+    return Denoiser(
+        "sized", FLUX.build, inputs, regions=FLUX.regions, first=1.0, last=0.02
+    )
+
+
+def results(denoise: Any, size: tuple[int, int, int]) -> list[Tensor]:
+    return [flat(result) for _, result in sized(*size).walk(denoise, steps=STEPS)]
+
+
+@functools.cache
+def expected(size: tuple[int, int, int]) -> list[Tensor]:
+    """A run of a model compiled for this size alone."""
+    torch._dynamo.reset()
+    model = FLUX.model()
+    found = results(torch.compile(model, backend="rfc", options=OPTIONS), size)
+    assert rfc_compile.stats(model).nfc == 3
+    torch._dynamo.reset()
+    return found
+
+
+@functools.cache
+def compilations(dynamic: bool | None, regional: bool) -> int:
+    """How often the inner backend alone compiles for all sizes."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    model = FLUX.model()
+    compile_model(model, regional, backend=counter, dynamic=dynamic)
+    for size in SIZES:
+        results(model, size)
+    torch._dynamo.reset()
+    return counter.frame_count
+
+
+def compile_model(model: Any, regional: bool, **settings: Any) -> None:
+    """In place, whole or block by block."""
+    (model.compile_repeated_blocks if regional else model.compile)(**settings)
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "regional"),
+    [
+        pytest.param(None, False, id="found-whole"),
+        pytest.param(None, True, id="found-blocks"),
+        pytest.param(True, False, id="dynamic-whole", marks=pytest.mark.nightly),
+        pytest.param(False, False, id="static-whole", marks=pytest.mark.nightly),
+    ],
+)
+def test_every_size_is_right(dynamic: bool | None, regional: bool) -> None:
+    """Each run is like that of a model compiled for it, and nothing compiles more."""
+    references = {size: expected(size) for size in SIZES}
+    allowed = compilations(dynamic, regional)
+    model = FLUX.model()
+    compile_model(model, regional, backend="rfc", options=OPTIONS, dynamic=dynamic)
+    for size in (*SIZES, SIZES[0]):
+        found = results(model, size)
+        statistics = rfc_compile.stats(model)
+        assert (len(statistics.decisions), statistics.nfc) == (STEPS, 3), size
+        for a, b in zip(found, references[size], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+    assert rfc_compile.explain(model).graphs <= allowed
+    assert not rfc_compile.explain(model).fallbacks

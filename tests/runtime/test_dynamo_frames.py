@@ -1,0 +1,160 @@
+"""What Dynamo has met elsewhere in the process is no fact about this model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from models import WIDTH, Stack, build, timesteps, tokens
+from torch import Tensor, fx, nn
+
+import rfc_compile
+from rfc_compile import UncachedWarning
+from rfc_compile.dynamo_frames import graph_break_reason, is_piece
+
+
+class Halves(nn.Module):
+    """Two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[1](self.layers[0](x).sin())
+
+
+class Cut(Halves):
+    """A graph break between them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers[0](x).sin()
+        torch._dynamo.graph_break()
+        return self.layers[1](x).cos()
+
+
+class Layer(nn.Linear):
+    """A layer of the user's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).sin()
+
+
+class GivenUp(nn.Module):
+    """A graph break in a loop, for which Dynamo gives the forward up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(WIDTH, WIDTH) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+            torch._dynamo.graph_break()
+        return x
+
+
+Found = list[tuple[bool, str | None]]
+
+
+def facts(model: nn.Module, wrap: Callable[[nn.Module, Any], Any]) -> Found:
+    """Of every graph of a forward: whether it is a piece, and why."""
+    found: Found = []
+
+    def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        found.append((is_piece(gm), graph_break_reason(gm)))
+        return gm.forward
+
+    with torch.no_grad():
+        wrap(model, backend)(tokens())
+    return found
+
+
+def in_place(model: nn.Module, backend: Any) -> nn.Module:
+    model.compile(backend=backend)
+    return model
+
+
+def hooked(model: nn.Module, backend: Any) -> Any:
+    model.register_forward_hook(lambda *_: None)
+    return torch.compile(model, backend=backend)
+
+
+WRAPS = {
+    "module": lambda model, backend: torch.compile(model, backend=backend),
+    "in place": in_place,
+    "function": lambda m, backend: torch.compile(lambda x: m(x), backend=backend),
+    "hooked": hooked,
+}
+
+
+def unrelated(x: Tensor) -> Tensor:
+    x = x.sin()
+    torch._dynamo.graph_break()
+    return x.cos()
+
+
+@pytest.fixture
+def broken_elsewhere() -> None:
+    """Another function of the process is cut, and another forward given up."""
+    torch.compile(unrelated, backend="eager")(torch.ones(3))
+    torch.compile(GivenUp(), backend="eager")(tokens())
+
+
+@pytest.mark.usefixtures("broken_elsewhere")
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_a_whole_forward_is_no_piece(wrap: Callable[..., Any]) -> None:
+    assert facts(Halves(), wrap) == [(False, None)]
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_both_halves_are_pieces_and_the_cut_is_told_once(
+    wrap: Callable[..., Any],
+) -> None:
+    (first, why), (second, nothing) = facts(Cut(), wrap)
+    assert first
+    assert second
+    assert "graph_break" in str(why)
+    assert "(test_dynamo_frames.py:" in str(why)
+    assert nothing is None
+
+
+@pytest.mark.usefixtures("broken_elsewhere")
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_parts_of_a_forward_that_was_given_up_are_pieces(
+    wrap: Callable[..., Any],
+) -> None:
+    found = facts(GivenUp(), wrap)
+    assert found
+    for piece, why in found:
+        assert piece
+        assert "graph_break" in str(why)
+        assert "(test_dynamo_frames.py:" in str(why)
+
+
+class Keyed(Stack):
+    """Compiled anew whenever its key changes."""
+
+    key = "a"
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
+        return super().forward(x, t) * (1 + 0.01 * len(self.key))
+
+
+@torch._dynamo.config.patch(recompile_limit=3)
+def test_the_recompile_limit_is_told_once() -> None:
+    net = build(Keyed)
+    model = torch.compile(net, backend="rfc", options={"inner": "eager"})
+    told = []
+    with warnings.catch_warnings(record=True) as seen, torch.no_grad():
+        warnings.simplefilter("always", UncachedWarning)
+        for count in range(1, 6):
+            net.key = "a" * count
+            model(tokens(), timesteps(9))
+            told.append(len([w for w in seen if w.category is UncachedWarning]))
+    assert told == [0, 0, 1, 1, 1]
+    (reason,) = rfc_compile.explain(model).fallbacks
+    assert "compiled 3 times, Dynamo's limit" in reason

@@ -1,0 +1,233 @@
+"""Bad options: which error, naming the option, saying what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from models import Stack, build, timesteps, tokens
+
+from rfc_compile import OptionError, Options
+from rfc_compile.estimators import ESTIMATORS
+from rfc_compile.schedules import SCHEDULES
+
+NOT_NUMBERS = (-0.1, float("nan"), float("inf") * -1, "0.1", True, None)
+NOT_POSITIVE = (0, -1, 1.5, "3", True, None)
+BAD: dict[str, tuple[tuple[Any, ...], str]] = {
+    "process_group": (("world", 3, True), "torch.distributed.new_group()"),
+    "preset": (("best", 3, None), "quality, balanced, fast"),
+    "estimator": (("spline", "RFE", 3), "subspace, rfe, taylor, reuse"),
+    "schedule": (("always", 3, None), "rcs, interval, mask, budget"),
+    "target_nfc": ((0, -1, 1.5, "14", True), "a whole number >= 1"),
+    "target_speedup": ((0.9, -2, float("nan"), "3", True), "a number >= 1"),
+    "max_error": ((-0.1, float("nan"), "0.1", True), "a number >= 0"),
+    "granularity": (("layer", 3), "module"),
+    "time": (("steps", 3, True), "noise, step"),
+    "decision": (("async", None, True), "sync, lagged"),
+    "per_sample": (("sample", None, 1), "True, False"),
+    "cache_dtype": (("float32", "bf16", torch.float16, 8), "bfloat16, float16"),
+    "order": ((0, 3, "2", 1.5), "1, 2"),
+    "threshold": (NOT_NUMBERS[:-1], "a number >= 0"),
+    "ridge": (NOT_NUMBERS, "a number >= 0"),
+    "disable_passes": (
+        (("outline",), ["fold_repeat"], "fold_repeats", 3, None, ([],)),
+        "small_matmuls, fold_repeats",
+    ),
+    "min_coverage": ((-0.1, 1.1, "half", True, None), "a number from 0 to 1"),
+    "interval": (NOT_POSITIVE, "a whole number >= 1"),
+    "warmup": (NOT_POSITIVE, "a whole number >= 1"),
+    "final_full": ((-1, 1.5, "3", True, None), "a whole number >= 0"),
+    "max_cached_run": ((-1, 1.5, "3", True), "a whole number >= 0"),
+    "full_steps": (((-1,), (1.5,), "0,1", 3, ("a",), None), ""),
+    "inner": (("rfc", "inductr", None, 3), "backend"),
+    "inner_options": (((), "max", 3, None), "a dict"),
+    "timestep": ((3, ("t",)), "name"),
+}
+CASES = [(name, value) for name, (values, _) in BAD.items() for value in values]
+
+
+def test_every_option_has_bad_values_here() -> None:
+    assert set(BAD) == {item.name for item in dataclasses.fields(Options)}
+
+
+@pytest.mark.parametrize(("name", "value"), CASES)
+def test_bad_value_names_the_option_and_what_is_allowed(name: str, value: Any) -> None:
+    with pytest.raises(OptionError) as raised:
+        Options(**{name: value})
+    message = str(raised.value)
+    assert name in message
+    assert BAD[name][1] in message
+    if name not in ("full_steps", "disable_passes"):
+        assert repr(value) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [(name, o) for name, kind in ESTIMATORS.items() for o in range(5)],
+)
+def test_orders_depend_on_the_estimator(name: str, order: int) -> None:
+    if order in ESTIMATORS[name].orders:
+        assert Options(estimator=name, order=order).order == order
+        return
+    with pytest.raises(OptionError, match=f"order={order}.*estimator='{name}'"):
+        Options(estimator=name, order=order)
+
+
+@pytest.mark.parametrize(
+    ("name", "order"), [("reuse", 0), ("taylor", 2), ("rfe", 2), ("subspace", 2)]
+)
+def test_default_order(name: str, order: int) -> None:
+    assert Options(estimator=name).order == order
+
+
+@pytest.mark.parametrize(
+    ("granularity", "estimator", "time"),
+    [
+        ("module", "subspace", "step"),
+        ("block", "taylor", "noise"),
+        ("stack", "taylor", "noise"),
+    ],
+)
+def test_the_granularity_chooses_what_is_left_out(
+    granularity: str, estimator: str, time: str
+) -> None:
+    chosen = Options(granularity=granularity)
+    assert (chosen.estimator, chosen.time) == (estimator, time)
+    assert Options(granularity=granularity, time="step").time == "step"
+    given = Options(granularity=granularity, estimator="rfe")
+    assert (given.estimator, given.time) == ("rfe", time)
+    assert Options() == Options(granularity="stack")
+
+
+@pytest.mark.parametrize(
+    ("gone", "instead"),
+    [
+        ({"decide": "sample"}, "'decide' is gone: use per_sample=True"),
+        ({"input_sketch": 4}, "'input_sketch' is gone: .* cache_dtype"),
+        ({"memory_budget": "1GiB"}, "'memory_budget' is gone: .* granularity='stack'"),
+        ({"cache_dtype": "float8"}, "cache_dtype='float8' is gone: use 'bfloat16'"),
+        (
+            {"estimator": "scaled_taylor"},
+            "estimator='scaled_taylor' is gone: use 'taylor'",
+        ),
+    ],
+)
+def test_what_is_gone_names_what_to_use_instead(
+    gone: dict[str, Any], instead: str
+) -> None:
+    with pytest.raises(OptionError, match=instead):
+        Options.from_mapping(gone)
+
+
+def test_mask_needs_its_steps() -> None:
+    with pytest.raises(OptionError, match="schedule='mask' needs full_steps"):
+        Options(schedule="mask")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("treshold", "threshold"), ("max_cached", "max_cached_run"), ("steps", None)],
+)
+def test_unknown_option(wrong: str, near: str | None) -> None:
+    with pytest.raises(OptionError) as raised:
+        Options.from_mapping({wrong: 1})
+    message = str(raised.value)
+    assert f"unknown option '{wrong}'" in message
+    if near is not None:
+        assert f"did you mean '{near}'?" in message
+    for item in dataclasses.fields(Options):
+        assert item.name in message
+
+
+def test_nearest_value() -> None:
+    with pytest.raises(OptionError, match="did you mean 'taylor'"):
+        Options(estimator="tailor")
+    with pytest.raises(OptionError, match="did you mean 'interval'"):
+        Options(schedule="intervals")
+
+
+def test_options_are_frozen_and_comparable() -> None:
+    options = Options(full_steps=[0, 3], schedule="mask")  # type: ignore[arg-type]
+    assert options.full_steps == (0, 3)
+    assert options == Options(full_steps=(0, 3), schedule="mask")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.threshold = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_estimator_is_the_one_named(name: str) -> None:
+    estimator = Options(estimator=name, ridge=0.7).make_estimator()
+    assert (estimator.name, estimator.ridge) == (name, 0.7)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_schedule_is_the_one_named(name: str) -> None:
+    target = 14 if name == "budget" else None
+    options = Options(schedule=name, full_steps=(0,), target_nfc=target)
+    assert options.make_schedule().name == name
+
+
+@pytest.mark.parametrize(
+    "wish", [{"target_nfc": 14}, {"target_speedup": 3}, {"max_error": 0.4}]
+)
+def test_a_wish_chooses_the_schedule(wish: dict[str, Any]) -> None:
+    (name,) = wish
+    assert Options(**wish).schedule == "budget"
+    with pytest.raises(OptionError, match=rf"schedule='interval' and {name}="):
+        Options(schedule="interval", **wish)
+    with pytest.raises(OptionError, match=rf"schedule='mask' and {name}="):
+        Options(schedule="mask", full_steps=(0,), **wish)
+    with pytest.raises(OptionError, match="target_nfc, target_speedup, max_error"):
+        Options(schedule="budget")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"target_nfc": 9, "target_speedup": 3},
+            "target_nfc=9 and target_speedup=3 ex",
+        ),
+        ({"max_error": 0.4, "threshold": 0.3}, "max_error=0.4 and threshold=0.3 exclu"),
+        (
+            {"target_nfc": 1, "warmup": 2},
+            "target_nfc=1 is less than warmup=2 and final_full=0 take",
+        ),
+        ({"target_nfc": 5, "warmup": 3, "final_full": 3}, "whole number >= 6"),
+        ({"target_speedup": 1}, "target_speedup=1 is not allowed: give a number > 1"),
+        (
+            {"target_speedup": 6, "max_cached_run": 4},
+            "target_speedup=6 cannot.*run >= 5",
+        ),
+    ],
+)
+def test_wishes_that_exclude_each_other(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Options(**options)
+
+
+def test_a_wish_takes_what_does_not_exclude_it() -> None:
+    assert Options(target_nfc=14, threshold=0.3, max_error=0.6).threshold == 0.3
+    assert Options(target_speedup=6, max_cached_run=5).longest_run == 5
+
+
+def test_the_longest_run_is_what_a_target_needs() -> None:
+    assert Options().longest_run == Options(max_error=0.5).longest_run == 8
+    assert Options(target_nfc=8).longest_run is None
+    assert Options(target_nfc=8, max_cached_run=4).longest_run == 4
+    assert Options(max_cached_run=None).longest_run is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"treshold": 0.1}, {"warmup": 0}, {"estimator": "spline"}]
+)
+def test_torch_compile_shows_the_error_itself(options: dict[str, Any]) -> None:
+    compiled = torch.compile(
+        build(Stack), backend="rfc", options={"inner": "eager", **options}
+    )
+    with torch.no_grad(), pytest.raises(OptionError, match=next(iter(options))) as info:
+        compiled(tokens(), timesteps(9))
+    assert type(info.value) is OptionError
+    assert isinstance(info.value, ValueError)
