@@ -56,12 +56,18 @@ class Place:
 
 
 def places(
-    runs: Sequence[Trajectory], context: CallContext, latent: Tensor | None, time: Time
+    runs: Sequence[Trajectory],
+    context: CallContext,
+    latent: Tensor | None,
+    time: Time,
+    *,
+    fragment: bool = False,
 ) -> list[Place]:
     """The runs that a call may continue, likeliest first.
 
     ``runs`` are those under way; ``latent`` (R, N) is None where the graph has none
-    that an output answers.
+    that an output answers. A ``fragment`` of a forward sees no output of the model:
+    there the timestep alone says which step a call is.
     """
     own = [
         run
@@ -74,9 +80,10 @@ def places(
     for run, fit in zip(own, fits, strict=True):
         same = run.times[-1] == time
         if fit is None:
-            if context.told:
-                standing += [_standing(run, context)] if same else []
-                going += [] if same else [_going(run, context, None)]
+            if same and (context.told or fragment):
+                standing.append(_standing(run, context))
+            elif context.told or (fragment and not run.goes_back(time)):
+                going.append(_going(run, context, None))
         elif not fit.moved:
             if same:
                 standing.append(_standing(run, context))
@@ -109,7 +116,12 @@ def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> b
 
 
 def _leaving(
-    runs: Sequence[Trajectory], context: CallContext, latent: Tensor | None, time: Time
+    runs: Sequence[Trajectory],
+    context: CallContext,
+    latent: Tensor | None,
+    time: Time,
+    *,
+    fragment: bool = False,
 ) -> list[Place]:
     """Branches that lag behind their run, where the latent follows from theirs."""
     lagging = [

@@ -98,7 +98,9 @@ class TimestepDispatcher(Dispatcher):
         latent = None if pair is None else pair.latent(self._latents(arguments))
         refused: Mismatch | None = None
         first: Place | None = None
-        for place in places(session.live, context, latent, time):
+        for place in places(
+            session.live, context, latent, time, fragment=self.follows
+        ):
             first = first or place
             for call in self._calls(session, context, arguments, place, time):
                 unusable = call.branch.state.unusable(weights, self.report)
@@ -247,6 +249,9 @@ class TimestepDispatcher(Dispatcher):
         refused = branch.mismatch(signal, full_steps, run.varying)
         if refused is not None:
             return refused._replace(name=call.context.branch)
+        untold = self.follows and not call.context.told and branch.step >= 0
+        if untold and branch.jumps(signal.change):
+            return Mismatch("discontinuity", signal=signal)
         if branch.step >= 0:
             run.changes.clear()
             run.varying &= branch.differing(signal)
