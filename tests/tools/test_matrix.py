@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rfc_compile.config.options import Options
 from rfc_compile.errors import OptionError
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.spectrum import full_steps, weights_of
@@ -191,7 +193,7 @@ def test_only_what_is_missing_is_measured(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(matrix, "read_lines", lambda: [line("glyph-dit", FEWER, 30.0)])
     todo = [item[1] for item in matrix.todo([cell], "", "", 4)]
     assert FEWER not in todo
-    assert todo.count(OURS) == len(matrix.CONFIGURATIONS)
+    assert todo.count(OURS) == len(matrix.EVEN) + len(matrix.ADAPTIVE)
     assert FEWER in [item[1] for item in matrix.todo([cell], "", "", 8)]
     assert {item[1] for item in matrix.todo([cell], "", FEWER, 4)} >= {FEWER}
     assert FEWER not in [item[1] for item in matrix.todo([noisy], "", "", 4)]
@@ -214,8 +216,32 @@ def test_a_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["full"] <= 4.5
     assert found["setting"].startswith("interval=3, order=")
     assert set(tmp_path.iterdir()) == kept
-    wrong = matrix.measure(cell, "broken", lambda cell, images: iter([1]), 1)  # type: ignore[arg-type, list-item]
-    assert wrong["error"].startswith("AttributeError")
+    wrong = matrix.measure(cell, "broken", lambda cell, images: iter([1 / 0]), 1)
+    assert wrong["error"].startswith("ZeroDivisionError")
+
+
+def test_our_options_are_allowed() -> None:
+    for options in matrix.EVEN:
+        Options.from_mapping({**options, "target_nfc": 8})
+    for options in matrix.ADAPTIVE:
+        Options.from_mapping({**options, "tolerance": 0.01})
+    Options.from_mapping({**matrix.PAPERS_OPTIONS, "threshold": 0.5})
+
+
+def test_too_many_full_steps_count_for_this_package_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "REFERENCES", tmp_path)
+    cell = Cell("glyph-dit", "ddpm", 1.0, False, 4, 50)
+
+    def runs(cell: Cell, images: int) -> Iterator[matrix.Found]:
+        wanted = matrix.uncached(cell, cell.scheduler, cell.steps, images)
+        yield matrix.Found("close", 4.0, wanted + 0.01)
+        yield matrix.Found("far", 3.0, wanted + 0.1)
+
+    assert matrix.measure(cell, OURS, runs, 1)["setting"] == "far"
+    error = matrix.measure(cell, "somebody", runs, 1)["error"]
+    assert error == "no setting has so few full steps"
 
 
 def test_solvers_keep_the_shift() -> None:
