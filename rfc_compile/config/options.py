@@ -54,9 +54,9 @@ CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time")
 """Options that are chosen where they are left out."""
 
 PRESETS = {
-    "quality": Preset(threshold=0.15, tolerance=0.004, even_steps=20),
-    "balanced": Preset(threshold=0.35, tolerance=0.01, even_steps=14),
-    "fast": Preset(threshold=0.75, tolerance=0.03, even_steps=9),
+    "quality": Preset(threshold=0.15, tolerance=0.008, even_steps=20),
+    "balanced": Preset(threshold=0.35, tolerance=0.02, even_steps=14),
+    "fast": Preset(threshold=0.75, tolerance=0.06, even_steps=9),
 }
 """Chosen by `python -m benchmarks matrix`, on all models but the one judged."""
 

@@ -1,7 +1,7 @@
 """Error control, as in a multistep solver of an ODE: the default.
 
     full  <=>  the debt of the cached steps since the last full one would pass ``tol``,
-               or the step's own predicted error ``LARGEST_ERROR``
+               or the relative error of the step's own output its bound
 
 The debt is what the predictions' errors add up to in the latent, relative to its norm
 (``Curvature``). It is foretold from the curvature of the last full outputs and the
@@ -30,11 +30,12 @@ from rfc_compile.schedules.even import Even
 FIRST_INTERVAL = 1
 """Steps between full ones until a curvature can be measured."""
 
-LONGEST_INTERVAL = 8
+LONGEST_INTERVAL = 6
 
-LARGEST_ERROR = 0.2
-"""Largest relative error of a predicted output. An error made at high noise counts
-little in the latent at first and grows until the end; this bounds it."""
+OUTPUT_ERROR = 1.77
+"""Largest relative error of a predicted output, times the root of the tolerance. An
+error made at high noise counts little in the latent at first and grows until the end;
+this bounds it."""
 
 GROWTH = 1.5
 """An interval is at most this many times the last one."""
@@ -67,5 +68,6 @@ class ErrorControl(Schedule):
         assert self.options.tolerance is not None, "options fill it in"
         own = position.curvature.output_error(times[-1])
         due = since + 1 >= longest or owed > self.options.tolerance
-        due = due or own > LARGEST_ERROR
+        bound = OUTPUT_ERROR * math.sqrt(self.options.tolerance)
+        due = due or own > bound
         return (FULL if due else CACHED), self.name

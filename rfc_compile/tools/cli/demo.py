@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--tolerances",
         type=_tolerances,
-        default=(0.002, 0.004, 0.012),
+        default=(0.008, 0.02, 0.06),
         metavar="T,T,...",
         help="largest relative errors of the latent between full steps",
     )

@@ -27,7 +27,7 @@ from rfc_compile.tools.bench.workloads import Step, Workload
 _STATIC: Final = {"schedule": "interval", "warmup": 2, "max_cached_run": None}
 _MODULES: Final = {"granularity": "module"}
 _DEFAULT: Final = Options().granularity
-_TOLERANCES: Final = (0.001, 0.002, 0.008, 0.016)
+_TOLERANCES: Final = (0.004, 0.008, 0.04, 0.08)
 _INTERVALS: Final = (3, 4, 5, 6, 7)
 _FOR_TARGETS: Final = (3, 4, 5, 7)
 """Intervals that give an NFC of 18, 14, 11 and 8 with two full steps at the start."""
