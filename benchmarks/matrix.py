@@ -154,7 +154,7 @@ def entries() -> Iterator[tuple[str, str, Runs]]:
         yield OURS, describe(options), _told(options)
     for options in ADAPTIVE:
         controlled = {"schedule": "error_control", **options}
-        yield OURS, describe(controlled), _steered(controlled, "tolerance", 1e-4, 0.3)
+        yield OURS, describe(controlled), _steered(controlled, "tolerance", 1e-4, 30.0)
     yield PAPER, "", _steered(PAPERS_OPTIONS, "threshold", 0.02, 20.0)
     yield UNTOLD, "", _untold
     yield FEWER, "", lambda cell, images: fewer_steps(cell, images, [cell.scheduler])

@@ -19,10 +19,11 @@ from rfc_compile.tools.measure.bundled_models import bundled
 
 with pytest.MonkeyPatch.context() as patch:  # the benchmarks are not installed
     patch.syspath_prepend(Path(__file__).parents[2])
-    from benchmarks import left_out, matrix, scores
+    from benchmarks import left_out, matrix, report, scores
     from benchmarks.cells import GUIDANCE, SHARES, STEPS, Cell, cells_of, fraction
+    from benchmarks.matrix_tables import write_tables
     from benchmarks.rivals import RIVALS, shortest, spectrum, taylorseer
-    from benchmarks.scores import DEFAULT, FEWER, OURS, PAPER, Line, Scores
+    from benchmarks.scores import DEFAULT, FEWER, OURS, PAPER, UNTOLD, Line, Scores
 
 LEVELS = (("a", "b", "c"), (1, 2), (10, 20, 30, 40))
 
@@ -159,6 +160,29 @@ def test_verdicts_count_leads_and_losses() -> None:
     assert "in 0% of 1 cells" in found[3]
     wide = scores.verdicts(two_models(), lambda model: "wide")
     assert wide[1].startswith("missed: ahead of every rival in 50% of 2 cells")
+
+
+def test_tables_hold_every_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    untold = line("glyph-dit", UNTOLD, 36.5, full=10.0)
+    failed = line("glyph-dit", "broken", 0.0, error="it fails")
+    lines = [*two_models().by_cell.values()]
+    known = [found for by_method in lines for found in by_method.values()]
+    write_tables([*known, untold, failed])
+    page = (tmp_path / "matrix.md").read_text()
+    for row in (
+        "| rfc, wide | 1 | 42.0 / - |",
+        "| 10 of 50 | 5.0 | 36.5 |",
+        "| broken | it fails |",
+        "| 8 | 33.0 | 32.0 | fewer steps: ",
+    ):
+        assert row in page
+    monkeypatch.setattr(left_out, "read_lines", lambda: known)
+    left_out.run(quick=False)
+    page = (tmp_path / "left_out.md").read_text()
+    assert "| emoji-flux | wide | 1 | 31.0 | -1.0 | -1.0 | +1.0 (default) |" in page
 
 
 def test_a_run_of_too_many_full_steps_is_no_lead() -> None:
