@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from benchmarks.scores import DEFAULT, OURS, Scores, read_lines, verdicts
 from rfc_compile.errors import OptionError
 
@@ -85,7 +85,7 @@ def run(*, quick: bool) -> None:
     scores = Scores(read_lines())
     chosen = chosen_without(scores)
     grid = table(scores, chosen)
-    grid.show()
+    show(grid)
     claims = verdicts(scores, lambda model: chosen.get(model, DEFAULT))
     console.print("\n".join(claims))
     listed = "\n".join(f"- {claim}" for claim in claims) + "\n"

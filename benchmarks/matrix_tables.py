@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from benchmarks.cells import SHARES, Cell
-from benchmarks.report import Grid, console, save
+from benchmarks.report import Grid, console, save, show
 from benchmarks.scores import DEFAULT, OURS, UNTOLD, Line, Scores, verdicts
 
 
@@ -14,7 +14,7 @@ def write_tables(lines: Sequence[Line]) -> None:
     scores = Scores(lines)
     means = [_means(scores, model) for model in scores.models]
     for grid in means:
-        grid.show()
+        show(grid)
     claims = verdicts(scores, lambda model: DEFAULT)
     console.print("\n".join(claims))
     listed = "\n".join(f"- {claim}" for claim in claims) + "\n"

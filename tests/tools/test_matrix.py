@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rfc_compile.config.options import Options
 from rfc_compile.errors import OptionError
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.spectrum import full_steps, weights_of
@@ -17,10 +19,11 @@ from rfc_compile.tools.measure.bundled_models import bundled
 
 with pytest.MonkeyPatch.context() as patch:  # the benchmarks are not installed
     patch.syspath_prepend(Path(__file__).parents[2])
-    from benchmarks import left_out, matrix, scores
+    from benchmarks import left_out, matrix, report, scores
     from benchmarks.cells import GUIDANCE, SHARES, STEPS, Cell, cells_of, fraction
+    from benchmarks.matrix_tables import write_tables
     from benchmarks.rivals import RIVALS, shortest, spectrum, taylorseer
-    from benchmarks.scores import DEFAULT, FEWER, OURS, PAPER, Line, Scores
+    from benchmarks.scores import DEFAULT, FEWER, OURS, PAPER, UNTOLD, Line, Scores
 
 LEVELS = (("a", "b", "c"), (1, 2), (10, 20, 30, 40))
 
@@ -159,6 +162,29 @@ def test_verdicts_count_leads_and_losses() -> None:
     assert wide[1].startswith("missed: ahead of every rival in 50% of 2 cells")
 
 
+def test_tables_hold_every_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    untold = line("glyph-dit", UNTOLD, 36.5, full=10.0)
+    failed = line("glyph-dit", "broken", 0.0, error="it fails")
+    lines = [*two_models().by_cell.values()]
+    known = [found for by_method in lines for found in by_method.values()]
+    write_tables([*known, untold, failed])
+    page = (tmp_path / "matrix.md").read_text()
+    for row in (
+        "| rfc, wide | 1 | 42.0 / - |",
+        "| 10 of 50 | 5.0 | 36.5 |",
+        "| broken | it fails |",
+        "| 8 | 33.0 | 32.0 | fewer steps: ",
+    ):
+        assert row in page
+    monkeypatch.setattr(left_out, "read_lines", lambda: known)
+    left_out.run(quick=False)
+    page = (tmp_path / "left_out.md").read_text()
+    assert "| emoji-flux | wide | 1 | 31.0 | -1.0 | -1.0 | +1.0 (default) |" in page
+
+
 def test_a_run_of_too_many_full_steps_is_no_lead() -> None:
     found = Scores(
         [
@@ -191,7 +217,7 @@ def test_only_what_is_missing_is_measured(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(matrix, "read_lines", lambda: [line("glyph-dit", FEWER, 30.0)])
     todo = [item[1] for item in matrix.todo([cell], "", "", 4)]
     assert FEWER not in todo
-    assert todo.count(OURS) == len(matrix.CONFIGURATIONS)
+    assert todo.count(OURS) == len(matrix.EVEN) + len(matrix.ADAPTIVE)
     assert FEWER in [item[1] for item in matrix.todo([cell], "", "", 8)]
     assert {item[1] for item in matrix.todo([cell], "", FEWER, 4)} >= {FEWER}
     assert FEWER not in [item[1] for item in matrix.todo([noisy], "", "", 4)]
@@ -214,8 +240,32 @@ def test_a_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["full"] <= 4.5
     assert found["setting"].startswith("interval=3, order=")
     assert set(tmp_path.iterdir()) == kept
-    wrong = matrix.measure(cell, "broken", lambda cell, images: iter([1]), 1)  # type: ignore[arg-type, list-item]
-    assert wrong["error"].startswith("AttributeError")
+    wrong = matrix.measure(cell, "broken", lambda cell, images: iter([1 / 0]), 1)
+    assert wrong["error"].startswith("ZeroDivisionError")
+
+
+def test_our_options_are_allowed() -> None:
+    for options in matrix.EVEN:
+        Options.from_mapping({**options, "target_nfc": 8})
+    for options in matrix.ADAPTIVE:
+        Options.from_mapping({**options, "tolerance": 0.01})
+    Options.from_mapping({**matrix.PAPERS_OPTIONS, "threshold": 0.5})
+
+
+def test_too_many_full_steps_count_for_this_package_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "REFERENCES", tmp_path)
+    cell = Cell("glyph-dit", "ddpm", 1.0, False, 4, 50)
+
+    def runs(cell: Cell, images: int) -> Iterator[matrix.Found]:
+        wanted = matrix.uncached(cell, cell.scheduler, cell.steps, images)
+        yield matrix.Found("close", 4.0, wanted + 0.01)
+        yield matrix.Found("far", 3.0, wanted + 0.1)
+
+    assert matrix.measure(cell, OURS, runs, 1)["setting"] == "far"
+    error = matrix.measure(cell, "somebody", runs, 1)["error"]
+    assert error == "no setting has so few full steps"
 
 
 def test_solvers_keep_the_shift() -> None:
