@@ -12,6 +12,7 @@ Shapes: R rows of the batch, K vectors, N values of a row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -75,7 +76,16 @@ def gram_matrix(vectors: Sequence[Tensor]) -> Tensor:
 
 def precise(values: Tensor) -> Tensor:
     """The values in float64, in float32 on devices that have no more."""
-    return values.float() if values.device.type == "mps" else values.double()
+    return values.to(_most_precise(values.device))
+
+
+@functools.cache
+def _most_precise(device: torch.device) -> torch.dtype:
+    try:
+        torch.zeros(1, device=device).double()
+    except (TypeError, RuntimeError):
+        return torch.float32
+    return torch.float64
 
 
 def step_vectors(
