@@ -41,12 +41,12 @@ from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.per_sample.independence import MIXES, smallest_batch
 from rfc_compile.runtime.per_sample.matching import (
     Continuation,
-    Placed,
     Sample,
     begun,
     continuations,
     may_continue,
 )
+from rfc_compile.runtime.per_sample.placed_row import Placed
 from rfc_compile.runtime.per_sample.repayment import note_partners, repay_row, row_of
 from rfc_compile.runtime.per_sample.row_reading import Row, look_at
 from rfc_compile.runtime.per_sample.rows import (

@@ -14,13 +14,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rfc_compile.estimators.step_signal import Signal
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.per_sample.row_reading import Row
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.state import BranchState
-from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
@@ -123,24 +121,6 @@ class Continuation:
         residual = 0.0 if self.fit is None else self.fit.residual
         number = 0 if self.sample is None else self.sample.number
         return self.mismatch is not None, residual, number
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A row that is taken for a step of a sample.
-
-    Attributes:
-        sample: the sample.
-        call: its call, with the arguments of its row.
-        signal: of the step; its error is known behind the probe.
-        reason: why it is full or cached, once that is decided.
-
-    """
-
-    sample: Sample
-    call: PlacedStep
-    signal: Signal
-    reason: str = ""
 
 
 def may_continue(sample: Sample, row: Row, fit: Fit) -> bool:
