@@ -14,8 +14,7 @@ from rfc_compile.errors import OptionError, did_you_mean
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     """The value is one of these, or ``OptionError`` names the nearest."""
     known = list(allowed)
-    if instead := removed_options.VALUES.get((name, str(value))):
-        raise OptionError(f"{name}={value!r} is gone: {instead}")
+    _refuse_removed(name, value)
     if value not in known:
         raise OptionError(
             f"{name}={value!r} is not allowed{did_you_mean(value, known)}"
@@ -38,6 +37,7 @@ def number(name: str, value: object, low: float, high: float = math.inf) -> None
 
 def integer(name: str, value: object, low: int) -> None:
     """The value is a whole number of at least ``low``, or ``OptionError``."""
+    _refuse_removed(name, value)
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise OptionError(
             f"{name}={value!r} is not allowed; allowed: a whole number >= {low}"
@@ -53,3 +53,8 @@ def process_group(name: str, value: object) -> None:
             "this rank is in, as torch.distributed.new_group() or "
             "DeviceMesh.get_group() return it"
         )
+
+
+def _refuse_removed(name: str, value: object) -> None:
+    if instead := removed_options.VALUES.get((name, str(value))):
+        raise OptionError(f"{name}={value!r} is gone: {instead}")

@@ -318,11 +318,6 @@ class Options:
         return StateOptions(self.make_estimator(), dtype, self.per_sample)
 
     @property
-    def has_target(self) -> bool:
-        """Whether a number of full steps, or a speed-up, is wanted."""
-        return self.target_nfc is not None or self.target_speedup is not None
-
-    @property
     def nodes(self) -> int:
         """Full steps that a prediction goes through."""
         assert self.order is not None

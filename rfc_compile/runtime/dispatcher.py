@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Collection, Hashable, Sequence, Set
 from typing import Any
 
@@ -41,6 +40,7 @@ from rfc_compile.runtime.parameter_versions import (
 )
 from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
 from rfc_compile.runtime.repayment import Repayment
+from rfc_compile.runtime.run_notes import UNEVEN_TIMESTEPS, note_not_continued
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.session_table import Key, SessionTable
 from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
@@ -50,22 +50,6 @@ from rfc_compile.runtime.uncached import note_call_with_regions
 from rfc_compile.schedules.base import FULL, guarded_limit
 from rfc_compile.schedules.decision import Decision, log_decision
 from rfc_compile.torch_internals import without_autocast
-
-SHORT_RUN = 6
-"""Steps of a run that may all be full without a word."""
-
-REMEDIES = {
-    "new_run": "its latents do not follow from what the model returned: say where runs "
-    "begin, by a pipeline or rfc_compile.trajectory(name, num_steps=...)",
-    "conditioning": "its prompt or other conditioning is another one at every step",
-    "weights": "its weights change at every step",
-}
-"""What to do where a whole run was full, by the reason of its steps."""
-
-UNEVEN_TIMESTEPS = (
-    "the rows of a batch move by different timesteps: such steps run uncached; "
-    "per_sample=True caches every row at its own timestep"
-)
 
 _serials = itertools.count()
 
@@ -191,22 +175,7 @@ class Dispatcher(ABC):
 
     def _expire(self, session: Session) -> None:
         for run in session.expire():
-            self._note_end(run)
-            self.report.note(
-                f"a run of {len(run.times)} steps was not continued: its state is freed"
-            )
-
-    def _note_end(self, run: Trajectory) -> None:
-        """Say so once if a whole run had no cached step."""
-        full = [made for made in run.decisions if made.full]
-        if len(run.times) < SHORT_RUN or len(full) < len(run.decisions):
-            return
-        reasons = Counter(made.reason for made in full)
-        most, _ = reasons.most_common(1)[0]
-        self.report.fall_back(
-            f"a run of {len(run.times)} steps had no cached step (reason: {most}); "
-            f"{REMEDIES.get(most, 'rfc_compile.stats() tells every reason')}"
-        )
+            note_not_continued(run, self.report)
 
     def _read(
         self, value: Tensor, call: PlacedStep, *agreed: Hashable, time: float = 0.0

@@ -12,6 +12,7 @@ Shapes: R rows of the batch, K vectors, N values of a row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -75,7 +76,16 @@ def gram_matrix(vectors: Sequence[Tensor]) -> Tensor:
 
 def precise(values: Tensor) -> Tensor:
     """The values in float64, in float32 on devices that have no more."""
-    return values.float() if values.device.type == "mps" else values.double()
+    return values.to(_most_precise(values.device))
+
+
+@functools.cache
+def _most_precise(device: torch.device) -> torch.dtype:
+    try:
+        torch.zeros(1, device=device).double()
+    except (TypeError, RuntimeError):
+        return torch.float32
+    return torch.float64
 
 
 def step_vectors(
@@ -98,8 +108,15 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
 
     The first vector is the move, the second the last latent, the next ``outputs`` are
     what was returned for it; the rest is one more step of history, used only where it
-    is needed. ``rounding`` is the relative error of the latents' dtype.
+    is needed. ``rounding`` is the relative error of the latents' dtype. What is not
+    finite explains nothing.
     """
+    moved = bool((gram[:, 0, 0] > 0).any())
+    if not np.isfinite(gram).all():
+        rows = len(gram)
+        return Fit(
+            float("inf"), moved, False, False, np.ones(rows), np.zeros((rows, outputs))
+        )
     own = gram[:, : 2 + outputs, : 2 + outputs]
     ridge = _RIDGE + rounding**2
     move, factors, left = _least_squares(own, ridge)
@@ -111,7 +128,7 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
         residual = _relative(left - noise, move)
     return Fit(
         residual,
-        bool((move > 0).any()),
+        moved,
         bool(residual <= EXPLAINED),
         bool(linear),
         1 + factors[:, 0],
@@ -126,8 +143,6 @@ def _least_squares(gram: Array, ridge: float) -> tuple[Array, Array, Array]:
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     scaled = known * scale[:, :, None] * scale[:, None, :]
     scaled = _without_repeats(scaled) + ridge * np.eye(known.shape[1])
-    if not np.isfinite(gram).all():
-        scaled, target = np.eye(known.shape[1])[None], np.zeros_like(target)
     factors = np.linalg.solve(scaled, (target * scale)[..., None])[..., 0] * scale
     left = gram[:, 0, 0] - 2 * (factors * target).sum(-1)
     return (
@@ -150,5 +165,4 @@ def _without_repeats(known: Array) -> Array:
 def _relative(left: Array, move: Array) -> float:
     moved = move > 0
     part = np.sqrt(np.clip(left, 0, None) / np.where(moved, move, 1.0))
-    worst = float(np.where(moved, part, 0.0).max())
-    return worst if np.isfinite(worst) else float("inf")
+    return float(np.where(moved, part, 0.0).max())

@@ -31,6 +31,7 @@ from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, fit_for, places
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Repayment, repay
+from rfc_compile.runtime.run_notes import note_unlinked
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Time
@@ -41,9 +42,6 @@ MANY_TIMESTEPS = 64
 
 CHANGES_IN_A_ROW = 3
 """Steps in a row at which a conditioning input is new until it counts as varying."""
-
-UNLINKED_RUNS = 4
-"""Calls in a row, each the first of a run, that are worth a word."""
 
 KEPT_OUTPUTS = 2
 """Steps of which what the sampler was given is kept."""
@@ -132,7 +130,8 @@ class TimestepDispatcher(Dispatcher):
         if place is None or place.leaves or place.run.full_up:
             if session.runs and place is None:
                 reason = "new_run"
-                self._note_unlinked(session, context)
+                if not context.told:
+                    note_unlinked(session.runs, self.report)
             run = session.begin(context)
             place = Place(run, 0, ())
         state = self._new_state(arguments, weights)
@@ -143,19 +142,6 @@ class TimestepDispatcher(Dispatcher):
         result = self._step(call)
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
         return result
-
-    def _note_unlinked(self, session: Session, context: CallContext) -> None:
-        """Say so where one call after the other begins a run of its own."""
-        recent = session.runs[-UNLINKED_RUNS:]
-        alone = [run for run in recent if len(run.times) == 1 and not run.finished]
-        if context.told or len(alone) < UNLINKED_RUNS:
-            return
-        self.report.fall_back(
-            f"{UNLINKED_RUNS} calls in a row were each the first of a run, so all were "
-            "full: their latents do not follow from what the model returned (fresh "
-            "noise, edited latents, no output like the latent); say where a run "
-            "begins: a pipeline does, or rfc_compile.trajectory(name, num_steps=...)"
-        )
 
     def _varying(self, place: Place, refused: Mismatch) -> GuidanceBranch | None:
         """The branch to go on with where only what changes at every step is new."""

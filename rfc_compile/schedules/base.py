@@ -110,10 +110,6 @@ class ScheduleOptions(Protocol):
         """Speed-up wanted."""
 
     @property
-    def has_target(self) -> bool:
-        """Whether a number of full steps, or a speed-up, is wanted."""
-
-    @property
     def longest_run(self) -> int | None:
         """Most cached steps in a row, None for no limit."""
 

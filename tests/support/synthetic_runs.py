@@ -1,4 +1,4 @@
-"""Runs of a schedule on errors that are made up."""
+"""Runs of a schedule on errors, timesteps and curvatures that are made up."""
 
 from __future__ import annotations
 
@@ -9,43 +9,72 @@ from typing import Any
 from hypothesis import strategies as st
 
 from rfc_compile import Options
-from rfc_compile.schedules.base import Position, guarded_limit
-from rfc_compile.schedules.decision import Decision
+from rfc_compile.schedules.base import CACHED, FULL, Curvature, Position, guarded_limit
 
 STEPS = 50
-RATES = st.lists(st.floats(0.001, 0.3), min_size=STEPS, max_size=STEPS)
+ERRORS = st.lists(st.floats(0, 0.5), min_size=1, max_size=40)
+WEIGHTS = st.lists(st.floats(1e-6, 1e-2), min_size=STEPS, max_size=STEPS)
+
+Made = tuple[int, str]
 
 
 def simulate(
-    rates: Sequence[float],
-    earlier: Sequence[Decision] = (),
-    total: int | None = None,
+    errors: Sequence[float],
+    steps: int | None = None,
+    *,
+    times: Sequence[float] | None = None,
+    weights: Sequence[float] | None = None,
+    own_weight: float = 0.0,
+    report: Any = None,
     **options: Any,
-) -> list[Decision]:
-    """A run whose errors are ``rates`` times the distance from the last full step."""
+) -> list[Made]:
+    """The full steps of a run and why each was full.
+
+    ``errors`` are the signals of the steps, ``times`` their timesteps (falling from 1
+    to 0 if not given). A full step measures a curvature of the weight that ``weights``
+    has for it and of ``own_weight``, as soon as predictions have their nodes.
+    """
     chosen = Options(inner="eager", **options)
-    schedule = chosen.make_schedule()
-    decisions: list[Decision] = []
-    since, accumulated, last = 0, 0.0, 0.0
-    for step, rate in enumerate(rates):
-        error = rate * (since + 1)
+    schedule = chosen.make_schedule(report)
+    known = (
+        [1 - i / len(errors) for i in range(len(errors))] if times is None else times
+    )
+    full: list[Made] = []
+    since, accumulated, curvature = 0, 0.0, None
+    for step, error in enumerate(errors):
+        last = [made for made, _ in reversed(full)]
+        kept = last[: chosen.nodes]
         position = Position(
-            step, step, since, accumulated, total, 0, tuple(decisions), earlier, total
+            step=step,
+            own_step=step,
+            last_full=kept[0] if kept else None,
+            recorded=len(kept),
+            since_full=since,
+            error=accumulated,
+            steps=steps,
+            times=known[: step + 1],
+            last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
+            curvature=curvature,
         )
         limit, reason = guarded_limit(schedule, chosen, position)
-        judged = last if chosen.decision == "lagged" else error
-        full = not judged <= limit  # NaN is full
-        decisions.append(Decision(step, 0, float(-step), full, reason, error))
-        since = 0 if full else since + 1
-        last = 0.0 if full else error
-        accumulated = 0.0 if full else accumulated + error
-    return decisions
+        if schedule.static:
+            assert limit in (FULL, CACHED)
+        if error <= limit:
+            since, accumulated = since + 1, accumulated + error
+            continue
+        full.append((step, reason))
+        since, accumulated = 0, 0.0
+        if weights is not None and len(full) >= chosen.nodes:
+            nodes = tuple(known[made] for made in [step, *last][: chosen.nodes])
+            curvature = Curvature(weights[step], own_weight, nodes)
+    return full
 
 
-def full_steps(decisions: Sequence[Decision]) -> list[int]:
-    return [decision.step for decision in decisions if decision.full]
+def full_steps(errors: Sequence[float], *given: Any, **options: Any) -> list[int]:
+    """Their indices."""
+    return [step for step, _ in simulate(errors, *given, **options)]
 
 
-def longest_run(decisions: Sequence[Decision]) -> int:
-    ends = [*full_steps(decisions), len(decisions)]
-    return max(b - a - 1 for a, b in pairwise(ends))
+def longest_run(full: Sequence[int], steps: int) -> int:
+    """The most cached steps in a row."""
+    return max(b - a - 1 for a, b in pairwise([*full, steps]))

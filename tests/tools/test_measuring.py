@@ -54,10 +54,8 @@ def test_a_setting_is_measured(target: Target) -> None:
     assert (found.graph_breaks, found.recompiles, found.seconds) == (0, 0, None)
 
 
-def test_a_wanted_number_of_full_steps_is_judged_when_it_is_learnt(
-    target: Target,
-) -> None:
-    """A first run does not know its number of steps; ``nfc`` is of those after it."""
+def test_a_wanted_number_of_full_steps_is_met_by_every_run(target: Target) -> None:
+    """Nobody says how many steps a run has; its timesteps fall evenly."""
     options = {"target_nfc": 12, "min_coverage": 0.0}
     trial = measure(target, options, draw_reference(target, (0, 1)))
     assert [run.nfc for run in trial.runs] == [12, 12]

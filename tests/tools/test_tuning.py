@@ -143,8 +143,10 @@ def test_a_setting_is_split_and_described() -> None:
         "taylor 1, stack, min_coverage=0.0, time=step, full steps 0 3 7"
     )
     assert describe({"threshold": 0.25, "cache_dtype": "bfloat16"}) == (
-        "taylor 2, stack, cache_dtype=bfloat16, spread 0.25, warm-up 1, "
-        "at most 8 cached"
+        "taylor 1, stack, cache_dtype=bfloat16, rcs 0.25, warm-up 1, no cap"
+    )
+    assert describe({"tolerance": 0.02, "max_cached_run": 4}) == (
+        "taylor 1, stack, error_control 0.02, warm-up 1, at most 4 cached"
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from models import Stack, build, timesteps, tokens
 
 from rfc_compile import OptionError, Options
+from rfc_compile.config.options import PRESETS
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.schedules import SCHEDULES
 
@@ -19,17 +20,17 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "process_group": (("world", 3, True), "torch.distributed.new_group()"),
     "preset": (("best", 3, None), "quality, balanced, fast"),
     "estimator": (("spline", "RFE", 3), "subspace, rfe, taylor, reuse"),
-    "schedule": (("always", 3, None), "rcs, interval, mask, budget"),
+    "schedule": (("always", 3, None), "error_control, even, rcs, interval, mask"),
     "target_nfc": ((0, -1, 1.5, "14", True), "a whole number >= 1"),
     "target_speedup": ((0.9, -2, float("nan"), "3", True), "a number >= 1"),
-    "max_error": ((-0.1, float("nan"), "0.1", True), "a number >= 0"),
     "granularity": (("layer", 3), "module"),
-    "time": (("steps", 3, True), "noise, step"),
-    "decision": (("async", None, True), "sync, lagged"),
+    "time": (("steps", 3, True), "timestep, step"),
+    "corrector": (("on", None, True), "auto, off"),
     "per_sample": (("sample", None, 1), "True, False"),
     "cache_dtype": (("float32", "bf16", torch.float16, 8), "bfloat16, float16"),
     "order": ((0, 3, "2", 1.5), "1, 2"),
     "threshold": (NOT_NUMBERS[:-1], "a number >= 0"),
+    "tolerance": (NOT_NUMBERS[:-1], "a number >= 0"),
     "ridge": (NOT_NUMBERS, "a number >= 0"),
     "disable_passes": (
         (("outline",), ["fold_repeat"], "fold_repeats", 3, None, ([],)),
@@ -76,37 +77,62 @@ def test_orders_depend_on_the_estimator(name: str, order: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "order"), [("reuse", 0), ("taylor", 2), ("rfe", 2), ("subspace", 2)]
+    ("granularity", "order"), [("module", 2), ("block", 1), ("stack", 1)]
 )
-def test_default_order(name: str, order: int) -> None:
-    assert Options(estimator=name).order == order
+def test_default_order(granularity: str, order: int) -> None:
+    for name in ("taylor", "rfe", "subspace"):
+        assert Options(granularity=granularity, estimator=name).order == order
+    assert Options(granularity=granularity, estimator="reuse").order == 0
 
 
 @pytest.mark.parametrize(
-    ("granularity", "estimator", "time"),
-    [
-        ("module", "subspace", "step"),
-        ("block", "taylor", "noise"),
-        ("stack", "taylor", "noise"),
-    ],
+    ("granularity", "estimator"),
+    [("module", "subspace"), ("block", "taylor"), ("stack", "taylor")],
 )
 def test_the_granularity_chooses_what_is_left_out(
-    granularity: str, estimator: str, time: str
+    granularity: str, estimator: str
 ) -> None:
     chosen = Options(granularity=granularity)
-    assert (chosen.estimator, chosen.time) == (estimator, time)
-    assert Options(granularity=granularity, time="step").time == "step"
-    given = Options(granularity=granularity, estimator="rfe")
-    assert (given.estimator, given.time) == ("rfe", time)
+    assert (chosen.estimator, chosen.time) == (estimator, "timestep")
+    given = Options(granularity=granularity, estimator="rfe", time="step")
+    assert (given.estimator, given.time) == ("rfe", "step")
     assert Options() == Options(granularity="stack")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_says_how_strict_schedules_are(preset: str) -> None:
+    chosen = Options(preset=preset)
+    assert chosen.schedule == "error_control"
+    found = chosen.threshold, chosen.tolerance, chosen.even_steps
+    assert found == PRESETS[preset]
+    given = Options(preset=preset, tolerance=0.5, schedule="rcs")
+    assert (given.tolerance, given.threshold) == (0.5, PRESETS[preset].threshold)
+
+
+def test_presets_are_ordered() -> None:
+    quality, balanced, fast = (PRESETS[x] for x in ("quality", "balanced", "fast"))
+    assert quality.tolerance < balanced.tolerance < fast.tolerance
+    assert quality.threshold < balanced.threshold < fast.threshold
+    assert quality.even_steps > balanced.even_steps > fast.even_steps
+
+
+def test_a_threshold_alone_chooses_rcs() -> None:
+    assert Options(threshold=0.3).schedule == "rcs"
+    assert Options(threshold=0.3, schedule="interval").schedule == "interval"
 
 
 @pytest.mark.parametrize(
     ("gone", "instead"),
     [
         ({"decide": "sample"}, "'decide' is gone: use per_sample=True"),
+        ({"decision": "lagged"}, "'decision' is gone: leave it out"),
+        ({"max_error": 0.4}, "'max_error' is gone: use schedule='rcs' with threshold"),
         ({"input_sketch": 4}, "'input_sketch' is gone: .* cache_dtype"),
         ({"memory_budget": "1GiB"}, "'memory_budget' is gone: .* granularity='stack'"),
+        ({"schedule": "spread"}, "schedule='spread' is gone: use 'error_control'"),
+        ({"schedule": "budget"}, "schedule='budget' is gone: give target_nfc"),
+        ({"max_cached_run": "auto"}, "max_cached_run='auto' is gone: leave it out"),
+        ({"time": "noise"}, "time='noise' is gone: use 'timestep'"),
         ({"cache_dtype": "float8"}, "cache_dtype='float8' is gone: use 'bfloat16'"),
         (
             {"estimator": "scaled_taylor"},
@@ -164,23 +190,20 @@ def test_estimator_is_the_one_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_schedule_is_the_one_named(name: str) -> None:
-    target = 14 if name == "budget" else None
-    options = Options(schedule=name, full_steps=(0,), target_nfc=target)
-    assert options.make_schedule().name == name
+    assert Options(schedule=name, full_steps=(0,)).make_schedule().name == name
 
 
-@pytest.mark.parametrize(
-    "wish", [{"target_nfc": 14}, {"target_speedup": 3}, {"max_error": 0.4}]
-)
+@pytest.mark.parametrize("wish", [{"target_nfc": 14}, {"target_speedup": 3}])
 def test_a_wish_chooses_the_schedule(wish: dict[str, Any]) -> None:
     (name,) = wish
-    assert Options(**wish).schedule == "budget"
+    assert Options(**wish).schedule == Options(schedule="even", **wish).schedule
+    assert Options(**wish).schedule == "even"
     with pytest.raises(OptionError, match=rf"schedule='interval' and {name}="):
         Options(schedule="interval", **wish)
     with pytest.raises(OptionError, match=rf"schedule='mask' and {name}="):
         Options(schedule="mask", full_steps=(0,), **wish)
-    with pytest.raises(OptionError, match="target_nfc, target_speedup, max_error"):
-        Options(schedule="budget")
+    with pytest.raises(OptionError, match=rf"schedule='rcs' and {name}="):
+        Options(threshold=0.3, **wish)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +213,6 @@ def test_a_wish_chooses_the_schedule(wish: dict[str, Any]) -> None:
             {"target_nfc": 9, "target_speedup": 3},
             "target_nfc=9 and target_speedup=3 ex",
         ),
-        ({"max_error": 0.4, "threshold": 0.3}, "max_error=0.4 and threshold=0.3 exclu"),
         (
             {"target_nfc": 1, "warmup": 2},
             "target_nfc=1 is less than warmup=2 and final_full=0 take",
@@ -209,15 +231,13 @@ def test_wishes_that_exclude_each_other(options: dict[str, Any], message: str) -
 
 
 def test_a_wish_takes_what_does_not_exclude_it() -> None:
-    assert Options(target_nfc=14, threshold=0.3, max_error=0.6).threshold == 0.3
+    assert Options(target_nfc=14, tolerance=0.3).tolerance == 0.3
     assert Options(target_speedup=6, max_cached_run=5).longest_run == 5
 
 
-def test_the_longest_run_is_what_a_target_needs() -> None:
-    assert Options().longest_run == Options(max_error=0.5).longest_run == 8
-    assert Options(target_nfc=8).longest_run is None
+def test_there_is_no_longest_run_unless_given() -> None:
+    assert Options().longest_run is Options(target_nfc=8).longest_run is None
     assert Options(target_nfc=8, max_cached_run=4).longest_run == 4
-    assert Options(max_cached_run=None).longest_run is None
 
 
 @pytest.mark.parametrize(

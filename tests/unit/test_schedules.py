@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_runs import ERRORS, STEPS, full_steps, simulate
 
 from rfc_compile.config.options import Options
-from rfc_compile.schedules.base import CACHED, FULL, Position, guarded_limit
-
-STEPS = 50
-ERRORS = st.lists(st.floats(0, 0.5), min_size=1, max_size=40)
-
-
-def simulate(
-    errors: Sequence[float], total: int | None = None, **options: Any
-) -> list[tuple[int, str]]:
-    """The full steps of a run and why each was full."""
-    settings = Options(inner="eager", **options)
-    schedule = settings.make_schedule()
-    full: list[tuple[int, str]] = []
-    since, accumulated = 0, 0.0
-    for step, error in enumerate(errors):
-        position = Position(step, len(full), since, accumulated, total)
-        limit, reason = guarded_limit(schedule, settings, position)
-        if schedule.static:
-            assert limit in (FULL, CACHED)
-        if error <= limit:
-            since, accumulated = since + 1, accumulated + error
-        else:
-            full.append((step, reason))
-            since, accumulated = 0, 0.0
-    return full
-
-
-def full_steps(errors: Sequence[float], **options: Any) -> list[int]:
-    return [step for step, _ in simulate(errors, **options)]
+from rfc_compile.schedules.base import FULL, Position, guarded_limit
 
 
 @pytest.mark.parametrize(
@@ -51,7 +22,6 @@ def test_taylorseers_interval(interval: int, nfc: int) -> None:
         schedule="interval",
         interval=interval,
         warmup=2,
-        max_cached_run=None,
     )
     assert steps == [0, *range(1, STEPS, interval)]
     assert len(steps) == nfc
@@ -64,7 +34,6 @@ def test_foras_interval(interval: int) -> None:
         schedule="interval",
         interval=interval,
         warmup=1,
-        max_cached_run=None,
     )
     assert steps == list(range(0, STEPS, interval))
 
@@ -76,7 +45,7 @@ def test_interval_ignores_the_errors() -> None:
 
 def test_mask() -> None:
     mask = [0, 1, 5, 13]
-    options = {"schedule": "mask", "full_steps": mask, "max_cached_run": None}
+    options = {"schedule": "mask", "full_steps": mask}
     assert full_steps([0.1] * 20, warmup=1, **options) == mask
     assert full_steps([0.1] * 20, warmup=3, **options) == [0, 1, 2, 5, 13]
 
@@ -84,7 +53,7 @@ def test_mask() -> None:
 def test_rcs_accumulates_and_starts_again_after_a_full_step() -> None:
     errors = [9.0, 9.0, 0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.5, 0.0]
     options = {"schedule": "rcs", "threshold": 0.5, "warmup": 2}
-    found = simulate(errors, max_cached_run=None, **options)
+    found = simulate(errors, **options)
     assert found == [(0, "warmup"), (1, "warmup"), (4, "threshold"), (7, "threshold")]
 
 
@@ -102,7 +71,7 @@ def test_rcs_is_full_at_nan() -> None:
 def test_warmup_and_cap_and_final(schedule: str) -> None:
     found = simulate(
         [0.0] * 12,
-        total=12,
+        steps=12,
         schedule=schedule,
         threshold=1e9,
         interval=1000,
@@ -120,21 +89,30 @@ def test_warmup_and_cap_and_final(schedule: str) -> None:
 
 
 def test_final_full_needs_the_number_of_steps() -> None:
-    options = {"schedule": "interval", "interval": 100, "max_cached_run": None}
+    options = {"schedule": "interval", "interval": 100}
     assert full_steps([0.0] * 10, final_full=2, warmup=1, **options) == [0]
-    assert full_steps([0.0] * 10, total=10, final_full=0, warmup=1, **options) == [0]
+    assert full_steps([0.0] * 10, steps=10, final_full=0, warmup=1, **options) == [0]
 
 
-def test_steps_past_the_learnt_end_are_ordinary() -> None:
-    """A run that goes on for longer than the one before it is not all full."""
-    options = {"schedule": "interval", "interval": 100, "max_cached_run": None}
-    steps = full_steps([0.0] * 15, total=10, final_full=2, warmup=1, **options)
+def test_steps_past_the_end_are_ordinary() -> None:
+    """A run that goes on for longer than was told is not all full."""
+    options = {"schedule": "interval", "interval": 100}
+    steps = full_steps([0.0] * 15, steps=10, final_full=2, warmup=1, **options)
     assert steps == [0, 8, 9]
 
 
 def test_without_kept_history_a_step_is_full() -> None:
     settings = Options(schedule="interval", warmup=1, inner="eager")
-    position = Position(step=20, recorded=0, since_full=0, error=0.0, total=None)
+    position = Position(
+        step=20,
+        own_step=20,
+        last_full=None,
+        recorded=0,
+        since_full=0,
+        error=0.0,
+        steps=None,
+        times=[1 - i / 50 for i in range(21)],
+    )
     assert guarded_limit(settings.make_schedule(), settings, position) == (
         FULL,
         "warmup",
@@ -188,7 +166,6 @@ def test_interval_leaves_no_longer_gap(
         schedule="interval",
         interval=interval,
         warmup=warmup,
-        max_cached_run=None,
     )
     ends = [*steps[1:], len(errors)]
     assert all(e - s <= interval for s, e in zip(steps, ends, strict=True))

@@ -1,139 +1,119 @@
-"""The schedule of budgets on synthetic errors: met, within the guards, well spread."""
+"""Evenly spread full steps: as many as are wanted, at even distances."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_runs import RATES, STEPS, full_steps, longest_run, simulate
+from synthetic_runs import STEPS, full_steps, longest_run, simulate
 
-from rfc_compile import Options
-from rfc_compile.schedules.base import Position
-from rfc_compile.schedules.decision import Decision
-from rfc_compile.schedules.forecast import Forecast
+from rfc_compile.config.options import PRESETS
+
+
+@given(st.integers(1, 120), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_number_is_met_exactly_where_the_steps_are_known(
+    steps: int, draw: st.DataObject
+) -> None:
+    wanted = draw.draw(st.integers(1, steps))
+    full = full_steps([0.1] * steps, steps, target_nfc=wanted)
+    assert len(full) == wanted
+    gaps = [b - a for a, b in pairwise([*full, steps])]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_more_full_steps_than_steps_are_all() -> None:
+    assert full_steps([0.1] * 10, 10, target_nfc=30) == list(range(10))
 
 
 @given(
-    RATES,
-    RATES,
-    st.integers(8, 30),
-    st.sampled_from(["sync", "lagged"]),
-    st.integers(0, 3),
-    st.integers(1, 5),
+    st.integers(2, 60),
+    st.integers(1, 60),
+    st.floats(0, 3),
+    st.sampled_from([1.0, 1000.0]),
+    st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
-def test_any_run_after_any_other_meets_the_budget(
-    before: list[float],
-    rates: list[float],
-    nfc: int,
-    decision: str,
-    final: int,
-    warmup: int,
+@settings(max_examples=200, deadline=None)
+def test_untold_it_is_at_most_the_number_wanted(
+    steps: int, wanted: int, shift: float, scale: float, rising: bool
 ) -> None:
-    options = {
-        "target_nfc": nfc,
-        "decision": decision,
-        "final_full": final,
-        "warmup": warmup,
-    }
-    earlier = simulate(before, **options)
-    decisions = simulate(rates, earlier, STEPS, **options)
-    steps = full_steps(decisions)
-    assert len(steps) == nfc
-    assert steps[:warmup] == list(range(warmup))
-    assert steps[nfc - final :] == list(range(STEPS - final, STEPS))
+    """Spread over the timesteps, which a sampler may have shifted."""
+    rest = [1 - i / steps for i in range(steps)]
+    shifted = [(1 + shift) * t / (1 + shift * t) for t in rest]
+    times = [scale * (1 - t if rising else t) for t in shifted]
+    full = full_steps([0.1] * steps, times=times, target_nfc=wanted)
+    assert 1 <= len(full) <= wanted
 
 
-@given(RATES, st.integers(8, 30))
-@settings(max_examples=30, deadline=None)
-def test_the_first_run_meets_it_if_its_length_is_told(
-    rates: list[float], nfc: int
-) -> None:
-    assert len(full_steps(simulate(rates, (), STEPS, target_nfc=nfc))) == nfc
+def test_untold_and_even_timesteps_have_the_number_wanted() -> None:
+    assert len(full_steps([0.1] * STEPS, target_nfc=14)) == 14
 
 
-@given(RATES, st.integers(3, 30), st.integers(1, 8), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 3), st.integers(0, 6))
+@settings(max_examples=100, deadline=None)
 def test_what_is_asked_of_all_schedules_comes_first(
-    rates: list[float], nfc: int, cap: int, final: int
+    nfc: int, warmup: int, final: int, cap: int
 ) -> None:
-    """Nearest to the target that the guards allow."""
-    options = {"max_cached_run": cap, "final_full": final, "target_nfc": nfc + final}
-    options["warmup"] = 2
-    earlier = simulate(rates, **options)
-    decisions = simulate(rates, earlier, STEPS, **options)
-    assert longest_run(decisions) <= cap
-    fewest = 2 + (STEPS - 2 - final) // (cap + 1) + final
-    assert len(full_steps(decisions)) == max(nfc + final, fewest)
+    options = {"warmup": warmup, "final_full": final, "max_cached_run": cap}
+    wanted = nfc + warmup + final
+    full = full_steps([0.1] * STEPS, STEPS, target_nfc=wanted, **options)
+    assert full[:warmup] == list(range(warmup))
+    assert full[len(full) - final :] == list(range(STEPS - final, STEPS))
+    assert longest_run(full, STEPS) <= cap
 
 
-@given(RATES, st.integers(8, 25), st.floats(0.05, 1))
-@settings(max_examples=40, deadline=None)
-def test_no_run_errs_by_more_than_max_error(
-    rates: list[float], nfc: int, bound: float
+@given(st.sampled_from([1.25, 1.5, 2, 3, 5]), st.sampled_from([None, 40]))
+def test_a_speedup_needs_no_length(speedup: float, steps: int | None) -> None:
+    """One step in so many is full; nothing is outside of regions here."""
+    full = full_steps([0.1] * 60, steps, target_speedup=speedup)
+    assert len(full) == pytest.approx(60 / speedup, abs=1)
+    gaps = {b - a for a, b in pairwise(full)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+@dataclass
+class Coverage:
+    """The part of a report that the schedule reads."""
+
+    coverage: float
+    warnings: list[str]
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.mark.parametrize(("speedup", "share"), [(2, 3 / 8), (4, 1 / 16)])
+def test_a_speedup_counts_what_is_computed_at_every_step(
+    speedup: float, share: float
 ) -> None:
-    decisions = simulate(rates, (), STEPS, target_nfc=nfc, max_error=bound)
-    error = 0.0
-    for decision in decisions:
-        error = 0.0 if decision.full else error + (decision.statistic or 0.0)
-        assert error <= bound + 1e-9
-    assert len(full_steps(decisions)) >= nfc
+    report = Coverage(0.8, [])
+    full = full_steps([0.1] * 80, target_speedup=speedup, report=report)
+    assert len(full) == pytest.approx(80 * share, abs=1)
+    assert report.warnings == []
 
 
-def test_full_steps_go_where_the_errors_are() -> None:
-    """At four times the rate a cached run is half as long."""
-    rates = [0.02] * 25 + [0.08] * 25
-    earlier = simulate(rates, target_nfc=14, warmup=2)
-    decisions = simulate(rates, earlier, STEPS, target_nfc=14, warmup=2)
-    steps = full_steps(decisions)[2:]
-    assert len([s for s in steps if s >= 25]) == 8
-    assert len([s for s in steps if s < 25]) == 4
+def test_a_speedup_that_cannot_be_met_is_told() -> None:
+    report = Coverage(0.8, [])
+    full = full_steps([0.1] * STEPS, target_speedup=6, report=report)
+    assert full == [0]
+    (text,) = report.warnings
+    assert "target_speedup=6 cannot be met" in text
+    assert "5 is the most" in text
 
 
-@given(RATES, st.integers(8, 25), st.floats(0.3, 3))
-@settings(max_examples=40, deadline=None)
-def test_large_errors_at_first_do_not_bunch_the_full_steps(
-    rates: list[float], nfc: int, first: float
-) -> None:
-    """Predictions between full steps close together reach less far."""
-    rates = [first] * 10 + rates[10:]
-    steps = full_steps(simulate(rates, (), STEPS, target_nfc=nfc))
-    early = [b - a for a, b in pairwise(steps) if a < STEPS / 2]
-    assert min(early) >= STEPS // nfc
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_says_how_many_of_50(preset: str) -> None:
+    wanted = PRESETS[preset].even_steps
+    known = full_steps([0.1] * STEPS, STEPS, schedule="even", preset=preset)
+    untold = full_steps([0.1] * STEPS, schedule="even", preset=preset)
+    assert len(known) == len(untold) == wanted
+    more = full_steps([0.1] * 200, 200, schedule="even", preset=preset)
+    assert len(more) == 2 * wanted  # as the root of the number of steps
 
 
-def test_a_run_with_larger_errors_is_not_spent_at_once() -> None:
-    earlier = simulate([0.02] * STEPS, target_nfc=14)
-    same = full_steps(simulate([0.02] * STEPS, earlier, STEPS, target_nfc=14))
-    larger = full_steps(simulate([0.06] * STEPS, earlier, STEPS, target_nfc=14))
-    assert max(abs(a - b) for a, b in zip(same, larger, strict=True)) <= 3
-
-
-@given(st.lists(st.floats(0, 1), max_size=40), st.integers(0, 5), st.integers(0, 40))
-@settings(max_examples=60, deadline=None)
-def test_a_threshold_gives_the_full_steps_it_is_chosen_for(
-    rates: list[float], since: int, wanted: int
-) -> None:
-    """Unless the count jumps past it, and then to a neighbour."""
-    outlook = Forecast(rates, since, error=0.1 * since)
-    threshold = outlook.threshold(wanted)
-    if math.isinf(threshold):
-        extreme = len(rates) if threshold < 0 else 0
-        assert outlook.full_steps(threshold) == extreme
-        return
-    least = outlook.full_steps(threshold * 1.001 + 1e-6)
-    most = outlook.full_steps(threshold * 0.999 - 1e-6)
-    assert least <= wanted <= most
-
-
-def test_twenty_steps_have_their_share_of_the_full_steps() -> None:
-    """A branch of 10 of the 50 steps."""
-    decisions = simulate([0.05] * 10, (), 10, target_nfc=10)
-    assert all(d.full for d in decisions)
-    options = Options(inner="eager", target_nfc=15, max_cached_run=8)
-    schedule = options.make_schedule()
-    half = [Decision(25 + i, 1, 0.0, i % 3 == 0, "", 0.1) for i in range(25)]
-    position = Position(2, 2, 0, 0.0, 50, 1, half[:2], half)
-    assert schedule.limit(position) < math.inf
+def test_the_reason_is_its_name() -> None:
+    made = simulate([0.1] * STEPS, STEPS, target_nfc=5)
+    assert [reason for _, reason in made] == ["warmup"] + ["even"] * 4

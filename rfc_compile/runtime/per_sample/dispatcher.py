@@ -1,6 +1,6 @@
 """Every sample of a batch is full or cached by itself (``per_sample=True``).
 
-    call of n rows -> which sample does each row continue?  (rfc_compile.samples)
+    call of n rows -> which sample does each row continue?  (matching)
                    -> probe of all rows -> n errors -> full or cached, each by its own
                    -> full graph on the rows that need it, cached graph on the others
 
@@ -11,8 +11,8 @@ So rows may join, leave and change places between calls, and what a sample becom
 not depend on what else is in the batch. Guidance by a doubled batch is rows like any.
 
 The graphs must run for any part of a batch. Dynamo has to give them a symbol for its
-size (rfc_compile.passes.batch), and whether the model keeps its samples apart is tried
-out at the first batch (rfc_compile.mixing). What fails runs uncached, with a warning.
+size (analysis.batch_dimension), and whether the model keeps its samples apart is tried
+out at the first batch (independence). What fails runs uncached, with a warning.
 A batch of one has a graph of its own, which takes the samples over and gives them back.
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from rfc_compile.compiler.inner_graphs import LazyGraph
 from rfc_compile.config.options import Options
-from rfc_compile.estimators.step_signal import NOT_FINITE, Signal
+from rfc_compile.estimators.step_signal import NOT_FINITE
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.analysis.batch_dimension import Batch
 from rfc_compile.passes.analysis.input_roles import ForwardInputs
@@ -36,15 +36,18 @@ from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import GraphInputs
-from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
-from rfc_compile.runtime.latent_pair import partners
+from rfc_compile.runtime.guidance_branch import Mismatch
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.per_sample.independence import MIXES, smallest_batch
 from rfc_compile.runtime.per_sample.matching import (
     Continuation,
     Sample,
+    begun,
     continuations,
+    may_continue,
 )
+from rfc_compile.runtime.per_sample.placed_row import Placed
+from rfc_compile.runtime.per_sample.repayment import note_partners, repay_row, row_of
 from rfc_compile.runtime.per_sample.row_reading import Row, look_at
 from rfc_compile.runtime.per_sample.rows import (
     pick,
@@ -55,8 +58,7 @@ from rfc_compile.runtime.per_sample.rows import (
 )
 from rfc_compile.runtime.placement import fits_of
 from rfc_compile.runtime.ranks import Ranks
-from rfc_compile.runtime.repayment import Repayment, repay
-from rfc_compile.runtime.sampler_fit import Fit
+from rfc_compile.runtime.run_notes import note_end
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.timestep_dispatcher import (
@@ -67,24 +69,6 @@ from rfc_compile.runtime.timestep_dispatcher import (
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
 from rfc_compile.schedules.decision import Decision
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A row that is taken for a step of a sample.
-
-    Attributes:
-        sample: the sample.
-        call: its call, with the arguments of its row.
-        signal: of the step; its error is known behind the probe.
-        reason: why it is full or cached, once that is decided.
-
-    """
-
-    sample: Sample
-    call: PlacedStep
-    signal: Signal
-    reason: str = ""
 
 
 class SampleDispatcher(TimestepDispatcher):
@@ -150,7 +134,7 @@ class SampleDispatcher(TimestepDispatcher):
         return outputs
 
     def _leave(self, session: Session, sample: Sample) -> None:
-        self._note_end(sample.trajectory)
+        note_end(sample.trajectory, self.report)
         session.samples.leave(sample)
 
     def _continuations(
@@ -177,17 +161,10 @@ class SampleDispatcher(TimestepDispatcher):
             Continuation(i, sample, fit, mismatch)
             for sample, own in zip(candidates, fits, strict=True)
             for i, (row, fit) in enumerate(zip(rows, own, strict=True))
-            if self._may_be(context, sample, row, fit)
+            if may_continue(sample, row, fit)
             for mismatch in [self._mismatch(sample, row, weights)]
         ]
         return continuations(len(rows), pairs)
-
-    def _may_be(self, context: CallContext, sample: Sample, row: Row, fit: Fit) -> bool:
-        """Whether a row is the next step of a sample, by its latent and timestep."""
-        run = sample.trajectory
-        if not row.finite or not fit.moved or run.goes_back((row.timestep,)):
-            return False
-        return fit.explained
 
     def _mismatch(
         self, sample: Sample, row: Row, weights: ParameterVersion
@@ -214,17 +191,7 @@ class SampleDispatcher(TimestepDispatcher):
     ) -> Sample:
         if continuation.sample is not None and continuation.mismatch is None:
             return continuation.sample
-        state = self._new_state(own, weights)
-        branch = GuidanceBranch(0, state, first_step=0, name=context.branch)
-        return Sample(
-            Trajectory(
-                context.owner,
-                context.run,
-                context.num_steps,
-                context.iterations,
-                [branch],
-            )
-        )
+        return begun(context, self._new_state(own, weights))
 
     def _place(
         self,
@@ -316,50 +283,23 @@ class SampleDispatcher(TimestepDispatcher):
         for i, (one, history) in enumerate(zip(placed, histories, strict=True)):
             repayment = None
             if predicted is not None and measured[i]:
-                repayment = self._repay_row(one.call, whole, predicted, history, i)
+                results = row_of(whole, i), row_of(predicted, i)
+                own = one.call.arguments
+                repayment = repay_row(
+                    one.call,
+                    one.call.session.pairs[self._sizes_of(own)],
+                    self._latents(own),
+                    results,
+                    history,
+                    self._options,
+                )
                 outputs = put(outputs, repayment.outputs, [i], len(rows))
             self._record(one.call, one.signal, one.reason, history, repayment)
             self._remember_returned(
-                one.call, _row(outputs, i), Done(outputs, history, repayment)
+                one.call, row_of(outputs, i), Done(outputs, history, repayment)
             )
-        self._note_partners(placed)
+        note_partners([one.call.branch for one in placed])
         return outputs
-
-    def _repay_row(
-        self,
-        call: PlacedStep,
-        outputs: Sequence[Any],
-        predicted: Sequence[Any],
-        history: Sequence[int] | None,
-        row: int,
-    ) -> Repayment:
-        pair = call.session.pairs[self._sizes_of(call.arguments)]
-        assert pair is not None
-        assert history is not None
-        times = [call.trajectory.times[step][0] for step in history]
-        nodes = (call.time[0], *times)[: self._options.nodes]
-        return repay(
-            pair,
-            self._latents(call.arguments),
-            _row(outputs, row),
-            _row(predicted, row),
-            call.debt,
-            call.time[0],
-            nodes,
-            corrects=self._options.corrector == "auto",
-        )
-
-    def _note_partners(self, placed: Sequence[Placed]) -> None:
-        """Rows of a call with the same latent: the sampler mixes their outputs."""
-        newest = [one.call.branch.returned[:1] for one in placed]
-        if not all(newest):
-            return
-        latents = torch.cat([kept[0].latent for kept in newest])
-        rows = partners(latents)
-        for i, one in enumerate(placed):
-            others = [newest[own[i]][0].output for own in rows]
-            first, *older = one.call.branch.returned
-            one.call.branch.returned = [first._replace(others=others), *older]
 
     def _announce(
         self,
@@ -406,8 +346,3 @@ class SampleDispatcher(TimestepDispatcher):
         like = self._layout.weights
         shape = *map(int, like.shape[:2]), count
         return torch.full(shape, value, device=like.device)
-
-
-def _row(values: Sequence[Any], row: int) -> list[Any]:
-    """One row of the results of a batch."""
-    return [x[row : row + 1] if isinstance(x, Tensor) else x for x in values]

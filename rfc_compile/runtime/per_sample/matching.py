@@ -14,8 +14,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
+from rfc_compile.runtime.per_sample.row_reading import Row
 from rfc_compile.runtime.sampler_fit import Fit
+from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
@@ -44,6 +47,13 @@ class Sample:
         """Its branch; none once it has left."""
         (only,) = self.trajectory.branches
         return only
+
+
+def begun(context: CallContext, state: BranchState) -> Sample:
+    """A sample at its first step."""
+    branch = GuidanceBranch(0, state, first_step=0, name=context.branch)
+    owner, steps, iterations = context.owner, context.num_steps, context.iterations
+    return Sample(Trajectory(owner, context.run, steps, iterations, [branch]))
 
 
 @dataclass
@@ -111,6 +121,12 @@ class Continuation:
         residual = 0.0 if self.fit is None else self.fit.residual
         number = 0 if self.sample is None else self.sample.number
         return self.mismatch is not None, residual, number
+
+
+def may_continue(sample: Sample, row: Row, fit: Fit) -> bool:
+    """Whether a row is the next step of a sample, by its latent and timestep."""
+    back = sample.trajectory.goes_back((row.timestep,))
+    return row.finite and fit.moved and fit.explained and not back
 
 
 def continuations(rows: int, pairs: Iterable[Continuation]) -> list[Continuation]:

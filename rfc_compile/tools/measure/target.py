@@ -25,8 +25,8 @@ from rfc_compile.config.fingerprint import (
     model_fingerprint,
 )
 from rfc_compile.errors import OptionError, TargetError, one_line
-from rfc_compile.io.json_files import JSON, Unexpected
-from rfc_compile.io.schema import made_of
+from rfc_compile.io.json_files import JSON, Unexpected, parse_json
+from rfc_compile.io.schema import made_of, object_at
 from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.tools.measure.factory import call_factory, is_factory
 
@@ -125,10 +125,10 @@ def _drawn(spec: str, settings: Settings) -> Mapping[str, JSON] | None:
     usual = asdict(Settings())
     given = {n: x for n, x in asdict(settings).items() if x != usual[n]}
     try:
-        drawn: dict[str, JSON] = json.loads(json.dumps({"target": spec, **given}))
-    except (TypeError, ValueError):  # an argument of the call that is none of JSON
+        text = json.dumps({"target": spec, **given})
+        return object_at("$", parse_json(text))
+    except (TypeError, ValueError, Unexpected):  # an argument that is none of JSON
         return None
-    return drawn
 
 
 def drawn_again(drawn: Mapping[str, JSON]) -> tuple[str, Settings]:

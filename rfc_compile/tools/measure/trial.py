@@ -115,24 +115,16 @@ def compile_model(
 
 
 def draw_cached(
-    target: Target,
-    compiled: nn.Module,
-    seed: int,
-    most_full: float = math.inf,
-    *,
-    afresh: bool = True,
+    target: Target, compiled: nn.Module, seed: int, most_full: float = math.inf
 ) -> Run:
     """One run of a compiled model, with what was decided at every call.
-
-    ``afresh``: without what earlier runs have taught it.
 
     Raises:
         TargetError: as ``draw_with``.
         TooManyFullSteps: more than ``most_full`` steps of a branch were full.
 
     """
-    if afresh:
-        reset(compiled)
+    reset(compiled)
     decisions: list[Decision] = []
     calls = 0
 
@@ -149,16 +141,9 @@ def draw_cached(
 
 
 def compare(
-    reference: Reference,
-    compiled: nn.Module,
-    most_full: float = math.inf,
-    *,
-    learns: bool = False,
+    reference: Reference, compiled: nn.Module, most_full: float = math.inf
 ) -> Trial:
     """Draw the reference's seeds with a model compiled with caching.
-
-    ``learns``: one run before teaches it how many steps a run has, as users have it
-    who ask for a number of full steps.
 
     Raises:
         TargetError: as ``draw_with``; or the images have another shape.
@@ -167,11 +152,8 @@ def compare(
     """
     counts = CompileCounts()
     target = reference.target
-    if learns:
-        draw_cached(target, compiled, reference.seeds[-1])
     runs = tuple(
-        draw_cached(target, compiled, seed, most_full, afresh=not learns)
-        for seed in reference.seeds
+        draw_cached(target, compiled, seed, most_full) for seed in reference.seeds
     )
     breaks, recompiles = counts.since()
     explanation = explain(compiled)
@@ -213,8 +195,7 @@ def measure(
     """
     forget_compiled()
     compiled = compile_model(target.model, "eager", options)
-    learns = Options.from_mapping(options).has_target
-    trial = compare(reference, compiled, learns=learns)
+    trial = compare(reference, compiled)
     if not repeats:
         return trial
     times = time_in_turn(target, options, reference.seeds, repeats, inner)

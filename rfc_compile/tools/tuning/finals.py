@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rfc_compile.config.options import Options
 from rfc_compile.config.tuned_file import Measured
 from rfc_compile.graph_report import newest_number, reports_of
 from rfc_compile.io.json_files import JSON
@@ -116,8 +115,7 @@ class Finals:
         for candidate in group:
             note(describe(candidate.setting))
             decide_by(compiled, candidate.setting)
-            learns = Options.from_mapping(candidate.setting).has_target
-            drawn.append(compare(self.reference, compiled, learns=learns))
+            drawn.append(compare(self.reference, compiled))
         reports = [r for r in reports_of(compiled) if r.number > before]
         explanation = explanation_of(reports)
         timed: TimedModel | None = None

@@ -1,0 +1,63 @@
+"""What is said of runs that no step could be cached in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rfc_compile.graph_report import GraphReport
+from rfc_compile.runtime.trajectory import Trajectory
+
+SHORT_RUN = 6
+"""Steps of a run that may all be full without a word."""
+
+UNLINKED_RUNS = 4
+"""Calls in a row, each the first of a run, that are worth a word."""
+
+REMEDIES = {
+    "new_run": "its latents do not follow from what the model returned: say where runs "
+    "begin, by a pipeline or rfc_compile.trajectory(name, num_steps=...)",
+    "conditioning": "its prompt or other conditioning is another one at every step",
+    "weights": "its weights change at every step",
+}
+"""What to do where a whole run was full, by the reason of its steps."""
+
+UNEVEN_TIMESTEPS = (
+    "the rows of a batch move by different timesteps: such steps run uncached; "
+    "per_sample=True caches every row at its own timestep"
+)
+
+
+def note_end(run: Trajectory, report: GraphReport) -> None:
+    """Say so once if a whole run had no cached step."""
+    full = [made for made in run.decisions if made.full]
+    if len(run.times) < SHORT_RUN or len(full) < len(run.decisions):
+        return
+    reasons = Counter(made.reason for made in full)
+    most, _ = reasons.most_common(1)[0]
+    report.fall_back(
+        f"a run of {len(run.times)} steps had no cached step (reason: {most}); "
+        f"{REMEDIES.get(most, 'rfc_compile.stats() tells every reason')}"
+    )
+
+
+def note_not_continued(run: Trajectory, report: GraphReport) -> None:
+    """Say that a run is freed, and what its end shows."""
+    note_end(run, report)
+    report.note(
+        f"a run of {len(run.times)} steps was not continued: its state is freed"
+    )
+
+
+def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
+    """Say so where one call after the other begins a run of its own."""
+    recent = runs[-UNLINKED_RUNS:]
+    alone = [run for run in recent if len(run.times) == 1 and not run.finished]
+    if len(alone) < UNLINKED_RUNS:
+        return
+    report.fall_back(
+        f"{UNLINKED_RUNS} calls in a row were each the first of a run, so all were "
+        "full: their latents do not follow from what the model returned (fresh noise, "
+        "edited latents, no output like the latent); say where a run begins: a "
+        "pipeline does, or rfc_compile.trajectory(name, num_steps=...)"
+    )

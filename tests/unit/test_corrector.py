@@ -1,0 +1,162 @@
+"""The corrector: a full step repays what the cached steps before it left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rfc_compile.estimators.step_weights import newton_coefficients
+from rfc_compile.runtime.corrector import LARGEST, Debt
+from rfc_compile.runtime.sampler_fit import Array, Fit
+
+ROWS, VALUES = 2, 5
+
+
+class Sampler:
+    """Linear in the output: x' = A x + B y, with A and B of a step."""
+
+    def __init__(self, times: Sequence[float], *, grows: bool) -> None:
+        gaps = [b - a for a, b in pairwise(times)]
+        self.b = [*gaps, gaps[-1]]
+        self.a = [1 + 0.3 * gap if grows else 1.0 for gap in self.b]
+        # what the corrector takes for its own step is that of the step before
+        self.a[-1], self.b[-1] = self.a[-2], self.b[-2]
+
+    def fit(self, step: int) -> Fit:
+        a, b = np.full(ROWS, self.a[step]), np.full((ROWS, 1), self.b[step])
+        return Fit(0.0, True, True, True, a, b)
+
+    def next(self, step: int, latent: Array, output: Array) -> Array:
+        return self.a[step] * latent + self.b[step] * output
+
+
+def predicted(now: float, nodes: Sequence[float], outputs: Sequence[Array]) -> Array:
+    """Newton's extrapolation through the full steps, newest first."""
+    weights = newton_coefficients(now, nodes, len(nodes) - 1)
+    assert weights is not None
+    changes = [new - old for new, old in pairwise(outputs)]
+    return outputs[0] + sum(w * c for w, c in zip(weights, changes, strict=True))
+
+
+def latents_after(
+    times: Sequence[float], order: int, outputs: Sequence[Array], sampler: Sampler
+) -> tuple[Array, Array, Array]:
+    """The latent after the last step: by true outputs, uncorrected, corrected.
+
+    The first ``order + 1`` steps are full, the last is full, those between are cached.
+    """
+    nodes = tuple(reversed(times[: order + 1]))
+    known = list(reversed(outputs[: order + 1]))
+    exact = cached = np.ones((ROWS, VALUES))
+    debt, last = Debt(), len(times) - 1
+    for step, time in enumerate(times):
+        debt = debt.carried_on(sampler.fit(step - 1) if step else None)
+        full = step <= order or step == last
+        guess = outputs[step] if step <= order else predicted(time, nodes, known)
+        if step == last:
+            break
+        exact = sampler.next(step, exact, outputs[step])
+        cached = sampler.next(step, cached, outputs[step] if full else guess)
+        debt = debt.after(time, nodes[order - step :] if full else (), full=full)
+    share = debt.share(times[-1])
+    assert share is not None
+    repaid = outputs[last] + share[:, None] * (outputs[last] - guess)
+    return (
+        sampler.next(last, exact, outputs[last]),
+        sampler.next(last, cached, outputs[last]),
+        sampler.next(last, cached, repaid),
+    )
+
+
+@given(
+    st.integers(1, 2),
+    st.lists(st.floats(0.02, 0.06), min_size=5, max_size=8),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_curve_of_one_degree_more_than_predictions_is_repaid_in_full(
+    order: int, gaps: list[float], grows: bool, seed: int
+) -> None:
+    """Lines that are fitted to a parabola, parabolas to a cubic."""
+    times = [1 - sum(gaps[:i]) for i in range(len(gaps) + 1)]
+    sampler = Sampler(times, grows=grows)
+    curve = np.random.default_rng(seed).normal(size=(order + 2, ROWS, VALUES))
+    outputs = [sum(c * t**i for i, c in enumerate(curve)) for t in times]
+    debt = Debt(tuple(times[order::-1]))
+    remainders = [debt.after(t, (), full=False).remainder for t in times[order + 1 :]]
+    owed = sum(remainders[:-1]) / remainders[-1]
+    assume(owed <= LARGEST / 4)  # more is never added
+    exact, cached, corrected = latents_after(times, order, outputs, sampler)
+    assert np.abs(corrected - exact).max() < 1e-9
+    assert np.abs(cached - exact).max() > 1e-9
+
+
+TIMES = [1.0, 0.9, 0.8, 0.7]
+
+
+def owing(fit: Fit) -> Debt:
+    """Two full steps and a cached one, the sampler always alike."""
+    debt = Debt().after(TIMES[0], TIMES[:1], full=True)
+    debt = debt.carried_on(fit).after(TIMES[1], TIMES[1::-1], full=True)
+    return debt.carried_on(fit).after(TIMES[2], (), full=False)
+
+
+def fit(residual: float = 0.0, *, linear: bool = True, b: float = -0.1) -> Fit:
+    return Fit(residual, True, True, linear, np.ones(1), np.full((1, 1), b))
+
+
+def test_nothing_is_owed_after_a_full_step() -> None:
+    debt = Debt().after(TIMES[0], TIMES[:1], full=True)
+    debt = debt.carried_on(fit()).after(TIMES[1], TIMES[1::-1], full=True)
+    assert debt.carried_on(fit()).share(TIMES[2]) is None
+
+
+@pytest.mark.parametrize("between", [None, fit(linear=False)])
+def test_nothing_is_repaid_after_a_step_that_is_not_linear(between: Fit | None) -> None:
+    assert owing(fit()).carried_on(between).share(TIMES[3]) is None
+
+
+def test_a_multistep_solver_is_repaid_half() -> None:
+    exact = owing(fit()).carried_on(fit()).share(TIMES[3])
+    rough = owing(fit(0.1)).carried_on(fit(0.1)).share(TIMES[3])
+    assert exact is not None
+    assert rough is not None
+    # Newton's remainders are 0.1 * 0.2 at the cached step and 0.2 * 0.3 at the full one
+    assert exact == pytest.approx(1 / 3)
+    assert rough == pytest.approx(1 / 6)
+
+
+def test_no_more_than_the_largest_is_added() -> None:
+    share = owing(fit()).carried_on(fit()).carried_on(fit(b=-1e-6)).share(TIMES[3])
+    assert share is not None
+    assert abs(share[0]) == LARGEST
+
+
+def test_an_output_without_weight_repays_nothing_that_is_not_finite() -> None:
+    share = owing(fit()).carried_on(fit()).carried_on(fit(b=0.0)).share(TIMES[3])
+    assert share is None
+
+
+@given(st.floats(0.01, 0.5), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_the_curvature_foretells_the_error_it_was_measured_from(
+    error: float, output: float, latent: float
+) -> None:
+    debt = owing(fit()).carried_on(fit())
+    sizes = np.array([output]), np.array([latent])
+    found = debt.curvature(TIMES[3], np.array([error]), sizes, debt.nodes)
+    assert found is not None
+    assert found.output_error(TIMES[3]) == pytest.approx(error / output)
+    assert found.debt(TIMES[3]) == pytest.approx(0.1 * error / latent)
+    assert found.output_error(TIMES[0]) == 0
+
+
+def test_there_is_no_curvature_before_the_sampler_is_known() -> None:
+    debt = Debt().after(TIMES[0], TIMES[:1], full=True)
+    sizes = np.ones(1), np.ones(1)
+    assert debt.curvature(TIMES[1], np.ones(1), sizes, TIMES[1::-1]) is None

@@ -1,0 +1,101 @@
+"""Error control: no cached run owes more than the tolerance, intervals grow slowly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_runs import STEPS, WEIGHTS, full_steps, simulate
+
+from rfc_compile.schedules.base import Curvature
+from rfc_compile.schedules.error_control import (
+    GROWTH,
+    LARGEST_ERROR,
+    LONGEST_INTERVAL,
+)
+
+TOLERANCES = st.floats(1e-6, 0.1)
+TIMES = [1000 * (1 - i / STEPS) for i in range(STEPS)]
+NOTHING = [0.0] * STEPS
+
+
+def controlled(weights: Sequence[float], tolerance: float, **given: Any) -> list[int]:
+    return full_steps(
+        NOTHING, times=TIMES, weights=weights, tolerance=tolerance, **given
+    )
+
+
+@given(st.sampled_from([None, STEPS]), st.sampled_from(["fast", "quality"]))
+def test_without_a_curvature_full_steps_are_even(
+    steps: int | None, preset: str
+) -> None:
+    found = full_steps(NOTHING, steps, preset=preset)
+    even = full_steps(NOTHING, steps, schedule="even", preset=preset)
+    assert found[:2] == [0, 1]  # a curvature may show at the second one
+    assert set(found) - {1} <= set(even) | {0}
+    assert set(even) - set(found) <= {even[1]}
+
+
+@given(WEIGHTS, TOLERANCES, st.integers(1, 2))
+@settings(max_examples=150, deadline=None)
+def test_no_run_owes_more_than_the_tolerance(
+    weights: list[float], tolerance: float, order: int
+) -> None:
+    full = controlled(weights, tolerance, order=order)
+    nodes = order + 1
+    for i in range(nodes - 1, len(full)):
+        at = tuple(TIMES[step] for step in full[max(0, i - order) : i + 1][::-1])
+        curvature = Curvature(weights[full[i]], 0.0, at)
+        end = full[i + 1] if i + 1 < len(full) else STEPS
+        owed = sum(curvature.debt(TIMES[step]) for step in range(full[i] + 1, end))
+        assert owed <= tolerance * (1 + 1e-9)
+
+
+@given(WEIGHTS, TOLERANCES)
+@settings(max_examples=150, deadline=None)
+def test_intervals_grow_slowly_and_have_a_longest(
+    weights: list[float], tolerance: float
+) -> None:
+    gaps = [b - a for a, b in pairwise(controlled(weights, tolerance))]
+    assert max(gaps) <= LONGEST_INTERVAL
+    assert gaps[0] == 1
+    for before, after in pairwise(gaps):
+        assert after <= math.ceil(GROWTH * before)
+
+
+def test_a_straight_line_has_the_longest_intervals() -> None:
+    full = controlled([0.0] * STEPS, 0.01)
+    assert [b - a for a, b in pairwise(full)] == [1, 2, 3, 5, 8, 8, 8, 8]
+
+
+@given(st.floats(1e-9, 1e-3), TOLERANCES, TOLERANCES)
+@settings(max_examples=150, deadline=None)
+def test_a_larger_tolerance_has_no_more_full_steps(
+    weight: float, one: float, other: float
+) -> None:
+    strict, loose = sorted((one, other))
+    counts = [len(controlled([weight] * STEPS, t)) for t in (strict, loose)]
+    assert counts[0] >= counts[1]
+
+
+@given(st.floats(1e-6, 1e-2))
+@settings(max_examples=100, deadline=None)
+def test_no_prediction_errs_by_more_than_the_largest(own_weight: float) -> None:
+    full = controlled([0.0] * STEPS, 1.0, own_weight=own_weight)
+    for (before, last), end in zip(pairwise(full), [*full[2:], STEPS], strict=True):
+        curvature = Curvature(0.0, own_weight, (TIMES[last], TIMES[before]))
+        errors = [curvature.output_error(TIMES[step]) for step in range(last + 1, end)]
+        assert all(error <= LARGEST_ERROR for error in errors)
+
+
+def test_a_tolerance_of_zero_caches_nothing() -> None:
+    assert controlled([1e-3] * STEPS, 0.0) == list(range(STEPS))
+
+
+def test_the_reason_is_its_name() -> None:
+    made = simulate(NOTHING, times=TIMES, weights=[1e-3] * STEPS)
+    assert {reason for _, reason in made[1:]} == {"error_control"}
