@@ -289,6 +289,8 @@ class Dispatcher(ABC):
         if not signal.finite:
             self._drop_broken(call)
         if call.step > run.step:
+            gap = call.session.calls - run.last_call if run.times else 0
+            run.longest_gap = max(run.longest_gap, gap)
             run.times.append(call.time)
         if branch not in run.branches:
             run.branches.append(branch)

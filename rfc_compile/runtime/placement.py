@@ -12,7 +12,7 @@ are no combination of what was returned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ def places(
     time: Time,
     *,
     fragment: bool = False,
-) -> list[Place]:
+) -> Iterator[Place]:
     """The runs that a call may continue, likeliest first.
 
     ``runs`` are those under way; ``latent`` (R, N) is None where the graph has none
@@ -92,10 +92,11 @@ def places(
         elif _continues(run, context, fit, time):
             going.append(_going(run, context, fit))
     going.sort(key=lambda place: 0.0 if place.fit is None else place.fit.residual)
-    waiting = [place for place in standing if place.branches]
-    open_to = [place for place in standing if not place.branches]
-    leaving = [] if going else _leaving(own, context, latent, time)
-    return [*waiting, *going, *leaving, *open_to]
+    yield from [place for place in standing if place.branches]
+    yield from going
+    if not going:
+        yield from _leaving(own, context, latent, time)
+    yield from [place for place in standing if not place.branches]
 
 
 def _standing(run: Trajectory, context: CallContext) -> Place:
@@ -170,19 +171,21 @@ def outputs_of(run: Trajectory, branch: GuidanceBranch, step: int) -> list[Tenso
     return [output for one in (branch, *others) for output in one.returned_at(step)]
 
 
-def fit_for(place: Place, branch: GuidanceBranch) -> Fit | None:
-    """The fit of a place with this branch's own output first, as its debt needs it."""
-    run, fit = place.run, place.fit
-    newest = run.newest
-    if fit is None or newest is None or place.leaves or branch is newest:
-        return fit
-    before = [newest, *[other for other in run.branches if other is not newest]]
-    column = 0
-    for other in before:
-        if other is branch:
-            return replace_first(fit, column)
-        column += len(other.returned_at(newest.step))
-    return fit
+def fits_by_branch(place: Place) -> dict[int, Fit]:
+    """The fit of a run's next step with each branch's own output first, by its index.
+
+    Asked before any branch has made the step: the columns are in the order of then.
+    """
+    run, newest, fit = place.run, place.run.newest, place.fit
+    assert newest is not None, "a run that is continued has had a step"
+    assert fit is not None
+    found, column = {}, 0
+    for branch in (newest, *[other for other in run.branches if other is not newest]):
+        own = len(branch.returned_at(newest.step))
+        if own:
+            found[branch.index] = replace_first(fit, column)
+        column += own
+    return found
 
 
 def replace_first(fit: Fit, column: int) -> Fit:

@@ -15,7 +15,8 @@ from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
 IDLE_CALLS = 8
-"""Calls for every run under way that one may miss before its state is freed."""
+"""Times as many calls as ever lay between two steps of a run that it may miss before
+its state is freed; of a run of one step, calls for every branch under way."""
 
 MAX_BRANCHES_KEPT = 64
 """Guidance branches of one owner whose state is kept; the oldest run goes."""
@@ -77,10 +78,11 @@ class Session:
     def expire(self) -> list[Trajectory]:
         """Free the runs that nobody has continued for long, and the oldest of many."""
         live = self.live
-        patience = IDLE_CALLS * max(1, sum(len(run.branches) for run in live))
+        branches = max(1, sum(len(run.branches) for run in live))
         gone, kept = [], 0
         for run in live:
             kept += len(run.branches)
+            patience = IDLE_CALLS * (run.longest_gap or branches)
             idle = self.calls - run.last_call > patience
             if idle or (kept > MAX_BRANCHES_KEPT and run is not live[0]):
                 run.finish()

@@ -28,7 +28,7 @@ from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch, Returned
 from rfc_compile.runtime.latent_pair import LatentPair, find_latent_pair, partners
 from rfc_compile.runtime.parameter_versions import ParameterVersion
-from rfc_compile.runtime.placement import Place, fit_for, places
+from rfc_compile.runtime.placement import Place, fits_by_branch, places
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Repayment, repay
 from rfc_compile.runtime.run_notes import note_unlinked
@@ -96,9 +96,7 @@ class TimestepDispatcher(Dispatcher):
         latent = None if pair is None else pair.latent(self._latents(arguments))
         refused: Mismatch | None = None
         first: Place | None = None
-        for place in places(
-            session.live, context, latent, time, fragment=self.follows
-        ):
+        for place in places(session.live, context, latent, time, fragment=self.follows):
             first = first or place
             for call in self._calls(session, context, arguments, place, time):
                 unusable = call.branch.state.unusable(weights, self.report)
@@ -181,10 +179,10 @@ class TimestepDispatcher(Dispatcher):
         time: Time,
     ) -> PlacedStep:
         run = place.run
-        if place.fit is not None:
-            run.fit = place
-        known = run.fit if run.fit is not None and run.fit.step == place.step else None
-        fit = None if known is None else fit_for(known, branch)
+        if place.fit is not None and not place.leaves:
+            run.fitted, run.fits = place.step, fits_by_branch(place)
+        known = run.fits.get(branch.index) if run.fitted == place.step else None
+        fit = place.fit if place.leaves else known
         return PlacedStep(
             context,
             session,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.schedules.decision import Decision
 
 MAX_BRANCHES = 8
@@ -21,10 +21,11 @@ class Trajectory:
 
     ``name`` is its owner's, ``run`` the number of the run where a pipeline tells it;
     ``num_steps`` and ``iterations`` are those of its first call's ``CallContext``.
-    ``last_call`` is the session's call that continued it last. ``changes`` counts, for
+    ``last_call`` is the session's call that continued it last, ``longest_gap`` the most
+    calls from one step to the next. ``changes`` counts, for
     conditioning inputs, the steps in a row at which they were new; those in ``varying``
-    change at every step of this run and are not compared. ``fit`` is how the newest
-    step was found to follow (``placement.Place``).
+    change at every step of this run and are not compared. ``fits`` are how the step
+    ``fitted`` follows, by the index of the branch whose output comes first.
     """
 
     name: str
@@ -37,9 +38,11 @@ class Trajectory:
     newest: GuidanceBranch | None = None
     finished: bool = False
     last_call: int = 0
+    longest_gap: int = 0
     changes: dict[int, int] = field(default_factory=dict)
     varying: set[int] = field(default_factory=set)
-    fit: Any = None
+    fitted: int = -1
+    fits: dict[int, Fit] = field(default_factory=dict)
 
     @property
     def timesteps(self) -> list[float]:

@@ -102,7 +102,7 @@ def test_all_forms_equal_the_hooked_reference(name: str) -> None:
 )
 def test_the_backend_equals_the_hooked_reference(options: dict[str, Any]) -> None:
     """The whole bundled model through torch.compile; rcs hands over its plan."""
-    options = {**MODULES, "ridge": 0.1, "max_cached_run": None, **options}
+    options = {**MODULES, "ridge": 0.1, "corrector": "off", **options}
     rfc = compiled(load_glyph_dit(), **options)
     images = sample(rfc, labels=LABELS, seed=5, guidance=1.0)
     plan = [d.full for d in rfc_compile.stats(rfc).decisions]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from denoising import compiled, run, steps_of
+from denoising import LABELS, compiled, run, steps_of
 from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from diffusers.models.cache_utils import CacheMixin
 
@@ -12,6 +12,7 @@ import rfc_compile
 from rfc_compile.integrations.diffusers import connect
 from rfc_compile.runtime.call_context import begin_run, branch, current_context
 from rfc_compile.runtime.run_boundaries import end_run
+from rfc_compile.tools.measure.glyph_dit import initial_noise
 
 OPTIONS = {"schedule": "interval", "interval": 3, "warmup": 2}
 
@@ -43,7 +44,7 @@ def test_a_progress_bar_starts_a_run() -> None:
     before = current_context().run
     with pipeline.progress_bar(total=3) as bar:
         started = current_context().run
-        assert current_context().announced == 3
+        assert current_context().iterations == 3
         bar.update()
     assert started > before
     assert current_context().run == 0
@@ -51,29 +52,46 @@ def test_a_progress_bar_starts_a_run() -> None:
     assert runs == [started + 1] * 2
     assert current_context().run == 0
     for _ in pipeline.progress_bar(range(2)):
-        assert current_context().announced == 2
+        assert current_context().iterations == 2
     for _ in pipeline.progress_bar(iter(range(2))):
-        assert current_context().announced is None
-    assert current_context().announced is None
+        assert current_context().iterations is None
+    assert current_context().iterations is None
 
 
-@pytest.mark.parametrize("announced", [20, 14, 40])
-def test_an_announced_run_is_spread_evenly_each_time_alike(announced: int) -> None:
-    """About so many steps: another number changes where full steps are, no more."""
-    model = compiled(threshold=0.2)
+@pytest.mark.parametrize("iterations", [20, 14, 40])
+def test_the_iterations_of_a_pipeline_are_the_steps_of_its_run(iterations: int) -> None:
+    """About so many: another number changes where full steps are, no more."""
+    model = compiled(target_nfc=5)
     drawn = []
     for _ in range(2):
-        number = begin_run(announced)
+        number = begin_run(iterations)
         *_, image = steps_of(model)
         end_run(number)
         drawn.append(image)
+        decisions = rfc_compile.stats(model).decisions
+        assert len(decisions) == 20
+        full = [decision.step for decision in decisions if decision.full]
+        assert full == [s for s in range(20) if (s * 5) % iterations < 5]
     assert torch.equal(*drawn)
-    decisions = rfc_compile.stats(model).decisions
-    assert "spread" in {decision.reason for decision in decisions}
-    if announced == 20:
+    if iterations == 20:
         with rfc_compile.trajectory("told", num_steps=20):
             *_, image = steps_of(model)
         assert torch.equal(image, drawn[0])
+
+
+def test_a_run_of_a_pipeline_is_never_split() -> None:
+    """Fresh noise at every step follows from nothing that was returned."""
+    model = compiled(**OPTIONS)
+    number = begin_run(20)
+    for step in range(20):
+        x = initial_noise(2, step)
+        timestep = torch.full((2,), 950 - 50 * step)
+        with torch.no_grad():
+            model(x, timestep=timestep, class_labels=LABELS)
+    end_run(number)
+    stats = rfc_compile.stats(model)
+    assert (stats.steps, stats.last) == (20, None)
+    assert stats.nfc < 20
 
 
 def test_a_known_start_begins_a_trajectory() -> None:
@@ -90,7 +108,8 @@ def test_a_known_start_begins_a_trajectory() -> None:
 
 def test_named_branches_are_not_mixed() -> None:
     """Calls that look alike go to the branch that they name."""
-    model = compiled(**OPTIONS)
+    options = {**OPTIONS, "corrector": "off"}  # they are no guidance: both are images
+    model = compiled(**options)
     runs = {name: steps_of(model) for name in ("cond", "uncond")}
     images = {}
     for _ in range(20):
@@ -103,4 +122,4 @@ def test_named_branches_are_not_mixed() -> None:
         own = [d.full for d in decisions if d.branch == index]
         assert own == [d.full for d in decisions if d.branch == 0]
     assert torch.equal(images["cond"], images["uncond"])
-    assert torch.equal(images["cond"], run(compiled(**OPTIONS)))
+    assert torch.equal(images["cond"], run(compiled(**options)))

@@ -10,7 +10,6 @@ import torch
 from denoisers import ALL
 from denoisers.base import Denoiser
 from denoising import LABELS, compiled, guided_steps, small_glyph, steps_of
-from models import Stack, build, timesteps, tokens
 from options import MODULES
 from torch import Tensor
 
@@ -19,7 +18,6 @@ from rfc_compile import Options
 from rfc_compile.config.options import GRANULARITIES
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.runtime.registry import dispatchers_of
-from rfc_compile.runtime.session import MAX_COURSES
 from rfc_compile.tools.inspection.dry_run import dry_run
 
 KINDS = [(name, order) for name, kind in ESTIMATORS.items() for order in kind.orders]
@@ -129,15 +127,3 @@ def test_a_smaller_dtype_is_predicted(dtype: str) -> None:
     assert {d for name, d in kept.items() if "statistics" in name} == {torch.float32}
     assert {d for name, d in kept.items() if "latent" in name} == {torch.float32}
     assert list(kept.values()).count(torch.float32) > 5  # the watched input and more
-
-
-def test_only_so_many_kinds_of_runs_are_remembered() -> None:
-    """A process that sees new timesteps for ever remembers the newest of them."""
-    model = torch.compile(build(Stack), backend="rfc", options={"inner": "eager"})
-    for kind in range(3 * MAX_COURSES):
-        x = tokens(kind)
-        for step in range(2):
-            with torch.no_grad():
-                model(x * (1 + 0.1 * step), timesteps(1000 - kind - 0.1 * step))
-    (scope,) = (s for d in dispatchers_of(model) for s in d.sessions())
-    assert len(scope.lengths) == len(scope.courses) == MAX_COURSES

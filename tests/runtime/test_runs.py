@@ -7,13 +7,14 @@ import weakref
 
 import pytest
 import torch
-from denoising import compiled, small_glyph, steps_of
+from denoising import LABELS, compiled, small_glyph, steps_of
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 import rfc_compile
+from rfc_compile import UncachedWarning
 from rfc_compile.runtime.registry import dispatchers_of
-from rfc_compile.tools.measure.glyph_dit import EMPTY_CLASS, initial_noise
+from rfc_compile.tools.measure.glyph_dit import initial_noise
 
 STEPS = 20
 
@@ -111,53 +112,74 @@ def test_a_run_after_the_end_of_another_is_its_own() -> None:
     assert torch.equal(*images)
 
 
-def call(model: nn.Module, timestep: int, seed: int, moved: int, *labels: int) -> None:
-    """A step of the image of a seed, which has moved by so many short steps."""
-    x = initial_noise(2, seed) + 0.02 * moved * initial_noise(2, 100 + seed)
-    for label in labels:
-        given = torch.full((2,), label)
-        with torch.no_grad():
-            model(x, timestep=torch.full((2,), timestep), class_labels=given)
+def another(model: nn.Module, timestep: float, seed: int) -> bool:
+    """A call with another image's latent: whether it is the plain model's, and full."""
+    x = initial_noise(2, seed)
+    given = {"timestep": torch.full((2,), timestep), "class_labels": LABELS}
+    with torch.no_grad():
+        ours, plain = (denoise(x, **given).sample for denoise in (model, small_glyph()))
+    made = rfc_compile.stats(model).decisions[-1]
+    return made.full and torch.equal(ours, plain)
 
 
-def begun(*labels: int) -> nn.Module:
-    """Ten steps of a run that nobody tells of, the last at timestep 600."""
-    model = compiled(small_glyph(), schedule="interval")
-    for step in range(10):
-        call(model, 960 - 40 * step, 1, step, *labels)
-    return model
-
-
-@pytest.mark.parametrize("labels", [(3,), (3, EMPTY_CLASS)])
-def test_a_single_step_that_goes_on_is_the_last_of_the_run(
-    labels: tuple[int, ...],
+@pytest.mark.parametrize("timestep", [450, 440, 0, 500, 900])
+def test_an_unexplained_latent_begins_a_run_whatever_its_timestep(
+    timestep: float,
 ) -> None:
-    """Although its latent may be another image's: nothing is reused for it."""
-    model = begun(*labels)
-    call(model, 560, 2, 0, *labels)
+    model = compiled(small_glyph(), schedule="interval")
+    steps = steps_of(model, seed=1, steps=STEPS)
+    for _ in range(10):  # the last at timestep 500
+        next(steps)
+    assert another(model, timestep, seed=2)
     stats = rfc_compile.stats(model)
-    assert (stats.steps, len(stats.decisions)) == (11, 11 * len(labels))
-    assert [d.step for d in stats.decisions[:: len(labels)]] == list(range(11))
-    assert (stats.decisions[-1].full, stats.decisions[-1].timestep) == (True, 560)
-    assert stats.last is None
-    call(model, 960, 3, 0, *labels)
-    after = rfc_compile.stats(model)
-    assert after.steps == 1
-    assert after.last is not None
-    assert (after.last.steps, after.last.nfc) == (11, stats.nfc)
-    *_, learnt = next(iter(dispatchers_of(model))).sessions()[0].courses.values()
-    assert len(learnt) == len(stats.decisions)
-
-
-@pytest.mark.parametrize(
-    "steps", [[(560, 2, 0), (520, 2, 1)], [(960, 2, 0)], [(640, 2, 0)], [(80, 2, 0)]]
-)
-def test_what_begins_a_run_of_its_own(steps: list[tuple[int, int, int]]) -> None:
-    """A second step, or a timestep that does not go on."""
-    model = begun(3)
-    for timestep, seed, moved in steps:
-        call(model, timestep, seed, moved, 3)
-    stats = rfc_compile.stats(model)
-    assert stats.steps == len(steps)
+    assert (stats.steps, stats.decisions[0].reason) == (1, "new_run")
     assert stats.last is not None
     assert stats.last.steps == 10
+    *_, image = steps
+    *_, alone = steps_of(compiled(schedule="interval"), seed=1, steps=STEPS)
+    assert torch.equal(image, alone)
+
+
+def test_a_first_step_with_another_prompt_leaves_when_its_own_output_explains() -> None:
+    """Until then the same noise with another prompt may be guidance."""
+    model = compiled(small_glyph(), schedule="interval")
+    images = {}
+    runs = {
+        first: steps_of(model, labels=torch.tensor([first, 8]), steps=STEPS)
+        for first in (3, 5)
+    }
+    for number in range(STEPS):
+        for first, steps in runs.items():
+            images[first] = next(steps)
+        live = [run for d in dispatchers_of(model) for run in d.sessions()[0].live]
+        assert len(live) == (1 if number == 0 else 2)
+    for first, image in images.items():
+        alone = compiled(schedule="interval")
+        labels = torch.tensor([first, 8])
+        *_, expected = steps_of(alone, labels=labels, steps=STEPS)
+        assert torch.equal(image, expected)
+
+
+def test_a_told_length_is_where_the_next_run_begins() -> None:
+    """A complete run is not continued, nor one that would go back in time."""
+    model = compiled(small_glyph(), schedule="interval")
+    with rfc_compile.trajectory("run", num_steps=STEPS):
+        for length in (STEPS, 7, STEPS):
+            steps = steps_of(model, steps=STEPS)
+            for _ in range(length):
+                next(steps)
+            assert rfc_compile.stats(model).steps == length
+
+
+def test_a_long_run_without_a_cached_step_is_told() -> None:
+    model = compiled(schedule="interval", interval=1)
+    list(steps_of(model, seed=1, steps=STEPS))
+    with pytest.warns(UncachedWarning, match="20 steps had no cached step"):
+        list(steps_of(model, seed=2, steps=STEPS))
+
+
+def test_calls_that_follow_from_nothing_are_told() -> None:
+    model = compiled(schedule="interval")
+    with pytest.warns(UncachedWarning, match="4 calls in a row were each the first"):
+        for seed in range(8):
+            assert another(model, 900 - 50 * seed, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -41,8 +42,11 @@ def mixed(model: Any) -> bool:
     return kinds == {True, False}
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "heun"])
-def test_one_graph_no_breaks_no_recompiles(scheduler: str) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "calls"), [("ddim", 50), ("dpmpp_2m", 50), ("heun", 99)]
+)
+def test_one_graph_no_breaks_no_recompiles(scheduler: str, calls: int) -> None:
+    """A step is a call: Heun has two for all but the last of its own."""
     model = compiled(**DYNAMIC)
     run(model, scheduler=scheduler, steps=2)
     full_before = full_calls(model)
@@ -53,7 +57,7 @@ def test_one_graph_no_breaks_no_recompiles(scheduler: str) -> None:
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     stats = rfc_compile.stats(model)
-    assert stats.steps == 50
+    assert stats.steps == calls
     assert stats.last is not None
     assert stats.nfc + stats.last.nfc == full_calls(model) - full_before
     assert mixed(model)
@@ -221,38 +225,60 @@ def test_another_prompt_in_the_middle_starts_anew(options: dict[str, Any]) -> No
 
 
 @BOTH
-def test_other_latents_in_a_told_run_start_anew(options: dict[str, Any]) -> None:
-    """Somebody exchanges them between two steps, and tells nobody."""
+@pytest.mark.parametrize("told", [True, False])
+def test_other_latents_start_anew_unless_the_run_is_told(
+    told: bool, options: dict[str, Any]
+) -> None:
+    """Somebody exchanges them between two steps; a told run is never split."""
     model, plain = compiled(**options), small_glyph()
-    with rfc_compile.trajectory("told", num_steps=20):
+    with contextlib.ExitStack() as stack:
+        if told:
+            stack.enter_context(rfc_compile.trajectory("told", num_steps=20))
         steps = latents(model, seed=1)
         for _ in range(8):
             next(steps)
         inputs = {"timestep": torch.tensor(560).expand(2), "class_labels": LABELS}
-        noise = torch.randn(2, 3, 32, 32, generator=torch.Generator())
+        noise = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
         with torch.no_grad():
             ours, exact = (f(noise, **inputs).sample for f in (model, plain))
-    torch.testing.assert_close(ours, exact, rtol=0, atol=1e-6)
-    assert rfc_compile.stats(model).decisions[-1].reason == "discontinuity"
-
-
-@pytest.mark.parametrize(
-    "times", [(999.0, 900.0, 0.0), (500.0, 455.0, 0.0), (0.0, 0.1, 0.9)]
-)
-def test_a_timestep_beyond_any_step_starts_anew(times: tuple[float, ...]) -> None:
-    """The noise of an abandoned run again, at a timestep that lies ahead of it."""
-    model, plain = compiled(small_glyph(1), threshold=9.0), small_glyph(1)
-    noise, moved = torch.randn(2, 2, 3, 32, 32, generator=torch.Generator())
-    labels = torch.tensor([1, 2])
-    with torch.no_grad():
-        for x, time in zip((noise, noise + 0.1 * moved, noise), times, strict=True):
-            given = {"timestep": torch.tensor([time, time]), "class_labels": labels}
-            ours, exact = (denoise(x, **given).sample for denoise in (model, plain))
-    assert torch.equal(ours, exact)
     stats = rfc_compile.stats(model)
-    assert [(d.step, d.full) for d in stats.decisions] == [(0, True)]
+    if told:
+        assert stats.steps == 9
+        return
+    assert torch.equal(ours, exact)
+    assert (stats.steps, stats.decisions[-1].reason) == (1, "new_run")
     assert stats.last is not None
-    assert [d.full for d in stats.last.decisions] == [True, False]
+    assert stats.last.steps == 8
+    *_, last = steps  # the image goes on beside it
+    assert torch.equal(last, fresh(options, seed=1))
+    assert rfc_compile.stats(model).steps == 20
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 9])
+def test_a_latent_that_is_explained_is_the_next_step(ahead: int) -> None:
+    """However far the timestep moves: a sampler may leave steps out."""
+    model = compiled(schedule="interval", interval=3)
+    steps = latents(model, seed=1)
+    for _ in range(8):
+        x = next(steps)
+    time = torch.tensor(600 - 50 * ahead).expand(2)
+    with torch.no_grad():
+        model(x, timestep=time, class_labels=LABELS)
+    stats = rfc_compile.stats(model)
+    assert (stats.steps, stats.last) == (9, None)
+
+
+def test_a_latent_at_an_earlier_timestep_is_another_image() -> None:
+    """A run does not go back in time (img2img on its own result, say)."""
+    model, plain = compiled(**STATIC), small_glyph()
+    steps = latents(model, seed=1)
+    for _ in range(8):
+        x = next(steps)
+    given = {"timestep": torch.tensor(950).expand(2), "class_labels": LABELS}
+    with torch.no_grad():
+        ours, exact = (denoise(x, **given).sample for denoise in (model, plain))
+    assert torch.equal(ours, exact)
+    assert rfc_compile.stats(model).decisions[0].reason == "new_run"
 
 
 def test_reset_drops_the_state_and_keeps_the_graphs() -> None:
@@ -273,29 +299,24 @@ def test_dynamo_reset_drops_the_state() -> None:
     assert rfc_compile.stats(model).steps == 0
 
 
-def test_state_is_freed_when_the_next_run_begins() -> None:
+def test_the_state_of_a_run_that_is_over_is_freed_in_the_next() -> None:
     model = compiled(**DYNAMIC)
-    held = []
     for seed in range(4):
         run(model, seed=seed)
-        held.append(rfc_compile.stats(model).cache_bytes)
         last = rfc_compile.stats(model).last
         assert last is None or last.cache_bytes == 0
-    assert len(set(held)) == 1
-    assert held[0] == rfc_compile.explain(model).cache_bytes
+        held = rfc_compile.stats(model).cache_bytes
+        assert held >= rfc_compile.explain(model).cache_bytes > held / 2
 
 
-def test_final_steps_are_full_once_the_length_is_known() -> None:
-    options = {**STATIC, "interval": 4, "final_full": 2}
-    told, learnt = compiled(**options), compiled(**options)
+def test_final_steps_are_full_where_the_length_is_told() -> None:
+    model = compiled(**{**STATIC, "interval": 4, "final_full": 2})
     with rfc_compile.trajectory("told", num_steps=20):
-        run(told)
-    run(learnt)
-    assert not rfc_compile.stats(learnt).decisions[-1].full
-    run(learnt)
-    for model in (told, learnt):
-        last = rfc_compile.stats(model).decisions[-2:]
-        assert [(d.full, d.reason) for d in last] == [(True, "final")] * 2
+        run(model)
+    last = rfc_compile.stats(model).decisions[-2:]
+    assert [(d.full, d.reason) for d in last] == [(True, "final")] * 2
+    run(model)
+    assert not rfc_compile.stats(model).decisions[-1].full
 
 
 def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
