@@ -93,9 +93,10 @@ def places(
             going.append(_going(run, context, fit))
     going.sort(key=lambda place: 0.0 if place.fit is None else place.fit.residual)
     yield from [place for place in standing if place.branches]
-    yield from going
-    if not going:
+    certain = any(place.fit is None or place.fit.linear for place in going)
+    if not certain:  # one step of a branch explains more than two of a run
         yield from _leaving(own, context, latent, time)
+    yield from going
     yield from [place for place in standing if not place.branches]
 
 
