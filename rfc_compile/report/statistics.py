@@ -31,6 +31,8 @@ REASONS: Final = {
     "final": "last steps of a run",
     "conditioning": "another prompt or condition",
     "new_run": "a new run begins",
+    "discontinuity": "a block's input does not go on from its last",
+    "no_clock": "no input of a block tells one step from the next",
     "timesteps": "the rows of a batch differ in timestep",
     "weights": "the weights changed",
     "non_finite": "the prediction was NaN or Inf",
