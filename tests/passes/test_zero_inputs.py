@@ -49,6 +49,7 @@ def test_an_input_of_zeros_is_cached(until: int) -> None:
     """Switched off at some step, which is full: all others are as before."""
     plain = build(Controlled)
     options = {"inner": "eager", "schedule": "interval", "interval": 3}
+    options["corrector"] = "off"
     model = torch.compile(plain, backend="rfc", options=options)
     x, control = tokens(1), tokens(2)
     for step in range(12):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import rfc_compile
 
-COMMON = {"min_coverage": 0.0, "timestep": "t"}
+COMMON = {"min_coverage": 0.0, "timestep": "t", "corrector": "off"}
 SCHEDULES = st.one_of(
     st.fixed_dictionaries(
         {

@@ -21,6 +21,7 @@ OPTIONS = {
     "schedule": "interval",
     "interval": 3,
     "warmup": 3,
+    "corrector": "off",  # blocks compiled alone have none
 }
 REPEATED = [
     "FluxTransformer2DModel",

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-MODULES = {"granularity": "module"}
+MODULES = {"granularity": "module", "corrector": "off"}
 """Every attention and MLP is a region of its own; ``subspace`` predicts them."""
