@@ -12,6 +12,7 @@ from benchmarks import (
     matrix,
     memory,
     quality,
+    residuals,
     speed,
     tuning,
 )
@@ -43,6 +44,7 @@ def main() -> None:
         "left_out": left_out.run,
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
+        "residuals": residuals.run,
         "memory": memory.run,
         "speed": speed.run,
         "speed_xl": speed.run_xl,

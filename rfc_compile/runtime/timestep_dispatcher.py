@@ -146,7 +146,9 @@ class TimestepDispatcher(Dispatcher):
         """Say so where one call after the other begins a run of its own."""
         recent = session.runs[-UNLINKED_RUNS:]
         alone = [run for run in recent if len(run.times) == 1 and not run.finished]
-        if context.told or len(alone) < UNLINKED_RUNS:
+        times = {run.times[0] for run in alone}
+        beside = len(times) == 1 and len(*times) == 1  # images begin side by side
+        if context.told or len(alone) < UNLINKED_RUNS or beside:
             return
         self.report.fall_back(
             f"{UNLINKED_RUNS} calls in a row were each the first of a run, so all were "
