@@ -87,8 +87,10 @@ def places(
     going.sort(key=lambda place: 0.0 if place.fit is None else place.fit.residual)
     waiting = [place for place in standing if place.branches]
     open_to = [place for place in standing if not place.branches]
-    leaving = [] if going else _leaving(own, context, latent, time)
-    return [*waiting, *going, *leaving, *open_to]
+    # of the same timestep: two steps of a run may be explained by a branch that lags
+    beside = [place.run for place in going if place.run.times[-1] == time]
+    leaving = _leaving(beside if going else own, context, latent, time)
+    return [*waiting, *leaving, *going, *open_to]
 
 
 def _standing(run: Trajectory, context: CallContext) -> Place:
@@ -122,7 +124,7 @@ def _leaving(
     found = [
         Place(run, branch.step + 1, [branch], fit, leaves=True)
         for (run, branch), fit in zip(lagging, fits, strict=True)
-        if fit is not None and fit.explained and time != run.times[branch.step]
+        if fit is not None and fit.explained and run.leads_on(time, branch.step)
     ]
     return sorted(found, key=lambda place: place.fit.residual if place.fit else 0.0)
 

@@ -147,7 +147,8 @@ class TimestepDispatcher(Dispatcher):
         recent = session.runs[-UNLINKED_RUNS:]
         alone = [run for run in recent if len(run.times) == 1 and not run.finished]
         times = {run.times[0] for run in alone}
-        beside = len(times) == 1 and len(*times) == 1  # images begin side by side
+        # images side by side begin at the same timestep
+        beside = len(times) < len(alone) and all(len(time) == 1 for time in times)
         if context.told or len(alone) < UNLINKED_RUNS or beside:
             return
         self.report.fall_back(

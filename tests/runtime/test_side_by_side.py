@@ -146,11 +146,11 @@ def test_any_order_of_steps(seed: int) -> None:
     ]
     model = compiled()
     walks, last = {i: image.steps(model) for i, image in enumerate(images)}, {}
-    patience = 4  # calls for which one may be left waiting
+    patience = 12  # calls for which one may be left waiting
     waited = dict.fromkeys(walks, 0)
     while walks:
-        late = [i for i in walks if waited[i] >= patience]
-        i = late[0] if late else order.choice(list(walks))
+        late = max(walks, key=lambda i: waited[i])
+        i = late if waited[late] >= patience else order.choice(list(walks))
         waited = {j: 0 if j == i else n + 1 for j, n in waited.items()}
         step = next(walks[i], None)
         if step is None:
