@@ -115,7 +115,7 @@ class SessionTable:
                 self._report.layers.add(layer)
                 for owner in static:
                     # an id is only good while its owner lives
-                    drop = weakref.WeakMethod(self._drop_layer)
+                    drop: weakref.WeakMethod[Any] = weakref.WeakMethod(self._drop_layer)
                     weakref.finalize(owner, _call, drop, layer).atexit = False
                     self._report.reads(owner)
         return layer
@@ -222,9 +222,7 @@ def running() -> list[tuple[str, Trajectory]]:
     ]
 
 
-def _call(
-    method: weakref.WeakMethod[Callable[[ParameterIds], None]], layer: ParameterIds
-) -> None:
+def _call(method: weakref.WeakMethod[Any], layer: ParameterIds) -> None:
     """Call a method of an object that may be gone."""
     alive = method()
     if alive is not None:
