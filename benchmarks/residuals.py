@@ -26,7 +26,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from benchmarks.report import Grid, save
+from benchmarks.report import Grid, save, show
 from rfc_compile.runtime.placement import ROUNDING
 from rfc_compile.runtime.sampler_fit import (
     EXPLAINED,
@@ -219,7 +219,7 @@ def run(*, quick: bool) -> None:
     cells = [(m, s, d) for m in models for s in samplers_of(m)[0] for d in dtypes]
     rows = [row(*cell) for cell in cells]
     grid = table(rows)
-    grid.show()
+    show(grid)
     if not quick:
         text = f"A call continues a run below {EXPLAINED}; {STEPS} steps, guidance.\n"
         save("residuals", "Residuals", {"rows": rows}, [text, grid.markdown()])

@@ -69,7 +69,7 @@ def rfc(
         options.warn_if_foreign(example_inputs)
     diffusers.connect()
     adapters.connect()
-    report = graph_report.new_report(example_inputs)
+    report = graph_report.new_report(example_inputs, options)
     report.graph_break = dynamo_frames.graph_break_reason(gm)
     report.piece = dynamo_frames.is_piece(gm)
     if limit := dynamo_frames.recompile_limit():

@@ -20,6 +20,7 @@ from rfc_compile.errors import BudgetWarning, UncachedWarning
 from rfc_compile.passes.analysis.records import Refusal
 from rfc_compile.passes.analysis.streams import Streams
 from rfc_compile.passes.rewrites.wrapped_parameters import plain_tensors
+from rfc_compile.torch_internals import wrapper_options
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class GraphReport:
 
     ``kept_as`` names, for every region and output, where its input and it are kept;
     ``state_bytes`` is the state of one CFG branch where the graph leads,
-    ``following_bytes`` where it takes over the decisions of another.
+    ``following_bytes`` where it takes over the decisions of another. ``options`` are
+    those that ``torch.compile`` was given.
     """
 
     number: int = field(default_factory=itertools.count().__next__)
@@ -76,6 +78,7 @@ class GraphReport:
     dispatcher: weakref.ref[Any] | None = None
     tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     layers: set[frozenset[int]] = field(default_factory=set)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def coverage(self) -> float:
@@ -118,9 +121,11 @@ _reports: weakref.WeakSet[GraphReport] = weakref.WeakSet()
 _lock = threading.Lock()  # other threads may compile while one looks for reports
 
 
-def new_report(inputs: Iterable[Any]) -> GraphReport:
+def new_report(
+    inputs: Iterable[Any], options: Mapping[str, Any] | None = None
+) -> GraphReport:
     """A registered report of a graph that reads these inputs."""
-    report = GraphReport()
+    report = GraphReport(options=dict(options or {}))
     for value in inputs:
         for plain in plain_tensors(value):
             if isinstance(plain, Tensor):
@@ -182,7 +187,14 @@ def tensor_ids(source: Any) -> frozenset[int] | None:
 
 
 def reports_of(source: Any) -> list[GraphReport]:
-    """The reports of a model's graphs, in the order of compilation; all for None."""
-    ids = tensor_ids(source)
-    reports = [report for report in all_reports() if report.belongs_to(ids)]
+    """The reports of a model's graphs, in the order of compilation; all for None.
+
+    Of a model that ``torch.compile`` has wrapped, those with the wrapper's options.
+    """
+    ids, options = tensor_ids(source), wrapper_options(source, "rfc")
+    reports = [
+        report
+        for report in all_reports()
+        if report.belongs_to(ids) and options in (None, report.options)
+    ]
     return sorted(reports, key=lambda report: report.number)

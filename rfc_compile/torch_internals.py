@@ -18,6 +18,7 @@ from torch import fx
 from torch._dynamo import lookup_backend as _lookup_backend
 from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER as _compilations
 from torch._dynamo.convert_frame import compile_lock
+from torch._dynamo.eval_frame import OptimizedModule
 from torch._dynamo.exc import (
     BackendCompilerFailed,
     InvalidBackend,
@@ -260,6 +261,26 @@ def graph_module(owner: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     While Dynamo compiles, its Python code is only written when somebody runs it.
     """
     return _make_graph_module(owner, graph)
+
+
+def _wrapped_backend(compiler: Any) -> Any:
+    names = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")  # since 2.8
+    return next((vars(compiler)[n] for n in names if n in vars(compiler)), None)
+
+
+def wrapper_options(module: object, backend: str) -> Mapping[str, Any] | None:
+    """The options that ``torch.compile`` gave this wrapper of a module.
+
+    None if it is no wrapper, or one for another backend.
+    """
+    if not isinstance(module, OptimizedModule):
+        return None
+    compiler: Any = module.dynamo_ctx.callback
+    while inner := _wrapped_backend(compiler):
+        compiler = inner
+    if getattr(compiler, "compiler_name", None) != backend:
+        return None
+    return dict(compiler.kwargs.get("options", {}))
 
 
 def find_backend(name: str) -> Callable[..., CompiledGraph] | None:

@@ -142,6 +142,8 @@ class Dispatcher(ABC):
                 continue
             if other._computes != self._computes:
                 continue
+            if other.report.options != self.report.options:
+                continue  # another wrapper's of the same model
             before = other._sessions.take(context.owner, key, slots, self._layout)
             if before is not None:
                 self._sessions.put(context.owner, key, before)

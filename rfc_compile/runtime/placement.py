@@ -93,9 +93,12 @@ def places(
             going.append(_going(run, context, fit))
     going.sort(key=lambda place: 0.0 if place.fit is None else place.fit.residual)
     yield from [place for place in standing if place.branches]
+    # one step of a branch explains more than two of a run, or another image's
     certain = any(place.fit is None or place.fit.linear for place in going)
-    if not certain:  # one step of a branch explains more than two of a run
-        yield from _leaving(own, context, latent, time)
+    beside = [place.run for place in going if place.run.times[-1] == time]
+    lagging = beside if certain else own
+    if lagging:
+        yield from _leaving(lagging, context, latent, time)
     yield from going
     yield from [place for place in standing if not place.branches]
 
@@ -136,7 +139,7 @@ def _leaving(
     found = [
         Place(run, branch.step + 1, [branch], fit, leaves=True)
         for (run, branch), fit in zip(lagging, fits, strict=True)
-        if fit is not None and fit.explained and time != run.times[branch.step]
+        if fit is not None and fit.explained and run.leads_on(time, branch.step)
     ]
     return sorted(found, key=lambda place: place.fit.residual if place.fit else 0.0)
 

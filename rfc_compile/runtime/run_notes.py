@@ -53,7 +53,9 @@ def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
     """Say so where one call after the other begins a run of its own."""
     recent = runs[-UNLINKED_RUNS:]
     alone = [run for run in recent if len(run.times) == 1 and not run.finished]
-    if len(alone) < UNLINKED_RUNS:
+    times = {run.times[0] for run in alone}
+    beside = len(times) < len(alone) and all(len(time) == 1 for time in times)
+    if len(alone) < UNLINKED_RUNS or beside:  # images side by side begin alike
         return
     report.fall_back(
         f"{UNLINKED_RUNS} calls in a row were each the first of a run, so all were "

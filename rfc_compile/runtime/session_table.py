@@ -115,7 +115,8 @@ class SessionTable:
                 self._report.layers.add(layer)
                 for owner in static:
                     # an id is only good while its owner lives
-                    weakref.finalize(owner, self._drop_layer, layer).atexit = False
+                    drop: weakref.WeakMethod[Any] = weakref.WeakMethod(self._drop_layer)
+                    weakref.finalize(owner, _call, drop, layer).atexit = False
                     self._report.reads(owner)
         return layer
 
@@ -127,11 +128,8 @@ class SessionTable:
             if session is None:
                 session = self._sessions[whose] = Session(layer=key[0][0])
                 while len(self._sessions) > MAX_SCOPES:
-                    self._sessions.popitem(last=False)
-                    self._report.note(
-                        f"more than {MAX_SCOPES} combinations of caller, layer, shapes "
-                        "and numbers: the state of the one not used for longest is lost"
-                    )
+                    _, lost = self._sessions.popitem(last=False)
+                    self._report_lost(lost)
             self._sessions.move_to_end(whose)
             session.last_used = time.monotonic()
             session.calls += 1
@@ -186,6 +184,20 @@ class SessionTable:
             if session is not None and session.calls == 1:
                 self._short_lived += 1
 
+    def _report_lost(self, session: Session) -> None:
+        text = (
+            f"more than {MAX_SCOPES} combinations of caller, layer, shapes and numbers"
+        )
+        if any(run.step > 0 for run in session.runs) or session.samples.joined:
+            self._report.note(
+                f"{text}: the state of the one not used for longest is lost"
+            )
+        else:
+            self._report.fall_back(
+                f"{text}, one of them called once: a first step is full (is a number "
+                "that counts the steps given to the model? pass it as a tensor)"
+            )
+
     def _report_short_lives(self) -> None:
         if self._short_lived >= MANY_SHORT_LIVES:
             self._report.fall_back(
@@ -208,6 +220,13 @@ def running() -> list[tuple[str, Trajectory]]:
         for session in sessions.of(None)
         for trajectory in session.running
     ]
+
+
+def _call(method: weakref.WeakMethod[Any], layer: ParameterIds) -> None:
+    """Call a method of an object that may be gone."""
+    alive = method()
+    if alive is not None:
+        alive(layer)
 
 
 def _shapes(values: Sequence[Any]) -> Shapes:

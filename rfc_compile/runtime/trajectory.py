@@ -83,6 +83,17 @@ class Trajectory:
         past = _moves(self.times[-1], self._before_newest)
         return any(a * p < 0 for a, p in zip(ahead, past, strict=True))
 
+    def leads_on(self, time: Time, step: int) -> bool:
+        """Whether a time lies ahead of a step's, in the direction of the run.
+
+        The noise that a run began with follows from any of its latents and outputs.
+        """
+        if len(time) != len(self.times[step]):
+            return False
+        ahead = _moves(time, self.times[step])
+        whole = _moves(self.times[-1], self.times[0])
+        return all(a * w > 0 for a, w in zip(ahead, whole, strict=True))
+
     @property
     def _before_newest(self) -> Time:
         """The last time that is not the newest one (of a solver's second stage)."""

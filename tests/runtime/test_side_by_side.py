@@ -1,0 +1,195 @@
+"""Images drawn side by side: each is the one that is drawn alone."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from denoising import compiled, small_glyph
+from torch import Tensor
+
+import rfc_compile
+from rfc_compile.tools.measure.glyph_dit import (
+    EMPTY_CLASS,
+    initial_noise,
+    make_scheduler,
+)
+
+STEPS = 12
+CLOSE = {"rtol": 0.0, "atol": 1e-6}
+
+
+@dataclass(frozen=True)
+class Image:
+    """How an image is drawn; ``separate``: guidance takes two calls a step."""
+
+    seed: int = 0
+    label: int = 3
+    strength: float = 1.0
+    separate: bool = False
+
+    @torch.no_grad()
+    def steps(self, model: Any) -> Iterator[Tensor]:
+        """The latents after every step."""
+        sampler = make_scheduler("ddim", round(STEPS / self.strength))
+        times, x = sampler.timesteps[-STEPS:], initial_noise(1, self.seed)
+        if self.strength < 1:
+            x = sampler.add_noise(start(self.seed), x, times[:1])
+        labels = [self.label, EMPTY_CLASS] if self.separate else [self.label]
+        for t in times:
+            outputs = [
+                model(
+                    x, timestep=t.expand(1), class_labels=torch.tensor([label])
+                ).sample
+                for label in labels
+            ]
+            v = 2 * outputs[0] - outputs[-1]
+            x = sampler.step(v, t, x).prev_sample
+            yield x
+
+
+@cache
+def start(seed: int) -> Tensor:
+    """An image to begin with; all resemble each other, as the frames of a video do."""
+    return (0.8 * initial_noise(1, 99) + 0.2 * initial_noise(1, 100 + seed)).tanh()
+
+
+def alone(images: Sequence[Image]) -> list[Tensor]:
+    """Each drawn by itself, by a model that has kept nothing."""
+    model, found = compiled(), []
+    for image in images:
+        rfc_compile.reset(model)
+        *_, last = image.steps(model)
+        found.append(last)
+    return found
+
+
+def assert_as_alone(images: Sequence[Image], drawn: Sequence[Tensor]) -> None:
+    plain = small_glyph()
+    for image, found, expected in zip(images, drawn, alone(images), strict=True):
+        assert torch.allclose(found, expected, **CLOSE), image
+        *_, uncached = image.steps(plain)
+        assert not torch.equal(expected, uncached), "nothing is cached"
+
+
+def side_by_side(
+    model: Any, images: Sequence[Image], order: random.Random | None = None
+) -> list[Tensor]:
+    """A step of each in turn; with ``order``, shuffled anew at every timestep."""
+    walks = [image.steps(model) for image in images]
+    last: list[Tensor] = [torch.empty(0)] * len(images)
+    turn = list(range(len(images)))
+    for _ in range(STEPS):
+        if order is not None:
+            order.shuffle(turn)
+        for i in turn:
+            last[i] = next(walks[i])
+    return last
+
+
+def images_of(count: int, kind: str, **settings: Any) -> list[Image]:
+    """Of one prompt with other noise, with the same noise, or of other prompts."""
+    if kind == "other noise":
+        return [Image(seed=i, **settings) for i in range(count)]
+    return [Image(label=i, **settings) for i in range(count)]
+
+
+@pytest.mark.parametrize("shuffled", [False, True], ids=["in turn", "shuffled"])
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_other_noise(count: int, strength: float, shuffled: bool) -> None:
+    images = images_of(count, "other noise", strength=strength)
+    order = random.Random(count) if shuffled else None
+    assert_as_alone(images, side_by_side(compiled(), images, order))
+
+
+def test_many_images() -> None:
+    images = images_of(32, "other noise")
+    assert_as_alone(images, side_by_side(compiled(), images, random.Random(0)))
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_the_same_noise_and_another_prompt(count: int, strength: float) -> None:
+    """Taken for branches of one run at first; each is a run of its own."""
+    images = images_of(count, "other prompts", strength=strength)
+    assert_as_alone(images, side_by_side(compiled(), images))
+
+
+def test_the_same_noise_and_prompt() -> None:
+    """Twins have the same latents at every step: whose is whose makes no difference."""
+    images = [Image()] * 4
+    drawn = side_by_side(compiled(), images)
+    assert_as_alone(images, drawn)
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_guidance_by_separate_calls(count: int) -> None:
+    images = images_of(count, "other noise", separate=True)
+    assert_as_alone(images, side_by_side(compiled(), images, random.Random(1)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_steps(seed: int) -> None:
+    """Images that are ahead of others, or begin when others end."""
+    order = random.Random(seed)
+    images = [
+        Image(i, order.choice([3, 8]), order.choice([0.3, 1.0]), order.random() < 0.3)
+        for i in range(6)
+    ]
+    model = compiled()
+    walks, last = {i: image.steps(model) for i, image in enumerate(images)}, {}
+    patience = 12  # calls for which one may be left waiting
+    waited = dict.fromkeys(walks, 0)
+    while walks:
+        late = max(walks, key=lambda i: waited[i])
+        i = late if waited[late] >= patience else order.choice(list(walks))
+        waited = {j: 0 if j == i else n + 1 for j, n in waited.items()}
+        step = next(walks[i], None)
+        if step is None:
+            del walks[i]
+        else:
+            last[i] = step
+    assert_as_alone(images, [last[i] for i in range(len(images))])
+
+
+@pytest.mark.parametrize("after", [1, 2, 7])
+def test_broken_off_and_begun_anew(after: int) -> None:
+    """The same images again, while the halves of the first ones are still kept."""
+    model, images = compiled(), images_of(3, "other noise")
+    walks = [image.steps(model) for image in images]
+    for _ in range(after):
+        for walk in walks:
+            next(walk)
+    assert_as_alone(images, side_by_side(model, images))
+
+
+def test_another_thread_draws_the_same_images() -> None:
+    """Each thread has runs of its own; their steps alternate."""
+    model, images = compiled(), images_of(3, "other noise")
+    list(Image(seed=50).steps(model))  # compiled by one thread
+    meet, other = threading.Barrier(2, timeout=120), images_of(3, "other prompts")
+    found: dict[str, list[Tensor]] = {}
+
+    def draw(name: str, those: Sequence[Image]) -> None:
+        walks = [image.steps(model) for image in those]
+        for _ in range(STEPS):
+            meet.wait()
+            found[name] = [next(walk) for walk in walks]
+
+    threads = [
+        threading.Thread(target=draw, args=("a", images)),
+        threading.Thread(target=draw, args=("b", other)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_as_alone(images, found["a"])
+    assert_as_alone(other, found["b"])
