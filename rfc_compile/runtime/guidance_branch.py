@@ -149,8 +149,8 @@ class GuidanceBranch:
 
     @property
     def bytes(self) -> int:
-        """State kept, that of the followers included, in bytes."""
-        states = sum(kept.bytes for kept in (self.state, *self.followers.values()))
-        return states + sum(
-            one.latent.nbytes + one.output.nbytes for one in self.returned
-        )
+        """State that graphs keep, that of the followers included, in bytes.
+
+        The last latents and outputs, small beside it, are not counted.
+        """
+        return sum(kept.bytes for kept in (self.state, *self.followers.values()))

@@ -52,7 +52,13 @@ def note_not_continued(run: Trajectory, report: GraphReport) -> None:
 def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
     """Say so where one call after the other begins a run of its own."""
     recent = runs[-UNLINKED_RUNS:]
-    alone = [run for run in recent if len(run.times) == 1 and not run.finished]
+    alone = [
+        run
+        for run in recent
+        if len(run.times) == 1
+        and not run.finished
+        and run.decisions[-1].reason in ("warmup", "new_run")
+    ]
     times = {run.times[0] for run in alone}
     beside = len(times) < len(alone) and all(len(time) == 1 for time in times)
     if len(alone) < UNLINKED_RUNS or beside:  # images side by side begin alike

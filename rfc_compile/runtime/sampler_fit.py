@@ -117,6 +117,7 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
         return Fit(
             float("inf"), moved, False, False, np.ones(rows), np.zeros((rows, outputs))
         )
+    gram = _without_broken(gram)
     own = gram[:, : 2 + outputs, : 2 + outputs]
     ridge = _RIDGE + rounding**2
     move, factors, left = _least_squares(own, ridge)
@@ -150,6 +151,15 @@ def _least_squares(gram: Array, ridge: float) -> tuple[Array, Array, Array]:
         factors,
         left + np.einsum("rk,rkl,rl->r", factors, known, factors),
     )
+
+
+def _without_broken(gram: Array) -> Array:
+    """An output that holds NaN or Inf explains nothing."""
+    result = gram.copy()
+    for j in range(2, gram.shape[1]):
+        broken = ~np.isfinite(gram[:, j, j])
+        result[broken, j, :] = result[broken, :, j] = 0.0
+    return result
 
 
 def _without_repeats(known: Array) -> Array:

@@ -8,6 +8,7 @@ record   what was decided, what the sampler was given       _record
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,9 @@ MANY_TIMESTEPS = 64
 
 CHANGES_IN_A_ROW = 3
 """Steps in a row at which a conditioning input is new until it counts as varying."""
+
+_BESIDE = re.compile(r"control|cond|ref|hint|guid|mask|prior")
+"""Names of inputs shaped like the latent that stand beside it, where several are."""
 
 KEPT_OUTPUTS = 2
 """Steps of which what the sampler was given is kept."""
@@ -83,6 +87,9 @@ class TimestepDispatcher(Dispatcher):
         self._timestep = inputs.timestep_index
         self.follows = report.piece  # a whole model knows the step by itself
         self._conditioning_names = inputs.conditioning_names
+        self._latents_first = sorted(
+            layout.latents, key=lambda i: bool(_BESIDE.search(inputs.names[i]))
+        )
 
     def _lead(
         self,
@@ -315,7 +322,7 @@ class TimestepDispatcher(Dispatcher):
         return session.pairs[key]
 
     def _latents(self, arguments: Sequence[Any]) -> list[Any]:
-        return [arguments[i] for i in self._layout.latents]
+        return [arguments[i] for i in self._latents_first]
 
     def _sizes_of(self, arguments: Sequence[Any]) -> tuple[torch.Size, ...]:
         return tuple([arguments[i].shape for i in self._layout.latents])

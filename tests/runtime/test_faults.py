@@ -113,7 +113,11 @@ def test_one_broken_call(options: dict[str, Any]) -> None:
 def test_the_same_input_at_every_step(options: dict[str, Any]) -> None:
     """A sampler moves the latent: a call that does not belongs to no run."""
     watched = Watched(**options)
-    for step in range(STEPS):
+    for step in range(4):
+        watched(tokens(), at(step))
+    with pytest.warns(UncachedWarning, match="4 calls in a row"):
+        watched(tokens(), at(4))
+    for step in range(5, STEPS):
         watched(tokens(), at(step))
     assert watched.kinds == "F" * STEPS
     assert watched.reason == "new_run"
