@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from rfc_compile.graph_report import (
-    log,
-)
+from rfc_compile.graph_report import log
 from rfc_compile.torch_internals import dump_graph
 
 

@@ -93,16 +93,22 @@ def test_all_forms_equal_the_hooked_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    "given",
     [
         {"schedule": "mask", "full_steps": FULL_STEPS, "warmup": 1},
         {"schedule": "rcs", "threshold": 0.5},
     ],
     ids=["mask", "rcs"],
 )
-def test_the_backend_equals_the_hooked_reference(options: dict[str, Any]) -> None:
+def test_the_backend_equals_the_hooked_reference(given: dict[str, Any]) -> None:
     """The whole bundled model through torch.compile; rcs hands over its plan."""
-    options = {**MODULES, "ridge": 0.1, "corrector": "off", **options}
+    options: dict[str, Any] = {
+        **MODULES,
+        "ridge": 0.1,
+        "corrector": "off",
+        "time": "step",
+    }
+    options |= given
     rfc = compiled(load_glyph_dit(), **options)
     images = sample(rfc, labels=LABELS, seed=5, guidance=1.0)
     plan = [d.full for d in rfc_compile.stats(rfc).decisions]

@@ -74,7 +74,7 @@ def expected_names(schedule: str) -> list[str]:
 def test_the_log_has_a_line_per_pass(observed: tuple[str, Observed]) -> None:
     schedule, (_, log, _) = observed
     lines = re.findall(
-        r"rfc_compile/observe\.py.*\] after (\w+): (\d+) nodes$", log, re.M
+        r"rfc_compile/compiler/graph_dumps\.py.*\] after (\w+): (\d+) nodes$", log, re.M
     )
     assert [name for name, _ in lines] == expected_names(schedule)
     assert all(int(size) > 20 for _, size in lines)

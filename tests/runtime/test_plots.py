@@ -37,7 +37,7 @@ def test_the_decisions_of_every_branch_are_drawn(tmp_path: Path) -> None:
     stats = rfc_compile.stats(model)
     figure = stats.plot()
     assert size_of(figure, tmp_path / "stats.png") > 5000
-    assert figure.get_suptitle().endswith(", predicted by taylor 2")
+    assert figure.get_suptitle().endswith(", predicted by taylor 1")
     errors, decided = figure.axes
     assert len(decided.patches) == len(stats.decisions)
     first, dots = errors.lines[:2]
