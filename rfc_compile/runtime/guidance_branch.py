@@ -112,6 +112,8 @@ class GuidanceBranch:
 
     def differing(self, signal: Signal) -> frozenset[int]:
         """The conditioning inputs that are not those of the branch's last call."""
+        if not self.conditioning:  # its first call was interrupted
+            return frozenset(range(len(signal.conditioning)))
         pairs = zip(self.conditioning, signal.conditioning, strict=True)
         return frozenset(i for i, (old, new) in enumerate(pairs) if old != new)
 
