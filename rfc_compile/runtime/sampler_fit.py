@@ -111,13 +111,13 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
     is needed. ``rounding`` is the relative error of the latents' dtype. What is not
     finite explains nothing.
     """
+    gram = _without_broken(gram)
     moved = bool((gram[:, 0, 0] > 0).any())
     if not np.isfinite(gram).all():
         rows = len(gram)
         return Fit(
             float("inf"), moved, False, False, np.ones(rows), np.zeros((rows, outputs))
         )
-    gram = _without_broken(gram)
     own = gram[:, : 2 + outputs, : 2 + outputs]
     ridge = _RIDGE + rounding**2
     move, factors, left = _least_squares(own, ridge)

@@ -80,7 +80,10 @@ class Trajectory:
         if len(self.times) < 2 or len(time) != len(self.times[-1]):
             return False
         ahead = _moves(time, self.times[-1])
-        past = _moves(self.times[-1], self._before_newest)
+        before = self._before_newest
+        if len(before) != len(time):
+            return False
+        past = _moves(self.times[-1], before)
         return any(a * p < 0 for a, p in zip(ahead, past, strict=True))
 
     def leads_on(self, time: Time, step: int) -> bool:
@@ -88,11 +91,9 @@ class Trajectory:
 
         The noise that a run began with follows from any of its latents and outputs.
         """
-        if len(time) != len(self.times[step]):
-            return False
-        ahead = _moves(time, self.times[step])
-        whole = _moves(self.times[-1], self.times[0])
-        return all(a * w > 0 for a, w in zip(ahead, whole, strict=True))
+        first, *_, last = (*self.timesteps[:1], *self.timesteps)
+        ahead = sum(time) / len(time) - self.timesteps[step]
+        return ahead * (last - first) > 0
 
     @property
     def _before_newest(self) -> Time:
