@@ -1,7 +1,7 @@
 """Who calls: the owner of the trajectory, and what is known of the call beforehand.
 
 Nothing here has to be told: without it, the timestep and the latent say which step of
-which run a call is (rfc_compile.trajectories).
+which run a call is (rfc_compile.runtime.placement).
 """
 
 from __future__ import annotations

@@ -125,8 +125,6 @@ def _leaving(
     context: CallContext,
     latent: Tensor | None,
     time: Time,
-    *,
-    fragment: bool = False,
 ) -> list[Place]:
     """Branches that lag behind their run, where the latent follows from theirs."""
     lagging = [

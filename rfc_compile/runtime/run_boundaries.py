@@ -3,7 +3,7 @@
     trajectory(name, num_steps=...)     told by the user
     end_run(number)                     told by a pipeline (rfc_compile.integrations)
 
-Without a word, a trajectory ends where the next one begins.
+Without a word, a run that nobody continues is freed after a while.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def trajectory(name: str, *, num_steps: int | None = None) -> Iterator[None]:
 
 
 def end_run(number: int) -> None:
-    """The run with this number (``caller.begin_run``) makes no further call."""
+    """The run with this number (``call_context.begin_run``) makes no further call."""
     leave_run(number)
     for _, running in session_table.running():
         if running.run == number:

@@ -131,10 +131,6 @@ class BranchState:
         """What the graphs of a step pick their inputs from; ``times`` as above."""
         return GraphInputs(arguments, self.slots, [self.weights(step, times)])
 
-    def last_latents(self, count: int) -> list[Tensor]:
-        """The latents of the last call, of which there are ``count``."""
-        return list(self.slots[:count])
-
     def remember(self, latents: Sequence[Tensor]) -> None:
         """Keep the latents of a call, to tell the next step from another image."""
         for slot, latent in zip(self.slots, latents, strict=False):
