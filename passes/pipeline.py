@@ -4,7 +4,7 @@
     classify_inputs    analysis               -> timestep, latent, conditioning
     residual_stream    analysis               -> residual adds
     find_regions       analysis               -> regions and refusals
-    merge_regions      analysis               -> a region per block, or for all blocks
+    merge_regions      analysis               -> one per block, for all blocks, or the model
     outline            regions                -> submodules
     make_conditional   region calls           -> conditional(predicate, region, ...)
     hoist_predicate    one predicate a region -> one predicate a step
@@ -91,7 +91,8 @@ def analyse(
     inputs = with_streams(gm, inputs, adds)
     regions = find_regions(gm, adds, ancestry, inputs.static)
     wanted = granularity(inputs.timestep is not None)
-    regions = merge_regions(regions, wanted, ancestry)
+    watched = watched_value(regions, inputs, ancestry)
+    regions = merge_regions(regions, wanted, watched, ancestry)
     regions = with_watched(regions, inputs, ancestry)
     blocks = block_flops(ancestry, inputs.sources, has_regions=bool(regions.found))
     return Captured(gm, inputs, regions, blocks)

@@ -1,12 +1,13 @@
-"""Regions merged into larger ones: one per block, or one for the run of blocks.
+"""Regions merged into larger ones: one per block, for the run of blocks, or for all.
 
     module   h - norm - [attn] - gate - add - norm - [mlp] - gate - add - h'
     block    h - norm - [attn    gate   add   norm    mlp    gate   add]- h'
     stack    h - norm - [attn ... the adds of the last block           ]- h'
+    model    h - norm - [attn ... the adds of the last block, the head ]- result
 
 A merged region holds all that lies between its members and what they alone need (the
-modulation of later layers). Of its outputs, values of the stream, the difference to the
-stream before the region is kept: a cached step is ``h' = h + estimate``.
+modulation of later layers). Of outputs that are values of the stream, the difference to
+the stream before the region is kept: a cached step is ``h' = h + estimate``.
 
 A value in the middle that is read outside ends the merge there (a long skip, a value
 that the forward returns); ``Regions.apart`` tells why.
@@ -17,20 +18,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import fx
+
 from rfc_compile.passes.analysis.block_grouping import blocks_of
 from rfc_compile.passes.analysis.merged_region import Apart, merged_region
+from rfc_compile.passes.analysis.model_region import model_region
 from rfc_compile.passes.analysis.records import Region, Regions
 from rfc_compile.passes.analysis.regions import numbered, without_cycles
 from rfc_compile.passes.fx_utils import Ancestry
 
 
-def merge_regions(regions: Regions, granularity: str, ancestry: Ancestry) -> Regions:
+def merge_regions(
+    regions: Regions, granularity: str, watched: fx.Node, ancestry: Ancestry
+) -> Regions:
     """Merge the regions of every block, or all of them (analysis only).
 
-    ``granularity`` is ``module`` (they stay as they are), ``block`` or ``stack``.
+    ``granularity`` is ``module`` (they stay as they are), ``block``, ``stack`` or
+    ``model``; ``watched`` is the value that the decision looks at.
     """
     if granularity == "module" or not regions.found:
         return regions
+    if granularity == "model":
+        try:
+            whole = model_region(regions.found, watched, ancestry)
+        except Apart as why:
+            stack = merge_regions(regions, "stack", watched, ancestry)
+            return replace(stack, apart=(str(why), *stack.apart))
+        return replace(regions, found=tuple(numbered([whole])))
     blocks = blocks_of(regions.found)
     runs = [blocks] if granularity == "stack" else [[block] for block in blocks]
     merged, why = merge_runs(runs, regions.found, ancestry)

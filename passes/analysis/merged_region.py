@@ -79,7 +79,7 @@ def merged_region(
     wanted = [_input_of(output, base, merge) for output, base in found.items()]
     inputs = tuple(dict.fromkeys(wanted))
     others = [region for region in regions if region not in members]
-    nodes = _with_front(inside | raised, [*inputs, *found.values()], others, ancestry)
+    nodes = needed_by_outputs_alone(inside | raised, [*inputs, *found.values()], others, ancestry)
     for region in others:
         if not nodes.isdisjoint(region.nodes):
             raise Apart(f"{region.module} is between them", len(members) - 1)
@@ -226,13 +226,13 @@ def _input_of(output: fx.Node, base: fx.Node, merge: _Merge) -> fx.Node:
     return base
 
 
-def _with_front(
+def needed_by_outputs_alone(
     inside: frozenset[fx.Node],
     kept: Sequence[fx.Node],
     others: Sequence[Region],
     ancestry: Ancestry,
 ) -> frozenset[fx.Node]:
-    """The nodes with what they alone need, less what ``kept`` or other regions need."""
+    """These nodes with what they alone need, less what ``kept`` or ``others`` need."""
     elsewhere = ancestry.bits(node for region in others for node in region.nodes)
     last = max(map(ancestry.index.__getitem__, inside))
     front = 0

@@ -44,7 +44,7 @@ class Preset(NamedTuple):
     even_steps: int
 
 
-GRANULARITIES = ("module", "block", "stack")
+GRANULARITIES = ("module", "block", "stack", "model")
 TIMES = ("timestep", "step")
 CORRECTORS = ("auto", "off")
 

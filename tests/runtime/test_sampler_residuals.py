@@ -73,8 +73,8 @@ class Drawing:
         def look(done: int, total: int) -> None:
             run = self.session.current
             assert run is not None
-            if run.fit is not None and run.fit.fit.moved:
-                found.append(run.fit.fit.residual)
+            if run.fitted == run.step and (fit := run.fits.get(0)) and fit.moved:
+                found.append(fit.residual)
 
         denoise(
             predict,
