@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import rfc_compile
+from rfc_compile.runtime.call_context import current_context, leave_run
 
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR",
@@ -53,6 +54,7 @@ def clean_compiler() -> Iterator[None]:
     rfc_compile.reset()
     yield
     torch._dynamo.reset()
+    leave_run(current_context().run)  # one that a test has begun as a pipeline does
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
 IDLE_CALLS = 8
-"""Times as many calls as ever lay between two steps of a run that it may miss before
-its state is freed; of a run of one step, calls for every branch under way."""
+"""A run is freed when nobody has continued it for this many times as many calls as lay
+between two steps of any run, or as there are branches of one step."""
 
 MAX_BRANCHES_KEPT = 64
 """Guidance branches of one owner whose state is kept; the oldest run goes."""
@@ -78,11 +78,11 @@ class Session:
     def expire(self) -> list[Trajectory]:
         """Free the runs that nobody has continued for long, and the oldest of many."""
         live = self.live
-        branches = max(1, sum(len(run.branches) for run in live))
+        new = sum(len(run.branches) for run in live if not run.longest_gap)
+        patience = IDLE_CALLS * max([1, new, *[run.longest_gap for run in live]])
         gone, kept = [], 0
         for run in live:
             kept += len(run.branches)
-            patience = IDLE_CALLS * (run.longest_gap or branches)
             idle = self.calls - run.last_call > patience
             if idle or (kept > MAX_BRANCHES_KEPT and run is not live[0]):
                 run.finish()
