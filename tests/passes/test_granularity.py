@@ -1,10 +1,11 @@
-"""merge_regions: one region per block, or one for the run of blocks."""
+"""merge_regions: one region per block, for the run of blocks, or for the model."""
 
 # ruff: noqa: E501 (golden graphs)
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,10 +27,11 @@ from torch import Tensor, fx, nn
 
 from rfc_compile.passes.analysis.flops import is_expensive
 from rfc_compile.passes.analysis.granularity import merge_regions
-from rfc_compile.passes.analysis.records import Regions
+from rfc_compile.passes.analysis.records import Regions, module_path
+from rfc_compile.passes.analysis.watched_value import watched_value
 from rfc_compile.passes.fx_utils import Ancestry
 
-GRANULARITIES = ("block", "stack")
+GRANULARITIES = ("block", "stack", "model")
 BLOCKS = {  # inputs and outputs of every region, where they are not 1 and 1 each
     "TwoWayBlock": [(2, 2), (1, 1)],  # nobody reads the last block's text
     "Joint": [(2, 2), (1, 1)],
@@ -73,14 +75,17 @@ def check_regions(name: str) -> None:
     for granularity, wanted, usual in (
         ("block", BLOCKS, [(1, 1)] * 2),
         ("stack", STACKS, [(1, 1)]),
+        ("model", {"Packed": STACKS["Packed"]}, [(1, 1)]),  # its results are no batch
     ):
         found = zoo_capture(name, granularity=granularity).found.regions.found
         sizes = [(len(region.inputs), len(region.outputs)) for region in found]
         assert sizes == wanted.get(name, usual), granularity
         merged = [region for region in found if region.kind in GRANULARITIES]
-        assert len(merged) == (0 if name == "Crossed" else len(found))
+        apart = name == "Crossed" and granularity != "model"
+        assert len(merged) == (0 if apart else len(found))
         for region in merged:
-            assert len(region.bases) == len(region.outputs)
+            kept_whole = region.kind == "model"
+            assert len(region.bases) == (0 if kept_whole else len(region.outputs))
             assert {n.name for n in region.nodes}.isdisjoint(
                 n.name for n in (*region.inputs, *region.bases)
             )
@@ -127,11 +132,16 @@ def test_a_merged_region_holds_all_that_its_blocks_alone_need(name: str) -> None
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", ["Block", "Joint", "Packed", "Crossed", "FromLinear"])
 def test_a_second_run_changes_nothing(name: str, granularity: str) -> None:
-    regions, ancestry = in_functional_graph(zoo_capture(name))
-    once = merge_regions(regions, granularity, ancestry)
-    twice = merge_regions(once, granularity, ancestry)
+    captured = zoo_capture(name)
+    regions, ancestry = in_functional_graph(captured)
+    nodes = {node.name: node for node in ancestry.nodes}
+    latents = [nodes[node.name] for node in captured.found.inputs.latents]
+    inputs = replace(captured.found.inputs, latents=tuple(latents))
+    watched = watched_value(regions, inputs, ancestry)
+    once = merge_regions(regions, granularity, watched, ancestry)
+    twice = merge_regions(once, granularity, watched, ancestry)
     assert twice.found == once.found
-    assert merge_regions(once, "module", ancestry) is once
+    assert merge_regions(once, "module", watched, ancestry) is once
 
 
 class Returned(Stack):
@@ -226,6 +236,58 @@ def test_where_a_merge_ends(
             expected = expected if isinstance(expected, tuple) else (expected,)
             for ours, theirs in zip(found, expected, strict=True):
                 assert same_bits(ours, theirs) if full else ours.isfinite().all()
+
+
+@pytest.mark.parametrize("model", [Returned, Skips, Hints, Joined, Halved])
+def test_the_model_is_one_region_whatever_lies_between(model: type[Stack]) -> None:
+    """Every result is kept, and a cached step computes nothing that is expensive."""
+    call = (tokens(), timesteps(9), tokens(5))
+    captured = capture(build(model), *call, granularity="model", estimator="taylor")
+    (region,) = captured.found.regions.found
+    assert (region.kind, region.bases) == ("model", ())
+    assert len(region.outputs) == (2 if model is Returned else 1)
+    assert not captured.found.regions.apart
+    assert captured.whole is not None
+    left = [n for n in captured.whole.cached.gm.graph.nodes if is_expensive(n)]
+    paths = {module_path([node]) for node in left}
+    assert not {path for path in paths if path.startswith("blocks.1")}, paths
+    walk = Walk(captured, "whole")
+    for step, full in enumerate([True, True, False, True]):
+        call = (tokens() + 0.01 * step, timesteps(9 - step), tokens(5))
+        found = walk(*call, full=full)
+        with torch.no_grad():
+            expected = captured.model(*call)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert same_bits(ours, theirs) if full else ours.isfinite().all()
+
+
+class Counted(Stack):
+    """The index of the largest value is returned as well: it cannot be predicted."""
+
+    def forward(
+        self, x: Tensor, t: Tensor, text: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        result = super().forward(x, t, text)
+        return result, result.argmax(-1)
+
+
+class Summed(Stack):
+    """One number of the whole batch is returned as well."""
+
+    def forward(
+        self, x: Tensor, t: Tensor, text: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        result = super().forward(x, t, text)
+        return result, result.square().mean()
+
+
+@pytest.mark.parametrize("model", [Counted, Summed])
+def test_results_that_cannot_be_predicted_leave_the_stack(model: type[Stack]) -> None:
+    captured = capture(build(model), tokens(), timesteps(9), granularity="model")
+    regions = captured.found.regions
+    assert kinds_of(captured) == ["stack"]
+    assert "is no batch of numbers" in regions.apart[0]
 
 
 class Leaking(Stack):

@@ -77,7 +77,7 @@ def test_orders_depend_on_the_estimator(name: str, order: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("granularity", "order"), [("module", 2), ("block", 1), ("stack", 1)]
+    ("granularity", "order"), [("module", 2), ("block", 1), ("stack", 1), ("model", 1)]
 )
 def test_default_order(granularity: str, order: int) -> None:
     for name in ("taylor", "rfe", "subspace"):
@@ -87,7 +87,12 @@ def test_default_order(granularity: str, order: int) -> None:
 
 @pytest.mark.parametrize(
     ("granularity", "estimator"),
-    [("module", "subspace"), ("block", "taylor"), ("stack", "taylor")],
+    [
+        ("module", "subspace"),
+        ("block", "taylor"),
+        ("stack", "taylor"),
+        ("model", "taylor"),
+    ],
 )
 def test_the_granularity_chooses_what_is_left_out(
     granularity: str, estimator: str
