@@ -188,7 +188,13 @@ class SessionTable:
         text = (
             f"more than {MAX_SCOPES} combinations of caller, layer, shapes and numbers"
         )
-        if any(run.step > 0 for run in session.runs) or session.samples.joined:
+        owners = {name for name, _ in self._sessions}
+        if len(owners) > 1:
+            self._report.fall_back(
+                f"{text}: the run of the one not used for longest begins anew, with "
+                f"full steps (let at most {MAX_SCOPES} callers draw at a time)"
+            )
+        elif any(run.step > 0 for run in session.runs) or session.samples.joined:
             self._report.note(
                 f"{text}: the state of the one not used for longest is lost"
             )
