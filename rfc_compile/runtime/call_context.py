@@ -14,6 +14,10 @@ from collections.abc import Iterator
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
+from rfc_compile.config.run_options import RunOptions
+
+_AS_COMPILED = RunOptions()
+
 
 class CallContext(NamedTuple):
     """What is known of a call before its inputs are looked at.
@@ -25,6 +29,7 @@ class CallContext(NamedTuple):
         iterations: iterations of that run, None if nobody tells: about its steps, a
             sampler of a higher order has more, a model that shares the run has fewer.
         branch: name of its CFG branch, None if nobody tells.
+        asked: what the run asks for in place of the model's options.
 
     """
 
@@ -33,6 +38,7 @@ class CallContext(NamedTuple):
     run: int
     iterations: int | None
     branch: str | None
+    asked: RunOptions = _AS_COMPILED
 
     @property
     def told(self) -> bool:
@@ -43,6 +49,7 @@ class CallContext(NamedTuple):
 class _Named(NamedTuple):
     name: str
     num_steps: int | None
+    asked: RunOptions
 
 
 _named: ContextVar[_Named | None] = ContextVar("rfc_trajectory", default=None)
@@ -52,9 +59,9 @@ _runs = itertools.count(1)
 
 
 @contextlib.contextmanager
-def named(name: str, num_steps: int | None) -> Iterator[None]:
-    """Give calls inside the block an owner of this name."""
-    token = _named.set(_Named(name, num_steps))
+def named(name: str, num_steps: int | None, asked: RunOptions) -> Iterator[None]:
+    """Give calls inside the block an owner of this name, and options of their run."""
+    token = _named.set(_Named(name, num_steps, asked))
     try:
         yield
     finally:
@@ -100,8 +107,10 @@ def current_context() -> CallContext:
     """Who calls now."""
     named = _named.get()
     if named is None:
-        named = _Named(_thread_or_task(), None)
-    return CallContext(named.name, named.num_steps, *_run.get(), _branch.get())
+        named = _Named(_thread_or_task(), None, _AS_COMPILED)
+    return CallContext(
+        named.name, named.num_steps, *_run.get(), _branch.get(), named.asked
+    )
 
 
 def _thread_or_task() -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rfc_compile.compiler.inner_graphs import LazyGraph
 from rfc_compile.config.options import Options
+from rfc_compile.config.run_options import RunOptions
 from rfc_compile.estimators.step_signal import NOT_FINITE, Signal
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.analysis.input_roles import ForwardInputs
@@ -47,7 +48,7 @@ from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
-from rfc_compile.schedules.base import FULL, guarded_limit
+from rfc_compile.schedules.base import FULL, Schedule, guarded_limit
 from rfc_compile.schedules.decision import Decision, log_decision
 from rfc_compile.torch_internals import without_autocast
 
@@ -235,9 +236,19 @@ class Dispatcher(ABC):
     def decide_by(self, options: Options) -> None:
         """Follow the schedule of these options from the next run on; graphs stay."""
         self.options = self._options = options
-        self._schedule = options.make_schedule(self.report)
-        self._cached_reason = "scheduled" if self._schedule.static else "within_limit"
+        self._schedules: dict[RunOptions, Schedule] = {}
         self._by_timestep = options.time == "timestep"
+
+    def _schedule_of(self, run: Trajectory) -> Schedule:
+        """The schedule of the options, or of those that the run asks for."""
+        schedule = self._schedules.get(run.asked)
+        if schedule is None:
+            options = run.asked.applied_to(self._options)
+            schedule = self._schedules[run.asked] = options.make_schedule(self.report)
+        return schedule
+
+    def _cached_reason(self, run: Trajectory) -> str:
+        return "scheduled" if self._schedule_of(run).static else "within_limit"
 
     def reset(self, of: Set[int] | None = None) -> None:
         """Drop runs and their state; compiled graphs stay.
@@ -263,7 +274,7 @@ class Dispatcher(ABC):
         if call.positions is None:
             self.report.fall_back(UNEVEN_TIMESTEPS)
             return FULL, "timesteps"
-        limit, reason = guarded_limit(self._schedule, self._options, call.position)
+        limit, reason = guarded_limit(self._schedule_of(call.trajectory), call.position)
         return limit, call.refused or reason
 
     def _drop_broken(self, call: PlacedStep) -> None:

@@ -57,7 +57,11 @@ class Session:
                 run.finish()
         return self.add(
             Trajectory(
-                context.owner, context.run, context.num_steps, context.iterations
+                context.owner,
+                context.run,
+                context.num_steps,
+                context.iterations,
+                asked=context.asked,
             )
         )
 

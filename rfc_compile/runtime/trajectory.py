@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rfc_compile.config.run_options import RunOptions
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.schedules.decision import Decision
@@ -21,11 +22,12 @@ class Trajectory:
 
     ``name`` is its owner's, ``run`` the number of the run where a pipeline tells it;
     ``num_steps`` and ``iterations`` are those of its first call's ``CallContext``.
-    ``last_call`` is the session's call that continued it last, ``longest_gap`` the most
-    calls from one step to the next. ``changes`` counts, for
-    conditioning inputs, the steps in a row at which they were new; those in ``varying``
-    change at every step of this run and are not compared. ``fits`` are how the step
-    ``fitted`` follows, by the index of the branch whose output comes first.
+    ``asked`` are the options that it has of its own. ``last_call`` is the session's
+    call that continued it last, ``longest_gap`` the most calls from one step to the
+    next. ``changes`` counts, for conditioning inputs, the steps in a row at which they
+    were new; those in ``varying`` change at every step of this run and are not
+    compared. ``fits`` are how the step ``fitted`` follows, by the index of the branch
+    whose output comes first.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Trajectory:
     varying: set[int] = field(default_factory=set)
     fitted: int = -1
     fits: dict[int, Fit] = field(default_factory=dict)
+    asked: RunOptions = field(default_factory=RunOptions)
 
     @property
     def timesteps(self) -> list[float]:
@@ -133,6 +136,7 @@ class Trajectory:
             self.times[: branch.step + 1],
             own,
             branch,
+            asked=self.asked,
         )
 
     def drop(self, branch: GuidanceBranch) -> None:

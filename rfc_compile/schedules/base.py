@@ -149,10 +149,9 @@ class Schedule(ABC):
         """The largest error with which a step may be cached, and the rule's name."""
 
 
-def guarded_limit(
-    schedule: Schedule, options: ScheduleOptions, position: Position
-) -> tuple[float, str]:
+def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
     """The schedule's limit behind the guards that hold for all, and the reason."""
+    options = schedule.options
     if position.recorded == 0 or position.own_step < options.warmup:
         return FULL, "warmup"
     steps = position.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -97,4 +98,4 @@ def compute_all_steps(model: Any) -> None:
     """Let a compiled model compute every step in full, without compiling it again."""
     schedule = Options(schedule="interval", interval=1).make_schedule()
     for dispatcher in dispatchers_of(model):
-        dispatcher._schedule = schedule
+        dispatcher._schedules = defaultdict(lambda: schedule)

@@ -56,7 +56,7 @@ def simulate(
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,
         )
-        limit, reason = guarded_limit(schedule, chosen, position)
+        limit, reason = guarded_limit(schedule, position)
         if schedule.static:
             assert limit in (FULL, CACHED)
         if error <= limit:

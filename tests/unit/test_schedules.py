@@ -113,7 +113,7 @@ def test_without_kept_history_a_step_is_full() -> None:
         steps=None,
         times=[1 - i / 50 for i in range(21)],
     )
-    assert guarded_limit(settings.make_schedule(), settings, position) == (
+    assert guarded_limit(settings.make_schedule(), position) == (
         FULL,
         "warmup",
     )

@@ -261,7 +261,8 @@ class SampleDispatcher(TimestepDispatcher):
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
         if finite and error <= limit:
-            return "cached", replace(one, signal=signal, reason=self._cached_reason)
+            reason = self._cached_reason(one.call.trajectory)
+            return "cached", replace(one, signal=signal, reason=reason)
         return "full", replace(one, signal=signal, reason=reason)
 
     def _go_on(

@@ -53,7 +53,9 @@ def begun(context: CallContext, state: BranchState) -> Sample:
     """A sample at its first step."""
     branch = GuidanceBranch(0, state, first_step=0, name=context.branch)
     owner, steps, iterations = context.owner, context.num_steps, context.iterations
-    return Sample(Trajectory(owner, context.run, steps, iterations, [branch]))
+    return Sample(
+        Trajectory(owner, context.run, steps, iterations, [branch], asked=context.asked)
+    )
 
 
 @dataclass

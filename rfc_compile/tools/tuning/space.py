@@ -198,7 +198,7 @@ def least_nfc(setting: Setting, steps: int) -> float:
             last_interval=2 if count > 1 else None,
             curvature=Curvature(0.0, 0.0, ()),
         )
-        limit, _ = guarded_limit(schedule, options, position)
+        limit, _ = guarded_limit(schedule, position)
         full = limit == FULL
         assert full or not schedule.static or limit == CACHED
         count += full

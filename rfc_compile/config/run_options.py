@@ -1,0 +1,74 @@
+"""What one run asks for in place of the options that its model was compiled with.
+
+    trajectory("left", num_steps=50, target_nfc=12)      full steps of this run
+    trajectory("right", num_steps=50, off=True)          every step full
+
+Graphs stay: they do not depend on which steps are full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from rfc_compile.config.option_values import flag
+from rfc_compile.config.options import DEFAULT_SCHEDULE, Options
+from rfc_compile.errors import OptionError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which steps of one run are full; at most one of the attributes is given.
+
+    Attributes:
+        preset: ``quality``, ``balanced`` or ``fast``.
+        tolerance: of ``error_control``.
+        target_nfc: full steps wanted, spread evenly.
+        target_speedup: the speed-up wanted, by full steps spread evenly.
+        off: every step is full.
+
+    Raises:
+        OptionError: a value that is not allowed, or several.
+
+    """
+
+    preset: str | None = None
+    tolerance: float | None = None
+    target_nfc: int | None = None
+    target_speedup: float | None = None
+    off: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values by themselves."""
+        flag("off", self.off)
+        given = [f"{name}={value!r}" for name, value in self._given.items()]
+        if len(given) > 1:
+            raise OptionError(f"{given[0]} and {given[1]} exclude each other: give one")
+        self.applied_to(Options())
+
+    @property
+    def _given(self) -> dict[str, object]:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {n: v for n, v in values.items() if v is not None and v is not False}
+
+    def applied_to(self, options: Options) -> Options:
+        """The options of a model with those of the run.
+
+        Raises:
+            OptionError: they exclude what the model was compiled with.
+
+        """
+        if not self._given:
+            return options
+        if self.off:
+            return _rescheduled(options, "interval", interval=1)
+        if self.preset is not None and options.schedule == "rcs":
+            return _rescheduled(options, "rcs", preset=self.preset)
+        return _rescheduled(options, DEFAULT_SCHEDULE, **self._given)
+
+
+def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
+    """The same graphs by another schedule; what the old one went by is left out."""
+    rule: dict[str, object] = dict.fromkeys(
+        ("tolerance", "threshold", "target_nfc", "target_speedup")
+    )
+    return replace(options, schedule=schedule, **{**rule, **given})  # type: ignore[arg-type]
