@@ -41,9 +41,9 @@ def merge_regions(
     if granularity == "model":
         try:
             whole = model_region(regions.found, watched, ancestry)
-        except Apart as why:
+        except Apart as refusal:
             stack = merge_regions(regions, "stack", watched, ancestry)
-            return replace(stack, apart=(str(why), *stack.apart))
+            return replace(stack, apart=(str(refusal), *stack.apart))
         return replace(regions, found=tuple(numbered([whole])))
     blocks = blocks_of(regions.found)
     runs = [blocks] if granularity == "stack" else [[block] for block in blocks]

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rfc_compile.compiler.inner_graphs import LazyGraph
 from rfc_compile.config.options import Options
-from rfc_compile.config.run_options import RunOptions
 from rfc_compile.estimators.step_signal import NOT_FINITE, Signal
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.analysis.input_roles import ForwardInputs
@@ -42,13 +41,14 @@ from rfc_compile.runtime.parameter_versions import (
 from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
 from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.run_notes import UNEVEN_TIMESTEPS, note_not_continued
+from rfc_compile.runtime.run_schedules import RunSchedules
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.session_table import Key, SessionTable
 from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
-from rfc_compile.schedules.base import FULL, Schedule, guarded_limit
+from rfc_compile.schedules.base import FULL, guarded_limit
 from rfc_compile.schedules.decision import Decision, log_decision
 from rfc_compile.torch_internals import without_autocast
 
@@ -236,19 +236,8 @@ class Dispatcher(ABC):
     def decide_by(self, options: Options) -> None:
         """Follow the schedule of these options from the next run on; graphs stay."""
         self.options = self._options = options
-        self._schedules: dict[RunOptions, Schedule] = {}
+        self._schedules = RunSchedules(options, self.report)
         self._by_timestep = options.time == "timestep"
-
-    def _schedule_of(self, run: Trajectory) -> Schedule:
-        """The schedule of the options, or of those that the run asks for."""
-        schedule = self._schedules.get(run.asked)
-        if schedule is None:
-            options = run.asked.applied_to(self._options)
-            schedule = self._schedules[run.asked] = options.make_schedule(self.report)
-        return schedule
-
-    def _cached_reason(self, run: Trajectory) -> str:
-        return "scheduled" if self._schedule_of(run).static else "within_limit"
 
     def reset(self, of: Set[int] | None = None) -> None:
         """Drop runs and their state; compiled graphs stay.
@@ -274,7 +263,9 @@ class Dispatcher(ABC):
         if call.positions is None:
             self.report.fall_back(UNEVEN_TIMESTEPS)
             return FULL, "timesteps"
-        limit, reason = guarded_limit(self._schedule_of(call.trajectory), call.position)
+        limit, reason = guarded_limit(
+            self._schedules.of(call.trajectory), call.position
+        )
         return limit, call.refused or reason
 
     def _drop_broken(self, call: PlacedStep) -> None:

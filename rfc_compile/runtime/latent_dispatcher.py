@@ -209,7 +209,7 @@ class LatentDispatcher(Dispatcher):
         inputs = state.pool(call.arguments, call.step)
         if signal.finite and signal.error <= limit:
             outputs = self._run("cached", inputs)
-            self._record(call, signal, self._cached_reason(call.trajectory))
+            self._record(call, signal, self._schedules.reason_to_cache(call.trajectory))
             return outputs
         history = state.forget()
         outputs = self._run("full", inputs)

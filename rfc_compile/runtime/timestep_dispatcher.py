@@ -228,7 +228,7 @@ class TimestepDispatcher(Dispatcher):
                 if full:  # this branch's history is overwritten: drop it
                     call.trajectory.drop(call.branch)
                 return refused
-        why = reason if full else self._cached_reason(call.trajectory)
+        why = reason if full else self._schedules.reason_to_cache(call.trajectory)
         self._record(call, signal, why, done.history, done.repayment)
         self._remember_returned(call, outputs, done)
         return outputs
@@ -275,7 +275,7 @@ class TimestepDispatcher(Dispatcher):
 
     def _measures(self, call: PlacedStep) -> bool:
         """Whether the prediction of a full step is worth its time."""
-        wanted = self._schedule_of(call.trajectory).measures or (
+        wanted = self._schedules.of(call.trajectory).measures or (
             self._options.corrector == "auto" and call.branch.since_full > 0
         )
         return (

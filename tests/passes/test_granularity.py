@@ -22,12 +22,13 @@ from capture import (
     zoo_capture,
 )
 from expecttest import assert_expected_inline
-from models import TOKENS, WIDTH, Stack, build, timesteps, tokens
-from torch import Tensor, fx, nn
+from joined_stacks import Halved, Hints, Joined, Returned, Skips
+from models import Stack, build, timesteps, tokens
+from torch import Tensor, fx
 
 from rfc_compile.passes.analysis.flops import is_expensive
 from rfc_compile.passes.analysis.granularity import merge_regions
-from rfc_compile.passes.analysis.records import Regions, module_path
+from rfc_compile.passes.analysis.records import Regions
 from rfc_compile.passes.analysis.watched_value import watched_value
 from rfc_compile.passes.fx_utils import Ancestry
 
@@ -144,62 +145,6 @@ def test_a_second_run_changes_nothing(name: str, granularity: str) -> None:
     assert merge_regions(once, "module", watched, ancestry) is once
 
 
-class Returned(Stack):
-    """The stream after the second of four blocks is returned as well."""
-
-    depth = 4
-
-    def forward(
-        self, x: Tensor, t: Tensor, text: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        x, c = self.embed(x), self.time(t)
-        first = [x := block(x, c, x) for block in self.blocks]
-        return self.head(self.norm(x)), first[1]
-
-
-class Skips(Stack):
-    """A U: the first block's result joins the stream before the third, by a linear."""
-
-    depth = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.join = nn.Linear(2 * WIDTH, WIDTH)
-
-    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
-        first, second, third = self.blocks
-        x = kept = first(x, c, text)
-        x = self.join(torch.cat([second(x, c, text), kept], dim=-1))
-        return third(x, c, text)
-
-
-class Hints(Stack):
-    """A hint of the caller's joins the stream between the blocks."""
-
-    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
-        first, second = self.blocks
-        return second(first(x, c, text) + text, c, text)
-
-
-class Joined(Stack):
-    """Two streams at first, then one of both; a slice of it is read in the end."""
-
-    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
-        first, second = self.blocks
-        x, text = first(x, c, text), first(x[:, :3], c, text)
-        return second(torch.cat([text, x], dim=1), c, text)[:, 3:]
-
-
-class Halved(Stack):
-    """The last block has half of the tokens."""
-
-    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
-        first, second = self.blocks
-        x = first(x, c, text)
-        x = second(x[:, : TOKENS // 2] + x[:, TOKENS // 2 :], c, text)
-        return torch.cat([x, x], dim=1)
-
-
 @pytest.mark.parametrize(
     ("model", "blocks", "stacks", "reason"),
     [
@@ -236,58 +181,6 @@ def test_where_a_merge_ends(
             expected = expected if isinstance(expected, tuple) else (expected,)
             for ours, theirs in zip(found, expected, strict=True):
                 assert same_bits(ours, theirs) if full else ours.isfinite().all()
-
-
-@pytest.mark.parametrize("model", [Returned, Skips, Hints, Joined, Halved])
-def test_the_model_is_one_region_whatever_lies_between(model: type[Stack]) -> None:
-    """Every result is kept, and a cached step computes nothing that is expensive."""
-    call = (tokens(), timesteps(9), tokens(5))
-    captured = capture(build(model), *call, granularity="model", estimator="taylor")
-    (region,) = captured.found.regions.found
-    assert (region.kind, region.bases) == ("model", ())
-    assert len(region.outputs) == (2 if model is Returned else 1)
-    assert not captured.found.regions.apart
-    assert captured.whole is not None
-    left = [n for n in captured.whole.cached.gm.graph.nodes if is_expensive(n)]
-    paths = {module_path([node]) for node in left}
-    assert not {path for path in paths if path.startswith("blocks.1")}, paths
-    walk = Walk(captured, "whole")
-    for step, full in enumerate([True, True, False, True]):
-        call = (tokens() + 0.01 * step, timesteps(9 - step), tokens(5))
-        found = walk(*call, full=full)
-        with torch.no_grad():
-            expected = captured.model(*call)
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        for ours, theirs in zip(found, expected, strict=True):
-            assert same_bits(ours, theirs) if full else ours.isfinite().all()
-
-
-class Counted(Stack):
-    """The index of the largest value is returned as well: it cannot be predicted."""
-
-    def forward(
-        self, x: Tensor, t: Tensor, text: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        result = super().forward(x, t, text)
-        return result, result.argmax(-1)
-
-
-class Summed(Stack):
-    """One number of the whole batch is returned as well."""
-
-    def forward(
-        self, x: Tensor, t: Tensor, text: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        result = super().forward(x, t, text)
-        return result, result.square().mean()
-
-
-@pytest.mark.parametrize("model", [Counted, Summed])
-def test_results_that_cannot_be_predicted_leave_the_stack(model: type[Stack]) -> None:
-    captured = capture(build(model), tokens(), timesteps(9), granularity="model")
-    regions = captured.found.regions
-    assert kinds_of(captured) == ["stack"]
-    assert "is no batch of numbers" in regions.apart[0]
 
 
 class Leaking(Stack):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rfc_compile import Options
+from rfc_compile.config.run_options import RunOptions
 from rfc_compile.runtime.registry import dispatchers_of
 from rfc_compile.tools.measure.glyph_dit import (
     EMPTY_CLASS,
@@ -96,6 +95,5 @@ def full_calls(model: Any) -> int:
 
 def compute_all_steps(model: Any) -> None:
     """Let a compiled model compute every step in full, without compiling it again."""
-    schedule = Options(schedule="interval", interval=1).make_schedule()
     for dispatcher in dispatchers_of(model):
-        dispatcher._schedules = defaultdict(lambda: schedule)
+        dispatcher.decide_by(RunOptions(off=True).applied_to(dispatcher.options))

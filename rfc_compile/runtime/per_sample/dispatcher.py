@@ -261,7 +261,7 @@ class SampleDispatcher(TimestepDispatcher):
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
         if finite and error <= limit:
-            reason = self._cached_reason(one.call.trajectory)
+            reason = self._schedules.reason_to_cache(one.call.trajectory)
             return "cached", replace(one, signal=signal, reason=reason)
         return "full", replace(one, signal=signal, reason=reason)
 
