@@ -112,6 +112,8 @@ class Dispatcher(ABC):
         layer, _ = key
         given = [arguments[i] for i in self._given]
         running = model_forward.running(context)
+        if running is not None:
+            self._look_for_layers(running, layer, given)
         if (
             running is not None
             and (self.follows or running.leader == self._serial)
@@ -150,6 +152,11 @@ class Dispatcher(ABC):
                 self._sessions.put(context.owner, key, before)
                 return before
         return session
+
+    def _look_for_layers(
+        self, running: ModelForward, layer: LayerKey, given: Sequence[Any]
+    ) -> None:
+        """See whether the graph is a part of a model that is compiled in parts."""
 
     timed: bool
     """Whether the timestep of a call is known."""
@@ -336,6 +343,7 @@ class Dispatcher(ABC):
             full=decision.full,
             keep=keep,
             ranks=self.ranks,
+            computes=self._computes,
         )
 
     @abstractmethod

@@ -16,7 +16,7 @@ import operator
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +50,8 @@ class ModelForward:
         keep: whether values of a full step may be kept (not after broken inputs).
         ranks: those that the leader decides with, None if by itself.
         number: of the call, counted by owner.
+        computes: what the leading graph computes.
+        layered: whether another layer that computes the same has continued it.
 
     ``_given`` holds the numbers of the first and the last call that were given a
     tensor, ``_results`` that of the last call which it is a result of.
@@ -66,6 +68,7 @@ class ModelForward:
         full: bool,
         keep: bool,
         ranks: Ranks | None = None,
+        computes: Hashable = None,
         before: ModelForward | None = None,
     ) -> None:
         self.leader = leader
@@ -76,6 +79,8 @@ class ModelForward:
         self.full = full
         self.keep = keep
         self.ranks = ranks
+        self.computes = computes
+        self.layered = False
         self._layers: dict[LayerKey, int] = {}
         if before is None:
             self.number = 0
@@ -134,6 +139,10 @@ class ModelForward:
         """How often a layer has run in this call."""
         return self._layers.get(layer, 0)
 
+    def has_run(self, layer: LayerKey) -> bool:
+        """Whether a layer has run in this call, with tensors of any shapes."""
+        return any(ids == layer[0] for ids, _ in self._layers)
+
     def add(
         self, layer: LayerKey, arguments: Iterable[Any], results: Iterable[Any]
     ) -> None:
@@ -168,6 +177,7 @@ def begin(
     full: bool,
     keep: bool,
     ranks: Ranks | None = None,
+    computes: Hashable = None,
 ) -> None:
     """A graph leads a new call, with the attributes that ``ModelForward`` lists."""
     with _lock:
@@ -181,6 +191,7 @@ def begin(
             full=full,
             keep=keep,
             ranks=ranks,
+            computes=computes,
             before=before,
         )
         _running[context.owner] = call

@@ -28,12 +28,13 @@ from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch, Returned
 from rfc_compile.runtime.latent_pair import LatentPair, find_latent_pair, partners
+from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, fits_by_branch, places
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Repayment, repay
 from rfc_compile.runtime.run_notes import note_unlinked
-from rfc_compile.runtime.session import Session
+from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Time
 from rfc_compile.schedules.base import FULL
@@ -99,7 +100,7 @@ class TimestepDispatcher(Dispatcher):
         weights: ParameterVersion,
     ) -> Sequence[Any]:
         time = read_time(arguments[self._timestep])
-        pair = session.pairs.get(self._sizes_of(arguments))
+        pair = self._known_pair(session, arguments)
         latent = None if pair is None else pair.latent(self._latents(arguments))
         refused: Mismatch | None = None
         first: Place | None = None
@@ -119,6 +120,21 @@ class TimestepDispatcher(Dispatcher):
                 if not isinstance(result, Mismatch):
                     return result
         return self._begin(session, context, arguments, weights, first, refused, time)
+
+    def _look_for_layers(
+        self, running: ModelForward, layer: LayerKey, given: Sequence[Any]
+    ) -> None:
+        """Blocks compiled one by one: the next has the same graph and the stream."""
+        if self.follows:
+            return
+        if running.leader == self._serial and running.layered:
+            self.follows = True
+        elif (
+            running.computes == self._computes
+            and not running.has_run(layer)
+            and running.includes(layer, given, by_results=True)
+        ):
+            self.follows = running.layered = True
 
     def _begin(
         self,
@@ -258,7 +274,7 @@ class TimestepDispatcher(Dispatcher):
         outputs = self._run("full", inputs)
         if predicted is None:
             return Done(outputs, history)
-        pair = call.session.pairs[self._sizes_of(call.arguments)]
+        pair = self._known_pair(call.session, call.arguments)
         assert pair is not None
         assert call.positions is not None
         repayment = repay(
@@ -284,7 +300,7 @@ class TimestepDispatcher(Dispatcher):
             and bool(call.branch.state.full_steps)
             and call.positions is not None
             and bool(call.debt.b.size)
-            and call.session.pairs.get(self._sizes_of(call.arguments)) is not None
+            and self._known_pair(call.session, call.arguments) is not None
         )
 
     def _remember_returned(
@@ -301,7 +317,7 @@ class TimestepDispatcher(Dispatcher):
                 call.positions[0], nodes, full=done.history is not None
             )
         pair = self._pair(call.session, arguments, outputs)
-        if pair is None or self.follows:
+        if pair is None:
             return
         latent = pair.latent(self._latents(arguments))
         known = branch.returned
@@ -317,9 +333,16 @@ class TimestepDispatcher(Dispatcher):
     ) -> LatentPair | None:
         key = self._sizes_of(arguments)
         if key not in session.pairs:
-            found = find_latent_pair(self._latents(arguments), outputs)
-            session.pairs[key] = None if self.follows else found
-        return session.pairs[key]
+            session.pairs[key] = find_latent_pair(self._latents(arguments), outputs)
+        return self._known_pair(session, arguments)
+
+    def _known_pair(
+        self, session: Session, arguments: Sequence[Any]
+    ) -> LatentPair | None:
+        """The latent and its output; none where a sampler sees neither."""
+        if self.follows:
+            return None
+        return session.pairs.get(self._sizes_of(arguments))
 
     def _latents(self, arguments: Sequence[Any]) -> list[Any]:
         return [arguments[i] for i in self._latents_first]

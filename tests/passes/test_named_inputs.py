@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import capture
+from capture import capture
 from models import WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, nn
 

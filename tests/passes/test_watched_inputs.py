@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Capture, capture
+from capture import Capture, capture
 from models import TOKENS, WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, nn
 
@@ -70,7 +70,9 @@ def test_what_is_not_the_latent_is_watched(model: type[Stack], other: Tensor) ->
 
 @pytest.mark.parametrize(("model", "other"), CASES)
 @pytest.mark.parametrize(
-    "schedule", [{}, {"schedule": "interval", "interval": 8}], ids=["spread", "static"]
+    "schedule",
+    [{"threshold": 100.0}, {"schedule": "interval", "interval": 8}],
+    ids=["probe", "static"],
 )
 def test_a_small_change_of_it_is_noticed(
     model: type[Stack], other: Tensor, schedule: dict[str, Any]
@@ -82,10 +84,9 @@ def test_a_small_change_of_it_is_noticed(
     for step in range(8):
         if step == 5:
             other = other + 0.001
-        with torch.no_grad():
+        with torch.no_grad(), rfc_compile.trajectory("walk", num_steps=8):
             compiled(x * (1 - 0.03 * step), timesteps(20 - step), other)
-    stats = rfc_compile.stats(compiled)
-    assert stats.last is not None
-    decisions = (*stats.last.decisions, *stats.decisions)
+    decisions = rfc_compile.stats(compiled).decisions
+    assert len(decisions) == 8
     assert (decisions[5].full, decisions[5].reason) == (True, "conditioning")
     assert any(not d.full for d in decisions[:5])

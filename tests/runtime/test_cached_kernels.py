@@ -12,6 +12,7 @@ from denoising import small_glyph
 from options import MODULES
 from torch._inductor.graph import GraphLowering
 
+import rfc_compile
 from rfc_compile.tools.measure.glyph_dit import initial_noise
 
 BATCH, TOKENS, WIDTH = 3, 64, 128
@@ -34,6 +35,7 @@ def cached_code() -> str:
     uncached = torch._inductor.config.patch(fx_graph_cache=False)
     with (
         pytest.MonkeyPatch.context() as patched,
+        rfc_compile.trajectory("walk", num_steps=3),
         torch.no_grad(),
         uncached,
         torch._functorch.config.patch(enable_autograd_cache=False),

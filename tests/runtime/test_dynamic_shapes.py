@@ -23,6 +23,7 @@ OPTIONS = {
     "schedule": "interval",
     "interval": 3,
     "warmup": 2,
+    "time": "step",  # blocks alone are given no timestep
 }
 SIZES = [(1, 16, 8), (2, 24, 8), (1, 24, 6)]
 """Batch, image tokens, text tokens of the runs; a batch of 1 has graphs of its own."""

@@ -133,6 +133,9 @@ class SampleDispatcher(TimestepDispatcher):
         self._changes_of_weights.note(telling)  # once, however many rows begin anew
         return outputs
 
+    def _look_for_layers(self, *_: Any) -> None:
+        """Samples are told apart by what the sampler was given, so by whole models."""
+
     def _leave(self, session: Session, sample: Sample) -> None:
         note_end(sample.trajectory, self.report)
         session.samples.leave(sample)
