@@ -305,7 +305,7 @@ class Dispatcher(ABC):
             run.times.append(call.time)
         if branch not in run.branches:
             run.branches.append(branch)
-        run.newest, run.last_call = branch, call.session.calls
+        run.newest = branch
         branch.name = call.context.branch
         branch.state.remember([call.arguments[i] for i in self._layout.latents])
         seen = signal if branch.step >= 0 and signal.finite else None
@@ -324,6 +324,7 @@ class Dispatcher(ABC):
         branch.learn(signal, full=full)
         branch.advance(call.step, full=full)
         run.decisions.append(decision)
+        run.last_call = call.session.calls
         log_decision(run.name, decision)
         self._announce(call, run, decision, keep=signal.finite)
         if history is not None and signal.finite:

@@ -31,7 +31,7 @@ UNEVEN_TIMESTEPS = (
 def note_end(run: Trajectory, report: GraphReport) -> None:
     """Say so once if a whole run had no cached step."""
     full = [made for made in run.decisions if made.full]
-    if len(run.times) < SHORT_RUN or len(full) < len(run.decisions):
+    if len(run.times) < SHORT_RUN or not full or len(full) < len(run.decisions):
         return
     reasons = Counter(made.reason for made in full)
     most, _ = reasons.most_common(1)[0]
@@ -57,7 +57,7 @@ def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
         for run in recent
         if len(run.times) == 1
         and not run.finished
-        and run.decisions[-1].reason in ("warmup", "new_run")
+        and [made.reason for made in run.decisions[-1:]] in (["warmup"], ["new_run"])
     ]
     times = {run.times[0] for run in alone}
     beside = len(times) < len(alone) and all(len(time) == 1 for time in times)

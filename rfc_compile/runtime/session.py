@@ -95,8 +95,12 @@ class Session:
 
     @property
     def current(self) -> Trajectory | None:
-        """The run that was continued last."""
-        return max(self.runs, key=lambda run: run.last_call, default=None)
+        """The run that was continued last; one that all branches have left is not."""
+
+        def latest(run: Trajectory) -> tuple[int, bool]:
+            return run.last_call, bool(run.branches)
+
+        return max(self.runs, key=latest, default=None)
 
     @property
     def last(self) -> Trajectory | None:
