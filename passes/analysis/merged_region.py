@@ -79,7 +79,9 @@ def merged_region(
     wanted = [_input_of(output, base, merge) for output, base in found.items()]
     inputs = tuple(dict.fromkeys(wanted))
     others = [region for region in regions if region not in members]
-    nodes = needed_by_outputs_alone(inside | raised, [*inputs, *found.values()], others, ancestry)
+    nodes = needed_by_outputs_alone(
+        inside | raised, [*inputs, *found.values()], others, ancestry
+    )
     for region in others:
         if not nodes.isdisjoint(region.nodes):
             raise Apart(f"{region.module} is between them", len(members) - 1)
