@@ -4,7 +4,7 @@
     classify_inputs    analysis               -> timestep, latent, conditioning
     residual_stream    analysis               -> residual adds
     find_regions       analysis               -> regions and refusals
-    merge_regions      analysis               -> one a block, for all blocks, or all
+    merge_regions      analysis               -> one per block, for all, or the model
     outline            regions                -> submodules
     make_conditional   region calls           -> conditional(predicate, region, ...)
     hoist_predicate    one predicate a region -> one predicate a step

@@ -84,10 +84,11 @@ def farthest_move(latents: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor
 
 def prediction_error(value: Tensor, predicted: Tensor) -> Tensor:
     """The relative distance per group, shape (G,); 0 for zeros predicted as zeros."""
-    now, said = (x.float().flatten(1) for x in (value, predicted))
-    size, other = now.abs().sum(1), said.abs().sum(1)
-    size = torch.where(size == 0, other, size)
-    return (now - said).abs().sum(1) / torch.where(size == 0, 1, size)
+    now = value.float()
+    distance = (now - predicted.float()).abs().flatten(1).sum(1)
+    size = now.abs().flatten(1).sum(1)
+    size = torch.where(size == 0, distance, size)
+    return distance / torch.where(size == 0, 1, size)
 
 
 def relative_distance(value: Tensor, other: Tensor) -> Tensor:

@@ -153,6 +153,7 @@ class Dispatcher(ABC):
                 return before
         return session
 
+    @abstractmethod
     def _look_for_layers(
         self, running: ModelForward, layer: LayerKey, given: Sequence[Any]
     ) -> None:

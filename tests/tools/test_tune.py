@@ -118,7 +118,7 @@ def test_an_unreachable_goal_says_what_the_best_is(tmp_path: Path) -> None:
         tune(output=tmp_path, target_speedup=50, time_limit=2)
     best = caught.value.best.measured
     assert best is not None
-    assert best.nfc == 3
+    assert best.nfc <= 3  # of the few that the time was enough for
     assert best.speedup is not None
     assert 0 < best.speedup < 50
     assert not (tmp_path / "rfc.json").exists()
