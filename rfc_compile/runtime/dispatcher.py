@@ -191,10 +191,7 @@ class Dispatcher(ABC):
     def _read(
         self, value: Tensor, call: PlacedStep, *agreed: Hashable, time: float = 0.0
     ) -> Signal:
-        """The signal of a step on the host, that of all ranks which share the model.
-
-        ``agreed`` is what else the ranks must have in common for this step.
-        """
+        """The signal of a step, ``agreed`` among all ranks that share the model."""
         conditioning = self._layout.conditioning
         if self.ranks is None:
             return Signal.read(value, conditioning, time)
@@ -248,10 +245,7 @@ class Dispatcher(ABC):
         self._by_timestep = options.time == "timestep"
 
     def reset(self, of: Set[int] | None = None) -> None:
-        """Drop runs and their state; compiled graphs stay.
-
-        ``of`` keeps to the layers that hold one of these parameter ids.
-        """
+        """Drop runs and state, of layers that hold one of these ids if given."""
         self._sessions.drop(of)
 
     def sessions(self, of: Set[int] | None = None) -> list[Session]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rfc_compile.compiler.inner_graphs import LazyGraph
 from rfc_compile.config.options import Options
@@ -36,11 +35,8 @@ from rfc_compile.runtime.repayment import Repayment, repay
 from rfc_compile.runtime.run_notes import note_unlinked
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.trajectory import Time
+from rfc_compile.runtime.trajectory import Time, read_time
 from rfc_compile.schedules.base import FULL
-
-MANY_TIMESTEPS = 64
-"""Of more of them (one a token) the least and the largest are looked at."""
 
 CHANGES_IN_A_ROW = 3
 """Steps in a row at which a conditioning input is new until it counts as varying."""
@@ -316,7 +312,10 @@ class TimestepDispatcher(Dispatcher):
             branch.debt = call.debt.after(
                 call.positions[0], nodes, full=done.history is not None
             )
-        pair = self._pair(call.session, arguments, outputs)
+        sizes, pairs = self._sizes_of(arguments), call.session.pairs
+        if sizes not in pairs:
+            pairs[sizes] = find_latent_pair(self._latents(arguments), outputs)
+        pair = self._known_pair(call.session, arguments)
         if pair is None:
             return
         latent = pair.latent(self._latents(arguments))
@@ -327,14 +326,6 @@ class TimestepDispatcher(Dispatcher):
                 call.step, latent.clone(), pair.returned(outputs).clone(), rows
             )
         branch.returned = [new, *known][:KEPT_OUTPUTS]
-
-    def _pair(
-        self, session: Session, arguments: Sequence[Any], outputs: Sequence[Any]
-    ) -> LatentPair | None:
-        key = self._sizes_of(arguments)
-        if key not in session.pairs:
-            session.pairs[key] = find_latent_pair(self._latents(arguments), outputs)
-        return self._known_pair(session, arguments)
 
     def _known_pair(
         self, session: Session, arguments: Sequence[Any]
@@ -355,16 +346,3 @@ class TimestepDispatcher(Dispatcher):
             inputs.others.extend(self._run("probe", inputs))
             return self._run(name, inputs)
         return self._run(name, inputs)[:-1]
-
-
-def read_time(value: Any) -> Time:
-    """The timesteps of a call on the host, one where all are the same."""
-    if not isinstance(value, Tensor):
-        return (float(value),)
-    flat = value.reshape(-1)
-    if not 0 < flat.numel() <= MANY_TIMESTEPS:
-        flat = (
-            torch.stack([flat.min(), flat.max()]) if flat.numel() else flat.sum()[None]
-        )
-    values = tuple([float(x) for x in flat.tolist()])
-    return values[:1] if len(set(values)) == 1 else values

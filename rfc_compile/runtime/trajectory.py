@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from rfc_compile.config.run_options import RunOptions
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
@@ -11,6 +15,9 @@ from rfc_compile.schedules.decision import Decision
 
 MAX_BRANCHES = 8
 """Guidance branches of one run; a call more begins a new one."""
+
+MANY_TIMESTEPS = 64
+"""Of more of them (one a token) the least and the largest are looked at."""
 
 Time = tuple[float, ...]
 """The timesteps of a call, one where all are the same."""
@@ -152,3 +159,16 @@ class Trajectory:
 
 def _moves(time: Time, before: Time) -> list[float]:
     return [a - b for a, b in zip(time, before, strict=True)]
+
+
+def read_time(value: Any) -> Time:
+    """The timesteps of a call on the host, one where all are the same."""
+    if not isinstance(value, Tensor):
+        return (float(value),)
+    flat = value.reshape(-1)
+    if not 0 < flat.numel() <= MANY_TIMESTEPS:
+        flat = (
+            torch.stack([flat.min(), flat.max()]) if flat.numel() else flat.sum()[None]
+        )
+    values = tuple([float(x) for x in flat.tolist()])
+    return values[:1] if len(set(values)) == 1 else values

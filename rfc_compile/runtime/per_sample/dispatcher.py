@@ -6,14 +6,13 @@
 
 A sample is a trajectory with one branch and with state for a batch of one, placed by
 its row's own timestep, conditioning and latent. A call takes the state of its rows
-together, and every sample gets its own back; the step weights differ from row to row.
-So rows may join, leave and change places between calls, and what a sample becomes does
-not depend on what else is in the batch. Guidance by a doubled batch is rows like any.
+together, and every sample gets its own back. So rows may join, leave and change places
+between calls. Guidance by a doubled batch is rows like any.
 
 The graphs must run for any part of a batch. Dynamo has to give them a symbol for its
-size (analysis.batch_dimension), and whether the model keeps its samples apart is tried
-out at the first batch (independence). What fails runs uncached, with a warning.
-A batch of one has a graph of its own, which takes the samples over and gives them back.
+size (analysis.batch_dimension); whether the model keeps its samples apart is tried out
+at the first batch (independence), else it runs uncached. A batch of one has a graph of
+its own, which takes the samples over and gives them back.
 """
 
 from __future__ import annotations
@@ -134,7 +133,7 @@ class SampleDispatcher(TimestepDispatcher):
         return outputs
 
     def _look_for_layers(self, *_: Any) -> None:
-        """Samples are told apart by what the sampler was given, so by whole models."""
+        """Samples are told apart by what the sampler was given: of whole models."""
 
     def _leave(self, session: Session, sample: Sample) -> None:
         note_end(sample.trajectory, self.report)
