@@ -5,14 +5,13 @@
                    -> full graph on the rows that need it, cached graph on the others
 
 A sample is a trajectory with one branch and with state for a batch of one, placed by
-its row's own timestep, conditioning and latent. A call takes the state of its rows
-together, and every sample gets its own back. So rows may join, leave and change places
-between calls. Guidance by a doubled batch is rows like any.
+its row's own timestep, conditioning and latent. So rows may join, leave and change
+places between calls; guidance by a doubled batch is rows like any.
 
 The graphs must run for any part of a batch. Dynamo has to give them a symbol for its
 size (analysis.batch_dimension); whether the model keeps its samples apart is tried out
-at the first batch (independence), else it runs uncached. A batch of one has a graph of
-its own, which takes the samples over and gives them back.
+at the first batch (independence), else it runs uncached. A batch of one has its own
+graph, which takes the samples over and gives them back.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ from rfc_compile.runtime.per_sample.matching import (
     begun,
     continuations,
     may_continue,
+    pace_of,
 )
 from rfc_compile.runtime.per_sample.placed_row import Placed
 from rfc_compile.runtime.per_sample.repayment import note_partners, repay_row, row_of
@@ -160,7 +160,7 @@ class SampleDispatcher(TimestepDispatcher):
         latents = pair.latent(self._latents(arguments))
         fits = fits_of([sample.branch for sample in candidates], latents)
         pairs = [
-            Continuation(i, sample, fit, mismatch)
+            Continuation(i, sample, fit, mismatch, pace_of(sample, row))
             for sample, own in zip(candidates, fits, strict=True)
             for i, (row, fit) in enumerate(zip(rows, own, strict=True))
             if may_continue(sample, row, fit)

@@ -4,8 +4,9 @@
     sample -> timestep, conditioning, what the sampler was given at its last call
 
 A row continues the sample whose sampler fit explains its latent (``sampler_fit``), of
-several the one that it explains best: rows may change places, join and leave at every
-call. No sample is continued by two rows, and a row that continues none begins one.
+several the one that it explains best. Two requests for one image are on one curve, one
+behind the other, and both explain: there the one whose steps are as long. Rows may
+change places, join and leave at every call. No sample is continued by two rows, and a row that continues none begins one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from rfc_compile.schedules.decision import Decision
 IDLE_CALLS = 8
 """Calls of its owner that a sample may miss before its state is freed: rows may be
 called in several batches, and with guidance in calls of their own."""
+
+UNKNOWN_PACE = 0.5
+"""How much another step of a sample that has made one only is taken to differ."""
 
 MANY_LEFT = 64
 """Samples that have left whose decisions are remembered; the oldest goes."""
@@ -109,6 +113,7 @@ class Continuation:
         sample: the one whose next step it is, None for one that begins.
         fit: how its latent follows; None for one that begins.
         mismatch: why it cannot go on with what that sample keeps; None if it can.
+        pace: how much its step differs from the sample's last one, relative to that.
 
     """
 
@@ -116,19 +121,29 @@ class Continuation:
     sample: Sample | None = None
     fit: Fit | None = None
     mismatch: Mismatch | None = None
+    pace: float = UNKNOWN_PACE
 
     @property
-    def order(self) -> tuple[bool, float, int]:
+    def order(self) -> tuple[bool, float, float, float, int]:
         """Less for the likelier of two."""
         residual = 0.0 if self.fit is None else self.fit.residual
         number = 0 if self.sample is None else self.sample.number
-        return self.mismatch is not None, residual, number
+        refused = self.mismatch is not None
+        return refused, round(residual, 2), self.pace, residual, number
 
 
 def may_continue(sample: Sample, row: Row, fit: Fit) -> bool:
     """Whether a row is the next step of a sample, by its latent and timestep."""
     back = sample.trajectory.goes_back((row.timestep,))
     return row.finite and fit.moved and fit.explained and not back
+
+
+def pace_of(sample: Sample, row: Row) -> float:
+    """How much a row's step in time differs from the sample's last one."""
+    *_, before, now = (None, None, *sample.trajectory.timesteps)
+    if before is None or now is None or before == now:
+        return UNKNOWN_PACE
+    return abs((row.timestep - now) / (now - before) - 1)
 
 
 def continuations(rows: int, pairs: Iterable[Continuation]) -> list[Continuation]:
