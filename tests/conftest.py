@@ -25,10 +25,19 @@ os.environ.setdefault(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by its folder, before `-m` selects."""
+    """Mark every test by its folder, and nightly ones, before `-m` selects.
+
+    `nightly.txt` holds the beginnings of node ids: slow cases of which `make test` runs
+    another one.
+    """
+    here = Path(__file__).parent
+    nightly = tuple((here / "nightly.txt").read_text().split())
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(folder)
+        path = item.path.relative_to(here)
+        item.add_marker(path.parts[0])
+        own = f"tests/{path}::{item.nodeid.partition('::')[2]}"
+        if own.startswith(nightly):
+            item.add_marker(pytest.mark.nightly)
 
 
 def pytest_collection_finish() -> None:

@@ -38,14 +38,14 @@ deterministic = pytest.mark.parametrize(
     "sampler", [name for name in SAMPLERS if name not in STOCHASTIC]
 )
 stochastic = pytest.mark.parametrize("sampler", STOCHASTIC)
-SLOW = pytest.mark.slow
+NIGHTLY = pytest.mark.nightly
 as_called = pytest.mark.parametrize(
     ("separate", "dtype"),
     [
         pytest.param(False, torch.float32, id="batch-float32"),
         pytest.param(True, torch.bfloat16, id="calls-bfloat16"),
-        pytest.param(True, torch.float32, id="calls-float32", marks=SLOW),
-        pytest.param(False, torch.bfloat16, id="batch-bfloat16", marks=SLOW),
+        pytest.param(True, torch.float32, id="calls-float32", marks=NIGHTLY),
+        pytest.param(False, torch.bfloat16, id="batch-bfloat16", marks=NIGHTLY),
     ],
 )
 

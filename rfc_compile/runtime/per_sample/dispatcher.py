@@ -247,15 +247,14 @@ class SampleDispatcher(TimestepDispatcher):
         """The probe's results, behind the step weights, beside the state of rows."""
         slots = stacked([one.call.branch.state for one in placed])
         weights = [
-            one.call.branch.state.weights(one.call.step, self._times(one.call))
+            one.call.branch.state.weights(
+                one.call.step, one.call.positions if self._by_timestep else None
+            )
             for one in placed
         ]
         inputs = GraphInputs(arguments, slots, [torch.stack(weights, dim=-1)])
         inputs.others.extend(self._run("probe", inputs))
         return inputs
-
-    def _times(self, call: PlacedStep) -> tuple[float, ...] | None:
-        return call.positions if self._by_timestep else None
 
     def _decide(self, one: Placed, error: float) -> tuple[str, Placed]:
         """The graph that a row goes on in, and the row with its signal and reason."""

@@ -6,7 +6,8 @@
 A row continues the sample whose sampler fit explains its latent (``sampler_fit``), of
 several the one that it explains best. Two requests for one image are on one curve, one
 behind the other, and both explain: there the one whose steps are as long. Rows may
-change places, join and leave at every call. No sample is continued by two rows, and a row that continues none begins one.
+change places, join and leave at every call. No sample is continued by two rows, and a
+row that continues none begins one.
 """
 
 from __future__ import annotations
@@ -140,10 +141,10 @@ def may_continue(sample: Sample, row: Row, fit: Fit) -> bool:
 
 def pace_of(sample: Sample, row: Row) -> float:
     """How much a row's step in time differs from the sample's last one."""
-    *_, before, now = (None, None, *sample.trajectory.timesteps)
-    if before is None or now is None or before == now:
+    times = sample.trajectory.timesteps[-2:]
+    if len(times) < 2 or times[0] == times[1]:
         return UNKNOWN_PACE
-    return abs((row.timestep - now) / (now - before) - 1)
+    return abs((row.timestep - times[1]) / (times[1] - times[0]) - 1)
 
 
 def continuations(rows: int, pairs: Iterable[Continuation]) -> list[Continuation]:
