@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.corrector import EXACT
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import (
@@ -117,7 +118,22 @@ def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> b
         return True
     if run.goes_back(time):
         return False
-    return context.told or fit.explained
+    return context.told or (fit.explained and not _turns_back(run, fit))
+
+
+def _turns_back(run: Trajectory, fit: Fit) -> bool:
+    """Whether the latent is an earlier one of the run, seen from its newest.
+
+    The noise of a run that was broken off is a step back from its later latents. A
+    sampler that takes one output a step adds all of them with one sign.
+    """
+    newest = run.newest
+    if newest is None or run.fitted != run.step:
+        return False
+    before = run.fits.get(newest.index)
+    if before is None or before.residual > EXACT:
+        return False
+    return bool(np.all(before.b.sum(1) * fit.b.sum(1) < 0))
 
 
 def _leaving(

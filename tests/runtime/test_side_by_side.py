@@ -170,6 +170,34 @@ def test_broken_off_and_begun_anew(after: int) -> None:
     assert_as_alone(images, side_by_side(model, images))
 
 
+@torch.no_grad()
+def test_the_noise_of_a_run_that_was_broken_off_begins_another() -> None:
+    """From where it was left it looks like a step, backwards: of another sampler."""
+    model, image = compiled(), Image()
+    walk = image.steps(model)
+    for _ in range(3):
+        next(walk)
+    late = [0.5, 0.4, 0.3, 0.2]  # as if for a sampler that begins later
+
+    def draw(denoise: Any) -> Tensor:
+        x = initial_noise(1, image.seed)
+        for t in late:
+            labels = torch.tensor([image.label])
+            x = (
+                x
+                - 0.1
+                * denoise(
+                    x, timestep=torch.tensor([1000 * t]), class_labels=labels
+                ).sample
+            )
+        return x
+
+    found = draw(model)
+    assert rfc_compile.stats(model).steps == len(late)
+    rfc_compile.reset(model)
+    assert torch.allclose(found, draw(model), **CLOSE)
+
+
 def test_another_thread_draws_the_same_images() -> None:
     """Each thread has runs of its own; their steps alternate."""
     model, images = compiled(), images_of(3, "other noise")
