@@ -144,9 +144,11 @@ def explain(model: Any = None) -> Explanation:
 
     """
     model = model_of(model)
-    reports = reports_of(model)
-    found = explanation_of(reports, tensor_ids(model))
-    found = replace(found, maps=maps_of(reports, newest_run(model)))
+    sharded = model is not None and gathers_weights(model)
+    shown = None if sharded else model
+    reports = reports_of(shown)
+    found = explanation_of(reports, tensor_ids(shown))
+    found = replace(found, maps=maps_of(reports, newest_run(shown)))
     if model is None:
         return found
     if not found.graphs and any(p.is_meta for p in model.parameters()):
@@ -155,7 +157,7 @@ def explain(model: Any = None) -> Explanation:
             "them: no graph is known to be its own, explain() shows those of all models"
         )
         return replace(found, fallbacks=(reason,))
-    if gathers_weights(model):
+    if sharded:
         reason = (
             "its weights are sharded between calls (fully_shard), so its graphs are "
             "not known to be its own: explain() and stats() show those of all models"

@@ -53,7 +53,13 @@ def single_process() -> dict[str, Any]:
     }
 
 
-WAN_OPTIONS = {**RCS, "inner": "eager", "min_coverage": 0.0, "estimator": "taylor"}
+WAN_OPTIONS = {
+    **RCS,
+    "corrector": "off",
+    "inner": "eager",
+    "min_coverage": 0.0,
+    "estimator": "taylor",
+}
 """``subspace`` would fit the tokens of each rank by themselves."""
 
 
