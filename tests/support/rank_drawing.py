@@ -60,7 +60,8 @@ WAN_OPTIONS = {
     "min_coverage": 0.0,
     "estimator": "taylor",
 }
-"""``subspace`` would fit the tokens of each rank by themselves."""
+"""``subspace`` would fit the tokens of each rank by themselves. Where the sequence is
+split, what a full step repays is not that of one process."""
 
 
 def decisions_of(model: Any) -> list[tuple[int, int, bool, str]]:
