@@ -34,6 +34,10 @@ STEPS = 20
 MANY_LABELS = (LABELS, torch.tensor([1, 4, 7]))
 """Labels of data parallel ranks: batches of different sizes."""
 
+GUIDED = {**RCS, "corrector": "off"}
+"""A rank does not see what the other branch returned: its run is told, and it does not
+know what it owes."""
+
 Drawn = tuple[Tensor, list[Any]]
 """An image, and the decisions on the way to it."""
 
@@ -47,7 +51,7 @@ def single_process() -> dict[str, Any]:
         "rcs": [drawn(rcs, seed=seed) for seed in range(2)],
         "three": drawn(rcs, seed=1, labels=MANY_LABELS[1]),
         "static": drawn(static),
-        "guided": guided(compiled(**RCS)),
+        "guided": guided(compiled(**GUIDED)),
         "wan": walked(torch.compile(wan, backend="rfc", options=WAN_OPTIONS)),
         "wan blocks": walked(blocks),
     }
@@ -120,7 +124,7 @@ def guided(model: Any, rank: int | None = None) -> Drawn:
     own = labels if rank is None else [labels[rank]]
     for t in sampler.timesteps:
         at = t.expand(len(LABELS))
-        with torch.no_grad():
+        with torch.no_grad(), rfc_compile.trajectory("guided", num_steps=STEPS):
             parts = [model(x, timestep=at, class_labels=y).sample for y in own]
             if rank is not None:
                 (part,) = parts

@@ -19,6 +19,7 @@ from denoising import LABELS, compiled, run, small_glyph, steps_of
 from diffusers import ContextParallelConfig
 from on_ranks import everyone
 from rank_drawing import (
+    GUIDED,
     MANY_LABELS,
     RCS,
     STATIC,
@@ -112,7 +113,7 @@ def sharded_weights(rank: int, expected: dict[str, Any]) -> None:
 
 def guidance_parallel(rank: int, expected: dict[str, Any]) -> None:
     """The prompt on one rank, its absence on the other: each branch by itself."""
-    image, decisions = guided(compiled(**RCS), rank)
+    image, decisions = guided(compiled(**GUIDED), rank)
     wanted, together = expected["guided"]
     assert torch.allclose(image, wanted, atol=1e-4)
     both = everyone([(step, full, why) for step, _, full, why in decisions])
