@@ -93,7 +93,7 @@ def _followers(
 def _continued(
     followers: Sequence[int | None],
 ) -> tuple[list[int], dict[int, int | None]]:
-    """Chains that are one stream: a chain that starts from a single other goes on.
+    """Chains that are one stream: a chain that starts from a single other continues it.
 
     Returns the stream of each chain, and by the first chain of every stream the stream
     that it becomes a part of.

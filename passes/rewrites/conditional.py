@@ -38,7 +38,7 @@ from rfc_compile.passes.state.region_state import RegionState
 from rfc_compile.passes.state.state_layout import Ring, StateLayout
 
 WEIGHT_ROWS = 2
-"""Taylor, valid: the rows of the step weights (rfc_compile.estimators.base).
+"""Taylor, valid: the rows of the coefficients (rfc_compile.estimators.base).
 
 Of shape (2, M), or (2, M, B) for a batch of B whose samples have weights of their own.
 """

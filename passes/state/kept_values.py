@@ -38,7 +38,7 @@ class StateOptions:
     Attributes:
         estimator: what predicts from them.
         dtype: of kept inputs and outputs; None for their own.
-        per_sample: whether every sample of a batch has step weights of its own.
+        per_sample: whether every sample of a batch has coefficients of its own.
 
     """
 

@@ -71,7 +71,7 @@ class RegionState:
         return tuple(written)
 
     def estimate(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """The outputs of a cached step; the step weights come last."""
+        """The outputs of a cached step; the coefficients come last."""
         *state, weights = values
         inputs, bases, _, rings = self._split(state, outputs=False)
         storages = (*self.inputs, *self.outputs)

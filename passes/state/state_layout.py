@@ -50,9 +50,9 @@ class StateLayout:
         rings: first one ring of length 1 per latent input, which the runtime fills
             after every call; then those that the graphs fill.
         latents: positions of the latent inputs among the model's inputs.
-        weights: a fake tensor like the step weights.
+        weights: a fake tensor like the coefficients.
         conditioning: number of conditioning inputs in the signal.
-        device: of the step weights, as ``Ring.device``.
+        device: of the coefficients, as ``Ring.device``.
 
     """
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 TAYLOR, VALID = 0, 1
-"""Rows of the step weights: Taylor extrapolation, 1 where history exists."""
+"""Rows of the coefficients: Taylor extrapolation, 1 where history exists."""
 
 
 def inner_product(a: Tensor, b: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ LARGEST = 1e6
 NOT_FINITE = (
     "an input holds NaN or Inf (or the latent is all zero): such steps run uncached"
 )
-"""What users are told of a step whose signal is not finite."""
+"""What users are shown of a step whose signal is not finite."""
 
 TAYLOR_ORDER = 2
 """Highest order of the input's prediction (PAPER.md uses up to 2)."""

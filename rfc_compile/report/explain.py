@@ -47,7 +47,7 @@ class Explanation:
         graph_breaks: why Dynamo cut the forward into several graphs.
         notes: what the runtime learnt about the calls.
         cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
-            the regions, and the latent and the input that steps are told apart by.
+            the regions, and the latent and the input that distinguishes steps.
         maps: what ``plot`` draws, one for each graph with regions.
 
     """

@@ -64,8 +64,8 @@ def explanation_figure(
     notes = _notes(found)
     panels = 2 if any(value > 0 for value in known.values()) else 1
     figure = _page(len(every), panels, len(notes))
-    told = f"{counted(len(every), 'region')}, {found.coverage:.1%} of the FLOPs"
-    figure.suptitle(f"{title}: {told}" if title else told, fontsize=11)
+    text = f"{counted(len(every), 'region')}, {found.coverage:.1%} of the FLOPs"
+    figure.suptitle(f"{title}: {text}" if title else text, fontsize=11)
     saved, *erring = figure.subplots(1, panels, squeeze=False)[0]
     cached = any(one.cached for one in maps)
     label = f"FLOPs saved, {'mean of the calls' if cached else 'by a cached step'}"

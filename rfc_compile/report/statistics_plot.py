@@ -41,9 +41,9 @@ def statistics_figure(stats: Statistics, title: str = "") -> Figure:
     ratios = [5.0, 0.8 + 0.5 * len(branches)]
     errors, decided = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
     cached = len(stats.decisions) - stats.nfc
-    told = f"{stats.steps} steps, {stats.nfc} full and {cached} cached calls"
-    told += f", predicted by {stats.estimator}" if stats.estimator else ""
-    figure.suptitle(f"{title}: {told}" if title else told, fontsize=11)
+    text = f"{stats.steps} steps, {stats.nfc} full and {cached} cached calls"
+    text += f", predicted by {stats.estimator}" if stats.estimator else ""
+    figure.suptitle(f"{title}: {text}" if title else text, fontsize=11)
     for branch in branches:
         own = [d for d in stats.decisions if d.branch == branch]
         _draw_errors(errors, own, f"branch {branch}", f"C{branch}")

@@ -1,6 +1,6 @@
 """Who calls: the owner of the trajectory, and what is known of the call beforehand.
 
-Nothing here has to be told: without it, the timestep and the latent say which step of
+Nothing here has to be given: without it, the timestep and the latent say which step of
 which run a call is (rfc_compile.runtime.placement).
 """
 
@@ -24,7 +24,7 @@ class CallContext(NamedTuple):
 
     Attributes:
         owner: unique to whom the trajectory belongs: a name, a thread or a task.
-        num_steps: steps of its run, None if not told.
+        num_steps: steps of its run, None if not known.
         run: number of its run, 0 if nobody tells where runs start.
         iterations: iterations of that run, None if nobody tells: about its steps, a
             sampler of a higher order has more, a model that shares the run has fewer.
@@ -41,7 +41,7 @@ class CallContext(NamedTuple):
     asked: RunOptions = _AS_COMPILED
 
     @property
-    def told(self) -> bool:
+    def run_is_known(self) -> bool:
         """Whether somebody tells where the run begins and ends."""
         return self.run > 0 or self.num_steps is not None
 
@@ -98,7 +98,7 @@ def begin_run(iterations: int | None = None) -> int:
 
 
 def leave_run(number: int) -> None:
-    """Calls that follow belong to no run that somebody has told of."""
+    """Calls that follow belong to no run of a pipeline."""
     if _run.get()[0] == number:
         _run.set((0, None))
 

@@ -132,7 +132,7 @@ class Dispatcher(ABC):
     def _session_of(
         self, context: CallContext, key: Key, arguments: Sequence[Any]
     ) -> Session:
-        """The scope of a call; a run goes on where Dynamo compiles its forward anew.
+        """The scope of a call; a run continues where Dynamo recompiles its forward.
 
         It does so to make a graph more general: for other sizes, strides or numbers.
         """

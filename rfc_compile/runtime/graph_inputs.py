@@ -56,7 +56,7 @@ class GraphInputs(NamedTuple):
     Attributes:
         arguments: what Dynamo passes.
         slots: the state, as ``BranchState.slots``.
-        others: the step weights, behind the probe its results, too.
+        others: the coefficients, behind the probe its results, too.
 
     """
 

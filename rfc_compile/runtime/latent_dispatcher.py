@@ -100,7 +100,7 @@ def _refusal(
         return "no_history"
     if not signal.finite:
         return "non_finite"
-    if signal.change == 0 or (branch.jumps(signal.change) and not context.told):
+    if signal.change == 0 or (branch.jumps(signal.change) and not context.run_is_known):
         return "discontinuity"
     differing = branch.differing(signal)
     if not differing:

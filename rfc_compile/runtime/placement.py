@@ -5,7 +5,7 @@
     it follows from a waiting branch's alone    that branch leaves: another image
     none of these                               a new run
 
-A run that the caller told of (a pipeline, ``trajectory(num_steps=)``) is continued by
+A run that the caller has named (a pipeline, ``trajectory(num_steps=)``) is continued by
 every call of it, whatever the fit says: samplers with fresh noise and edited latents
 are no combination of what was returned.
 """
@@ -81,14 +81,14 @@ def places(
     for run, fit in zip(own, fits, strict=True):
         same = run.times[-1] == time
         if fit is None:
-            if same and (context.told or fragment):
+            if same and (context.run_is_known or fragment):
                 standing.append(_standing(run, context))
-            elif context.told or (fragment and not run.goes_back(time)):
+            elif context.run_is_known or (fragment and not run.goes_back(time)):
                 going.append(_going(run, context, None))
         elif not fit.moved:
             if same:
                 standing.append(_standing(run, context))
-            elif context.told:
+            elif context.run_is_known:
                 going.append(_going(run, context, fit))
         elif _continues(run, context, fit, time):
             going.append(_going(run, context, fit))
@@ -118,7 +118,7 @@ def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> b
         return True
     if run.goes_back(time):
         return False
-    return context.told or (fit.explained and not _turns_back(run, fit))
+    return context.run_is_known or (fit.explained and not _turns_back(run, fit))
 
 
 def _turns_back(run: Trajectory, fit: Fit) -> bool:
@@ -147,7 +147,7 @@ def _leaving(
         (run, branch)
         for run in runs
         for branch in run.waiting(run.step, context.branch)
-        if not context.told
+        if not context.run_is_known
     ]
     fits = _fits(lagging, latent)
     found = [

@@ -1,7 +1,7 @@
 """Where runs end, as far as somebody tells: their state is freed at once.
 
-    trajectory(name, num_steps=...)     told by the user
-    end_run(number)                     told by a pipeline (rfc_compile.integrations)
+    trajectory(name, num_steps=...)     the user says so
+    end_run(number)                     a pipeline says so (rfc_compile.integrations)
 
 Without a word, a run that nobody continues is freed after a while.
 """

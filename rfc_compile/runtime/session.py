@@ -53,7 +53,7 @@ class Session:
     def begin(self, context: CallContext) -> Trajectory:
         """Start a run; one that somebody has ended by this is freed."""
         for run in self.live:
-            if context.told and run.run == context.run:
+            if context.run_is_known and run.run == context.run:
                 run.finish()
         return self.add(
             Trajectory(

@@ -33,7 +33,7 @@ class PlacedStep:
         refused: why it did not continue an earlier branch, for a fresh branch.
         fit: how the latent follows from those of the run, its branch's own output
             first; None where that was not looked at.
-        leaves: whether its branch goes on as a run of its own.
+        leaves: whether its branch continues as a run of its own.
 
     """
 
@@ -103,7 +103,7 @@ class PlacedStep:
     def run(self, signal: Signal) -> Trajectory:
         """Its run, or a new one where it is another image.
 
-        A branch that leaves its run goes on in one of its own. A first step once more,
+        A branch that leaves its run continues in its own. A first step once more,
         with the conditioning, name and weights of a branch that has had it, is the
         first of another image.
         """

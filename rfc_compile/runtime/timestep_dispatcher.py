@@ -147,7 +147,7 @@ class TimestepDispatcher(Dispatcher):
         if place is None or place.leaves or place.run.full_up:
             if session.runs and place is None:
                 reason = "new_run"
-                if not context.told:
+                if not context.run_is_known:
                     note_unlinked(session.runs, self.report)
             run = session.begin(context)
             place = Place(run, 0, ())
@@ -252,8 +252,8 @@ class TimestepDispatcher(Dispatcher):
         refused = branch.mismatch(signal, full_steps, run.varying)
         if refused is not None:
             return refused._replace(name=call.context.branch)
-        untold = self.follows and not call.context.told and branch.step >= 0
-        if untold and branch.jumps(signal.change):
+        guessed = self.follows and not call.context.run_is_known and branch.step >= 0
+        if guessed and branch.jumps(signal.change):
             return Mismatch("discontinuity", signal=signal)
         if branch.step >= 0:
             run.changes.clear()

@@ -22,7 +22,7 @@ from rfc_compile.schedules.base import (
 )
 
 PRESET_STEPS = 50
-"""Steps of the run that ``even_steps`` is told for."""
+"""Steps of the run that ``even_steps`` refers to."""
 
 
 class Even(Schedule):

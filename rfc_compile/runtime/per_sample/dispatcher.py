@@ -133,7 +133,7 @@ class SampleDispatcher(TimestepDispatcher):
         return outputs
 
     def _look_for_layers(self, *_: Any) -> None:
-        """Samples are told apart by what the sampler was given: of whole models."""
+        """Samples are identified by what the sampler was given: of whole models."""
 
     def _leave(self, session: Session, sample: Sample) -> None:
         note_end(sample.trajectory, self.report)
@@ -244,7 +244,7 @@ class SampleDispatcher(TimestepDispatcher):
         return outputs
 
     def _probe(self, arguments: Sequence[Any], placed: Sequence[Placed]) -> GraphInputs:
-        """The probe's results, behind the step weights, beside the state of rows."""
+        """The probe's results, behind the coefficients, beside the state of rows."""
         slots = stacked([one.call.branch.state for one in placed])
         weights = [
             one.call.branch.state.weights(
@@ -257,7 +257,7 @@ class SampleDispatcher(TimestepDispatcher):
         return inputs
 
     def _decide(self, one: Placed, error: float) -> tuple[str, Placed]:
-        """The graph that a row goes on in, and the row with its signal and reason."""
+        """The graph that a row continues in, and the row with its signal and reason."""
         finite = one.signal.finite and math.isfinite(error)
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
@@ -344,7 +344,7 @@ class SampleDispatcher(TimestepDispatcher):
         return [*results, *state.slots]
 
     def _equal_weights(self, value: float, count: int) -> Tensor:
-        """Step weights of so many rows, all of one value."""
+        """Coefficients of so many rows, all of one value."""
         like = self._layout.weights
         shape = *map(int, like.shape[:2]), count
         return torch.full(shape, value, device=like.device)

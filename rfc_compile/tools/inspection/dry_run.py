@@ -1,7 +1,7 @@
 """What rfc would do with a model, from one forward that computes next to nothing.
 
 Dynamo traces the forward as always; its graphs are planned and not compiled. In their
-place, shapes are propagated: the forward goes on with zeros. Only whole numbers and
+place, shapes are propagated: the forward continues with zeros. Only whole numbers and
 booleans are computed, for what follows may depend on them.
 """
 

@@ -71,7 +71,7 @@ def _usual(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _told(config: Mapping[str, Any]) -> dict[str, int]:
-    told = {
+    given = {
         "height": config_value(config, "sample_height", "sample_size"),
         "width": config_value(config, "sample_width", "sample_size"),
         "frames": _frames(config),
@@ -79,7 +79,7 @@ def _told(config: Mapping[str, Any]) -> dict[str, int]:
             config, "max_text_seq_length", "max_sequence_length", "text_len"
         ),
     }
-    return {key: x for key, x in told.items() if isinstance(x, int)}
+    return {key: x for key, x in given.items() if isinstance(x, int)}
 
 
 def _frames(config: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The study file: one line per thing measured, so that a stopped search goes on.
+"""The study file: one line per thing measured, so that a stopped search resumes.
 
     {"schema": 1, "study": {...}}
     {"key": {"trial": {...}, "seed": 0}, "value": {...}}

@@ -51,7 +51,7 @@ def _apply(
         calls = 0
         reset(compiled)
 
-    def told(step: Step) -> AbstractContextManager[None]:
+    def named(step: Step) -> AbstractContextManager[None]:
         """The run with its number of steps, as a pipeline tells it."""
         nonlocal calls
         calls += 1
@@ -61,7 +61,7 @@ def _apply(
         full = calls - _cached_of(stats(compiled), calls)
         return full / 2 if workload.separate else full
 
-    return Applied(calling(compiled, told), begin=begin, nfc=nfc)
+    return Applied(calling(compiled, named), begin=begin, nfc=nfc)
 
 
 def _cached_of(known: Statistics | None, calls: int) -> int:
