@@ -118,22 +118,24 @@ def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> b
         return True
     if run.goes_back(time):
         return False
-    return context.run_is_known or (fit.explained and not _turns_back(run, fit))
+    return context.run_is_known or (fit.explained and not _turns_back(run, fit, time))
 
 
-def _turns_back(run: Trajectory, fit: Fit) -> bool:
+def _turns_back(run: Trajectory, fit: Fit, time: Time) -> bool:
     """Whether the latent is an earlier one of the run, seen from its newest.
 
-    The noise of a run that was broken off is a step back from its later latents. A
-    sampler that takes one output a step adds all of them with one sign.
+    The noise of a run that was broken off is a step back from its second latent. A
+    sampler of one output a step adds all of them with one sign; a stage of another
+    sampler that takes a step back has the timestep of the stage before.
     """
     newest = run.newest
-    if newest is None or run.fitted != run.step:
+    if newest is None or run.fitted != run.step or run.step != 1:
         return False
     before = run.fits.get(newest.index)
-    if before is None or before.residual > EXACT:
+    if before is None or before.residual > EXACT or time == run.times[-1]:
         return False
-    return bool(np.all(before.b.sum(1) * fit.b.sum(1) < 0))
+    alone = before.b.shape[1] == fit.b.shape[1] == 1
+    return alone and fit.linear and bool(np.all(before.b * fit.b < 0))
 
 
 def _leaving(

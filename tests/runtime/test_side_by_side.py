@@ -175,7 +175,7 @@ def test_the_noise_of_a_run_that_was_broken_off_begins_another() -> None:
     """From where it was left it looks like a step, backwards: of another sampler."""
     model, image = compiled(), Image()
     walk = image.steps(model)
-    for _ in range(3):
+    for _ in range(2):
         next(walk)
     late = [0.5, 0.4, 0.3, 0.2]  # as if for a sampler that begins later
 
