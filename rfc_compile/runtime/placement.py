@@ -125,8 +125,8 @@ def _turns_back(run: Trajectory, fit: Fit, time: Time) -> bool:
     """Whether the latent is an earlier one of the run, seen from its newest.
 
     The noise of a run that was broken off is a step back from its second latent. A
-    sampler of one output a step adds all of them with one sign; a stage of another
-    sampler that takes a step back has the timestep of the stage before.
+    sampler of one output a step adds all of them with one sign and never undoes a step;
+    a stage of another sampler that does has the timestep of the stage before.
     """
     newest = run.newest
     if newest is None or run.fitted != run.step or run.step != 1:
@@ -135,7 +135,8 @@ def _turns_back(run: Trajectory, fit: Fit, time: Time) -> bool:
     if before is None or before.residual > EXACT or time == run.times[-1]:
         return False
     alone = before.b.shape[1] == fit.b.shape[1] == 1
-    return alone and fit.linear and bool(np.all(before.b * fit.b < 0))
+    undone = alone and np.all(np.abs(fit.b + before.b) < 0.5 * np.abs(before.b))
+    return fit.linear and bool(undone)
 
 
 def _leaving(
