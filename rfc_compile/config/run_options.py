@@ -43,7 +43,8 @@ class RunOptions:
         given = [f"{name}={value!r}" for name, value in self._given.items()]
         if len(given) > 1:
             raise OptionError(f"{given[0]} and {given[1]} exclude each other: give one")
-        self.applied_to(Options())
+        if given:
+            self.applied_to(Options())
 
     @property
     def _given(self) -> dict[str, object]:
@@ -72,3 +73,7 @@ def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
         ("tolerance", "threshold", "target_nfc", "target_speedup")
     )
     return replace(options, schedule=schedule, **{**rule, **given})  # type: ignore[arg-type]
+
+
+AS_COMPILED = RunOptions()
+"""Of a run that asks for nothing of its own."""

@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
-from rfc_compile.config.run_options import RunOptions
-
-_AS_COMPILED = RunOptions()
+from rfc_compile.config.run_options import AS_COMPILED, RunOptions
 
 
 class CallContext(NamedTuple):
@@ -38,7 +36,7 @@ class CallContext(NamedTuple):
     run: int
     iterations: int | None
     branch: str | None
-    asked: RunOptions = _AS_COMPILED
+    asked: RunOptions = AS_COMPILED
 
     @property
     def run_is_known(self) -> bool:
@@ -107,7 +105,7 @@ def current_context() -> CallContext:
     """Who calls now."""
     named = _named.get()
     if named is None:
-        named = _Named(_thread_or_task(), None, _AS_COMPILED)
+        named = _Named(_thread_or_task(), None, AS_COMPILED)
     return CallContext(
         named.name, named.num_steps, *_run.get(), _branch.get(), named.asked
     )

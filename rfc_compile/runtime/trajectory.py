@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfc_compile.config.run_options import RunOptions
+from rfc_compile.config.run_options import AS_COMPILED, RunOptions
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.schedules.decision import Decision
@@ -52,7 +52,7 @@ class Trajectory:
     varying: set[int] = field(default_factory=set)
     fitted: int = -1
     fits: dict[int, Fit] = field(default_factory=dict)
-    asked: RunOptions = field(default_factory=RunOptions)
+    asked: RunOptions = AS_COMPILED
 
     @property
     def timesteps(self) -> list[float]:

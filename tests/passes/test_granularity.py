@@ -21,7 +21,7 @@ from capture import (
     zoo_capture,
 )
 from expecttest import assert_expected_inline
-from joined_stacks import Halved, Hints, Joined, Returned, Skips
+from joined_stacks import Halved, Hints, Joined, Returned, Skips, check_full_steps
 from models import Stack, build, timesteps, tokens
 from torch import Tensor, fx
 
@@ -172,15 +172,7 @@ def test_where_a_merge_ends(
         told = reason if granularity == "stack" else None
         assert bool(regions.apart) == bool(told)
         assert not told or any(told in text for text in regions.apart)
-        walk = Walk(captured, "whole")
-        for step, full in enumerate([True, True, False, True]):
-            call = (tokens() + 0.01 * step, timesteps(9 - step), tokens(5))
-            found = walk(*call, full=full)
-            with torch.no_grad():
-                expected = captured.model(*call)
-            expected = expected if isinstance(expected, tuple) else (expected,)
-            for ours, theirs in zip(found, expected, strict=True):
-                assert same_bits(ours, theirs) if full else ours.isfinite().all()
+        check_full_steps(captured)
 
 
 class Leaking(Stack):

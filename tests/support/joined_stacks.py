@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from models import TOKENS, WIDTH, Stack
+from capture import Capture, Walk, same_bits
+from models import TOKENS, WIDTH, Stack, timesteps, tokens
 from torch import Tensor, nn
 
 
@@ -61,3 +62,16 @@ class Halved(Stack):
         x = first(x, c, text)
         x = second(x[:, : TOKENS // 2] + x[:, TOKENS // 2 :], c, text)
         return torch.cat([x, x], dim=1)
+
+
+def check_full_steps(captured: Capture) -> None:
+    """Full steps are the model's bit for bit, a cached one is finite."""
+    walk = Walk(captured, "whole")
+    for step, full in enumerate([True, True, False, True]):
+        call = (tokens() + 0.01 * step, timesteps(9 - step), tokens(5))
+        found = walk(*call, full=full)
+        with torch.no_grad():
+            expected = captured.model(*call)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert same_bits(ours, theirs) if full else ours.isfinite().all()

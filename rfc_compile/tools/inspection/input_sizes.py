@@ -45,7 +45,7 @@ class InputSizes:
     @classmethod
     def resolve(cls, config: Mapping[str, Any], given: Mapping[str, int]) -> InputSizes:
         """What is given; else what the config tells; else a usual size."""
-        usual = {**_usual(config), **_told(config)}
+        usual = {**_usual(config), **_given(config)}
         limits = _limits(config)
         usual = {key: min(x, limits.get(key, x)) for key, x in usual.items()}
         return cls(**{**usual, **given})
@@ -70,7 +70,7 @@ def _usual(config: Mapping[str, Any]) -> dict[str, int]:
     return sizes | _OF_CLASS.get(config["_class_name"], {})
 
 
-def _told(config: Mapping[str, Any]) -> dict[str, int]:
+def _given(config: Mapping[str, Any]) -> dict[str, int]:
     given = {
         "height": config_value(config, "sample_height", "sample_size"),
         "width": config_value(config, "sample_width", "sample_size"),
