@@ -90,9 +90,7 @@ def dit() -> Subject:
 
     inputs = {"timestep": torch.zeros(2), "class_labels": torch.arange(2)}
     inputs["hidden_states"] = torch.zeros(2, 4, 8, 8)
-    return Subject(
-        "DiT, 60 regions", make, "hidden_states", inputs, (999, 0), _MODULES
-    )
+    return Subject("DiT, 60 regions", make, "hidden_states", inputs, (999, 0), _MODULES)
 
 
 _MODULES: Final = {"granularity": "module"}

@@ -8,6 +8,7 @@ the whole call. A graph takes part in the running one if its layer has not run y
 it is given a tensor of that call: a result (the stream), or an argument that no call
 before has seen (the timestep's embedding; a prompt or a label may be any model's). A
 layer that has run takes part again if every tensor that it is given is of that call.
+Nothing is noted of the calls of a graph that nobody has followed for a while.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class ModelForward:
         computes: what the leading graph computes.
         layered: whether another layer that computes the same has continued it.
 
+    ``over`` says that another call has been made since, which nothing was noted of.
     ``_given`` holds the numbers of the first and the last call that were given a
     tensor, ``_results`` that of the last call which it is a result of.
     """
@@ -71,6 +73,7 @@ class ModelForward:
         computes: Hashable = None,
         before: ModelForward | None = None,
     ) -> None:
+        self.over = False
         self.leader = leader
         self.context = context
         self._branch = weakref.ref(branch)
@@ -82,6 +85,7 @@ class ModelForward:
         self.computes = computes
         self.layered = False
         self._layers: dict[LayerKey, int] = {}
+        self._resumed = before is not None and before.over
         if before is None:
             self.number = 0
             self._given: Any = WeakTensorKeyDictionary()
@@ -148,9 +152,11 @@ class ModelForward:
     ) -> None:
         """A graph has run with these tensors (its parameters left out)."""
         self._layers[layer] = self.occurrence(layer) + 1
+        # calls that were not noted may have been given any of them
+        new = self.number - self._resumed
         for value in arguments:
             if isinstance(value, Tensor):
-                first, _ = self._given.get(value, (self.number, self.number))
+                first, _ = self._given.get(value, (new, self.number))
                 self._given[value] = first, self.number
         for value in results:
             if isinstance(value, Tensor):
@@ -164,7 +170,16 @@ _lock = threading.Lock()
 def running(context: CallContext) -> ModelForward | None:
     """The call that a context is in, or has made last."""
     call = _running.get(context.owner)
-    return call if call is not None and call.context == context else None
+    if call is None or call.over or call.context != context:
+        return None
+    return call
+
+
+def leave(owner: str) -> None:
+    """An owner makes a call that no other graph takes part in."""
+    call = _running.get(owner)
+    if call is not None:
+        call.over = True
 
 
 def begin(

@@ -148,7 +148,8 @@ class SampleDispatcher(TimestepDispatcher):
         weights: ParameterVersion,
     ) -> list[Continuation]:
         """What the rows of a call are taken for."""
-        pair = session.pairs.get(self._sizes_of(pick(self._batch, arguments, [0])))
+        one = self._moved_by_sampler(pick(self._batch, arguments, [0]))
+        pair = self._known_pair(session, one)
         candidates = [
             sample
             for sample in session.samples.under_way
@@ -157,7 +158,7 @@ class SampleDispatcher(TimestepDispatcher):
         ]
         if pair is None:
             return [Continuation(row) for row in range(len(rows))]
-        latents = pair.latent(self._latents(arguments))
+        latents = pair.latent(self._moved_by_sampler(arguments))
         fits = fits_of([sample.branch for sample in candidates], latents)
         pairs = [
             Continuation(i, sample, fit, mismatch, pace_of(sample, row))
@@ -205,6 +206,7 @@ class SampleDispatcher(TimestepDispatcher):
         sample: Sample,
     ) -> Placed:
         mismatch = continuation.mismatch
+        latents = self._moved_by_sampler(own)
         call = PlacedStep(
             context,
             session,
@@ -215,6 +217,8 @@ class SampleDispatcher(TimestepDispatcher):
             (row.timestep,),
             None if mismatch is None else mismatch.reason,
             None if mismatch is not None else continuation.fit,
+            latents=latents,
+            pair=self._known_pair(session, latents),
         )
         return Placed(sample, call, row.signal(0.0))
 
@@ -262,7 +266,7 @@ class SampleDispatcher(TimestepDispatcher):
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
         if finite and error <= limit:
-            reason = self._schedules.reason_to_cache(one.call.trajectory)
+            reason = self._schedule(one.call.trajectory).reason_to_cache
             return "cached", replace(one, signal=signal, reason=reason)
         return "full", replace(one, signal=signal, reason=reason)
 
@@ -286,15 +290,7 @@ class SampleDispatcher(TimestepDispatcher):
             repayment = None
             if predicted is not None and measured[i]:
                 results = row_of(whole, i), row_of(predicted, i)
-                own = one.call.arguments
-                repayment = repay_row(
-                    one.call,
-                    one.call.session.pairs[self._sizes_of(own)],
-                    self._latents(own),
-                    results,
-                    history,
-                    self._options,
-                )
+                repayment = repay_row(one.call, results, history, self._options)
                 outputs = put(outputs, repayment.outputs, [i], len(rows))
             self._record(one.call, one.signal, one.reason, history, repayment)
             self._remember_returned(
