@@ -9,6 +9,7 @@ their memory traffic empties the processor's caches; alone, every graph is repla
 what it gave before. Functions are those of this package, comprehensions left out.
 """
 
+import gc
 import statistics
 import sys
 import time
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -135,7 +137,7 @@ class HostCost:
         known: whether the number of steps is known.
         in_place: microseconds of every cached step, behind graphs.
         alone: the same, the graphs replaced by their results.
-        functions: how often a step enters each, by file; the most of all steps.
+        functions: how many the median step enters, by file.
 
     """
 
@@ -220,7 +222,7 @@ class Driver:
             inputs["timestep"] = torch.full_like(inputs["timestep"], at)
             given: list[Tensor] = []
             calls = self._calls_of_full()
-            seen = watch(lambda: given.append(self._ours(**inputs)[0]))
+            seen = watch(partial(_call_into, given, self._ours, inputs))
             if self._calls_of_full() == calls:
                 yield seen
             latent = latent - given[0].narrow(1, 0, latent.shape[1]) / STEPS
@@ -245,6 +247,12 @@ class Driver:
                 dispatcher.graphs[name] = _Recorded(graph)
 
 
+def _call_into(
+    results: list[Tensor], model: Callable[..., Any], inputs: Mapping[str, Tensor]
+) -> None:
+    results.append(model(**inputs)[0])
+
+
 def _host_seconds(dispatcher: Dispatcher) -> float:
     """As in `stats`, which would empty the caches between two steps."""
     graphs = dispatcher.graphs.values()
@@ -255,6 +263,8 @@ def _host_seconds(dispatcher: Dispatcher) -> float:
 def functions_entered(call: Callable[[], Any]) -> Counter[str]:
     """How often a call enters functions of this package, by file."""
     frames: list[FrameType] = []
+    gc.collect()
+    gc.disable()  # it closes generators of others, which enters them
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(_OURS):
@@ -265,6 +275,7 @@ def functions_entered(call: Callable[[], Any]) -> Counter[str]:
         call()
     finally:
         sys.setprofile(None)
+        gc.enable()
     once = dict.fromkeys(frames)  # a generator goes on in the same frame
     codes = [frame.f_code for frame in once if frame.f_code.co_name not in _INLINED]
     return Counter(str(Path(code.co_filename).name) for code in codes)
@@ -279,11 +290,12 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 def most_functions(subject: Subject, schedule: str, *, known: bool) -> Counter[str]:
-    """Those of the cached step that enters the most, in the second run of a model."""
+    """Those of a typical cached step: the median of the second run of a model."""
     with _fresh_compiler():
         driver = Driver(subject, schedule, known=known)
         driver.cached_steps(lambda call: call())
-        return max(driver.cached_steps(functions_entered), key=lambda c: c.total())
+        steps = sorted(driver.cached_steps(functions_entered), key=Counter.total)
+        return steps[len(steps) // 2]
 
 
 def measure(subject: Subject, schedule: str, *, known: bool, runs: int) -> HostCost:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rfc_compile.compiler.inner_graphs import LazyGraph
 from rfc_compile.config.options import Options
-from rfc_compile.config.run_options import RunOptions
 from rfc_compile.estimators.step_signal import NOT_FINITE, Signal
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.analysis.input_roles import ForwardInputs
@@ -120,15 +119,11 @@ class Dispatcher(ABC):
         in_a_row = calls == self._calls + 1 and layer == self._led_layer
         self._led = self._led + 1 if in_a_row else 0
         self._calls, self._led_layer = calls, layer
-        if self._led >= ALONE and not self.report.piece:
+        alone = self._led >= ALONE and not self.report.piece
+        if alone:
             model_forward.leave(context.owner)
-            session = self._session_of(context, key, arguments)
-            with session.lock:
-                return self._lead_together(
-                    session, context, arguments, weights, alone=True
-                )
         given = [arguments[i] for i in self._given]
-        running = model_forward.running(context)
+        running = None if alone else model_forward.running(context)
         if running is not None:
             self._look_for_layers(running, layer, given)
         if (
@@ -141,8 +136,9 @@ class Dispatcher(ABC):
         else:
             session = self._session_of(context, key, arguments)
             with session.lock:  # threads that share a name share its trajectory
+                session.alone = alone
                 outputs = self._lead_together(session, context, arguments, weights)
-            running = model_forward.running(context)
+            running = None if alone else model_forward.running(context)
         if running is not None:
             running.add(layer, given, outputs)
         return outputs
@@ -189,11 +185,8 @@ class Dispatcher(ABC):
         context: CallContext,
         arguments: Sequence[Any],
         weights: ParameterVersion,
-        *,
-        alone: bool = False,
     ) -> Sequence[Any]:
         """Lead as all ranks do, in a new run of all if they take it for other steps."""
-        session.alone = alone
         for run in session.expire():
             note_not_continued(run, self.report)
         try:
@@ -258,7 +251,6 @@ class Dispatcher(ABC):
     def decide_by(self, options: Options) -> None:
         """Follow the schedule of these options from the next run on; graphs stay."""
         self.options = self._options = options
-        self._schedules: dict[RunOptions, Schedule] = {}
         self._by_timestep, self._nodes = options.time == "timestep", options.nodes
 
     def reset(self, of: Set[int] | None = None) -> None:
@@ -293,10 +285,8 @@ class Dispatcher(ABC):
 
         """
         if run.schedule is None:
-            if run.asked not in self._schedules:
-                options = run.asked.applied_to(self._options)
-                self._schedules[run.asked] = options.make_schedule(self.report)
-            run.schedule = self._schedules[run.asked]
+            options = run.asked.applied_to(self._options)
+            run.schedule = options.make_schedule(self.report)
         return run.schedule
 
     def _drop_broken(self, call: PlacedStep) -> None:
@@ -332,19 +322,7 @@ class Dispatcher(ABC):
         run.newest = branch
         branch.name = call.context.branch
         branch.state.remember([call.arguments[i] for i in self._latents])
-        seen = signal if branch.step >= 0 and signal.finite else None
-        decision = Decision(
-            step=call.step,
-            branch=branch.index,
-            timestep=run.timesteps[call.step],
-            full=full,
-            reason=reason if signal.finite else "non_finite",
-            statistic=None if seen is None else seen.error,
-            change=None if seen is None else seen.change,
-            true_error=None if repayment is None else repayment.true_error,
-            debt=None if repayment is None else repayment.debt,
-            repaid=None if repayment is None else repayment.repaid,
-        )
+        decision = call.decided(run, signal, reason, repayment, full=full)
         branch.learn(signal, full=full)
         branch.advance(call.step, full=full)
         run.decisions.append(decision)
@@ -361,15 +339,17 @@ class Dispatcher(ABC):
     ) -> None:
         """Let other graphs of the model follow a decision."""
         model_forward.begin(
-            self._serial,
-            call.context,
-            call.branch,
-            call.step,
-            trajectory=run,
-            full=decision.full,
-            keep=keep,
-            ranks=self.ranks,
-            computes=self._computes,
+            ModelForward(
+                self._serial,
+                call.context,
+                call.branch,
+                call.step,
+                trajectory=run,
+                full=decision.full,
+                keep=keep,
+                ranks=self.ranks,
+                computes=self._computes,
+            )
         )
 
     @abstractmethod

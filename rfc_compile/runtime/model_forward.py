@@ -71,7 +71,6 @@ class ModelForward:
         keep: bool,
         ranks: Ranks | None = None,
         computes: Hashable = None,
-        before: ModelForward | None = None,
     ) -> None:
         self.over = False
         self.leader = leader
@@ -85,14 +84,16 @@ class ModelForward:
         self.computes = computes
         self.layered = False
         self._layers: dict[LayerKey, int] = {}
-        self._resumed = before is not None and before.over
-        if before is None:
-            self.number = 0
-            self._given: Any = WeakTensorKeyDictionary()
-            self._results: Any = WeakTensorKeyDictionary()
-        else:
-            self.number = before.number + 1
-            self._given, self._results = before._given, before._results
+        self._resumed = False
+        self.number = 0
+        self._given: Any = WeakTensorKeyDictionary()
+        self._results: Any = WeakTensorKeyDictionary()
+
+    def comes_after(self, before: ModelForward) -> None:
+        """Go on with what is known of the tensors of its owner's call before."""
+        self._resumed = before.over
+        self.number = before.number + 1
+        self._given, self._results = before._given, before._results
 
     @property
     def branch(self) -> GuidanceBranch | None:
@@ -182,34 +183,14 @@ def leave(owner: str) -> None:
         call.over = True
 
 
-def begin(
-    leader: int,
-    context: CallContext,
-    branch: GuidanceBranch,
-    step: int,
-    *,
-    trajectory: Trajectory,
-    full: bool,
-    keep: bool,
-    ranks: Ranks | None = None,
-    computes: Hashable = None,
-) -> None:
-    """A graph leads a new call, with the attributes that ``ModelForward`` lists."""
+def begin(call: ModelForward) -> None:
+    """A graph leads a new call."""
+    owner = call.context.owner
     with _lock:
-        before = _running.get(context.owner)
-        call = ModelForward(
-            leader,
-            context,
-            branch,
-            step,
-            trajectory=trajectory,
-            full=full,
-            keep=keep,
-            ranks=ranks,
-            computes=computes,
-            before=before,
-        )
-        _running[context.owner] = call
-        _running.move_to_end(context.owner)
+        before = _running.get(owner)
+        if before is not None:
+            call.comes_after(before)
+        _running[owner] = call
+        _running.move_to_end(owner)
         while len(_running) > MAX_OWNERS:
             _running.popitem(last=False)

@@ -7,8 +7,8 @@
 
 A run that the caller has named (a pipeline, ``trajectory(num_steps=)``) is continued by
 every call of it, whatever the fit says: samplers with fresh noise and edited latents
-are no combination of what was returned. The fits of such a run are only looked at where a
-full step needs them (``settle``).
+are no combination of what was returned. Its fits are only looked at where a full step
+needs them (``settle``).
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def places(
         if context.run or not run.goes_back(time):
             yield _going(run, context, None)
             return
-    fits = _fits([_after(run, run.newest, latent) for run in own if run.newest])
+    newest = [(run, run.newest) for run in own if run.newest is not None]
+    fits = _fits_after(newest, latent)
     standing, going = [], []
     for run, fit in zip(own, fits, strict=True):
         same = run.times[-1] == time
@@ -165,7 +166,7 @@ def _leaving(
         for branch in run.waiting(run.step, context.branch)
         if not context.run_is_known
     ]
-    fits = _fits([_after(run, branch, latent) for run, branch in lagging])
+    fits = _fits_after(lagging, latent)
     found = [
         Place(run, branch.step + 1, [branch], fit, leaves=True)
         for (run, branch), fit in zip(lagging, fits, strict=True)
@@ -183,8 +184,15 @@ class _Moved(NamedTuple):
     latent: Tensor | None
 
 
-def _after(run: Trajectory, branch: GuidanceBranch, latent: Tensor | None) -> _Moved:
-    return _Moved(run, branch, branch.returned[:KEPT_OUTPUTS], latent)
+def _fits_after(
+    candidates: Sequence[tuple[Trajectory, GuidanceBranch]], latent: Tensor | None
+) -> list[Fit | None]:
+    """How a latent follows from each branch's last step."""
+    if latent is None or not candidates:
+        return [None] * len(candidates)
+    return _fits(
+        [_Moved(run, b, b.returned[:KEPT_OUTPUTS], latent) for run, b in candidates]
+    )
 
 
 def _fits(moved: Sequence[_Moved]) -> list[Fit | None]:
@@ -269,7 +277,7 @@ def fits_by_branch(
 
 def replace_first(fit: Fit, column: int) -> Fit:
     """The fit with this output's factor first."""
-    if column >= fit.b.shape[1]:
+    if not 0 < column < fit.b.shape[1]:
         return fit
     return fit._replace(b=np.roll(fit.b, -column, axis=1))
 

@@ -16,10 +16,12 @@ from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.placement import settle
+from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Time, Trajectory, mean_time
 from rfc_compile.schedules.base import Position
+from rfc_compile.schedules.decision import Decision
 
 
 @dataclass(eq=False)
@@ -108,6 +110,30 @@ class PlacedStep:
             times=[*known, mean_time(self.time)],
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=branch.curvature,
+        )
+
+    def decided(
+        self,
+        run: Trajectory,
+        signal: Signal,
+        reason: str,
+        repayment: Repayment | None,
+        *,
+        full: bool,
+    ) -> Decision:
+        """The record of it, as a step of this run."""
+        seen = signal if self.branch.step >= 0 and signal.finite else None
+        return Decision(
+            step=self.step,
+            branch=self.branch.index,
+            timestep=run.timesteps[self.step],
+            full=full,
+            reason=reason if signal.finite else "non_finite",
+            statistic=None if seen is None else seen.error,
+            change=None if seen is None else seen.change,
+            true_error=None if repayment is None else repayment.true_error,
+            debt=None if repayment is None else repayment.debt,
+            repaid=None if repayment is None else repayment.repaid,
         )
 
     @property

@@ -268,7 +268,8 @@ class TimestepDispatcher(Dispatcher):
             return Mismatch("discontinuity", signal=signal)
         if branch.step >= 0:
             run.changes.clear()
-            run.varying &= branch.differing(signal)
+            if run.varying:
+                run.varying &= branch.differing(signal)
         return None
 
     def _run_step(self, call: PlacedStep, inputs: GraphInputs, *, full: bool) -> Done:
