@@ -190,12 +190,16 @@ class Driver:
         subject: the model.
         schedule: one of ``SCHEDULES``.
         known: whether the number of steps is known.
+        steps: of a run.
 
     """
 
-    def __init__(self, subject: Subject, schedule: str, *, known: bool) -> None:
+    def __init__(
+        self, subject: Subject, schedule: str, *, known: bool, steps: int = STEPS
+    ) -> None:
         torch.compiler.reset()
         torch.manual_seed(0)
+        self._steps = steps
         self._subject, self._known, self._runs = subject, known, 0
         self._model = subject.make().eval().requires_grad_(False)
         options = {**subject.options, **SCHEDULES[schedule], "inner": "eager"}
@@ -206,26 +210,25 @@ class Driver:
         self._runs += 1
         scope: AbstractContextManager[None] = nullcontext()
         if self._known:
-            scope = rfc_compile.trajectory(f"run {self._runs}", num_steps=STEPS)
+            scope = rfc_compile.trajectory(f"run {self._runs}", num_steps=self._steps)
         with scope, torch.no_grad():
-            seen = list(self._watched(watch))
-        return seen
+            return list(self._watched(watch))
 
     def _watched(self, watch: Callable[[Callable[[], Any]], Any]) -> Iterator[Any]:
         subject, generator = self._subject, torch.Generator().manual_seed(self._runs)
         inputs = dict(subject.inputs)
         latent = torch.randn(inputs[subject.latent].shape, generator=generator)
         first, last = subject.times
-        for step in range(STEPS):
+        for step in range(self._steps):
             inputs[subject.latent] = latent
-            at = first + (last - first) * step / STEPS
+            at = first + (last - first) * step / self._steps
             inputs["timestep"] = torch.full_like(inputs["timestep"], at)
             given: list[Tensor] = []
             calls = self._calls_of_full()
             seen = watch(partial(_call_into, given, self._ours, inputs))
             if self._calls_of_full() == calls:
                 yield seen
-            latent = latent - given[0].narrow(1, 0, latent.shape[1]) / STEPS
+            latent = latent - given[0].narrow(1, 0, latent.shape[1]) / self._steps
 
     def _calls_of_full(self) -> int:
         return sum(d.graphs["full"].calls for d in self._dispatchers)
@@ -289,18 +292,20 @@ def _fresh_compiler() -> Iterator[None]:
         torch.compiler.reset()
 
 
-def most_functions(subject: Subject, schedule: str, *, known: bool) -> Counter[str]:
+def functions_of(
+    subject: Subject, schedule: str, *, known: bool, steps: int = STEPS
+) -> Counter[str]:
     """Those of a typical cached step: the median of the second run of a model."""
     with _fresh_compiler():
-        driver = Driver(subject, schedule, known=known)
+        driver = Driver(subject, schedule, known=known, steps=steps)
         driver.cached_steps(lambda call: call())
-        steps = sorted(driver.cached_steps(functions_entered), key=Counter.total)
-        return steps[len(steps) // 2]
+        entered = sorted(driver.cached_steps(functions_entered), key=Counter.total)
+        return entered[len(entered) // 2]
 
 
 def measure(subject: Subject, schedule: str, *, known: bool, runs: int) -> HostCost:
     """Time so many runs of a setting, after one that is not timed."""
-    functions = most_functions(subject, schedule, known=known)
+    functions = functions_of(subject, schedule, known=known)
     cost = HostCost(subject.name, schedule, known, functions=dict(functions))
     with _fresh_compiler():
         driver = Driver(subject, schedule, known=known)

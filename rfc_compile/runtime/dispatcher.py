@@ -52,8 +52,8 @@ from rfc_compile.schedules.decision import Decision, log_decision
 from rfc_compile.torch_internals import without_autocast
 
 ALONE = 3
-"""Calls of one layer in a row, all leading and no other graph with regions between,
-after which none is expected to follow: nothing is noted for it then."""
+"""Calls of one layer in a row, all leading, no other graph between, after which none is
+expected to follow: nothing is noted for it then."""
 
 _serials = itertools.count()
 
@@ -83,11 +83,10 @@ class Dispatcher(ABC):
         self.decide_by(options)
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
-        timed = {inputs.timestep_index}
         self._static = picker(inputs.static_indices)
         self._sessions = SessionTable(
-            others=[i for i in self._given if i not in timed],
-            numbers=[i for i in inputs.number_indices if i not in timed],
+            others=[i for i in self._given if i != inputs.timestep_index],
+            numbers=[i for i in inputs.number_indices if i != inputs.timestep_index],
             examples=specialized.examples[:count],
             report=report,
         )
@@ -157,10 +156,9 @@ class Dispatcher(ABC):
         for other in registry.dispatchers_with(key[0][0]):
             if other is self or not isinstance(other, Dispatcher):
                 continue
-            if other._computes != self._computes:
-                continue
-            if other.report.options != self.report.options:
-                continue  # another wrapper's of the same model
+            another = other._computes != self._computes
+            if another or other.report.options != self.report.options:
+                continue  # of another wrapper of the same model
             before = other._sessions.take(context.owner, key, slots, self._layout)
             if before is not None:
                 self._sessions.put(context.owner, key, before)
@@ -278,7 +276,7 @@ class Dispatcher(ABC):
         return limit, call.refused or reason
 
     def _schedule(self, run: Trajectory) -> Schedule:
-        """The schedule of a run: that of the options, or of what the run asks for.
+        """That of the options, or of what the run asks for.
 
         Raises:
             OptionError: what it asks for is excluded by the options.
@@ -338,19 +336,9 @@ class Dispatcher(ABC):
         self, call: PlacedStep, run: Trajectory, decision: Decision, *, keep: bool
     ) -> None:
         """Let other graphs of the model follow a decision."""
-        model_forward.begin(
-            ModelForward(
-                self._serial,
-                call.context,
-                call.branch,
-                call.step,
-                trajectory=run,
-                full=decision.full,
-                keep=keep,
-                ranks=self.ranks,
-                computes=self._computes,
-            )
-        )
+        led_by = self._serial, self.ranks, self._computes
+        full = decision.full
+        model_forward.begin(ModelForward(call, run, *led_by, full=full, keep=keep))
 
     @abstractmethod
     def _run_whole(self, name: str, inputs: GraphInputs) -> Sequence[Any]:

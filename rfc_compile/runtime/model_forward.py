@@ -28,6 +28,7 @@ from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.session import LayerKey
+from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 
 MAX_OWNERS = 64
@@ -61,22 +62,20 @@ class ModelForward:
 
     def __init__(
         self,
-        leader: int,
-        context: CallContext,
-        branch: GuidanceBranch,
-        step: int,
-        *,
+        call: PlacedStep,
         trajectory: Trajectory,
+        leader: int,
+        ranks: Ranks | None,
+        computes: Hashable,
+        *,
         full: bool,
         keep: bool,
-        ranks: Ranks | None = None,
-        computes: Hashable = None,
     ) -> None:
         self.over = False
         self.leader = leader
-        self.context = context
-        self._branch = weakref.ref(branch)
-        self.step = step
+        self.context = call.context
+        self._branch = weakref.ref(call.branch)
+        self.step = call.step
         self._trajectory = weakref.ref(trajectory)
         self.full = full
         self.keep = keep

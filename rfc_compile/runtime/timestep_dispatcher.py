@@ -108,7 +108,7 @@ class TimestepDispatcher(Dispatcher):
     ) -> Sequence[Any]:
         time = read_time(arguments[self._timestep])
         latents = self._moved_by_sampler(arguments)
-        pair = self._known_pair(session, latents)
+        pair = self._pair(session, latents)
         latent = None if pair is None else pair.latent(latents)
         make = partial(
             PlacedStep,
@@ -276,9 +276,8 @@ class TimestepDispatcher(Dispatcher):
         """Run one graph; a full step with history is predicted, too."""
         if not full:
             return Done(self._run("cached", inputs))
-        state = call.branch.state
         predicted = self._run("cached", inputs) if self._measures(call) else None
-        history = state.forget()
+        history = call.branch.state.forget()
         outputs = self._run("full", inputs)
         if predicted is None:
             return Done(outputs, history)
@@ -298,17 +297,12 @@ class TimestepDispatcher(Dispatcher):
 
     def _measures(self, call: PlacedStep) -> bool:
         """Whether the prediction of a full step is worth its time."""
-        wanted = self._schedule(call.trajectory).measures or (
-            self._options.corrector == "auto" and call.branch.since_full > 0
-        )
-        return (
-            wanted
-            and call.pair is not None
-            and call.branch.step >= 0
-            and bool(call.branch.state.full_steps)
-            and call.positions is not None
-            and bool(call.debt.b.size)
-        )
+        branch = call.branch
+        if call.pair is None or call.positions is None or not branch.state.full_steps:
+            return False
+        owes = self._options.corrector == "auto" and branch.since_full > 0
+        wanted = owes or self._schedule(call.trajectory).measures
+        return wanted and branch.step >= 0 and bool(call.debt.b.size)
 
     def _remember_returned(
         self, call: PlacedStep, outputs: Sequence[Any], done: Done
@@ -340,9 +334,7 @@ class TimestepDispatcher(Dispatcher):
         kept = KEPT_OUTPUTS + len(call.trajectory.unfitted)
         branch.returned = [new, *known][:kept]
 
-    def _known_pair(
-        self, session: Session, latents: Sequence[Any]
-    ) -> LatentPair | None:
+    def _pair(self, session: Session, latents: Sequence[Any]) -> LatentPair | None:
         """The latent and its output; none where a sampler sees neither."""
         return None if self.follows else session.pairs.get(_sizes_of(latents))
 

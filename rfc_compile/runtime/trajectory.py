@@ -161,7 +161,7 @@ class Trajectory:
     def finish(self) -> None:
         """No call continues it any more: its state is freed, its decisions stay."""
         self.finished = True
-        self.branches = []
+        self.branches, self.unfitted = [], []
         self.newest = None
 
 

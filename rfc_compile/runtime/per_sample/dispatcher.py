@@ -148,7 +148,7 @@ class SampleDispatcher(TimestepDispatcher):
     ) -> list[Continuation]:
         """What the rows of a call are taken for."""
         one = self._moved_by_sampler(pick(self._batch, arguments, [0]))
-        pair = self._known_pair(session, one)
+        pair = self._pair(session, one)
         candidates = [
             sample
             for sample in session.samples.under_way
@@ -217,7 +217,7 @@ class SampleDispatcher(TimestepDispatcher):
             None if mismatch is None else mismatch.reason,
             None if mismatch is not None else continuation.fit,
             latents=latents,
-            pair=self._known_pair(session, latents),
+            pair=self._pair(session, latents),
         )
         return Placed(sample, call, row.signal(0.0))
 
