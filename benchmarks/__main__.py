@@ -4,6 +4,7 @@ import argparse
 import functools
 
 from benchmarks import (
+    accelerator,
     compile_time,
     end_to_end,
     granularity,
@@ -28,12 +29,23 @@ def main() -> None:
     parts = granularity.PARTS
     add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
     add(
-        "--only", default="", help="part of the names: compile_time, end_to_end, matrix"
+        "--only",
+        default="",
+        help="part of the names: accelerator, compile_time, end_to_end, matrix",
     )
     add("--again", default="", help="part of methods of matrix to measure again")
-    add("--minutes", type=float, help="when matrix stops, to go on another time")
+    add("--minutes", type=float, help="when accelerator, matrix stop, to go on later")
+    add("--device", default="", help="of accelerator; the one there is if not given")
+    add("--tiny", action="store_true", help="accelerator: small models, to try it out")
     args = parser.parse_args()
     benchmarks = {
+        "accelerator": functools.partial(
+            accelerator.run,
+            only=args.only,
+            minutes=args.minutes,
+            device=args.device,
+            tiny=args.tiny,
+        ),
         "matrix": functools.partial(
             matrix.run,
             images=args.images,

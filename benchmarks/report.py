@@ -15,18 +15,25 @@ RESULTS: Final = Path(__file__).parent / "results"
 __all__ = ["RESULTS", "Grid", "console", "save", "show"]
 
 
-def save(name: str, title: str, data: Mapping[str, Any], parts: Sequence[str]) -> None:
-    """Write `results/<name>.json` and `results/<name>.md`.
+def save(
+    name: str,
+    title: str,
+    data: Mapping[str, Any],
+    parts: Sequence[str],
+    folder: Path = RESULTS,
+) -> None:
+    """Write `<folder>/<name>.json` and `<folder>/<name>.md`.
 
     Args:
         name: of the two files, without a suffix.
         title: heading of the Markdown file.
         data: the measurements; the environment is added.
         parts: what follows the environment in the Markdown file.
+        folder: where to.
     """
     record = environment("python -m benchmarks")
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     text = json.dumps({"environment": asdict(record), **data}, indent=1)
-    replace_file(RESULTS / f"{name}.json", text + "\n")
+    replace_file(folder / f"{name}.json", text + "\n")
     page = "\n".join([f"# {title}\n", f"{record}\n", *parts])
-    replace_file(RESULTS / f"{name}.md", page)
+    replace_file(folder / f"{name}.md", page)

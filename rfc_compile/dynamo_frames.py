@@ -5,12 +5,15 @@
         block(x)             compiled now (convert_frame.py); the graph is a piece
 
 Read off the Python stack and Dynamo's record of this very function: its counters are
-those of the whole process. Only while Dynamo compiles, from inside a backend.
+those of the whole process. Only while Dynamo compiles, from inside a backend; what a
+module was compiled with can be asked at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from traceback import FrameSummary
 from types import CodeType, FrameType
@@ -20,6 +23,7 @@ import torch
 from torch import fx
 from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo import config, convert_frame, eval_frame
+from torch._dynamo.eval_frame import OptimizedModule
 from torch._dynamo.utils import get_compilation_metrics
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -53,6 +57,35 @@ def recompile_limit() -> int | None:
     if code is None or len(_debug_get_cache_entry_list(code)) + 1 < limit:
         return None
     return limit
+
+
+def recompile_limit_of(count: int) -> contextlib.AbstractContextManager[None]:
+    """Let Dynamo compile one function so many times at least inside."""
+    limit = max(count, config.recompile_limit)
+    patched: contextlib.AbstractContextManager[None] = config.patch(
+        recompile_limit=limit
+    )
+    return patched
+
+
+def _wrapped_backend(compiler: Any) -> Any:
+    names = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")  # since 2.8
+    return next((vars(compiler)[n] for n in names if n in vars(compiler)), None)
+
+
+def wrapper_options(module: object, backend: str) -> Mapping[str, Any] | None:
+    """The options that ``torch.compile`` gave this wrapper of a module.
+
+    None if it is no wrapper, or one for another backend.
+    """
+    if not isinstance(module, OptimizedModule):
+        return None
+    compiler: Any = module.dynamo_ctx.callback
+    while inner := _wrapped_backend(compiler):
+        compiler = inner
+    if getattr(compiler, "compiler_name", None) != backend:
+        return None
+    return dict(compiler.kwargs.get("options", {}))
 
 
 def _resumes(frame: FrameSummary) -> bool:

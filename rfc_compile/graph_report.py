@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rfc_compile.dynamo_frames import wrapper_options
 from rfc_compile.errors import BudgetWarning, UncachedWarning
 from rfc_compile.passes.analysis.records import Refusal
 from rfc_compile.passes.analysis.streams import Streams
 from rfc_compile.passes.rewrites.wrapped_parameters import plain_tensors
-from rfc_compile.torch_internals import wrapper_options
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from torch import fx
 from torch._dynamo import lookup_backend as _lookup_backend
 from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER as _compilations
 from torch._dynamo.convert_frame import compile_lock
-from torch._dynamo.eval_frame import OptimizedModule
 from torch._dynamo.exc import (
     BackendCompilerFailed,
     InvalidBackend,
@@ -263,26 +262,6 @@ def graph_module(owner: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     return _make_graph_module(owner, graph)
 
 
-def _wrapped_backend(compiler: Any) -> Any:
-    names = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")  # since 2.8
-    return next((vars(compiler)[n] for n in names if n in vars(compiler)), None)
-
-
-def wrapper_options(module: object, backend: str) -> Mapping[str, Any] | None:
-    """The options that ``torch.compile`` gave this wrapper of a module.
-
-    None if it is no wrapper, or one for another backend.
-    """
-    if not isinstance(module, OptimizedModule):
-        return None
-    compiler: Any = module.dynamo_ctx.callback
-    while inner := _wrapped_backend(compiler):
-        compiler = inner
-    if getattr(compiler, "compiler_name", None) != backend:
-        return None
-    return dict(compiler.kwargs.get("options", {}))
-
-
 def find_backend(name: str) -> Callable[..., CompiledGraph] | None:
     """The Dynamo backend of this name, or None."""
     try:
@@ -301,11 +280,32 @@ def inductor_mode_options(mode: str | None) -> dict[str, Any]:
 def compile_with_inductor(
     gm: fx.GraphModule, inputs: Sequence[Any], settings: dict[str, Any]
 ) -> CompiledGraph:
-    """Inductor with scoped settings; global configuration is left alone."""
-    from torch._inductor.compile_fx import compile_fx
+    """Inductor with scoped settings; global configuration is left alone.
 
-    compiled: Any = compile_fx(gm, list(inputs), config_patches=settings or None)
+    CUDA graphs copy every input but the weights, which stay where they are.
+    """
+    from torch._inductor import compile_fx, config
+
+    inner = compile_fx.compile_fx_inner
+    if settings.get("triton.cudagraphs", config.triton.cudagraphs):
+        placeholders = gm.graph.find_nodes(op="placeholder")
+        static = [i for i, node in enumerate(placeholders) if is_static_input(node)]
+        inner = functools.partial(_with_static_inputs, inner, static)
+    compiled: Any = compile_fx.compile_fx(
+        gm, list(inputs), inner_compile=inner, config_patches=settings or None
+    )
     return cast(CompiledGraph, compiled)
+
+
+def _with_static_inputs(
+    inner: Callable[..., Any],
+    static: Sequence[int],
+    gm: fx.GraphModule,
+    inputs: Sequence[Any],
+    **settings: Any,
+) -> Any:
+    """Inductor finds them by what Dynamo notes on its own graphs only."""
+    return inner(gm, inputs, **{**settings, "static_input_idxs": static})
 
 
 def compiles_submodules_once(settings: Mapping[str, Any]) -> bool:

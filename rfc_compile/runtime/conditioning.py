@@ -6,42 +6,43 @@ have overwritten the oldest of what this one keeps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Sequence, Set
 
 import torch
 from torch import Tensor
 
 from rfc_compile.estimators.step_signal import fingerprint_and_size
-from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 
 CLEAR = 1e-3
 """Fingerprints that compilers sum in another order differ by less, in units of the
 norm of what is summed."""
 
 
-class Fingerprint(NamedTuple):
-    """Of one conditioning input: its number, and the norm of what that sums."""
+class Given:
+    """The conditioning inputs of a call; they are read when first asked for."""
 
-    value: float
-    size: float
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        self._values = values
 
+    @functools.cached_property
+    def _fingerprints(self) -> Sequence[tuple[float, float]]:
+        """The fingerprint of each input, and its size; one copy to the host."""
+        if not self._values:
+            return []
+        pairs = torch.stack([fingerprint_and_size(value) for value in self._values])
+        return [(value, size) for value, size in pairs.tolist()]
 
-def read_fingerprints(values: Sequence[Tensor]) -> list[Fingerprint]:
-    """Those of a call's conditioning inputs; one copy to the host."""
-    if not values:
-        return []
-    read = torch.stack([fingerprint_and_size(value) for value in values]).tolist()
-    return [Fingerprint(*pair) for pair in read]
+    def rules_out(self, branch: GuidanceBranch, varying: Set[int]) -> Mismatch | None:
+        """That they are not those of the branch's last call, beyond rounding.
 
-
-def clearly_changed(
-    branch: GuidanceBranch, given: Sequence[Fingerprint]
-) -> frozenset[int]:
-    """The inputs that are not those of the branch's last call, beyond rounding."""
-    pairs = zip(branch.conditioning, given, strict=False)
-    return frozenset(
-        i
-        for i, (old, new) in enumerate(pairs)
-        if abs(old - new.value) > CLEAR * new.size
-    )
+        ``varying`` are the indices of inputs that are not compared.
+        """
+        pairs = zip(branch.conditioning, self._fingerprints, strict=False)
+        changed = frozenset(
+            i
+            for i, (old, (value, size)) in enumerate(pairs)
+            if abs(old - value) > CLEAR * size
+        )
+        return Mismatch("conditioning", changed) if changed - varying else None

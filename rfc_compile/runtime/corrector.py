@@ -31,11 +31,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit, precise
+from rfc_compile.runtime.sampler_fit import Array, Fit, precise
 from rfc_compile.schedules.base import Curvature
 
 LARGEST = 8.0
 """More than this many times ``delta`` is never added: B_b is small against the debt."""
+
+
+ROUGH = 0.05
+"""Largest residual of fits whose factors are trusted with the whole of a debt; above it
+half of it is repaid."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Debt:
         share = np.clip(later / (weight * remainder), -LARGEST, LARGEST)
         if not np.any(share) or not np.all(np.isfinite(share)):
             return None
-        return share if self.residual <= EXACT else 0.5 * share
+        return share if self.residual <= ROUGH else 0.5 * share
 
     @property
     def weight(self) -> Array | None:

@@ -41,16 +41,19 @@ from rfc_compile.runtime.parameter_versions import (
 from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
 from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.run_notes import UNEVEN_TIMESTEPS, note_not_continued
-from rfc_compile.runtime.run_schedules import RunSchedules
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.session_table import Key, SessionTable
 from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
-from rfc_compile.schedules.base import FULL, guarded_limit
+from rfc_compile.schedules.base import FULL, Schedule, guarded_limit
 from rfc_compile.schedules.decision import Decision, log_decision
 from rfc_compile.torch_internals import without_autocast
+
+ALONE = 3
+"""Calls of one layer in a row, all leading, no other graph between, after which none is
+expected to follow: nothing is noted for it then."""
 
 _serials = itertools.count()
 
@@ -76,14 +79,14 @@ class Dispatcher(ABC):
         self.graphs, self.ranks, self.report = graphs, ranks, report
         self.seconds = 0.0
         self.layout = self._layout = layout
+        self._conditioning, self._latents = layout.conditioning, layout.latents
         self.decide_by(options)
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
-        timed = {inputs.timestep_index}
         self._static = picker(inputs.static_indices)
         self._sessions = SessionTable(
-            others=[i for i in self._given if i not in timed],
-            numbers=[i for i in inputs.number_indices if i not in timed],
+            others=[i for i in self._given if i != inputs.timestep_index],
+            numbers=[i for i in inputs.number_indices if i != inputs.timestep_index],
             examples=specialized.examples[:count],
             report=report,
         )
@@ -94,6 +97,8 @@ class Dispatcher(ABC):
         self._computes = type(self), computation_of(specialized)
         self._unled = without_reader(specialized, layout, count)
         self._serial = next(_serials)
+        self._led, self._calls = 0, 0
+        self._led_layer: LayerKey | None = None
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""
@@ -104,14 +109,20 @@ class Dispatcher(ABC):
         return outputs
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
-        note_call_with_regions()
+        calls = note_call_with_regions()
         context = current_context()
         static = self._static(arguments)
         key = self._sessions.key(static, arguments)
         weights = self._weights.read(static, arguments)
         layer, _ = key
+        in_a_row = calls == self._calls + 1 and layer == self._led_layer
+        self._led = self._led + 1 if in_a_row else 0
+        self._calls, self._led_layer = calls, layer
+        alone = self._led >= ALONE and not self.report.piece
+        if alone:
+            model_forward.leave(context.owner)
         given = [arguments[i] for i in self._given]
-        running = model_forward.running(context)
+        running = None if alone else model_forward.running(context)
         if running is not None:
             self._look_for_layers(running, layer, given)
         if (
@@ -119,12 +130,14 @@ class Dispatcher(ABC):
             and (self.follows or running.leader == self._serial)
             and running.includes(layer, given, by_results=not self.follows)
         ):
+            self._led_layer = None
             outputs = self._follow(running, layer, arguments, weights)
         else:
             session = self._session_of(context, key, arguments)
             with session.lock:  # threads that share a name share its trajectory
+                session.alone = alone
                 outputs = self._lead_together(session, context, arguments, weights)
-            running = model_forward.running(context)
+            running = None if alone else model_forward.running(context)
         if running is not None:
             running.add(layer, given, outputs)
         return outputs
@@ -143,10 +156,9 @@ class Dispatcher(ABC):
         for other in registry.dispatchers_with(key[0][0]):
             if other is self or not isinstance(other, Dispatcher):
                 continue
-            if other._computes != self._computes:
-                continue
-            if other.report.options != self.report.options:
-                continue  # another wrapper's of the same model
+            another = other._computes != self._computes
+            if another or other.report.options != self.report.options:
+                continue  # of another wrapper of the same model
             before = other._sessions.take(context.owner, key, slots, self._layout)
             if before is not None:
                 self._sessions.put(context.owner, key, before)
@@ -173,7 +185,8 @@ class Dispatcher(ABC):
         weights: ParameterVersion,
     ) -> Sequence[Any]:
         """Lead as all ranks do, in a new run of all if they take it for other steps."""
-        self._expire(session)
+        for run in session.expire():
+            note_not_continued(run, self.report)
         try:
             return self._lead(session, context, arguments, weights)
         except OutOfStep:
@@ -184,18 +197,13 @@ class Dispatcher(ABC):
             )
         return self._lead(session, context, arguments, weights)
 
-    def _expire(self, session: Session) -> None:
-        for run in session.expire():
-            note_not_continued(run, self.report)
-
     def _read(
         self, value: Tensor, call: PlacedStep, *agreed: Hashable, time: float = 0.0
     ) -> Signal:
         """The signal of a step, ``agreed`` among all ranks that share the model."""
-        conditioning = self._layout.conditioning
         if self.ranks is None:
-            return Signal.read(value, conditioning, time)
-        return self.ranks.agree((*call.place, agreed), value, conditioning, time)
+            return Signal.read(value, self._conditioning, time)
+        return self.ranks.agree((*call.place, agreed), value, self._conditioning, time)
 
     @abstractmethod
     def _lead(
@@ -241,8 +249,7 @@ class Dispatcher(ABC):
     def decide_by(self, options: Options) -> None:
         """Follow the schedule of these options from the next run on; graphs stay."""
         self.options = self._options = options
-        self._schedules = RunSchedules(options, self.report)
-        self._by_timestep = options.time == "timestep"
+        self._by_timestep, self._nodes = options.time == "timestep", options.nodes
 
     def reset(self, of: Set[int] | None = None) -> None:
         """Drop runs and state, of layers that hold one of these ids if given."""
@@ -265,10 +272,20 @@ class Dispatcher(ABC):
         if call.positions is None:
             self.report.fall_back(UNEVEN_TIMESTEPS)
             return FULL, "timesteps"
-        limit, reason = guarded_limit(
-            self._schedules.of(call.trajectory), call.position
-        )
+        limit, reason = guarded_limit(self._schedule(call.trajectory), call.position)
         return limit, call.refused or reason
+
+    def _schedule(self, run: Trajectory) -> Schedule:
+        """That of the options, or of what the run asks for.
+
+        Raises:
+            OptionError: what it asks for is excluded by the options.
+
+        """
+        if run.schedule is None:
+            options = run.asked.applied_to(self._options)
+            run.schedule = options.make_schedule(self.report)
+        return run.schedule
 
     def _drop_broken(self, call: PlacedStep) -> None:
         """Forget what a full step has kept of an input that is broken."""
@@ -297,31 +314,21 @@ class Dispatcher(ABC):
         if call.step > run.step:
             gap = call.session.calls - run.last_call if run.times else 0
             run.longest_gap = max(run.longest_gap, gap)
-            run.times.append(call.time)
+            run.begin_step(call.time)
         if branch not in run.branches:
             run.branches.append(branch)
         run.newest = branch
         branch.name = call.context.branch
-        branch.state.remember([call.arguments[i] for i in self._layout.latents])
-        seen = signal if branch.step >= 0 and signal.finite else None
-        decision = Decision(
-            step=call.step,
-            branch=branch.index,
-            timestep=run.timesteps[call.step],
-            full=full,
-            reason=reason if signal.finite else "non_finite",
-            statistic=None if seen is None else seen.error,
-            change=None if seen is None else seen.change,
-            true_error=None if repayment is None else repayment.true_error,
-            debt=None if repayment is None else repayment.debt,
-            repaid=None if repayment is None else repayment.repaid,
-        )
+        branch.state.remember([call.arguments[i] for i in self._latents])
+        decision = call.decided(run, signal, reason, repayment, full=full)
         branch.learn(signal, full=full)
         branch.advance(call.step, full=full)
         run.decisions.append(decision)
         run.last_call = call.session.calls
         log_decision(run.name, decision)
-        self._announce(call, run, decision, keep=signal.finite)
+        self._changes_of_weights.note(decision)
+        if not call.session.alone:
+            self._announce(call, run, decision, keep=signal.finite)
         if history is not None and signal.finite:
             branch.state.record(call.step, history)
 
@@ -329,18 +336,9 @@ class Dispatcher(ABC):
         self, call: PlacedStep, run: Trajectory, decision: Decision, *, keep: bool
     ) -> None:
         """Let other graphs of the model follow a decision."""
-        self._changes_of_weights.note(decision)
-        model_forward.begin(
-            self._serial,
-            call.context,
-            call.branch,
-            call.step,
-            trajectory=run,
-            full=decision.full,
-            keep=keep,
-            ranks=self.ranks,
-            computes=self._computes,
-        )
+        led_by = self._serial, self.ranks, self._computes
+        full = decision.full
+        model_forward.begin(ModelForward(call, run, *led_by, full=full, keep=keep))
 
     @abstractmethod
     def _run_whole(self, name: str, inputs: GraphInputs) -> Sequence[Any]:

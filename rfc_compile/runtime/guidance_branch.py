@@ -18,6 +18,10 @@ UNRELATED = 0.6
 blocks are compiled alone and no output of the sampler's is seen."""
 
 
+KEPT_OUTPUTS = 2
+"""Steps of which what the sampler was given is kept."""
+
+
 class Mismatch(NamedTuple):
     """Why a call does not continue a branch.
 
@@ -69,8 +73,10 @@ class GuidanceBranch:
 
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two
-    outputs, newest first, ``debt`` what a full step repays, ``curvature`` what
-    its last full step showed. ``followers`` is the state
+    outputs, newest first, and those of the run's ``unfitted`` steps. ``debt`` is what a
+    full step repays, without the cached steps ``pending``: their index and time, and
+    whether each came right after the branch's step before. ``curvature`` is what its
+    last full step showed. ``followers`` is the state
     of the layers that take over its decisions. ``clock`` are the conditioning inputs
     that change at every step, None until seen (blocks compiled alone).
     """
@@ -86,6 +92,7 @@ class GuidanceBranch:
     name: str | None = None
     returned: list[Returned] = field(default_factory=list)
     debt: Debt = field(default_factory=Debt)
+    pending: list[tuple[int, float, bool]] = field(default_factory=list)
     curvature: Curvature | None = None
     followers: dict[Hashable, BranchState] = field(default_factory=dict)
     clock: frozenset[int] | None = None
@@ -112,6 +119,8 @@ class GuidanceBranch:
 
     def differing(self, signal: Signal) -> frozenset[int]:
         """The conditioning inputs that are not those of the branch's last call."""
+        if self.conditioning == signal.conditioning:
+            return frozenset()
         if not self.conditioning:  # its first call was interrupted
             return frozenset(range(len(signal.conditioning)))
         pairs = zip(self.conditioning, signal.conditioning, strict=True)
@@ -130,7 +139,10 @@ class GuidanceBranch:
 
     def returned_at(self, step: int) -> list[Tensor]:
         """The outputs of a step, with those of partners; none if not kept."""
-        return next((one.outputs for one in self.returned if one.step == step), [])
+        for one in self.returned:
+            if one.step == step:
+                return one.outputs
+        return []
 
     def read_clock(self, signal: Signal) -> None:
         """Note the clock of an accepted call; the second call shows what it is."""

@@ -212,7 +212,8 @@ class LatentDispatcher(Dispatcher):
         inputs = state.pool(call.arguments, call.step)
         if signal.finite and signal.error <= limit:
             outputs = self._run("cached", inputs)
-            self._record(call, signal, self._schedules.reason_to_cache(call.trajectory))
+            why = self._schedule(call.trajectory).reason_to_cache
+            self._record(call, signal, why)
             return outputs
         history = state.forget()
         outputs = self._run("full", inputs)

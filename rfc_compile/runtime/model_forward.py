@@ -8,6 +8,7 @@ the whole call. A graph takes part in the running one if its layer has not run y
 it is given a tensor of that call: a result (the stream), or an argument that no call
 before has seen (the timestep's embedding; a prompt or a label may be any model's). A
 layer that has run takes part again if every tensor that it is given is of that call.
+Nothing is noted of the calls of a graph that nobody has followed for a while.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.session import LayerKey
+from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 
 MAX_OWNERS = 64
@@ -53,28 +55,27 @@ class ModelForward:
         computes: what the leading graph computes.
         layered: whether another layer that computes the same has continued it.
 
+    ``over`` says that another call has been made since, which nothing was noted of.
     ``_given`` holds the numbers of the first and the last call that were given a
     tensor, ``_results`` that of the last call which it is a result of.
     """
 
     def __init__(
         self,
-        leader: int,
-        context: CallContext,
-        branch: GuidanceBranch,
-        step: int,
-        *,
+        call: PlacedStep,
         trajectory: Trajectory,
+        leader: int,
+        ranks: Ranks | None,
+        computes: Hashable,
+        *,
         full: bool,
         keep: bool,
-        ranks: Ranks | None = None,
-        computes: Hashable = None,
-        before: ModelForward | None = None,
     ) -> None:
+        self.over = False
         self.leader = leader
-        self.context = context
-        self._branch = weakref.ref(branch)
-        self.step = step
+        self.context = call.context
+        self._branch = weakref.ref(call.branch)
+        self.step = call.step
         self._trajectory = weakref.ref(trajectory)
         self.full = full
         self.keep = keep
@@ -82,13 +83,16 @@ class ModelForward:
         self.computes = computes
         self.layered = False
         self._layers: dict[LayerKey, int] = {}
-        if before is None:
-            self.number = 0
-            self._given: Any = WeakTensorKeyDictionary()
-            self._results: Any = WeakTensorKeyDictionary()
-        else:
-            self.number = before.number + 1
-            self._given, self._results = before._given, before._results
+        self._resumed = False
+        self.number = 0
+        self._given: Any = WeakTensorKeyDictionary()
+        self._results: Any = WeakTensorKeyDictionary()
+
+    def comes_after(self, before: ModelForward) -> None:
+        """Go on with what is known of the tensors of its owner's call before."""
+        self._resumed = before.over
+        self.number = before.number + 1
+        self._given, self._results = before._given, before._results
 
     @property
     def branch(self) -> GuidanceBranch | None:
@@ -148,9 +152,11 @@ class ModelForward:
     ) -> None:
         """A graph has run with these tensors (its parameters left out)."""
         self._layers[layer] = self.occurrence(layer) + 1
+        # calls that were not noted may have been given any of them
+        new = self.number - self._resumed
         for value in arguments:
             if isinstance(value, Tensor):
-                first, _ = self._given.get(value, (self.number, self.number))
+                first, _ = self._given.get(value, (new, self.number))
                 self._given[value] = first, self.number
         for value in results:
             if isinstance(value, Tensor):
@@ -164,37 +170,26 @@ _lock = threading.Lock()
 def running(context: CallContext) -> ModelForward | None:
     """The call that a context is in, or has made last."""
     call = _running.get(context.owner)
-    return call if call is not None and call.context == context else None
+    if call is None or call.over or call.context != context:
+        return None
+    return call
 
 
-def begin(
-    leader: int,
-    context: CallContext,
-    branch: GuidanceBranch,
-    step: int,
-    *,
-    trajectory: Trajectory,
-    full: bool,
-    keep: bool,
-    ranks: Ranks | None = None,
-    computes: Hashable = None,
-) -> None:
-    """A graph leads a new call, with the attributes that ``ModelForward`` lists."""
+def leave(owner: str) -> None:
+    """An owner makes a call that no other graph takes part in."""
+    call = _running.get(owner)
+    if call is not None:
+        call.over = True
+
+
+def begin(call: ModelForward) -> None:
+    """A graph leads a new call."""
+    owner = call.context.owner
     with _lock:
-        before = _running.get(context.owner)
-        call = ModelForward(
-            leader,
-            context,
-            branch,
-            step,
-            trajectory=trajectory,
-            full=full,
-            keep=keep,
-            ranks=ranks,
-            computes=computes,
-            before=before,
-        )
-        _running[context.owner] = call
-        _running.move_to_end(context.owner)
+        before = _running.get(owner)
+        if before is not None:
+            call.comes_after(before)
+        _running[owner] = call
+        _running.move_to_end(owner)
         while len(_running) > MAX_OWNERS:
             _running.popitem(last=False)

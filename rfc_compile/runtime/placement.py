@@ -7,20 +7,26 @@
 
 A run that the caller has named (a pipeline, ``trajectory(num_steps=)``) is continued by
 every call of it, whatever the fit says: samplers with fresh noise and edited latents
-are no combination of what was returned.
+are no combination of what was returned. Its fits are only looked at where a full step
+needs them (``settle``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rfc_compile.runtime.call_context import CallContext
-from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.guidance_branch import (
+    KEPT_OUTPUTS,
+    GuidanceBranch,
+    Returned,
+)
 from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import (
     EXACT,
@@ -31,6 +37,9 @@ from rfc_compile.runtime.sampler_fit import (
     step_vectors,
 )
 from rfc_compile.runtime.trajectory import Time, Trajectory
+
+MOST_UNFITTED = 8
+"""Steps of a run whose fits may be put off: what they need is kept until then."""
 
 ROUNDING = 0.5
 """Relative error of a latent that is rounded to its dtype, in units of its epsilon."""
@@ -77,8 +86,13 @@ def places(
         for run in runs
         if run.run == context.run and run.newest is not None and not run.complete
     ]
-    newest = [run.newest for run in own if run.newest is not None]
-    fits = _fits(list(zip(own, newest, strict=True)), latent)
+    if len(own) == 1 and context.run_is_known and own[0].times[-1] != time:
+        (run,) = own
+        if context.run or not run.goes_back(time):
+            yield _going(run, context, None)
+            return
+    newest = [(run, run.newest) for run in own if run.newest is not None]
+    fits = _fits_after(newest, latent)
     standing, going = [], []
     for run, fit in zip(own, fits, strict=True):
         same = run.times[-1] == time
@@ -142,7 +156,7 @@ def _leaving(
         for branch in run.waiting(run.step, context.branch)
         if not context.run_is_known
     ]
-    fits = _fits(lagging, latent)
+    fits = _fits_after(lagging, latent)
     found = [
         Place(run, branch.step + 1, [branch], fit, leaves=True)
         for (run, branch), fit in zip(lagging, fits, strict=True)
@@ -171,36 +185,89 @@ def _joining(
         if branch.step == run.step - 1
     ]
     found = []
-    for (run, branch), fit in zip(candidates, _fits(candidates, latent), strict=True):
+    for (run, branch), fit in zip(
+        candidates, _fits_after(candidates, latent), strict=True
+    ):
         if fit is not None and fit.explained:
             origin = next(other for other in runs if branch in other.branches)
             found.append(Place(origin, run.step, [branch], fit, leaves=True, joins=run))
     return found
 
 
-def _fits(
+class _Moved(NamedTuple):
+    """A latent (R, N) that may follow from what a branch was last called with."""
+
+    run: Trajectory
+    branch: GuidanceBranch
+    kept: Sequence[Returned]
+    latent: Tensor | None
+
+
+def _fits_after(
     candidates: Sequence[tuple[Trajectory, GuidanceBranch]], latent: Tensor | None
 ) -> list[Fit | None]:
-    """How the latent follows from each branch's last; one copy to the host for all."""
-    if latent is None:
+    """How a latent follows from each branch's last step."""
+    if latent is None or not candidates:
         return [None] * len(candidates)
-    rounding = ROUNDING * torch.finfo(latent.dtype).eps
+    return _fits(
+        [_Moved(run, b, b.returned[:KEPT_OUTPUTS], latent) for run, b in candidates]
+    )
+
+
+def _fits(moved: Sequence[_Moved]) -> list[Fit | None]:
+    """How each latent follows from what is kept; one copy to the host for all."""
     grams: list[Tensor] = []
-    sizes: list[tuple[int, ...]] = []
-    for run, branch in candidates:
-        kept = branch.returned
-        if not kept or kept[0].latent.shape != latent.shape:
-            sizes.append(())
+    sizes: list[tuple[tuple[int, ...], int, float]] = []
+    for run, branch, kept, latent in moved:
+        if latent is None or not kept or kept[0].latent.shape != latent.shape:
+            sizes.append(((), 0, 0.0))
             continue
         outputs = [outputs_of(run, branch, one.step) for one in kept]
         latents = [one.latent for one in kept]
         grams.append(gram_matrix(step_vectors(latent, latents, outputs)))
-        sizes.append((len(outputs[0]), *grams[-1].shape))
-    read = iter(read_all(grams))
+        rounding = ROUNDING * torch.finfo(latent.dtype).eps
+        sizes.append((grams[-1].shape, len(outputs[0]), rounding))
+    read = iter(read_all(grams)) if grams else iter(())
     return [
-        fit_of(np.reshape(next(read), size[1:]), size[0], rounding) if size else None
-        for size in sizes
+        fit_of(np.reshape(next(read), shape), count, rounding) if shape else None
+        for shape, count, rounding in sizes
     ]
+
+
+def put_off(run: Trajectory, step: int) -> None:
+    """A run goes on with a step whose fit is not looked at yet."""
+    assert run.newest is not None
+    if run.unfitted and run.unfitted[-1][0] == step:
+        return
+    if len(run.unfitted) == MOST_UNFITTED:
+        settle(run, None)
+    run.unfitted.append((step, run.newest))
+
+
+def settle(run: Trajectory, latent: Tensor | None) -> None:
+    """Look at the fits that were put off; each branch's debt is then that of now.
+
+    ``latent`` (R, N) is that of the newest step, None where its call is over.
+    """
+    newest_step, _ = run.unfitted[-1]
+    latents = {one.step: one.latent for b in run.branches for one in b.returned}
+    if latent is not None:
+        latents[newest_step] = latent
+    moved = []
+    for step, before in run.unfitted:
+        kept = [one for one in before.returned if one.step < step][:KEPT_OUTPUTS]
+        moved.append(_Moved(run, before, kept, latents.get(step)))
+    fits: dict[int, dict[int, Fit]] = {}
+    for (step, _), one, fit in zip(run.unfitted, moved, _fits(moved), strict=True):
+        last = one.kept[0].step if one.kept else 0
+        fits[step] = fits_by_branch(run, one.branch, last, fit) if fit else {}
+    for branch in run.branches:
+        for step, time, follows in branch.pending:
+            fit = fits[step].get(branch.index) if follows else None
+            branch.debt = branch.debt.carried_on(fit).after(time, (), full=False)
+        branch.pending.clear()
+    run.fitted, run.fits = newest_step, fits[newest_step]
+    run.unfitted.clear()
 
 
 def outputs_of(run: Trajectory, branch: GuidanceBranch, step: int) -> list[Tensor]:
@@ -209,18 +276,16 @@ def outputs_of(run: Trajectory, branch: GuidanceBranch, step: int) -> list[Tenso
     return [output for one in (branch, *others) for output in one.returned_at(step)]
 
 
-def fits_by_branch(place: Place) -> dict[int, Fit]:
+def fits_by_branch(
+    run: Trajectory, before: GuidanceBranch, step: int, fit: Fit
+) -> dict[int, Fit]:
     """The fit of a run's next step with each branch's own output first, by its index.
 
-    Asked before any branch has made the step: the columns are in the order of then.
+    ``fit`` is that after ``step``, with the outputs of the branch ``before`` first.
     """
-    run, newest, fit = place.run, place.run.newest, place.fit
-    if newest is None:  # another thread has dropped it
-        return {}
-    assert fit is not None
     found, column = {}, 0
-    for branch in (newest, *[other for other in run.branches if other is not newest]):
-        own = len(branch.returned_at(newest.step))
+    for branch in (before, *[other for other in run.branches if other is not before]):
+        own = len(branch.returned_at(step))
         if own:
             found[branch.index] = fit.first(column)
         column += own

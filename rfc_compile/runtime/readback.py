@@ -27,11 +27,12 @@ def copy_to_host(packed: Tensor) -> tuple[Tensor, Any]:
 
 def read_all(tensors: Sequence[Tensor]) -> list[list[Any]]:
     """The values of tensors, of one device or on the host, in one copy at most."""
-    far = [tensor for tensor in tensors if not on_host(tensor)]
+    near = [on_host(tensor) for tensor in tensors]
+    far = [tensor for tensor, here in zip(tensors, near, strict=True) if not here]
     arrived = iter(Readback(far).values() if far else ())
     return [
-        (tensor if on_host(tensor) else next(arrived)).reshape(-1).tolist()
-        for tensor in tensors
+        (tensor if here else next(arrived)).reshape(-1).tolist()
+        for tensor, here in zip(tensors, near, strict=True)
     ]
 
 

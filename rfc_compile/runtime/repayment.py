@@ -40,6 +40,22 @@ class Repayment:
     curvature: Curvature | None
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a step gave.
+
+    Attributes:
+        outputs: of the graph.
+        history: the kept full steps before a full step; None for a cached one.
+        repayment: what a full step showed and repaid, where it was predicted.
+
+    """
+
+    outputs: Sequence[Any]
+    history: Sequence[int] | None = None
+    repayment: Repayment | None = None
+
+
 def repay(
     pair: LatentPair,
     latents: Sequence[Any],

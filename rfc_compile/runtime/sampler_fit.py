@@ -97,7 +97,8 @@ def gram_matrix(vectors: Sequence[Tensor]) -> Tensor:
     values lie in memory, must not show in the image. No matrix product: its precision
     is the user's choice on some devices.
     """
-    stacked = torch.stack([precise(vector) for vector in vectors], dim=1)
+    dtype = _most_precise(vectors[0].device)
+    stacked = torch.stack([vector.to(dtype) for vector in vectors], dim=1)
     products = [(stacked * stacked[:, i : i + 1]).sum(-1) for i in range(len(vectors))]
     return torch.stack(products, dim=1)
 
@@ -124,10 +125,11 @@ def step_vectors(
     ``latents`` are those of the last steps, newest first, ``outputs`` those returned
     for each of them, own first.
     """
-    newest = precise(latents[0])
-    vectors = [precise(now) - newest, newest, *outputs[0]]
+    dtype = _most_precise(now.device)
+    newest = latents[0].to(dtype)
+    vectors = [now.to(dtype) - newest, newest, *outputs[0]]
     for latent, returned in zip(latents[1:], outputs[1:], strict=True):
-        vectors += [newest - precise(latent), *returned]
+        vectors += [newest - latent.to(dtype), *returned]
     return vectors
 
 
@@ -139,7 +141,8 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
     is needed. ``rounding`` is the relative error of the latents' dtype. What is not
     finite explains nothing.
     """
-    gram = _without_broken(gram)
+    if not np.isfinite(gram).all():
+        gram = _without_broken(gram)
     moved = bool((gram[:, 0, 0] > 0).any())
     if not np.isfinite(gram).all():
         return _without_factors(float("inf"), len(gram), outputs, moved=moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from rfc_compile.runtime.call_context import CallContext
@@ -36,7 +37,8 @@ class Session:
     """The runs of one owner, in the order in which they began.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
-    counts those that lead. Of the runs that have ended the last one is kept for its
+    counts those that lead; ``alone`` says that no other graph follows them. Of the runs
+    that have ended the last one is kept for its
     decisions. ``pairs`` are the latents with their outputs, by the latents' shapes.
     Where every sample decides for itself, ``samples`` holds them. Calls that
     lead hold the ``lock``.
@@ -47,6 +49,7 @@ class Session:
     runs: list[Trajectory] = field(default_factory=list)
     samples: Samples = field(default_factory=Samples)
     calls: int = 0
+    alone: bool = False
     pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -77,10 +80,12 @@ class Session:
     def live(self) -> list[Trajectory]:
         """The runs that have not ended, the one that was continued last first."""
         live = [run for run in self.runs if not run.finished]
-        return sorted(live, key=lambda run: -run.last_call)
+        return sorted(live, key=attrgetter("last_call"), reverse=True)
 
     def expire(self) -> list[Trajectory]:
         """Free the runs that nobody has continued for long, and the oldest of many."""
+        if len(self.runs) < 2:
+            return []
         live = self.live
         new = sum(len(run.branches) for run in live if not run.longest_gap)
         patience = IDLE_CALLS * max([1, new, *[run.longest_gap for run in live]])

@@ -7,15 +7,21 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from rfc_compile.estimators.step_signal import Signal
 from rfc_compile.estimators.step_weights import common_position
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.latent_pair import LatentPair
+from rfc_compile.runtime.placement import settle
+from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.session import Session
-from rfc_compile.runtime.trajectory import Time, Trajectory
+from rfc_compile.runtime.trajectory import Time, Trajectory, mean_time
 from rfc_compile.schedules.base import Position
+from rfc_compile.schedules.decision import Decision
 
 
 @dataclass(eq=False)
@@ -35,6 +41,10 @@ class PlacedStep:
             first; None where that was not looked at.
         leaves: whether its branch continues as a run of its own.
         joins: the run that a branch which leaves joins.
+        latents: the arguments that the sampler may move, likeliest first.
+        pair: which of them it does, and what is returned for it; None if not known.
+        put_off: whether its fit is only looked at where a full step needs it.
+        follows: whether it comes right after its branch's step before.
 
     """
 
@@ -49,6 +59,14 @@ class PlacedStep:
     fit: Fit | None = None
     leaves: bool = False
     joins: Trajectory | None = None
+    latents: Sequence[Any] = ()
+    pair: LatentPair | None = None
+    put_off: bool = False
+    follows: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compare it with its branch, which is still at the step before."""
+        self.follows = self.step == self.branch.step + 1
 
     @functools.cached_property
     def positions(self) -> tuple[float, ...] | None:
@@ -56,15 +74,27 @@ class PlacedStep:
 
         None where rows have timesteps that do not move in proportion.
         """
-        times = [self.trajectory.times[step] for step in self.branch.state.full_steps]
-        return common_position([self.time, *times])
+        known = self.trajectory.times
+        times = [self.time, *[known[step] for step in self.branch.state.full_steps]]
+        if max(map(len, times)) == 1:
+            return tuple([time[0] for time in times])
+        return common_position(times)
 
-    debt: Debt = field(init=False)
-
-    def __post_init__(self) -> None:
+    @functools.cached_property
+    def debt(self) -> Debt:
         """What its branch owes before it, with the fit of the step before."""
-        follows = self.step == self.branch.step + 1
-        self.debt = self.branch.debt.carried_on(self.fit if follows else None)
+        run, fit = self.trajectory, self.fit
+        if run.unfitted:
+            settle(run, self.latent if self.put_off else None)
+        if self.put_off:
+            fit = run.fits.get(self.branch.index)
+        return self.branch.debt.carried_on(fit if self.follows else None)
+
+    @property
+    def latent(self) -> Tensor:
+        """Its latent, (R, N)."""
+        assert self.pair is not None
+        return self.pair.latent(self.latents)
 
     @property
     def position(self) -> Position:
@@ -79,9 +109,33 @@ class PlacedStep:
             since_full=branch.since_full,
             error=branch.error,
             steps=self.trajectory.steps,
-            times=[*known, sum(self.time) / len(self.time)],
+            times=[*known, mean_time(self.time)],
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=branch.curvature,
+        )
+
+    def decided(
+        self,
+        run: Trajectory,
+        signal: Signal,
+        reason: str,
+        repayment: Repayment | None,
+        *,
+        full: bool,
+    ) -> Decision:
+        """The record of it, as a step of this run."""
+        seen = signal if self.branch.step >= 0 and signal.finite else None
+        return Decision(
+            step=self.step,
+            branch=self.branch.index,
+            timestep=run.timesteps[self.step],
+            full=full,
+            reason=reason if signal.finite else "non_finite",
+            statistic=None if seen is None else seen.error,
+            change=None if seen is None else seen.change,
+            true_error=None if repayment is None else repayment.true_error,
+            debt=None if repayment is None else repayment.debt,
+            repaid=None if repayment is None else repayment.repaid,
         )
 
     @property

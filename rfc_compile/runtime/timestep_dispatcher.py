@@ -8,10 +8,9 @@ record   what was decided, what the sampler was given       _record
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,24 +23,26 @@ from rfc_compile.passes.analysis.input_roles import ForwardInputs
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext
-from rfc_compile.runtime.conditioning import (
-    Fingerprint,
-    clearly_changed,
-    read_fingerprints,
-)
+from rfc_compile.runtime.conditioning import Given
 from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
-from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch, Returned
+from rfc_compile.runtime.guidance_branch import (
+    KEPT_OUTPUTS,
+    GuidanceBranch,
+    Mismatch,
+    Returned,
+)
 from rfc_compile.runtime.latent_pair import LatentPair, find_latent_pair, partners
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
-from rfc_compile.runtime.placement import Place, fits_by_branch, places
+from rfc_compile.runtime.placement import Place, fits_by_branch, places, put_off
 from rfc_compile.runtime.ranks import Ranks
-from rfc_compile.runtime.repayment import Repayment, repay
+from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.run_notes import note_unlinked
 from rfc_compile.runtime.session import LayerKey, Session
+from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.trajectory import Time, read_time
+from rfc_compile.runtime.trajectory import Trajectory, read_time
 from rfc_compile.schedules.base import FULL
 
 CHANGES_IN_A_ROW = 3
@@ -50,24 +51,12 @@ CHANGES_IN_A_ROW = 3
 _BESIDE = re.compile(r"control|cond|ref|hint|guid|mask|prior")
 """Names of inputs shaped like the latent that stand beside it, where several are."""
 
-KEPT_OUTPUTS = 2
-"""Steps of which what the sampler was given is kept."""
+MakeStep = Callable[..., PlacedStep]
+"""Places a call in a run, as a branch's step."""
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a step gave.
-
-    Attributes:
-        outputs: of the graph.
-        history: the kept full steps before a full step; None for a cached one.
-        repayment: what a full step showed and repaid, where it was predicted.
-
-    """
-
-    outputs: Sequence[Any]
-    history: Sequence[int] | None = None
-    repayment: Repayment | None = None
+def _sizes_of(latents: Sequence[Any]) -> tuple[torch.Size, ...]:
+    return tuple([latent.shape for latent in latents])
 
 
 class TimestepDispatcher(Dispatcher):
@@ -89,7 +78,7 @@ class TimestepDispatcher(Dispatcher):
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
         self.follows = report.piece  # a whole model knows the step by itself
-        self._conditioning = inputs.conditioning_indices
+        self._conditioning_indices = inputs.conditioning_indices
         self._conditioning_names = inputs.conditioning_names
         self._latents_first = sorted(
             layout.latents, key=lambda i: bool(_BESIDE.search(inputs.names[i]))
@@ -103,29 +92,54 @@ class TimestepDispatcher(Dispatcher):
         weights: ParameterVersion,
     ) -> Sequence[Any]:
         time = read_time(arguments[self._timestep])
-        pair = self._known_pair(session, arguments)
-        latent = None if pair is None else pair.latent(self._latents(arguments))
-        refused: Mismatch | None = None
-        first: Place | None = None
-        given = functools.cache(
-            lambda: read_fingerprints([arguments[i] for i in self._conditioning])
+        latents = self._moved_by_sampler(arguments)
+        pair = self._pair(session, latents)
+        latent = None if pair is None else pair.latent(latents)
+        make: MakeStep = partial(
+            PlacedStep,
+            context,
+            session,
+            arguments,
+            time=time,
+            latents=latents,
+            pair=pair,
         )
+        refused, first = None, None
+        given = Given([arguments[i] for i in self._conditioning_indices])
         for place in places(session.live, context, latent, time, fragment=self.follows):
             first = first or place
             for branch in place.branches:
-                call = self._call(session, context, arguments, place, branch, time)
-                result = self._try(call, weights, given)
-                if not isinstance(result, Mismatch):
-                    return result
-                refused = result
+                refused = self._rules_out(branch, place, context, weights, given)
+                if refused is None:
+                    result = self._step(self._call(make, context, place, branch))
+                    if not isinstance(result, Mismatch):
+                        return result
+                    refused = result
         if first is not None and refused is not None and first.step > first.run.step:
             again = self._varying(first, refused)
             if again is not None:
-                call = self._call(session, context, arguments, first, again, time)
-                result = self._step(call)
+                result = self._step(self._call(make, context, first, again))
                 if not isinstance(result, Mismatch):
                     return result
-        return self._begin(session, context, arguments, weights, first, refused, time)
+        state = self._new_state(arguments, weights)
+        return self._begin(make, session, context, state, first, refused)
+
+    def _rules_out(
+        self,
+        branch: GuidanceBranch,
+        place: Place,
+        context: CallContext,
+        weights: ParameterVersion,
+        given: Given,
+    ) -> Mismatch | None:
+        """Why a call is not the branch's next step, as far as no graph has to tell."""
+        unusable = branch.state.unusable(weights, self.report)
+        if unusable:
+            return Mismatch(unusable)
+        several = len(place.run.branches) > 1 or place.joins is not None
+        if not several or context.branch is not None or self.ranks is not None:
+            return None
+        return given.rules_out(branch, place.run.varying)
 
     def _look_for_layers(
         self, running: ModelForward, layer: LayerKey, given: Sequence[Any]
@@ -144,13 +158,12 @@ class TimestepDispatcher(Dispatcher):
 
     def _begin(
         self,
+        make: MakeStep,
         session: Session,
         context: CallContext,
-        arguments: Sequence[Any],
-        weights: ParameterVersion,
+        state: BranchState,
         place: Place | None,
         refused: Mismatch | None,
-        time: Time,
     ) -> Sequence[Any]:
         """A fresh branch, of the run that the call continues or of a new one."""
         reason = None if refused is None else refused.reason
@@ -161,10 +174,9 @@ class TimestepDispatcher(Dispatcher):
                     note_unlinked(session.runs, self.report)
             run = session.begin(context)
             place = Place(run, 0, ())
-        state = self._new_state(arguments, weights)
         index = place.run.free_index
         fresh = GuidanceBranch(index, state, place.step, name=context.branch)
-        call = self._call(session, context, arguments, place, fresh, time)
+        call = self._call(make, context, place, fresh)
         call.refused = reason
         result = self._step(call)
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
@@ -187,50 +199,32 @@ class TimestepDispatcher(Dispatcher):
             "run: there it is not used to tell one prompt from another"
         )
 
-    def _try(
-        self,
-        call: PlacedStep,
-        weights: ParameterVersion,
-        given: Callable[[], Sequence[Fingerprint]],
-    ) -> Sequence[Any] | Mismatch:
-        """Make the step as the branch's next; or say why it is not."""
-        run, branch = call.trajectory, call.branch
-        unusable = branch.state.unusable(weights, self.report)
-        if unusable:
-            return Mismatch(unusable)
-        several = len(run.branches) > 1 or call.joins is not None
-        if several and call.context.branch is None and not self.ranks:
-            changed = clearly_changed(branch, given())
-            if changed - run.varying:
-                return Mismatch("conditioning", changed)
-        return self._step(call)
-
     def _call(
-        self,
-        session: Session,
-        context: CallContext,
-        arguments: Sequence[Any],
-        place: Place,
-        branch: GuidanceBranch,
-        time: Time,
+        self, make: MakeStep, context: CallContext, place: Place, branch: GuidanceBranch
     ) -> PlacedStep:
-        run = place.run
-        if place.fit is not None and not place.leaves:
-            run.fitted, run.fits = place.step, fits_by_branch(place)
-        known = run.fits.get(branch.index) if run.fitted == place.step else None
-        fit = place.fit if place.leaves else known
-        return PlacedStep(
-            context,
-            session,
-            arguments,
-            run,
-            branch,
-            place.step,
-            time,
-            fit=fit,
-            leaves=place.leaves,
+        run, step, leaves = place.run, place.step, place.leaves
+        newest = run.newest  # None where another thread has dropped it
+        if place.fit is None or leaves or newest is None:
+            late = newest is not None and step > run.step and context.run_is_known
+            if late and self._tracks_debt(run) and not self.follows:
+                put_off(run, step)
+        else:
+            run.fitted = step
+            run.fits = fits_by_branch(run, newest, newest.step, place.fit)
+        known = run.fits.get(branch.index) if run.fitted == step else None
+        return make(
+            trajectory=run,
+            branch=branch,
+            step=step,
+            fit=place.fit if leaves else known,
+            leaves=leaves,
             joins=place.joins,
+            put_off=bool(run.unfitted) and run.unfitted[-1][0] == step,
         )
+
+    def _tracks_debt(self, run: Trajectory) -> bool:
+        """Whether a full step of a run may measure its prediction."""
+        return self._options.corrector == "auto" or self._schedule(run).measures
 
     def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
         """Decide, run and record; or say why the call is not the branch's next step."""
@@ -238,8 +232,7 @@ class TimestepDispatcher(Dispatcher):
         limit, reason = self._limit(call)
         times = call.positions if self._by_timestep else None
         inputs = state.pool(call.arguments, call.step, times)
-        signal: Signal | None = None
-        full = limit == FULL
+        signal, full = None, limit == FULL
         if "probe" in self.graphs:
             live = self._run("probe", inputs)
             inputs.others.extend(live)
@@ -252,13 +245,13 @@ class TimestepDispatcher(Dispatcher):
         outputs = done.outputs
         if signal is None:
             *outputs, value = outputs
-            signal = Signal.read(value, self._layout.conditioning, sum(call.time))
+            signal = Signal.read(value, self._conditioning, sum(call.time))
             refused = self._refusal(call, signal, history)
             if refused is not None:
                 if full:  # this branch's history is overwritten: drop it
                     call.trajectory.drop(call.branch)
                 return refused
-        why = reason if full else self._schedules.reason_to_cache(call.trajectory)
+        why = reason if full else self._schedule(call.trajectory).reason_to_cache
         self._record(call, signal, why, done.history, done.repayment)
         self._remember_returned(call, outputs, done)
         return outputs
@@ -275,89 +268,79 @@ class TimestepDispatcher(Dispatcher):
             return Mismatch("discontinuity", signal=signal)
         if branch.step >= 0:
             run.changes.clear()
-            run.varying &= branch.differing(signal)
+            if run.varying:
+                run.varying &= branch.differing(signal)
         return None
 
     def _run_step(self, call: PlacedStep, inputs: GraphInputs, *, full: bool) -> Done:
         """Run one graph; a full step with history is predicted, too."""
         if not full:
             return Done(self._run("cached", inputs))
-        state = call.branch.state
         predicted = self._run("cached", inputs) if self._measures(call) else None
-        history = state.forget()
+        history = call.branch.state.forget()
         outputs = self._run("full", inputs)
         if predicted is None:
             return Done(outputs, history)
-        pair = self._known_pair(call.session, call.arguments)
-        assert pair is not None
+        assert call.pair is not None
         assert call.positions is not None
         repayment = repay(
-            pair,
-            self._latents(call.arguments),
+            call.pair,
+            call.latents,
             outputs,
             predicted,
             call.debt,
             call.positions[0],
-            call.positions[: self._options.nodes],
+            call.positions[: self._nodes],
             corrects=self._options.corrector == "auto",
         )
         return Done(repayment.outputs, history, repayment)
 
     def _measures(self, call: PlacedStep) -> bool:
         """Whether the prediction of a full step is worth its time."""
-        wanted = self._schedules.of(call.trajectory).measures or (
-            self._options.corrector == "auto" and call.branch.since_full > 0
-        )
-        return (
-            wanted
-            and call.branch.step >= 0
-            and bool(call.branch.state.full_steps)
-            and call.positions is not None
-            and call.debt.fit is not None
-            and self._known_pair(call.session, call.arguments) is not None
-        )
+        branch = call.branch
+        if call.pair is None or call.positions is None or not branch.state.full_steps:
+            return False
+        owes = self._options.corrector == "auto" and branch.since_full > 0
+        wanted = owes or self._schedule(call.trajectory).measures
+        return wanted and branch.step >= 0 and call.debt.fit is not None
 
     def _remember_returned(
         self, call: PlacedStep, outputs: Sequence[Any], done: Done
     ) -> None:
         """Keep what the sampler was given, and what the branch owes after the step."""
-        branch, arguments = call.branch, call.arguments
-        if done.history is not None:
+        branch, full = call.branch, done.history is not None
+        if full:
             repaid = done.repayment
             branch.curvature = None if repaid is None else repaid.curvature
-        if call.positions is not None:
-            nodes = call.positions[: self._options.nodes]
-            branch.debt = call.debt.after(
-                call.positions[0], nodes, full=done.history is not None
-            )
-        sizes, pairs = self._sizes_of(arguments), call.session.pairs
-        if sizes not in pairs:
-            pairs[sizes] = find_latent_pair(self._latents(arguments), outputs)
-        pair = self._known_pair(call.session, arguments)
-        if pair is None:
+        if call.pair is None and not self.follows:
+            sizes, pairs = _sizes_of(call.latents), call.session.pairs
+            if sizes not in pairs:
+                pairs[sizes] = find_latent_pair(call.latents, outputs)
+            call.pair = pairs[sizes]
+        if call.pair is None:
             return
-        latent = pair.latent(self._latents(arguments))
-        known = branch.returned
-        rows = known[0].partners if len(known) == KEPT_OUTPUTS else partners(latent)
+        if call.positions is not None and self._tracks_debt(call.trajectory):
+            time, *_ = nodes = call.positions[: self._nodes]
+            if call.put_off and not full:
+                branch.pending.append((call.step, time, call.follows))
+            else:
+                branch.debt = call.debt.after(time, nodes, full=full)
+        latent, known = call.latent, branch.returned
+        rows = known[0].partners if len(known) >= KEPT_OUTPUTS else partners(latent)
         with torch.inference_mode(mode=False):
             new = Returned(
-                call.step, latent.clone(), pair.returned(outputs).clone(), rows
+                call.step, latent.clone(), call.pair.returned(outputs).clone(), rows
             )
-        branch.returned = [new, *known][:KEPT_OUTPUTS]
+        kept = KEPT_OUTPUTS + len(call.trajectory.unfitted)
+        branch.returned = [new, *known][:kept]
 
-    def _known_pair(
-        self, session: Session, arguments: Sequence[Any]
-    ) -> LatentPair | None:
+    def _pair(self, session: Session, latents: Sequence[Any]) -> LatentPair | None:
         """The latent and its output; none where a sampler sees neither."""
-        if self.follows:
-            return None
-        return session.pairs.get(self._sizes_of(arguments))
+        return None if self.follows else session.pairs.get(_sizes_of(latents))
 
-    def _latents(self, arguments: Sequence[Any]) -> list[Any]:
+    def _moved_by_sampler(self, arguments: Sequence[Any]) -> list[Any]:
+        """The arguments that may be the sampler's latent, likeliest first."""
         return [arguments[i] for i in self._latents_first]
-
-    def _sizes_of(self, arguments: Sequence[Any]) -> tuple[torch.Size, ...]:
-        return tuple([arguments[i].shape for i in self._layout.latents])
 
     def _run_whole(self, name: str, inputs: GraphInputs) -> Sequence[Any]:
         if "probe" in self.graphs:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rfc_compile.config.run_options import AS_COMPILED, RunOptions
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.sampler_fit import Fit
+from rfc_compile.schedules.base import Schedule
 from rfc_compile.schedules.decision import Decision
 
 MAX_BRANCHES = 8
@@ -34,7 +35,9 @@ class Trajectory:
     next. ``changes`` counts, for conditioning inputs, the steps in a row at which they
     were new; those in ``varying`` change at every step of this run and are not
     compared. ``fits`` are how the step ``fitted`` follows, by the index of the branch
-    whose output comes first.
+    whose output comes first; ``unfitted`` are the steps after it of which that has not
+    been looked at, each with the branch that was called before it. ``timesteps`` are
+    the means of the ``times``. ``schedule`` decides about its steps.
     """
 
     name: str
@@ -52,12 +55,19 @@ class Trajectory:
     varying: set[int] = field(default_factory=set)
     fitted: int = -1
     fits: dict[int, Fit] = field(default_factory=dict)
+    unfitted: list[tuple[int, GuidanceBranch]] = field(default_factory=list)
     asked: RunOptions = AS_COMPILED
+    timesteps: list[float] = field(init=False)
+    schedule: Schedule | None = None
 
-    @property
-    def timesteps(self) -> list[float]:
-        """The timestep of every step; the mean where a call has several."""
-        return [sum(time) / len(time) for time in self.times]
+    def __post_init__(self) -> None:
+        """One that has left another run begins with that one's steps."""
+        self.timesteps = list(map(mean_time, self.times))
+
+    def begin_step(self, time: Time) -> None:
+        """A call is the first of its step."""
+        self.times.append(time)
+        self.timesteps.append(mean_time(time))
 
     @property
     def step(self) -> int:
@@ -72,8 +82,9 @@ class Trajectory:
     @property
     def complete(self) -> bool:
         """Whether every branch has run as many steps as the user said."""
-        last = None if self.num_steps is None else self.num_steps - 1
-        return bool(self.branches) and all(b.step == last for b in self.branches)
+        if self.num_steps is None or not self.branches:
+            return False
+        return all(b.step == self.num_steps - 1 for b in self.branches)
 
     @property
     def full_up(self) -> bool:
@@ -92,14 +103,15 @@ class Trajectory:
 
     def goes_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest, seen in the direction of the run."""
-        if len(self.times) < 2 or len(time) != len(self.times[-1]):
+        if len(self.times) < 2:
             return False
-        ahead = _moves(time, self.times[-1])
-        before = self._before_newest
-        if len(before) != len(time):
+        newest = self.times[-1]
+        # the last time that is another one: a solver's second stage repeats it
+        before = next((other for other in reversed(self.times) if other != newest), ())
+        if not len(time) == len(newest) == len(before):
             return False
-        past = _moves(self.times[-1], before)
-        return any(a * p < 0 for a, p in zip(ahead, past, strict=True))
+        moves = zip(time, newest, before, strict=True)
+        return any((to - at) * (at - past) < 0 for to, at, past in moves)
 
     def leads_on(self, time: Time, step: int) -> bool:
         """Whether a time lies ahead of a step's, in the direction of the run.
@@ -107,15 +119,8 @@ class Trajectory:
         The noise that a run began with follows from any of its latents and outputs.
         """
         first, *_, last = (*self.timesteps[:1], *self.timesteps)
-        ahead = sum(time) / len(time) - self.timesteps[step]
+        ahead = mean_time(time) - self.timesteps[step]
         return ahead * (last - first) > 0
-
-    @property
-    def _before_newest(self) -> Time:
-        """The last time that is not the newest one (of a solver's second stage)."""
-        newest = self.times[-1]
-        earlier = [time for time in self.times if time != newest]
-        return earlier[-1] if earlier else newest
 
     def waiting(self, step: int, name: str | None) -> list[GuidanceBranch]:
         """The branches that have not run a step, likeliest first.
@@ -123,6 +128,8 @@ class Trajectory:
         ``name`` is the name of the call's branch, if it has one.
         """
         waiting = [b for b in self.branches if b.step < step and b.name in (None, name)]
+        if len(waiting) < 2:
+            return waiting
         return sorted(waiting, key=lambda branch: (-branch.step, branch.index))
 
     def learn_varying(self, changed: frozenset[int], in_a_row: int) -> list[int]:
@@ -153,6 +160,7 @@ class Trajectory:
             own,
             branch,
             asked=self.asked,
+            schedule=self.schedule,
         )
 
     def has_made(self, other: Trajectory) -> bool:
@@ -175,12 +183,13 @@ class Trajectory:
     def finish(self) -> None:
         """No call continues it any more: its state is freed, its decisions stay."""
         self.finished = True
-        self.branches = []
+        self.branches, self.unfitted = [], []
         self.newest = None
 
 
-def _moves(time: Time, before: Time) -> list[float]:
-    return [a - b for a, b in zip(time, before, strict=True)]
+def mean_time(time: Time) -> float:
+    """One number for the timesteps of a call."""
+    return sum(time) / len(time)
 
 
 def read_time(value: Any) -> Time:

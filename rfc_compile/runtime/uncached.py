@@ -61,10 +61,11 @@ CALLS = 3
 _with_regions = 0
 
 
-def note_call_with_regions() -> None:
-    """A graph with regions is called."""
+def note_call_with_regions() -> int:
+    """A graph with regions is called; how many such calls there have been."""
     global _with_regions
     _with_regions += 1
+    return _with_regions
 
 
 class Uncached:

@@ -36,16 +36,16 @@ class Curvature(NamedTuple):
     output_weight: float
     nodes: tuple[float, ...]
 
-    def debt(self, time: float) -> float:
-        """What a cached step at this time adds to the latent's relative error."""
-        return self.weight * self._product(time)
+    def debt(self, times: Sequence[float]) -> float:
+        """What cached steps at these times add to the latent's relative error."""
+        nodes, weight = self.nodes, self.weight
+        return sum(
+            [weight * abs(math.prod([time - node for node in nodes])) for time in times]
+        )
 
     def output_error(self, time: float) -> float:
         """Relative error of the output that is predicted at this time."""
-        return self.output_weight * self._product(time)
-
-    def _product(self, time: float) -> float:
-        return abs(math.prod(time - node for node in self.nodes))
+        return self.output_weight * abs(math.prod([time - x for x in self.nodes]))
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,11 @@ class Schedule(ABC):
     ) -> None:
         self.options = options
         self.report = report
+
+    @property
+    def reason_to_cache(self) -> str:
+        """Why a step is cached, for the record."""
+        return "scheduled" if self.static else "within_limit"
 
     @abstractmethod
     def decide(self, position: Position) -> tuple[float, str]:

@@ -64,7 +64,7 @@ class ErrorControl(Schedule):
             return self._even.decide(position)
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
         times = position.times[len(position.times) - since - 1 :]
-        owed = sum(map(position.curvature.debt, times))
+        owed = position.curvature.debt(times)
         assert self.options.tolerance is not None, "options fill it in"
         own = position.curvature.output_error(times[-1])
         due = since + 1 >= longest or owed > self.options.tolerance

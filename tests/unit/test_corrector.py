@@ -196,7 +196,7 @@ def test_the_curvature_foretells_the_error_it_was_measured_from(
     found = debt.curvature(TIMES[3], np.array([error]), sizes, debt.nodes)
     assert found is not None
     assert found.output_error(TIMES[3]) == pytest.approx(error / output)
-    assert found.debt(TIMES[3]) == pytest.approx(0.1 * error / latent)
+    assert found.debt([TIMES[3]]) == pytest.approx(0.1 * error / latent)
     assert found.output_error(TIMES[0]) == 0
 
 

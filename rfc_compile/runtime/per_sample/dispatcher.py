@@ -57,17 +57,12 @@ from rfc_compile.runtime.per_sample.rows import (
 )
 from rfc_compile.runtime.placement import fits_of
 from rfc_compile.runtime.ranks import Ranks
+from rfc_compile.runtime.repayment import Done
 from rfc_compile.runtime.run_notes import note_end
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.timestep_dispatcher import (
-    CHANGES_IN_A_ROW,
-    Done,
-    TimestepDispatcher,
-)
-from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.runtime.timestep_dispatcher import CHANGES_IN_A_ROW, TimestepDispatcher
 from rfc_compile.runtime.uncached import note_call_with_regions
-from rfc_compile.schedules.decision import Decision
 
 
 class SampleDispatcher(TimestepDispatcher):
@@ -109,6 +104,7 @@ class SampleDispatcher(TimestepDispatcher):
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
+        session.alone = True  # no other graph follows a row
         for sample in session.samples.gone(session.calls):
             self._leave(session, sample)
         rows = look_at(self._batch, self._timestep, arguments)
@@ -148,7 +144,8 @@ class SampleDispatcher(TimestepDispatcher):
         weights: ParameterVersion,
     ) -> list[Continuation]:
         """What the rows of a call are taken for."""
-        pair = session.pairs.get(self._sizes_of(pick(self._batch, arguments, [0])))
+        one = self._moved_by_sampler(pick(self._batch, arguments, [0]))
+        pair = self._pair(session, one)
         candidates = [
             sample
             for sample in session.samples.under_way
@@ -157,7 +154,7 @@ class SampleDispatcher(TimestepDispatcher):
         ]
         if pair is None:
             return [Continuation(row) for row in range(len(rows))]
-        latents = pair.latent(self._latents(arguments))
+        latents = pair.latent(self._moved_by_sampler(arguments))
         fits = fits_of([sample.branch for sample in candidates], latents)
         pairs = [
             Continuation(i, sample, fit, mismatch, pace_of(sample, row))
@@ -205,6 +202,7 @@ class SampleDispatcher(TimestepDispatcher):
         sample: Sample,
     ) -> Placed:
         mismatch = continuation.mismatch
+        latents = self._moved_by_sampler(own)
         call = PlacedStep(
             context,
             session,
@@ -215,6 +213,8 @@ class SampleDispatcher(TimestepDispatcher):
             (row.timestep,),
             None if mismatch is None else mismatch.reason,
             None if mismatch is not None else continuation.fit,
+            latents=latents,
+            pair=self._pair(session, latents),
         )
         return Placed(sample, call, row.signal(0.0))
 
@@ -262,7 +262,7 @@ class SampleDispatcher(TimestepDispatcher):
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
         if finite and error <= limit:
-            reason = self._schedules.reason_to_cache(one.call.trajectory)
+            reason = self._schedule(one.call.trajectory).reason_to_cache
             return "cached", replace(one, signal=signal, reason=reason)
         return "full", replace(one, signal=signal, reason=reason)
 
@@ -286,15 +286,7 @@ class SampleDispatcher(TimestepDispatcher):
             repayment = None
             if predicted is not None and measured[i]:
                 results = row_of(whole, i), row_of(predicted, i)
-                own = one.call.arguments
-                repayment = repay_row(
-                    one.call,
-                    one.call.session.pairs[self._sizes_of(own)],
-                    self._latents(own),
-                    results,
-                    history,
-                    self._options,
-                )
+                repayment = repay_row(one.call, results, history, self._options)
                 outputs = put(outputs, repayment.outputs, [i], len(rows))
             self._record(one.call, one.signal, one.reason, history, repayment)
             self._remember_returned(
@@ -302,16 +294,6 @@ class SampleDispatcher(TimestepDispatcher):
             )
         note_partners([one.call.branch for one in placed])
         return outputs
-
-    def _announce(
-        self,
-        call: PlacedStep,
-        run: Trajectory,
-        decision: Decision,
-        *,
-        keep: bool,
-    ) -> None:
-        """No other graph follows a row."""
 
     def _tried_out(self, arguments: Sequence[Any], rows: Sequence[Row]) -> bool:
         """Whether the model keeps samples apart, tried out at the first whole batch."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rfc_compile.config.options import Options
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
-from rfc_compile.runtime.latent_pair import LatentPair, partners
+from rfc_compile.runtime.latent_pair import partners
 from rfc_compile.runtime.repayment import Repayment, repay
 from rfc_compile.runtime.step import PlacedStep
 
@@ -22,8 +22,6 @@ def row_of(values: Sequence[Any], row: int) -> list[Any]:
 
 def repay_row(
     call: PlacedStep,
-    pair: LatentPair | None,
-    latents: Sequence[Any],
     results: tuple[Sequence[Any], Sequence[Any]],
     history: Sequence[int] | None,
     options: Options,
@@ -33,14 +31,22 @@ def repay_row(
     ``results`` are what the row's full and its cached graph gave, ``history`` the full
     steps whose values were kept before.
     """
-    assert pair is not None, "only a step with a latent is measured"
+    assert call.pair is not None, "only a step with a latent is measured"
     assert history is not None, "only a full step is measured"
     exact, guess = results
     times = [call.trajectory.times[step][0] for step in history]
     nodes = (call.time[0], *times)[: options.nodes]
     corrects = options.corrector == "auto"
-    time = call.time[0]
-    return repay(pair, latents, exact, guess, call.debt, time, nodes, corrects=corrects)
+    return repay(
+        call.pair,
+        call.latents,
+        exact,
+        guess,
+        call.debt,
+        call.time[0],
+        nodes,
+        corrects=corrects,
+    )
 
 
 def note_partners(branches: Sequence[GuidanceBranch]) -> None:

@@ -1,15 +1,18 @@
 """What `rfc-compile demo` draws and prints. Needs the extra `demo`.
 
-Each setting compiles its own model and draws the images several times: the first run
-compiles, the fastest of the others is the time shown.
+Each setting compiles its own model. Then all draw the images in turn, several times, so
+that a machine that grows slower slows all: shown are medians, of speed-ups too.
 """
 
+from __future__ import annotations
+
 import math
+import statistics
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from operator import itemgetter
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import torch
@@ -22,8 +25,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
+from rfc_compile.dynamo_frames import recompile_limit_of
 from rfc_compile.errors import OptionError
 from rfc_compile.report.statistics import Statistics, stats
 from rfc_compile.report.statistics_plot import statistics_figure
@@ -32,24 +36,40 @@ from rfc_compile.schedules.decision import Decision
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.image_grid import save_comparison
 from rfc_compile.tools.measure.metrics import psnr
+from rfc_compile.tools.measure.trial import compile_model
 
-_TIMED_RUNS: Final = 3
+_TIMED_RUNS: Final = 9
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Drawing:
-    """The images of one setting and what they cost."""
+    """One setting: its model, the images of its last run, and what they cost."""
 
     label: str
-    images: Tensor
+    model: nn.Module
+    calls: int
+    """Of the model in a run."""
+    images: Tensor = field(default_factory=lambda: torch.empty(0))
     """(B, C, H, W) in [-1, 1], on the CPU."""
-    first_seconds: float
-    """The first run, which compiles."""
-    seconds: float
-    """The fastest of the runs after it."""
-    nfc: int
-    decisions: tuple[Decision, ...] = ()
-    """Of every call of the model; none without caching."""
+    seconds: list[float] = field(default_factory=list)
+    """Of every run; the first one compiles."""
+    decisions: list[Decision] = field(default_factory=list)
+    """Of every call of the last run; none without caching."""
+
+    @property
+    def timed(self) -> list[float]:
+        """The runs that do not compile."""
+        return self.seconds[1:]
+
+    @property
+    def nfc(self) -> int:
+        """Full calls of the last run."""
+        return self.calls - sum(not decision.full for decision in self.decisions)
+
+    def faster_than(self, uncached: _Drawing) -> list[float]:
+        """The speed-up in every turn, from the least to the most."""
+        turns = zip(uncached.timed, self.timed, strict=True)
+        return sorted(slow / fast for slow, fast in turns)
 
 
 def draw_all(args: Namespace) -> None:
@@ -63,72 +83,63 @@ def draw_all(args: Namespace) -> None:
     except OSError as error:
         raise OptionError(f"argument --output: {error}") from error
     console = Console()
-    with _progress_bar(console) as progress:
-        uncached = _draw(args, None, progress)
-        cached = [_draw(args, tolerance, progress) for tolerance in args.tolerances]
+    settings = [None, *args.tolerances]
+    torch.compiler.reset()
+    with _progress_bar(console) as progress, recompile_limit_of(2 * len(settings)):
+        drawings = [_compile(args, tolerance) for tolerance in settings]
+        for turn in range(1 + _TIMED_RUNS):
+            name = f"turn {turn} of {_TIMED_RUNS}" if turn else "compile"
+            task = progress.add_task(name, total=sum(d.calls for d in drawings))
+            for drawing in drawings:
+                _draw(args, drawing, partial(progress.advance, task))
+    uncached, *cached = drawings
     console.print(_table(args, uncached, cached))
-    compiling = ", ".join(f"{d.first_seconds:.1f}" for d in (uncached, *cached))
+    compiling = ", ".join(f"{drawing.seconds[0]:.1f}" for drawing in drawings)
     console.print(
-        f"Times are the fastest of {_TIMED_RUNS} runs; compiling is not in them."
+        f"Medians of {_TIMED_RUNS} turns, the least and the most in brackets; "
+        "compiling is not in them.",
+        soft_wrap=True,
     )
     console.print(f"The first runs, which compile, took {compiling} s.", soft_wrap=True)
     _save_figures(args, uncached, cached)
     console.print(f"Pictures are in {args.output}.", soft_wrap=True)
 
 
-def _draw(args: Namespace, tolerance: float | None, progress: Progress) -> _Drawing:
-    """Draws the images at `tolerance`, or without caching when it is None."""
-    torch.compiler.reset()
-    if tolerance is None:
-        label, backend, options = "uncached", args.inner, None
-    else:
-        label, backend = f"tolerance {tolerance:g}", "rfc"
-        options = {"tolerance": tolerance, "inner": args.inner}
+def _compile(args: Namespace, tolerance: float | None) -> _Drawing:
+    """The model with a tolerance, or without caching when it is None."""
     model = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
-    compiled = torch.compile(model, backend=backend, options=options)
     calls = glyph_dit.count_calls(args.scheduler, args.steps)
-    task = progress.add_task(f"{label}: compile", total=(1 + _TIMED_RUNS) * calls)
-
-    decisions: list[Decision] = []
-
-    def advance(done: int, total: int) -> None:
-        progress.advance(task)
-        if done == 1:
-            decisions.clear()
-        # To the backend a run of large steps is several trajectories; gather them all.
-        decisions.extend(stats(model).decisions[-1:])
-
-    _, first_seconds = _sample(args, compiled, advance)
-    progress.update(task, description=f"{label}: draw")
-    runs = [_sample(args, compiled, advance) for _ in range(_TIMED_RUNS)]
-    images, seconds = min(runs, key=itemgetter(1))
-    progress.update(task, description=label)
     if tolerance is None:
-        return _Drawing(label, images, first_seconds, seconds, calls)
-    counted = tuple(replace(d, step=step) for step, d in enumerate(decisions))
-    nfc = sum(decision.full for decision in counted)
-    return _Drawing(label, images, first_seconds, seconds, nfc, counted)
+        return _Drawing("uncached", compile_model(model, args.inner), calls)
+    compiled = compile_model(model, args.inner, {"tolerance": tolerance})
+    return _Drawing(f"tolerance {tolerance:g}", compiled, calls)
 
 
-def _sample(
-    args: Namespace, model: glyph_dit.Denoiser, progress: Callable[[int, int], None]
-) -> tuple[Tensor, float]:
-    """Draws the images once; returns them on the CPU, and the seconds it took."""
+def _draw(args: Namespace, drawing: _Drawing, advance: Callable[[], None]) -> None:
+    """Draw the images once, and note the seconds and what was decided."""
     labels = torch.arange(args.images, device=glyph_dit.default_device())
     labels %= glyph_dit.NUM_CLASSES
-    calls = glyph_dit.count_calls(args.scheduler, args.steps)
+    drawing.decisions.clear()
+
+    def note(done: int, total: int) -> None:
+        advance()
+        # To the backend a run of large steps is several trajectories; gather them all.
+        made = stats(drawing.model).decisions[-1:]
+        drawing.decisions.extend(replace(d, step=done - 1) for d in made)
+
     start = time.perf_counter()
-    with trajectory("demo", num_steps=calls):
+    with trajectory("demo", num_steps=drawing.calls):
         images = glyph_dit.sample(
-            model,
+            drawing.model,
             labels=labels,
             seed=args.seed,
             scheduler=args.scheduler,
             steps=args.steps,
             guidance=args.guidance,
-            progress=progress,
-        ).cpu()
-    return images, time.perf_counter() - start
+            progress=note,
+        )
+    drawing.images = images.cpu()
+    drawing.seconds.append(time.perf_counter() - start)
 
 
 def _table(args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]) -> Table:
@@ -138,11 +149,15 @@ def _table(args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]) -> T
         table.add_column(column, justify="right")
     for drawing in (uncached, *cached):
         quality = psnr(drawing.images, uncached.images)
+        faster = drawing.faster_than(uncached)
+        spread = (
+            f" [{faster[0]:.2f}, {faster[-1]:.2f}]" if drawing is not uncached else ""
+        )
         table.add_row(
             drawing.label,
             str(drawing.nfc),
-            f"{drawing.seconds:.2f} s",
-            f"{uncached.seconds / drawing.seconds:.2f}x",
+            f"{statistics.median(drawing.timed):.2f} s",
+            f"{statistics.median(faster):.2f}x{spread}",
             _decibels(quality.mean()),
             _decibels(quality.min()),
         )
@@ -169,7 +184,9 @@ def _save_figures(
     for drawing in cached:
         name = drawing.label.replace(" ", "_")
         found = Statistics(
-            nfc=drawing.nfc, steps=len(drawing.decisions), decisions=drawing.decisions
+            nfc=drawing.nfc,
+            steps=len(drawing.decisions),
+            decisions=tuple(drawing.decisions),
         )
         figure = statistics_figure(found, drawing.label)
         figure.savefig(args.output / f"{name}.png", dpi=160)
