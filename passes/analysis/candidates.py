@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -189,9 +190,18 @@ def _input_of(add: ResidualAdd, output: fx.Node, ancestry: Ancestry) -> fx.Node 
             and statically_known_true(value.shape[0] == wanted.shape[0])
         ):
             found = node
-        if node is add.start or not (is_layout(node) or is_copy(node)):
+        passes_on = is_layout(node) or is_copy(node) or _moves_zero(node)
+        if node is add.start or not passes_on:
             return found
         node = node.all_input_nodes[0]
+
+
+def _moves_zero(node: fx.Node) -> bool:
+    """Whether quantized values get another zero point: ``x_int8 + 128``, for uint8."""
+    value = tensor_of(node)
+    integers = value is not None and not value.is_floating_point()
+    shifted = node.target is torch.ops.aten.add.Tensor
+    return integers and shifted and len(node.all_input_nodes) == 1
 
 
 def _nodes(candidate: _Candidate, kept: Sequence[fx.Node]) -> list[fx.Node]:

@@ -326,9 +326,7 @@ class Dispatcher(ABC):
         run.decisions.append(decision)
         run.last_call = call.session.calls
         log_decision(run.name, decision)
-        self._changes_of_weights.note(decision)
-        if not call.session.alone:
-            self._announce(call, run, decision, keep=signal.finite)
+        self._announce(call, run, decision, keep=signal.finite)
         if history is not None and signal.finite:
             branch.state.record(call.step, history)
 
@@ -336,6 +334,9 @@ class Dispatcher(ABC):
         self, call: PlacedStep, run: Trajectory, decision: Decision, *, keep: bool
     ) -> None:
         """Let other graphs of the model follow a decision."""
+        self._changes_of_weights.note(decision)
+        if call.session.alone:
+            return
         led_by = self._serial, self.ranks, self._computes
         full = decision.full
         model_forward.begin(ModelForward(call, run, *led_by, full=full, keep=keep))

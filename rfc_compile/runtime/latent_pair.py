@@ -45,12 +45,16 @@ class LatentPair:
     def latent(self, latents: Sequence[Any]) -> Tensor:
         """The latent of a call, (R, N); ``latents`` are all of the graph."""
         value: Tensor = latents[self.index]
-        return value.narrow(self.dim, 0, self.size).flatten(1)
+        if value.shape[self.dim] != self.size:
+            value = value.narrow(self.dim, 0, self.size)
+        return value.flatten(1)
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
         """What is returned for it, (R, N)."""
         value: Tensor = outputs[self.output]
-        return value.narrow(self.dim, 0, self.size).flatten(1)
+        if value.shape[self.dim] != self.size:
+            value = value.narrow(self.dim, 0, self.size)
+        return value.flatten(1)
 
     @staticmethod
     def damping(error: Array) -> Array:

@@ -253,14 +253,14 @@ def settle(run: Trajectory, latent: Tensor | None) -> None:
     latents = {one.step: one.latent for b in run.branches for one in b.returned}
     if latent is not None:
         latents[newest_step] = latent
-    moved = []
+    moved = {}
     for step, before in run.unfitted:
         kept = [one for one in before.returned if one.step < step][:KEPT_OUTPUTS]
-        moved.append(_Moved(run, before, kept, latents.get(step)))
-    fits: dict[int, dict[int, Fit]] = {}
-    for (step, _), one, fit in zip(run.unfitted, moved, _fits(moved), strict=True):
-        last = one.kept[0].step if one.kept else 0
-        fits[step] = fits_by_branch(run, one.branch, last, fit) if fit else {}
+        moved[step] = _Moved(run, before, kept, latents.get(step))
+    fits: dict[int, dict[int, Fit]] = {step: {} for step in moved}
+    for (step, one), fit in zip(moved.items(), _fits([*moved.values()]), strict=True):
+        if fit is not None:
+            fits[step] = fits_by_branch(run, one.branch, one.kept[0].step, fit)
     for branch in run.branches:
         for step, time, follows in branch.pending:
             fit = fits[step].get(branch.index) if follows else None

@@ -130,3 +130,44 @@ def test_int8_weights_with_a_probe(quantize: Any) -> None:
     run = compare(FLUX, rfc, model)
     assert {"F", "C"} == set(run.kinds)
     run.check(run.kinds)
+
+
+def _quantized_flux(config: str) -> tuple[Denoiser, nn.Module]:
+    """In the type that the config wants, wide enough that it takes every linear."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model = FLUX.model().to(torch.bfloat16)
+    quantization.quantize_(model, getattr(quantization, config)())
+    return of_dtype(FLUX, torch.bfloat16), model
+
+
+CONFIGS = [
+    "Int8WeightOnlyConfig",
+    "Int8DynamicActivationInt8WeightConfig",
+    "Float8WeightOnlyConfig",
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("granularity", ["module", "stack"])
+def test_quantized_weights_in_half_precision(config: str, granularity: str) -> None:
+    """Regions are found, full steps are the model's own, cached ones are close."""
+    denoiser, model = _quantized_flux(config)
+    eager = twin(model)
+    rfc = compiled(model, granularity=granularity)
+    compare(denoiser, rfc, eager).check()
+    explanation = rfc_compile.explain(rfc)
+    assert not explanation.fallbacks
+    assert explanation.block_coverage > 0.9
+    assert len(explanation.regions) == (FLUX.regions if granularity == "module" else 1)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_defaults_on_quantized_weights(config: str) -> None:
+    """With the corrector and error control: noise of rounding is not extrapolated."""
+    denoiser, model = _quantized_flux(config)
+    eager = twin(model)
+    rfc = torch.compile(model, backend="rfc", options={"inner": "eager"})
+    run = compare(denoiser, rfc, eager)
+    cached = [e for e, kind in zip(run.errors, run.kinds, strict=True) if kind == "C"]
+    assert cached
+    assert max(run.errors) < 0.2, run

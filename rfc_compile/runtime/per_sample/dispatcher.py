@@ -62,7 +62,9 @@ from rfc_compile.runtime.run_notes import note_end
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.timestep_dispatcher import CHANGES_IN_A_ROW, TimestepDispatcher
+from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
+from rfc_compile.schedules.decision import Decision
 
 
 class SampleDispatcher(TimestepDispatcher):
@@ -104,7 +106,6 @@ class SampleDispatcher(TimestepDispatcher):
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
-        session.alone = True  # no other graph follows a row
         for sample in session.samples.gone(session.calls):
             self._leave(session, sample)
         rows = look_at(self._batch, self._timestep, arguments)
@@ -294,6 +295,11 @@ class SampleDispatcher(TimestepDispatcher):
             )
         note_partners([one.call.branch for one in placed])
         return outputs
+
+    def _announce(
+        self, call: PlacedStep, run: Trajectory, decision: Decision, *, keep: bool
+    ) -> None:
+        """No other graph follows a row."""
 
     def _tried_out(self, arguments: Sequence[Any], rows: Sequence[Row]) -> bool:
         """Whether the model keeps samples apart, tried out at the first whole batch."""
