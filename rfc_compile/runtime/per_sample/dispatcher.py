@@ -122,6 +122,7 @@ class SampleDispatcher(TimestepDispatcher):
             own = pick(self._batch, arguments, [i])
             placed.append(self._place(session, own, weights, *told))
         outputs = self._run_placed(arguments, placed)
+        note_partners([one.call for one in placed])
         for one in placed:
             session.samples.note(one.sample, session.calls)
             if one.sample.trajectory.complete:
@@ -284,7 +285,6 @@ class SampleDispatcher(TimestepDispatcher):
             self._remember_returned(
                 one.call, row_of(outputs, i), Done(outputs, history, repayment)
             )
-        note_partners([one.call.branch for one in placed])
         return outputs
 
     def _announce(
