@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile import OptionError, Row, UncachedWarning
+from rfc_compile.tools.measure.glyph_dit import EMPTY_CLASS
 
 ROUNDING = 1e-4
 """Kernels of other batch sizes add up in another order."""
@@ -88,24 +89,61 @@ def test_requests_for_one_image_keep_their_own_quality() -> None:
     assert max(distances[0], distances[2]) < ROUNDING < distances[1]
 
 
-def test_rows_of_one_name_are_its_guidance_branches() -> None:
-    """They are decided by themselves, and told apart by their order."""
-    model = compiled(small_glyph())
-    pairs = [
-        [GlyphRequest(label, seed, STEPS) for label in (label, 10)]
-        for label, seed in ((3, 0), (8, 1))
-    ]
-    names = [Row(name, STEPS, target_nfc=n) for name, n in (("a", 4), ("b", 6))]
-    for at in range(STEPS):
-        rows = [(x, name) for x, name in zip(pairs, names, strict=True)]
-        told = [(x[0], name) for x, name in rows] + [(x[1], name) for x, name in rows]
-        call(model, told if at % 2 else told[::2] + told[1::2])
-    samples = rfc_compile.stats(model).samples
-    assert sorted((x.name, x.nfc, x.steps) for x in samples) == [
-        *[("a", 4, STEPS)] * 2,
-        *[("b", 6, STEPS)] * 2,
-    ]
-    assert {sample.cache_bytes for sample in samples} == {0}
+class Guided(GlyphRequest):
+    """A digit by guidance: its rows are one for the label and one for none."""
+
+    scale = 2.0
+
+    def row(self) -> dict[str, Tensor]:
+        row = {
+            name: value.repeat_interleave(2, 0) for name, value in super().row().items()
+        }
+        return {**row, "class_labels": torch.tensor([self.label, EMPTY_CLASS])}
+
+    def take(self, prediction: Tensor) -> None:
+        wanted, empty = prediction.split(1)
+        super().take(empty + self.scale * (wanted - empty))
+
+
+def guided_call(model: Any, told: Sequence[tuple[Guided, Row]], named: bool) -> None:
+    rows = [request.row() for request, _ in told]
+    given = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    names = [row for _, row in told for _ in range(2)] if named else []
+    with rfc_compile.rows(names), torch.no_grad():
+        predictions = model(**given).sample
+    for (request, _), prediction in zip(told, predictions.split(2), strict=True):
+        request.take(prediction)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_guidance_is_the_same_in_every_batch(named: bool) -> None:
+    """Its rows are full at different steps, and others come and go.
+
+    Two requests that begin with the same noise are kept apart by their names.
+    """
+
+    def requests() -> list[tuple[Guided, Row]]:
+        seeds = (0, 0, 1) if named else (0, 2, 1)
+        asked = [{"tolerance": 0.08}, {"target_nfc": 4}, {}] if named else [{}] * 3
+        return [
+            (Guided(3 + i, seed, 9 + i), Row(f"{i}", 9 + i, **own))
+            for i, (seed, own) in enumerate(zip(seeds, asked, strict=True))
+        ]
+
+    model, alone, beside = compiled(small_glyph()), requests(), requests()
+    for request, row in alone:
+        while not request.finished:
+            guided_call(model, [(request, row)], named)
+    decided = [sample.nfc for sample in rfc_compile.stats(model).samples]
+    rfc_compile.reset(model)
+    for at in range(16):
+        waiting = [x for i, x in enumerate(beside) if 2 * i <= at and not x[0].finished]
+        if waiting:
+            guided_call(model, waiting[:: -1 if at % 2 else 1], named)
+    assert [sample.nfc for sample in rfc_compile.stats(model).samples] == decided
+    assert len(set(decided)) > 2
+    for (request, _), (expected, _) in zip(beside, alone, strict=True):
+        torch.testing.assert_close(request.x, expected.x, rtol=0, atol=ROUNDING)
 
 
 class NoisyRequest(TinyRequest):
