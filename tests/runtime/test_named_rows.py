@@ -137,7 +137,8 @@ def test_guidance_is_the_same_in_every_batch(named: bool) -> None:
     decided = [sample.nfc for sample in rfc_compile.stats(model).samples]
     rfc_compile.reset(model)
     for at in range(16):
-        waiting = [x for i, x in enumerate(beside) if 2 * i <= at and not x[0].finished]
+        joined = beside if named else beside[: 1 + at // 2]
+        waiting = [told for told in joined if not told[0].finished]
         if waiting:
             guided_call(model, waiting[:: -1 if at % 2 else 1], named)
     assert [sample.nfc for sample in rfc_compile.stats(model).samples] == decided
