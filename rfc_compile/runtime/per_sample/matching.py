@@ -160,12 +160,11 @@ def by_name(
         for sample in [known.get((context.owner, context.branch))]
         if sample is not None and not sample.trajectory.goes_back((rows[i].timestep,))
     ]
-    fits = (
-        [[None]] * len(own)
-        if latents is None
-        else fits_of([(sample.branch, latents[i : i + 1]) for i, sample in own])
-    )
-    for (i, sample), (fit,) in zip(own, fits, strict=True):
+    fits: list[Fit | None] = [None] * len(own)
+    if latents is not None:
+        pairs = [(sample.branch, latents[i : i + 1]) for i, sample in own]
+        fits = [fit for (fit,) in fits_of(pairs)]
+    for (i, sample), fit in zip(own, fits, strict=True):
         stands = sample.trajectory.times[-1:] == [(rows[i].timestep,)]
         if fit is None or fit.moved or not stands:
             found[i] = Continuation(i, sample, fit, refuse(sample, rows[i]))
