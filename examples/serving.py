@@ -58,15 +58,17 @@ class Order(BaseModel):
     @model_validator(mode="after")
     def is_allowed(self) -> "Order":
         """Refuse unknown words, and what rfc_compile refuses, in its words."""
-        prompt_inputs([self.prompt])
-        self.row("")
+        try:
+            prompt_inputs([self.prompt])
+            self.row("")
+        except rfc_compile.OptionError as error:
+            raise ValueError(str(error)) from None
         return self
 
     def row(self, name: str) -> rfc_compile.Row:
         """What rfc_compile is told of its rows."""
-        quality = ("preset", "tolerance", "target_nfc", "target_speedup", "off")
-        asked = self.model_dump(include=set(quality))
-        return rfc_compile.Row(name, self.steps, **asked)
+        quality = {"preset", "tolerance", "target_nfc", "target_speedup", "off"}
+        return rfc_compile.Row(name, self.steps, **self.model_dump(include=quality))
 
 
 class Job:
@@ -80,8 +82,8 @@ class Job:
         self.x_1NC = draw_noise(seeded(1, order.seed), EMOJI_FLUX.latent_shape)
         given, empty = prompt_inputs([order.prompt])
         self.inputs = {name: torch.cat([given[name], empty[name]]) for name in given}
-        self.news: asyncio.Queue[Exception | None] = asyncio.Queue()
-        self.done, self.full_steps, self.left = 0, 0, False
+        self.news: asyncio.Queue[str] = asyncio.Queue()
+        self.done, self.full_steps, self.left, self.error = 0, 0, False, ""
 
     @property
     def finished(self) -> bool:
@@ -112,16 +114,13 @@ class Engine:
         self.model, self.most = model, most
         self.batch: list[Job] = []
         self.waiting: deque[Job] = deque()
-        names = "requests drawn dropped steps full_steps calls rows"
-        self.counts: Counter[str] = Counter(dict.fromkeys(names.split(), 0))
-        self.seconds = 0.0
+        self.counts = Counter(requests=0, drawn=0, dropped=0, steps=0, full_steps=0)
         self.wake = asyncio.Event()
 
     def submit(self, order: Order) -> Job:
         """Have an image drawn."""
         self.counts["requests"] += 1
-        job = Job(order)
-        self.waiting.append(job)
+        self.waiting.append(job := Job(order))
         self.wake.set()
         return job
 
@@ -135,14 +134,14 @@ class Engine:
                     self.wake.clear()
                     await self.wake.wait()
                     continue
-                news: Exception | None = None
+                error = ""
                 try:
                     await loop.run_in_executor(worker, self.step, self.batch)
-                except Exception as error:  # told to the clients; the server goes on
-                    news = error
+                except Exception as failed:  # told to the clients; the server goes on
+                    error = f"a step failed: {failed}"
                 for job in self.batch:
-                    job.left |= news is not None
-                    job.news.put_nowait(news)
+                    job.left |= bool(error)
+                    job.news.put_nowait(error)
 
     def join_and_leave(self) -> None:
         """Between two steps: who is done or gone leaves, who waits joins."""
@@ -170,7 +169,7 @@ class Engine:
         self._count([job for job in jobs if job.finished])
         self.counts["calls"] += 1
         self.counts["rows"] += len(v_BNC)
-        self.seconds += time.perf_counter() - start
+        self.counts["seconds"] += time.perf_counter() - start
 
     def _count(self, finished: Sequence[Job]) -> None:
         samples = rfc_compile.stats(self.model).samples if finished else ()
@@ -182,21 +181,15 @@ class Engine:
             self.counts["full_steps"] += job.full_steps
 
     async def follow(self, job: Job, request: Request) -> AsyncIterator[int]:
-        """Counts its steps; ends early, and drops it, if its client is gone."""
+        """Counts its steps, as long as none fails and its client is there."""
         try:
             for done in range(1, job.order.steps + 1):
-                if error := await job.news.get():
-                    raise HTTPException(500, f"a step failed: {error}")
-                if await request.is_disconnected():
+                job.error = await job.news.get()
+                if job.error or await request.is_disconnected():
                     return
                 yield done
         finally:
             job.left = not job.finished
-
-    def statistics(self) -> dict[str, float]:
-        """What was done so far; `rows` and `calls` are the model's."""
-        now = {"running": len(self.batch), "waiting": len(self.waiting)}
-        return {**self.counts, **now, "model_seconds": self.seconds}
 
 
 def create_app(engine: Engine) -> FastAPI:
@@ -216,9 +209,10 @@ def create_app(engine: Engine) -> FastAPI:
         job = engine.submit(order)
         async for _ in engine.follow(job, request):
             pass
-        image = job.png() if job.finished else b""
+        if job.error:
+            raise HTTPException(500, job.error)
         headers = {"X-Full-Steps": str(job.full_steps)}
-        return Response(image, media_type="image/png", headers=headers)
+        return Response(job.png(), media_type="image/png", headers=headers)
 
     @app.post("/images/stream")
     async def stream(order: Order, request: Request) -> StreamingResponse:
@@ -228,9 +222,9 @@ def create_app(engine: Engine) -> FastAPI:
         async def lines() -> AsyncIterator[str]:
             async for done in engine.follow(job, request):
                 yield json.dumps({"step": done, "steps": order.steps}) + "\n"
-            if job.finished:
-                png = base64.b64encode(job.png()).decode()
-                yield json.dumps({"full_steps": job.full_steps, "png": png}) + "\n"
+            png = base64.b64encode(job.png()).decode()
+            last = {"full_steps": job.full_steps, "png": png}
+            yield json.dumps({"error": job.error} if job.error else last) + "\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -242,9 +236,10 @@ def create_app(engine: Engine) -> FastAPI:
         return {"status": "ok"}
 
     @app.get("/statistics")
-    async def statistics() -> dict[str, float]:
-        """What was done so far."""
-        return engine.statistics()
+    async def statistics() -> dict[str, Any]:
+        """What was done so far; `calls` and `rows` are the model's."""
+        now = {"running": len(engine.batch), "waiting": len(engine.waiting)}
+        return {**engine.counts, **now}
 
     return app
 
@@ -270,11 +265,11 @@ def draw_all(engine: Engine, orders: Sequence[Order]) -> list[Job]:
     return jobs
 
 
-def measure(inner: str, most: int) -> None:
+def measure(inner: str) -> None:
     """Prints images per second, uncached and cached at three qualities, in turn."""
     cached, uncached = compile_model(inner), compile_model(inner, cached=False)
     for _, preset in itertools.product(range(2), (None, "quality", "balanced", "fast")):
-        engine = Engine(cached if preset else uncached, most)
+        engine = Engine(cached if preset else uncached)
         orders = [
             Order(prompt=prompt, seed=i, steps=30 + 2 * i, preset=preset)
             for i, prompt in enumerate(EMOJI_FLUX.examples[:16])
@@ -283,23 +278,21 @@ def measure(inner: str, most: int) -> None:
         draw_all(engine, orders)
         speed = len(orders) / (time.perf_counter() - start)
         share = engine.counts["full_steps"] / engine.counts["steps"]
-        name = preset or "uncached"
-        print(f"{name:8}: {speed:.2f} images a second, {share:.0%} of the steps full")
+        print(f"{preset or 'uncached':8}: {speed:.2f} images/s, {share:.0%} steps full")
 
 
 def main() -> None:
     """Serves until it is stopped."""
     parser = ArgumentParser(description=main.__doc__)
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--inner", default="inductor", help="inner backend")
-    parser.add_argument("--batch", type=int, default=8, help="requests in a batch")
-    parser.add_argument("--measure", action="store_true", help="measure, do not serve")
+    add = parser.add_argument
+    add("--port", type=int, default=8000)
+    add("--inner", default="inductor", help="inner backend")
+    add("--measure", action="store_true", help="measure, do not serve")
     args = parser.parse_args()
     if args.measure:
-        measure(args.inner, args.batch)
-        return
-    app = create_app(Engine(compile_model(args.inner), args.batch))
-    uvicorn.run(app, host="127.0.0.1", port=args.port)
+        measure(args.inner)
+    else:
+        uvicorn.run(create_app(Engine(compile_model(args.inner))), port=args.port)
 
 
 if __name__ == "__main__":

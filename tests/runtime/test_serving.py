@@ -224,6 +224,7 @@ def test_a_step_that_fails_is_told_and_the_server_goes_on(serving: ModuleType) -
         handle = model.register_forward_pre_hook(lambda *_: 1 / 0)
         status, answer, _ = ask(port, "POST", "/images", order)
         assert (status, "division by zero" in answer.decode()) == (500, True)
+        assert streamed(port, order) == [{"error": "a step failed: division by zero"}]
         handle.remove()
         assert ask(port, "POST", "/images", order)[0] == 200
-        assert statistics(port).items() >= {"drawn": 1, "dropped": 1}.items()
+        assert statistics(port).items() >= {"drawn": 1, "dropped": 2}.items()
