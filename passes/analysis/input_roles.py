@@ -54,6 +54,7 @@ class ForwardInputs:
         conditioning: every other tensor that a call passes, but for further times, and
             the latents that may be references of a latent's shape.
         conditioning_names: their names, in the user's words.
+        conditioning_indices: their positions among the placeholders.
         timestep_index: position of the timestep among the placeholders.
         static_indices: positions of the parameters and buffers.
         number_indices: positions of the numbers in the call, sizes of tensors left out.
@@ -68,6 +69,7 @@ class ForwardInputs:
     latents: tuple[fx.Node, ...]
     conditioning: tuple[fx.Node, ...]
     conditioning_names: tuple[str, ...]
+    conditioning_indices: tuple[int, ...]
     timestep_index: int | None
     static_indices: tuple[int, ...]
     number_indices: tuple[int, ...]
@@ -131,6 +133,7 @@ def classify_inputs(
         latents=tuple(latents),
         conditioning=conditioning,
         conditioning_names=tuple(names[node] for node in conditioning),
+        conditioning_indices=tuple(map(placeholders.index, conditioning)),
         timestep_index=None if step is None else placeholders.index(step),
         static_indices=tuple(
             i for i, node in enumerate(placeholders) if is_static(node)
@@ -165,7 +168,8 @@ def with_streams(
     """
     if inputs.timestep is not None:
         return inputs
-    names = dict(zip(gm.graph.find_nodes(op="placeholder"), inputs.names, strict=True))
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    names = dict(zip(placeholders, inputs.names, strict=True))
     streams = dict.fromkeys(add.stream for add in adds if add.stream in inputs.sources)
     latents = tuple(node for node in streams if not _is_text_or_mask(names[node]))
     if not latents:
@@ -178,6 +182,7 @@ def with_streams(
         latents=latents,
         conditioning=conditioning,
         conditioning_names=tuple(names[node] for node in conditioning),
+        conditioning_indices=tuple(map(placeholders.index, conditioning)),
     )
 
 

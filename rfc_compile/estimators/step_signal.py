@@ -104,9 +104,19 @@ def fingerprint(value: Tensor) -> Tensor:
     Equal inputs give equal bits; the weights make it sensitive to order. Attention
     masks hold values that would overflow the sum.
     """
+    return _weighted(value).sum().reshape(1)
+
+
+def fingerprint_and_size(value: Tensor) -> Tensor:
+    """The fingerprint and the norm of what it sums, shape (2,)."""
+    terms = _weighted(value)
+    return torch.stack([terms.sum(), terms.norm()])
+
+
+def _weighted(value: Tensor) -> Tensor:
     flat = value.reshape(-1).float().clamp(-LARGEST, LARGEST)
     weights = torch.arange(flat.shape[0], device=flat.device).float().cos() + 1.5
-    return (flat * weights).sum().reshape(1)
+    return flat * weights
 
 
 @dataclass(frozen=True)

@@ -9,37 +9,33 @@ tells those of the cached steps since the full step a: a predictor through the f
 steps at u_i errs by ``delta g_j`` at step j (Newton's remainder). The sampler is linear
 (``sampler_fit``), so the latent at b is off by ``delta`` times one number per row:
 
-    g_j = prod_i (u_j - u_i) / prod_i (u_b - u_i)
-    S   = sum_j A_{b-1} ... A_{j+1} B_j g_j
-    y_b' = y_b + c delta,      c = S A_b / B_b
+    g_j     = prod_i (u_j - u_i) / prod_i (u_b - u_i)
+    e_{j+1} = A_j e_j + B_j g_j + C_j (e_j - e_{j-1}) + D_j g_{j-1}
+    y_b'    = y_b + s delta
 
-What is kept for predictions stays uncorrected. A_b and B_b are not known yet at b; they
-go on as they did. Source: derived in docs/METHOD.md; no published cache does it.
+e_b is what the latent owes, C and D are 0 but for multistep samplers. s is such that
+two steps later nothing is owed: a multistep sampler takes y_b' twice. For the others it
+is e_b A_b / B_b.
+
+What is kept for predictions stays uncorrected. The factors at b are not known yet; they
+go on as they did. Source: derived in docs/method.md; no published cache does it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rfc_compile.runtime.sampler_fit import Array, Fit, precise
+from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit, precise
 from rfc_compile.schedules.base import Curvature
 
 LARGEST = 8.0
 """More than this many times ``delta`` is never added: B_b is small against the debt."""
-
-EXACT = 0.005
-"""Residual below which the sampler takes nothing but the last output; above it (a
-multistep solver) the fit is an approximation, and half of a debt is repaid."""
-
-
-def _none() -> Array:
-    return np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -48,48 +44,60 @@ class Debt:
 
     Attributes:
         nodes: times of the full steps that its predictions go through, newest first.
-        sums: S up to the common factor of its remainder, (R,); None where a step was
-            not linear in what the sampler was given.
-        remainder: that of the newest step, not yet added: its B shows at the next one.
-        a: A of the last step, (R,).
-        b: B of the last step, (R,); empty before one is known.
+        owed: e of the newest latent and of the one before, up to the common factor of
+            the remainders, (R,) each; None where a step did not follow from what the
+            sampler was given.
+        remainders: of the newest step, whose factors show at the next one, and of the
+            step before.
+        fit: how the newest latent followed; None before that is known.
         residual: the largest of the fits since the last full step.
 
     """
 
     nodes: tuple[float, ...] = ()
-    sums: Array | None = None
-    remainder: float = 0.0
-    a: Array = field(default_factory=_none)
-    b: Array = field(default_factory=_none)
+    owed: tuple[Array, Array] | None = None
+    remainders: tuple[float, float] = (0.0, 0.0)
+    fit: Fit | None = None
     residual: float = 0.0
 
     def carried_on(self, fit: Fit | None) -> Debt:
         """With the fit of the step before, its own output first; None: not known."""
-        if fit is None or not fit.linear:
+        if fit is None or not fit.explained:
             return Debt(self.nodes)
-        sums = self.sums
-        if sums is not None:
-            sums = fit.a * sums + fit.b[:, 0] * self.remainder
+        owed = self.owed
+        if owed is not None:
+            owed = _next(fit, owed, self.remainders), owed[0]
         residual = max(self.residual, fit.residual)
-        return replace(self, sums=sums, a=fit.a, b=fit.b[:, 0], residual=residual)
+        return replace(self, owed=owed, fit=fit, residual=residual)
 
     def after(self, time: float, nodes: Sequence[float], *, full: bool) -> Debt:
         """After a step at this time; ``nodes`` are the kept full steps' times."""
         if not full:
-            return replace(self, remainder=_product(time, self.nodes))
-        return Debt(tuple(nodes), np.zeros(1), 0.0, self.a, self.b)
+            newest = _product(time, self.nodes)
+            return replace(self, remainders=(newest, self.remainders[0]))
+        return Debt(tuple(nodes), (np.zeros(1), np.zeros(1)), fit=self.fit)
 
     def share(self, time: float) -> Array | None:
-        """C at a full step at this time, (R,); None where nothing is owed or known."""
-        remainder = _product(time, self.nodes)
-        if self.sums is None or not self.b.size or remainder == 0:
+        """The part of delta that repays it at a full step at this time, (R,).
+
+        None where nothing is owed or known.
+        """
+        remainder, fit = _product(time, self.nodes), self.fit
+        if self.owed is None or fit is None or remainder == 0:
             return None
-        weight = np.where(self.b == 0, np.inf, self.b)
-        c = np.clip(self.a * self.sums / (weight * remainder), -LARGEST, LARGEST)
-        if not np.any(c) or not np.all(np.isfinite(c)):
+        soon = _next(fit, self.owed, (0.0, self.remainders[0]))
+        later = _next(fit, (soon, self.owed[0]), (0.0, 0.0))
+        paid = _next(fit, (fit.b[:, 0], np.zeros(1)), (0.0, 1.0))
+        weight = np.where(paid == 0, np.inf, paid)
+        share = np.clip(later / (weight * remainder), -LARGEST, LARGEST)
+        if not np.any(share) or not np.all(np.isfinite(share)):
             return None
-        return c if self.residual <= EXACT else 0.5 * c
+        return share if self.residual <= EXACT else 0.5 * share
+
+    @property
+    def weight(self) -> Array | None:
+        """The sampler's weight of an output, all steps that take it together, (R,)."""
+        return None if self.fit is None else np.abs(self.fit.b[:, 0] + self.fit.d[:, 0])
 
     def curvature(
         self,
@@ -101,17 +109,27 @@ class Debt:
         """What the error (R,) of a full step's prediction says of those that follow.
 
         ``error`` is the norm of delta, ``sizes`` those of the output and the latent,
-        (R,); ``nodes`` are the times of the full steps that are kept now. None where B
-        is not known.
+        (R,); ``nodes`` are the times of the full steps that are kept now. None where
+        the sampler's weight is not known.
         """
-        remainder = abs(_product(time, self.nodes))
-        if not self.b.size or remainder == 0 or len(nodes) < len(self.nodes):
+        remainder, by = abs(_product(time, self.nodes)), self.weight
+        if by is None or remainder == 0 or len(nodes) < len(self.nodes):
             return None
         output, latent = (np.where(size > 0, size, 1.0) for size in sizes)
-        weight = float((np.abs(self.b) * error / latent).max()) / remainder
+        weight = float((by * error / latent).max()) / remainder
         own = float((error / output).max()) / remainder
         known = math.isfinite(weight) and math.isfinite(own)
         return Curvature(weight, own, tuple(nodes)) if known else None
+
+
+def _next(
+    fit: Fit, owed: tuple[Array, Array], remainders: tuple[float, float]
+) -> Array:
+    """What the next latent owes, of that of the last two and their outputs' errors."""
+    newest, before = owed
+    carried = fit.a * newest + fit.c * (newest - before)
+    result: Array = carried + fit.b[:, 0] * remainders[0] + fit.d[:, 0] * remainders[1]
+    return result
 
 
 def _product(time: float, nodes: Sequence[float]) -> float:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from rfc_compile.runtime.call_context import CallContext
-from rfc_compile.runtime.corrector import EXACT
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import (
+    EXACT,
     NOT_MOVED,
     Fit,
     fit_of,
@@ -46,6 +46,7 @@ class Place:
         branches: those that have not run it, likeliest first.
         fit: how the latent follows; None where that was not looked at.
         leaves: whether the branch continues as a run of its own.
+        joins: another run that stands at this latent, which a branch that leaves joins.
 
     """
 
@@ -54,6 +55,7 @@ class Place:
     branches: Sequence[GuidanceBranch]
     fit: Fit | None = None
     leaves: bool = False
+    joins: Trajectory | None = None
 
 
 def places(
@@ -100,8 +102,13 @@ def places(
     lagging = beside if certain else own
     if lagging:
         yield from _leaving(lagging, context, latent, time)
-    yield from going
-    yield from [place for place in standing if not place.branches]
+    ready = [place for place in standing if not place.branches]
+    joining = _joining(own, [place.run for place in ready], context, latent)
+    exactly = [p for p in going if p.fit is None or p.fit.residual <= EXACT]
+    yield from exactly
+    yield from joining
+    yield from [place for place in going if place not in exactly]
+    yield from ready
 
 
 def _standing(run: Trajectory, context: CallContext) -> Place:
@@ -118,25 +125,8 @@ def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> b
         return True
     if run.goes_back(time):
         return False
-    return context.run_is_known or (fit.explained and not _turns_back(run, fit, time))
-
-
-def _turns_back(run: Trajectory, fit: Fit, time: Time) -> bool:
-    """Whether the latent is an earlier one of the run, seen from its newest.
-
-    The noise of a run that was broken off is a step back from its second latent. A
-    sampler of one output a step adds all of them with one sign and never undoes a step;
-    a stage of another sampler that does has the timestep of the stage before.
-    """
-    newest = run.newest
-    if newest is None or run.fitted != run.step or run.step != 1:
-        return False
-    before = run.fits.get(newest.index)
-    if before is None or before.residual > EXACT or time == run.times[-1]:
-        return False
-    alone = before.b.shape[1] == fit.b.shape[1] == 1
-    undone = alone and np.all(np.abs(fit.b + before.b) < 0.5 * np.abs(before.b))
-    return fit.linear and bool(undone)
+    # the noise of a run that was broken off, when another begins with it
+    return context.run_is_known or (fit.explained and not fit.returns)
 
 
 def _leaving(
@@ -159,6 +149,33 @@ def _leaving(
         if fit is not None and fit.explained and run.leads_on(time, branch.step)
     ]
     return sorted(found, key=lambda place: place.fit.residual if place.fit else 0.0)
+
+
+def _joining(
+    runs: Sequence[Trajectory],
+    standing: Sequence[Trajectory],
+    context: CallContext,
+    latent: Tensor | None,
+) -> list[Place]:
+    """Branches of other runs that with those of a standing one explain its latent.
+
+    Images with one noise are one run until their latents differ; there the guidance
+    branches of an image leave it one after the other.
+    """
+    candidates = [
+        (run, branch)
+        for run in standing
+        for other in runs
+        if other is not run and not context.run_is_known and run.has_made(other)
+        for branch in other.waiting(run.step, context.branch)
+        if branch.step == run.step - 1
+    ]
+    found = []
+    for (run, branch), fit in zip(candidates, _fits(candidates, latent), strict=True):
+        if fit is not None and fit.explained:
+            origin = next(other for other in runs if branch in other.branches)
+            found.append(Place(origin, run.step, [branch], fit, leaves=True, joins=run))
+    return found
 
 
 def _fits(
@@ -205,16 +222,9 @@ def fits_by_branch(place: Place) -> dict[int, Fit]:
     for branch in (newest, *[other for other in run.branches if other is not newest]):
         own = len(branch.returned_at(newest.step))
         if own:
-            found[branch.index] = replace_first(fit, column)
+            found[branch.index] = fit.first(column)
         column += own
     return found
-
-
-def replace_first(fit: Fit, column: int) -> Fit:
-    """The fit with this output's factor first."""
-    if column >= fit.b.shape[1]:
-        return fit
-    return fit._replace(b=np.roll(fit.b, -column, axis=1))
 
 
 def fits_of(pairs: Sequence[tuple[GuidanceBranch, Tensor]]) -> list[list[Fit]]:

@@ -68,7 +68,8 @@ def repay(
     share = debt.share(time) if corrects else None
     if share is None:
         return Repayment(outputs, true_error, None, None, curvature)
-    owed = np.abs(share * debt.b) * _ratio(error, latent)
+    assert debt.weight is not None, "a share needs it"
+    owed = np.abs(share) * debt.weight * _ratio(error, latent)
     damping = pair.damping(_ratio(error, size))
     rounded = np.round(share * damping, DECIMALS)
     amount = torch.tensor(rounded, dtype=torch.float32, device=exact.device)

@@ -1,11 +1,12 @@
 """The sampler seen from inside: its next latent is linear in what it was given.
 
-    x_{k+1} = A x_k + sum_i B_i y_{k,i} (+ one more step of history)
+    x_{k+1} = A x_k + sum_i B_i y_{k,i}  [+ C (x_k - x_{k-1}) + sum_i D_i y_{k-1,i}]
 
 x_k is the latent that came in, y_{k,i} the output that guidance branch i returned for
-it. A and B are the least-squares fit over the whole latent, one set per row of the
-batch. For a deterministic sampler the residual is a small part of the latent's move;
-another image's latent, or fresh noise, is not explained.
+it. The factors are the least-squares fit over the whole latent, one set per row of the
+batch; C and D are those of multistep samplers. For a deterministic sampler the residual
+is a small part of the latent's move; another image's latent, or fresh noise, is not
+explained.
 
 Shapes: R rows of the batch, K vectors, N values of a row.
 """
@@ -29,6 +30,14 @@ EXPLAINED = 0.2
 One step of history leaves up to 0.11 (UniPC), two steps 0.025; fresh noise leaves 0.9,
 another image 0.7 and more (`python -m benchmarks residuals`)."""
 
+EXACT = 0.005
+"""Residual below which the factors are those of the sampler. One step of history leaves
+more where the sampler takes older outputs, too (a multistep solver)."""
+
+_CLOSER = 0.5
+"""Two steps of history are taken where they leave less than this share of what one
+leaves."""
+
 _REPEATED = 1e-12
 """Cosines of outputs that are the same differ from 1 by less."""
 
@@ -47,6 +56,9 @@ class Fit(NamedTuple):
         linear: whether one step of history is enough for that.
         a: factor of the last latent, (R,).
         b: factors of the last outputs, (R, outputs), in the order given.
+        c: factor of the latent's move before, (R,); 0 where one step is enough.
+        d: factors of the outputs before the last, (R, outputs); 0 likewise.
+        returns: whether the latent is the one before the last again.
 
     """
 
@@ -56,9 +68,25 @@ class Fit(NamedTuple):
     linear: bool
     a: Array
     b: Array
+    c: Array
+    d: Array
+    returns: bool = False
+
+    def first(self, column: int) -> Fit:
+        """With this output's factors first."""
+        if column >= self.b.shape[1]:
+            return self
+        b, d = (np.roll(factors, -column, axis=1) for factors in (self.b, self.d))
+        return self._replace(b=b, d=d)
 
 
-NOT_MOVED = Fit(0.0, False, False, False, np.ones(1), np.zeros((1, 1)))
+def _without_factors(residual: float, rows: int, outputs: int, *, moved: bool) -> Fit:
+    none = np.zeros((rows, outputs))
+    a, c = np.ones(rows), np.zeros(rows)
+    return Fit(residual, moved, False, False, a, none, c, none)
+
+
+NOT_MOVED = _without_factors(0.0, 1, 1, moved=False)
 """Of a latent that cannot be compared."""
 
 
@@ -114,19 +142,19 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
     gram = _without_broken(gram)
     moved = bool((gram[:, 0, 0] > 0).any())
     if not np.isfinite(gram).all():
-        rows = len(gram)
-        return Fit(
-            float("inf"), moved, False, False, np.ones(rows), np.zeros((rows, outputs))
-        )
-    own = gram[:, : 2 + outputs, : 2 + outputs]
-    ridge = _RIDGE + rounding**2
-    move, factors, left = _least_squares(own, ridge)
-    noise = rounding**2 * gram[:, 1, 1]
+        return _without_factors(float("inf"), len(gram), outputs, moved=moved)
+    ridge, noise = _RIDGE + rounding**2, rounding**2 * gram[:, 1, 1]
+    own = 2 + outputs
+    move, factors, left = _least_squares(gram[:, :own, :own], ridge)
     residual = _relative(left - noise, move)
     linear = residual <= EXPLAINED
-    if not linear and gram.shape[1] > own.shape[1]:
-        _, _, left = _least_squares(gram, ridge)
-        residual = _relative(left - noise, move)
+    c, d = np.zeros(len(gram)), np.zeros((len(gram), outputs))
+    if residual > EXACT and gram.shape[1] > own:
+        _, longer, left = _least_squares(gram, ridge)
+        closer = _relative(left - noise, move)
+        if closer < residual * _CLOSER or not linear:
+            residual, factors = closer, longer
+            c, d = longer[:, own - 1], longer[:, own : own + outputs]
     return Fit(
         residual,
         moved,
@@ -134,7 +162,16 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
         bool(linear),
         1 + factors[:, 0],
         factors[:, 1 : 1 + outputs],
+        c,
+        d if d.shape[1] == outputs else np.zeros((len(gram), outputs)),
+        gram.shape[1] > own and _undoes(gram, own),
     )
+
+
+def _undoes(gram: Array, before: int) -> bool:
+    """Whether the move is the one before, back, which is the vector of that index."""
+    left = gram[:, 0, 0] + 2 * gram[:, 0, before] + gram[:, before, before]
+    return bool((left <= _REPEATED * gram[:, 1, 1]).all())
 
 
 def _least_squares(gram: Array, ridge: float) -> tuple[Array, Array, Array]:

@@ -34,6 +34,7 @@ class PlacedStep:
         fit: how the latent follows from those of the run, its branch's own output
             first; None where that was not looked at.
         leaves: whether its branch continues as a run of its own.
+        joins: the run that a branch which leaves joins.
 
     """
 
@@ -47,6 +48,7 @@ class PlacedStep:
     refused: str | None = None
     fit: Fit | None = None
     leaves: bool = False
+    joins: Trajectory | None = None
 
     @functools.cached_property
     def positions(self) -> tuple[float, ...] | None:
@@ -103,13 +105,17 @@ class PlacedStep:
     def run(self, signal: Signal) -> Trajectory:
         """Its run, or a new one where it is another image.
 
-        A branch that leaves its run continues in its own. A first step once more,
-        with the conditioning, name and weights of a branch that has had it, is the
-        first of another image.
+        A branch that leaves its run continues in its own, or joins one. A first step
+        once more, with the conditioning, name and weights of a branch that has had it,
+        is the first of another image.
         """
         run, branch = self.trajectory, self.branch
         if self.leaves:
-            return self.session.add(run.split_off(branch))
+            own = run.split_off(branch)
+            if self.joins is None:
+                return self.session.add(own)
+            self.joins.take_over(own)
+            return self.joins
         if branch in run.branches or not run.branches:
             return run
         repeated = any(

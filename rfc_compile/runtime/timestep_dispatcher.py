@@ -8,8 +8,9 @@ record   what was decided, what the sampler was given       _record
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,11 @@ from rfc_compile.passes.analysis.input_roles import ForwardInputs
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.conditioning import (
+    Fingerprint,
+    clearly_changed,
+    read_fingerprints,
+)
 from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch, Returned
@@ -83,6 +89,7 @@ class TimestepDispatcher(Dispatcher):
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
         self.follows = report.piece  # a whole model knows the step by itself
+        self._conditioning = inputs.conditioning_indices
         self._conditioning_names = inputs.conditioning_names
         self._latents_first = sorted(
             layout.latents, key=lambda i: bool(_BESIDE.search(inputs.names[i]))
@@ -100,11 +107,14 @@ class TimestepDispatcher(Dispatcher):
         latent = None if pair is None else pair.latent(self._latents(arguments))
         refused: Mismatch | None = None
         first: Place | None = None
+        given = functools.cache(
+            lambda: read_fingerprints([arguments[i] for i in self._conditioning])
+        )
         for place in places(session.live, context, latent, time, fragment=self.follows):
             first = first or place
-            for call in self._calls(session, context, arguments, place, time):
-                unusable = call.branch.state.unusable(weights, self.report)
-                result = Mismatch(unusable) if unusable else self._step(call)
+            for branch in place.branches:
+                call = self._call(session, context, arguments, place, branch, time)
+                result = self._try(call, weights, given)
                 if not isinstance(result, Mismatch):
                     return result
                 refused = result
@@ -152,7 +162,7 @@ class TimestepDispatcher(Dispatcher):
             run = session.begin(context)
             place = Place(run, 0, ())
         state = self._new_state(arguments, weights)
-        index = len(place.run.branches)
+        index = place.run.free_index
         fresh = GuidanceBranch(index, state, place.step, name=context.branch)
         call = self._call(session, context, arguments, place, fresh, time)
         call.refused = reason
@@ -163,7 +173,7 @@ class TimestepDispatcher(Dispatcher):
     def _varying(self, place: Place, refused: Mismatch) -> GuidanceBranch | None:
         """The branch to go on with where only what changes at every step is new."""
         run, newest = place.run, place.run.newest
-        if not refused.changed or newest is None or refused.signal is None:
+        if not refused.changed or newest is None:
             return None
         if newest.name not in (None, refused.name):
             return None
@@ -177,16 +187,23 @@ class TimestepDispatcher(Dispatcher):
             "run: there it is not used to tell one prompt from another"
         )
 
-    def _calls(
+    def _try(
         self,
-        session: Session,
-        context: CallContext,
-        arguments: Sequence[Any],
-        place: Place,
-        time: Time,
-    ) -> Iterator[PlacedStep]:
-        for branch in place.branches:
-            yield self._call(session, context, arguments, place, branch, time)
+        call: PlacedStep,
+        weights: ParameterVersion,
+        given: Callable[[], Sequence[Fingerprint]],
+    ) -> Sequence[Any] | Mismatch:
+        """Make the step as the branch's next; or say why it is not."""
+        run, branch = call.trajectory, call.branch
+        unusable = branch.state.unusable(weights, self.report)
+        if unusable:
+            return Mismatch(unusable)
+        several = len(run.branches) > 1 or call.joins is not None
+        if several and call.context.branch is None and not self.ranks:
+            changed = clearly_changed(branch, given())
+            if changed - run.varying:
+                return Mismatch("conditioning", changed)
+        return self._step(call)
 
     def _call(
         self,
@@ -212,6 +229,7 @@ class TimestepDispatcher(Dispatcher):
             time,
             fit=fit,
             leaves=place.leaves,
+            joins=place.joins,
         )
 
     def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
@@ -295,7 +313,7 @@ class TimestepDispatcher(Dispatcher):
             and call.branch.step >= 0
             and bool(call.branch.state.full_steps)
             and call.positions is not None
-            and bool(call.debt.b.size)
+            and call.debt.fit is not None
             and self._known_pair(call.session, call.arguments) is not None
         )
 

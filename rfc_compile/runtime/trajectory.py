@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,11 @@ class Trajectory:
         return len(self.branches) >= MAX_BRANCHES
 
     @property
+    def free_index(self) -> int:
+        """Of a branch that is added."""
+        return 1 + max((branch.index for branch in self.branches), default=-1)
+
+    @property
     def nfc(self) -> int:
         """Full computations, over all branches."""
         return sum(decision.full for decision in self.decisions)
@@ -134,6 +139,10 @@ class Trajectory:
         self.decisions = [made for made in self.decisions if made not in own]
         if self.newest is branch:
             self.newest = self.branches[0] if self.branches else None
+        if not self.branches:
+            self.finish()
+        branch.index = 0
+        own = [replace(made, branch=0) for made in own]
         return Trajectory(
             self.name,
             self.run,
@@ -145,6 +154,19 @@ class Trajectory:
             branch,
             asked=self.asked,
         )
+
+    def has_made(self, other: Trajectory) -> bool:
+        """Whether all its steps but the newest are those of another run as well."""
+        before = self.times[:-1]
+        return not self.full_up and bool(before) and other.times[: self.step] == before
+
+    def take_over(self, run: Trajectory) -> None:
+        """The branch of a run that was split off becomes a branch of this one."""
+        (branch,) = run.branches
+        branch.index = self.free_index
+        own = [replace(made, branch=branch.index) for made in run.decisions]
+        self.decisions = sorted([*self.decisions, *own], key=lambda made: made.step)
+        self.branches.append(branch)
 
     def drop(self, branch: GuidanceBranch) -> None:
         """No call continues this branch any more."""

@@ -135,6 +135,48 @@ def test_guidance_by_separate_calls(count: int) -> None:
     assert_as_alone(images, side_by_side(compiled(), images, random.Random(1)))
 
 
+def call_by_call(model: Any, images: Sequence[Image], arrange: Any) -> list[Tensor]:
+    """Both guidance calls of every image at a step, in the order of ``arrange``."""
+    samplers = [make_scheduler("ddim", STEPS) for _ in images]
+    latents = [initial_noise(1, image.seed) for image in images]
+    for t in samplers[0].timesteps:
+        calls = arrange([(i, label) for i in range(len(images)) for label in (0, 1)])
+        outputs = {
+            (i, label): model(
+                latents[i],
+                timestep=t.expand(1),
+                class_labels=torch.tensor([(images[i].label, EMPTY_CLASS)[label]]),
+            ).sample
+            for i, label in calls
+        }
+        for i, sampler in enumerate(samplers):
+            v = 2 * outputs[i, 0] - outputs[i, 1]
+            latents[i] = sampler.step(v, t, latents[i]).prev_sample
+    return latents
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [
+        ("other noise", "shuffled"),
+        ("other noise", "by branch"),
+        ("other prompts", "by image"),
+        ("other prompts", "by branch"),
+    ],
+)
+def test_guidance_calls_in_any_order(kind: str, order: str) -> None:
+    """Those of one step: which comes first says nothing of whose it is."""
+    images = images_of(3, kind, separate=True)
+    shuffled = random.Random(4)
+    arrange = {
+        "shuffled": lambda calls: shuffled.sample(calls, len(calls)),
+        "by branch": lambda calls: sorted(calls, key=lambda call: call[1]),
+        "by image": lambda calls: calls,
+    }[order]
+    assert_as_alone(images, call_by_call(compiled(), images, arrange))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_steps(seed: int) -> None:
     """Images that are ahead of others, or begin when others end."""
