@@ -3,12 +3,13 @@
     model = torch.compile(model, backend="rfc")
 
 ``Options`` lists what can be set, ``explain`` and ``stats`` show what was done,
-``reset`` drops the cached state and ``trajectory`` names a denoising run where that is
-needed. ``tune`` searches for
-options, ``load`` reads those that were found.
+``reset`` drops the cached state, ``trajectory`` names a denoising run where that is
+needed and ``rows`` the rows of a server's batch. ``tune`` searches for options,
+``load`` reads those that were found.
 """
 
 from rfc_compile.config.options import Options
+from rfc_compile.config.run_options import Row
 from rfc_compile.config.tuned_file import Tuned, load
 from rfc_compile.errors import (
     BudgetWarning,
@@ -22,7 +23,7 @@ from rfc_compile.errors import (
 from rfc_compile.report.explain import Explanation, explain
 from rfc_compile.report.statistics import Statistics, stats
 from rfc_compile.runtime.registry import reset
-from rfc_compile.runtime.run_boundaries import trajectory
+from rfc_compile.runtime.run_boundaries import rows, trajectory
 from rfc_compile.tools.tuning import tune
 from rfc_compile.tools.tuning.goal import GoalError
 from rfc_compile.version import __version__ as __version__
@@ -35,6 +36,7 @@ __all__ = [
     "OptionError",
     "Options",
     "RanksError",
+    "Row",
     "Statistics",
     "TargetError",
     "Tuned",
@@ -43,6 +45,7 @@ __all__ = [
     "explain",
     "load",
     "reset",
+    "rows",
     "stats",
     "trajectory",
     "tune",

@@ -2,6 +2,7 @@
 
     trajectory("left", num_steps=50, target_nfc=12)      full steps of this run
     trajectory("right", num_steps=50, off=True)          every step full
+    rows([Row("left", 50, target_nfc=12), ...])          of each row of a batch
 
 Graphs stay: they do not depend on which steps are full.
 """
@@ -77,3 +78,56 @@ def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
 
 AS_COMPILED = RunOptions()
 """Of a run that asks for nothing of its own."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a server says of one row of a batch.
+
+    Attributes:
+        name: of its request. Rows of one call with the same name are the guidance
+            branches of one request, always in the same order.
+        num_steps: steps of the request, None if not known.
+        preset: this attribute and those that follow are the arguments of
+            `rfc_compile.trajectory`; at most one of them is given.
+        tolerance: see there.
+        target_nfc: see there.
+        target_speedup: see there.
+        off: see there.
+
+    Raises:
+        ValueError: ``num_steps`` is not positive.
+        OptionError: an option that is not allowed.
+
+    """
+
+    name: str
+    num_steps: int | None = None
+    preset: str | None = None
+    tolerance: float | None = None
+    target_nfc: int | None = None
+    target_speedup: float | None = None
+    off: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values by themselves."""
+        positive(self.num_steps)
+        _ = self.asked
+
+    @property
+    def asked(self) -> RunOptions:
+        """What it asks for in place of the model's options."""
+        return RunOptions(
+            self.preset, self.tolerance, self.target_nfc, self.target_speedup, self.off
+        )
+
+
+def positive(num_steps: int | None) -> None:
+    """Check a number of steps.
+
+    Raises:
+        ValueError: it is not positive.
+
+    """
+    if num_steps is not None and num_steps < 1:
+        raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
-from rfc_compile.config.run_options import AS_COMPILED, RunOptions
+from rfc_compile.config.run_options import AS_COMPILED, Row, RunOptions
+from rfc_compile.errors import OptionError
 
 
 class CallContext(NamedTuple):
@@ -28,6 +30,7 @@ class CallContext(NamedTuple):
             sampler of a higher order has more, a model that shares the run has fewer.
         branch: name of its CFG branch, None if nobody tells.
         asked: what the run asks for in place of the model's options.
+        rows: what is said of each row of the batch; empty if nobody says anything.
 
     """
 
@@ -37,17 +40,42 @@ class CallContext(NamedTuple):
     iterations: int | None
     branch: str | None
     asked: RunOptions = AS_COMPILED
+    rows: tuple[Row, ...] = ()
 
     @property
     def run_is_known(self) -> bool:
         """Whether somebody tells where the run begins and ends."""
         return self.run > 0 or self.num_steps is not None
 
+    def by_row(self, count: int) -> list[CallContext]:
+        """The context of each row of a batch; a request's rows are its branches.
+
+        Raises:
+            OptionError: as many rows are not named.
+
+        """
+        if not self.rows:
+            return [self] * count
+        if len(self.rows) != count:
+            raise OptionError(
+                f"rows() has {len(self.rows)} rows for a batch of {count}: give one "
+                "for each row of the batch, in its order"
+            )
+        seen: Counter[str] = Counter()
+        contexts = []
+        for row in self.rows:
+            branch = f"row {seen[row.name]}"
+            seen[row.name] += 1
+            told = row.name, row.num_steps, self.run, self.iterations, branch, row.asked
+            contexts.append(CallContext(*told))
+        return contexts
+
 
 class _Named(NamedTuple):
     name: str
     num_steps: int | None
     asked: RunOptions
+    rows: tuple[Row, ...] = ()
 
 
 _named: ContextVar[_Named | None] = ContextVar("rfc_trajectory", default=None)
@@ -60,6 +88,16 @@ _runs = itertools.count(1)
 def named(name: str, num_steps: int | None, asked: RunOptions) -> Iterator[None]:
     """Give calls inside the block an owner of this name, and options of their run."""
     token = _named.set(_Named(name, num_steps, asked))
+    try:
+        yield
+    finally:
+        _leave(_named, token)
+
+
+@contextlib.contextmanager
+def named_rows(rows: Sequence[Row]) -> Iterator[None]:
+    """Say of calls inside the block which request each row belongs to."""
+    token = _named.set(_Named("rows", None, AS_COMPILED, tuple(rows)))
     try:
         yield
     finally:
@@ -106,9 +144,8 @@ def current_context() -> CallContext:
     named = _named.get()
     if named is None:
         named = _Named(_thread_or_task(), None, AS_COMPILED)
-    return CallContext(
-        named.name, named.num_steps, *_run.get(), _branch.get(), named.asked
-    )
+    told = named.name, named.num_steps, *_run.get(), _branch.get()
+    return CallContext(*told, named.asked, named.rows)
 
 
 def _thread_or_task() -> str:

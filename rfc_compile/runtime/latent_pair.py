@@ -98,17 +98,20 @@ def partners(latent: Tensor) -> tuple[tuple[int, ...], ...]:
 
     Guidance in one batch gives the sampler a mixture of such rows' outputs.
     """
+    others = alike(latent)
+    least = min(map(len, others))
+    return tuple(tuple(own[i] for own in others) for i in range(least))
+
+
+def alike(latent: Tensor) -> list[list[int]]:
+    """For every row, the other rows with the same latent (R, N)."""
     flat = latent.float()
     weights = torch.arange(flat.shape[1], device=flat.device).float().cos() + 1.5
     (prints,) = read_all([(flat * weights).sum(1)])
     groups: dict[float, list[int]] = {}
     for row, value in enumerate(prints):
         groups.setdefault(value, []).append(row)
-    least = min(map(len, groups.values()))
-    others = [
-        [x for x in groups[prints[row]] if x != row] for row in range(len(prints))
-    ]
-    return tuple(tuple(own[i] for own in others) for i in range(least - 1))
+    return [[x for x in groups[value] if x != row] for row, value in enumerate(prints)]
 
 
 def _differing(latent: Any, output: Any) -> list[int] | None:

@@ -292,15 +292,15 @@ def fits_by_branch(
     return found
 
 
-def fits_of(branches: Sequence[GuidanceBranch], latents: Tensor) -> list[list[Fit]]:
-    """How every row (R, N) follows from each branch of one row; one copy to the host.
+def fits_of(pairs: Sequence[tuple[GuidanceBranch, Tensor]]) -> list[list[Fit]]:
+    """How every row (R, N) follows from the branch of one row beside it.
 
-    A row that cannot be compared with a branch has not moved.
+    One copy to the host for all. A row that cannot be compared has not moved.
     """
-    rounding = ROUNDING * torch.finfo(latents.dtype).eps
-    known = [branch.returned for branch in branches]
-    grams, sizes = [], []
-    for kept in known:
+    grams: list[Tensor] = []
+    sizes = []
+    for branch, latents in pairs:
+        kept = branch.returned
         if not kept or kept[0].latent.shape[1:] != latents.shape[1:]:
             sizes.append(0)
             continue
@@ -311,11 +311,12 @@ def fits_of(branches: Sequence[GuidanceBranch], latents: Tensor) -> list[list[Fi
         sizes.append(len(outputs[0]))
     read = iter(zip(read_all(grams), grams, strict=True))
     found = []
-    for size in sizes:
+    for size, (_, latents) in zip(sizes, pairs, strict=True):
         if not size:
             found.append([NOT_MOVED] * len(latents))
             continue
         values, gram = next(read)
+        rounding = ROUNDING * torch.finfo(latents.dtype).eps
         rows = np.reshape(values, gram.shape)
         found.append([fit_of(row[None], size, rounding) for row in rows])
     return found

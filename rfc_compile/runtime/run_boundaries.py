@@ -1,6 +1,7 @@
 """Where runs end, as far as somebody tells: their state is freed at once.
 
     trajectory(name, num_steps=...)     the user says so
+    rows(rows)                          a server says so, of each row of a batch
     end_run(number)                     a pipeline says so (rfc_compile.integrations)
 
 Without a word, a run that nobody continues is freed after a while.
@@ -9,11 +10,11 @@ Without a word, a run that nobody continues is freed after a while.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from rfc_compile.config.run_options import RunOptions
+from rfc_compile.config.run_options import Row, RunOptions, positive
 from rfc_compile.runtime import session_table
-from rfc_compile.runtime.call_context import leave_run, named
+from rfc_compile.runtime.call_context import leave_run, named, named_rows
 
 
 @contextlib.contextmanager
@@ -46,13 +47,31 @@ def trajectory(
 
     """
     asked = RunOptions(preset, tolerance, target_nfc, target_speedup, off)
-    if num_steps is not None and num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")
+    positive(num_steps)
     with named(name, num_steps, asked):
         yield
     for owner, running in session_table.running():
         if owner == name and running.complete:
             running.finish()
+
+
+@contextlib.contextmanager
+def rows(rows: Sequence[Row]) -> Iterator[None]:
+    """Say which request each row of a batch belongs to (``per_sample=True``).
+
+    ``rows`` are in the order of the batch. Each request has its own number of steps and
+    quality from its first call on, wherever its rows are in later ones; without names,
+    rows are told apart by their latents, and two requests for one image may change
+    places. ``stats(model).samples`` has them by name.
+
+    Raises:
+        OptionError: by the model's call, where the batch has another number of rows,
+            the model was compiled without ``per_sample=True``, or its own options
+            forbid what a row asks for.
+
+    """
+    with named_rows(rows):
+        yield
 
 
 def end_run(number: int) -> None:

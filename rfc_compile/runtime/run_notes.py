@@ -29,7 +29,9 @@ UNEVEN_TIMESTEPS = (
 
 
 def note_end(run: Trajectory, report: GraphReport) -> None:
-    """Say so once if a whole run had no cached step."""
+    """Say so once if a whole run had no cached step, unless it asked for that."""
+    if run.asked.off:
+        return
     full = [made for made in run.decisions if made.full]
     if len(run.times) < SHORT_RUN or not full or len(full) < len(run.decisions):
         return

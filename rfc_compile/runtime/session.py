@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+from rfc_compile.errors import OptionError
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.per_sample.matching import Samples
@@ -54,7 +55,17 @@ class Session:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def begin(self, context: CallContext) -> Trajectory:
-        """Start a run; one that somebody has ended by this is freed."""
+        """Start a run; one that somebody has ended by this is freed.
+
+        Raises:
+            OptionError: rows are named, where a batch is decided about as a whole.
+
+        """
+        if context.rows:
+            raise OptionError(
+                "rows() tells the rows of a batch apart: compile the model with "
+                "options={'per_sample': True} and dynamic=True"
+            )
         for run in self.live:
             if context.run_is_known and run.run == context.run:
                 run.finish()

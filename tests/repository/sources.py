@@ -243,7 +243,7 @@ def writes_out_no_device(source: Source) -> Iterator[str]:
 
 
 RULES: dict[Rule, tuple[str, ...]] = {
-    is_short_ascii_and_finished: FOLDERS,
+    is_short_ascii_and_finished: (*FOLDERS, "integrations"),
     has_no_relative_import: FOLDERS,
     names_no_model: PASSES,
     imports_little_of_the_package: PASSES,

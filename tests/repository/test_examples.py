@@ -71,23 +71,6 @@ def test_custom_dit(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_serving(tmp_path: Path) -> None:
-    arguments = ("--inner", "eager", "--blocks", "2")
-    text = run_example("serving.py", *arguments, cwd=tmp_path)
-    found = re.findall(
-        r"^digit \d, joined at call \d: (\d+) of (\d+) steps in full, PSNR (\S+) dB$",
-        text,
-        re.M,
-    )
-    assert [int(steps) for _, steps, _ in found] == [20, 20, 30, 20, 30]
-    assert all(0 < int(full) < int(steps) for full, steps, _ in found)
-    assert all(20 < float(quality) < 200 for *_, quality in found)
-    calls, full, rows = map(int, re.findall(r"\d+", text.splitlines()[-1]))
-    assert (calls, rows) == (39, 120)
-    assert full == sum(int(full) for full, *_ in found)
-    assert not list(tmp_path.iterdir())
-
-
 def test_train_glyph_dit(tmp_path: Path) -> None:
     output = tmp_path / "new" / "model"
     arguments = ("--steps", "2", "--images", "64", "--batch", "8")

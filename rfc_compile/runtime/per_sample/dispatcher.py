@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,9 +42,8 @@ from rfc_compile.runtime.per_sample.matching import (
     Continuation,
     Sample,
     begun,
-    continuations,
-    may_continue,
-    pace_of,
+    by_fit,
+    by_name,
 )
 from rfc_compile.runtime.per_sample.placed_row import Placed
 from rfc_compile.runtime.per_sample.repayment import note_partners, repay_row, row_of
@@ -55,7 +55,6 @@ from rfc_compile.runtime.per_sample.rows import (
     write_back,
     written_slots,
 )
-from rfc_compile.runtime.placement import fits_of
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Done
 from rfc_compile.runtime.run_notes import note_end
@@ -109,17 +108,18 @@ class SampleDispatcher(TimestepDispatcher):
         for sample in session.samples.gone(session.calls):
             self._leave(session, sample)
         rows = look_at(self._batch, self._timestep, arguments)
+        contexts = context.by_row(len(rows))
         if not self._smallest and not self._tried_out(arguments, rows):
             state = self._new_state(arguments, weights)
             others = [self._equal_weights(0.0, len(rows))]
             return self._run_whole("full", GraphInputs(arguments, state.slots, others))
         found = self._continuations(session, context, arguments, rows, weights)
         placed = []
-        for i, (row, continuation) in enumerate(zip(rows, found, strict=True)):
+        for i, told in enumerate(zip(contexts, rows, found, strict=True)):
             own = pick(self._batch, arguments, [i])
-            sample = self._sample(continuation, context, own, weights)
-            placed.append(self._place(session, context, own, row, continuation, sample))
+            placed.append(self._place(session, own, weights, *told))
         outputs = self._run_placed(arguments, placed)
+        note_partners([one.call for one in placed])
         for one in placed:
             session.samples.note(one.sample, session.calls)
             if one.sample.trajectory.complete:
@@ -147,27 +147,20 @@ class SampleDispatcher(TimestepDispatcher):
         """What the rows of a call are taken for."""
         one = self._moved_by_sampler(pick(self._batch, arguments, [0]))
         pair = self._pair(session, one)
-        candidates = [
-            sample
-            for sample in session.samples.under_way
-            if sample.trajectory.run == context.run
-            and sample.branch.name in (None, context.branch)
-        ]
-        if pair is None:
+        moved = self._moved_by_sampler(arguments)
+        latents = None if pair is None else pair.latent(moved)
+        refuse = partial(self._mismatch, weights=weights)
+        known = session.samples.under_way
+        known = [x for x in known if x.trajectory.run == context.run]
+        if context.rows:
+            return by_name(known, context.by_row(len(rows)), rows, latents, refuse)
+        if latents is None:
             return [Continuation(row) for row in range(len(rows))]
-        latents = pair.latent(self._moved_by_sampler(arguments))
-        fits = fits_of([sample.branch for sample in candidates], latents)
-        pairs = [
-            Continuation(i, sample, fit, mismatch, pace_of(sample, row))
-            for sample, own in zip(candidates, fits, strict=True)
-            for i, (row, fit) in enumerate(zip(rows, own, strict=True))
-            if may_continue(sample, row, fit)
-            for mismatch in [self._mismatch(sample, row, weights)]
-        ]
-        return continuations(len(rows), pairs)
+        known = [x for x in known if x.branch.name in (None, context.branch)]
+        return by_fit(known, rows, latents, refuse)
 
     def _mismatch(
-        self, sample: Sample, row: Row, weights: ParameterVersion
+        self, sample: Sample, row: Row, *, weights: ParameterVersion
     ) -> Mismatch | None:
         """Why a row cannot go on with what a sample keeps."""
         branch, run = sample.branch, sample.trajectory
@@ -182,28 +175,21 @@ class SampleDispatcher(TimestepDispatcher):
             self._note_varying(i)
         return None if not refused.changed - run.varying else refused
 
-    def _sample(
-        self,
-        continuation: Continuation,
-        context: CallContext,
-        own: Sequence[Any],
-        weights: ParameterVersion,
-    ) -> Sample:
-        if continuation.sample is not None and continuation.mismatch is None:
-            return continuation.sample
-        return begun(context, self._new_state(own, weights))
-
     def _place(
         self,
         session: Session,
-        context: CallContext,
         own: Sequence[Any],
+        weights: ParameterVersion,
+        context: CallContext,
         row: Row,
         continuation: Continuation,
-        sample: Sample,
     ) -> Placed:
-        mismatch = continuation.mismatch
         latents = self._moved_by_sampler(own)
+        sample, mismatch = continuation.sample, continuation.mismatch
+        if sample is None or mismatch is not None:
+            if sample is not None:  # the same request, from here on
+                context = context._replace(asked=sample.trajectory.asked)
+            sample = begun(context, self._new_state(own, weights))
         call = PlacedStep(
             context,
             session,
@@ -293,7 +279,6 @@ class SampleDispatcher(TimestepDispatcher):
             self._remember_returned(
                 one.call, row_of(outputs, i), Done(outputs, history, repayment)
             )
-        note_partners([one.call.branch for one in placed])
         return outputs
 
     def _announce(

@@ -7,18 +7,21 @@ A row continues the sample whose sampler fit explains its latent (``sampler_fit`
 several the one that it explains best. Two requests for one image are on one curve, one
 behind the other, and both explain: there the one whose steps are as long. Rows may
 change places, join and leave at every call. No sample is continued by two rows, and a
-row that continues none begins one.
+row that continues none begins one. Where the server names its rows, the names say it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.per_sample.row_reading import Row
+from rfc_compile.runtime.placement import fits_of
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
@@ -133,7 +136,56 @@ class Continuation:
         return refused, round(residual, 2), self.pace, residual, number
 
 
-def may_continue(sample: Sample, row: Row, fit: Fit) -> bool:
+Refuse = Callable[["Sample", Row], "Mismatch | None"]
+"""Why a row cannot go on with what a sample keeps; None if it can."""
+
+
+def by_name(
+    samples: Sequence[Sample],
+    contexts: Sequence[CallContext],
+    rows: Sequence[Row],
+    latents: Tensor | None,
+    refuse: Refuse,
+) -> list[Continuation]:
+    """What the rows of a call are taken for where each has a name.
+
+    ``latents`` are (n, ...), None where no output answers one. A row with the latent
+    and the timestep of its sample's last step begins another.
+    """
+    known = {(x.trajectory.name, x.branch.name): x for x in samples}
+    found = [Continuation(i) for i in range(len(rows))]
+    own = [
+        (i, sample)
+        for i, context in enumerate(contexts)
+        for sample in [known.get((context.owner, context.branch))]
+        if sample is not None and not sample.trajectory.goes_back((rows[i].timestep,))
+    ]
+    fits: list[Fit | None] = [None] * len(own)
+    if latents is not None:
+        pairs = [(sample.branch, latents[i : i + 1]) for i, sample in own]
+        fits = [fit for (fit,) in fits_of(pairs)]
+    for (i, sample), fit in zip(own, fits, strict=True):
+        stands = sample.trajectory.times[-1:] == [(rows[i].timestep,)]
+        if fit is None or fit.moved or not stands:
+            found[i] = Continuation(i, sample, fit, refuse(sample, rows[i]))
+    return found
+
+
+def by_fit(
+    samples: Sequence[Sample], rows: Sequence[Row], latents: Tensor, refuse: Refuse
+) -> list[Continuation]:
+    """What the rows of a call are taken for by their latents (n, ...)."""
+    fits = fits_of([(sample.branch, latents) for sample in samples])
+    pairs = [
+        Continuation(i, sample, fit, refuse(sample, row), pace_of(sample, row))
+        for sample, own in zip(samples, fits, strict=True)
+        for i, (row, fit) in enumerate(zip(rows, own, strict=True))
+        if _may_continue(sample, row, fit)
+    ]
+    return _likeliest(len(rows), pairs)
+
+
+def _may_continue(sample: Sample, row: Row, fit: Fit) -> bool:
     """Whether a row is the next step of a sample, by its latent and timestep."""
     back = sample.trajectory.goes_back((row.timestep,))
     return row.finite and fit.moved and fit.explained and not back
@@ -147,7 +199,7 @@ def pace_of(sample: Sample, row: Row) -> float:
     return abs((row.timestep - times[1]) / (times[1] - times[0]) - 1)
 
 
-def continuations(rows: int, pairs: Iterable[Continuation]) -> list[Continuation]:
+def _likeliest(rows: int, pairs: Iterable[Continuation]) -> list[Continuation]:
     """What every row of a call is taken for; ``pairs`` are those that may be."""
     found = [Continuation(row) for row in range(rows)]
     taken: set[Sample] = set()

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from rfc_compile.config.options import Options
-from rfc_compile.runtime.guidance_branch import GuidanceBranch
-from rfc_compile.runtime.latent_pair import partners
+from rfc_compile.runtime.latent_pair import alike
 from rfc_compile.runtime.repayment import Repayment, repay
 from rfc_compile.runtime.step import PlacedStep
 
@@ -49,13 +48,19 @@ def repay_row(
     )
 
 
-def note_partners(branches: Sequence[GuidanceBranch]) -> None:
-    """Rows of a call with the same latent: the sampler mixes their outputs."""
-    newest = [branch.returned[:1] for branch in branches]
-    if not all(newest):
+def note_partners(calls: Sequence[PlacedStep]) -> None:
+    """Rows of a call with the same latent: the sampler mixes their outputs.
+
+    Two requests may begin with the same noise: where rows have names, only those of one
+    name are mixed.
+    """
+    calls = [call for call in calls if call.branch.returned]
+    if not calls:
         return
-    rows = partners(torch.cat([kept[0].latent for kept in newest]))
-    for i, branch in enumerate(branches):
-        others = [newest[own[i]][0].output for own in rows]
-        first, *older = branch.returned
-        branch.returned = [first._replace(others=others), *older]
+    newest = [call.branch.returned[0] for call in calls]
+    same = alike(torch.cat([one.latent for one in newest]))
+    for i, call in enumerate(calls):
+        owner = call.context.owner
+        own = [j for j in same[i] if calls[j].context.owner == owner]
+        mixed = newest[i]._replace(others=[newest[j].output for j in own])
+        call.branch.returned = [mixed, *call.branch.returned[1:]]
