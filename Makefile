@@ -70,9 +70,10 @@ check: $(INSTALLED)
 	cd .mypy_build && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 	$(BIN)/python tests/repository/sources.py
 
-# The site, in site/; a broken link or a name that is gone is an error.
+# The site, in site/; a broken link or a name that is gone is an error (`--quiet` would
+# hide it).
 docs: $(INSTALLED)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

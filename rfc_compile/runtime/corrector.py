@@ -14,7 +14,7 @@ steps at u_i errs by ``delta g_j`` at step j (Newton's remainder). The sampler i
     y_b' = y_b + c delta,      c = S A_b / B_b
 
 What is kept for predictions stays uncorrected. A_b and B_b are not known yet at b; they
-go on as they did. Source: derived in docs/METHOD.md; no published cache does it.
+go on as they did. Source: derived in docs/method.md; no published cache does it.
 """
 
 from __future__ import annotations
