@@ -20,7 +20,7 @@ TRAJECTORIES ?= 200
 
 PYTEST := $(BIN)/pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test quick nightly check bench coverage fuzz soak upstream
+.PHONY: demo docs test quick nightly check bench coverage fuzz soak upstream
 
 demo: $(INSTALLED)
 	$(BIN)/rfc-compile demo --output demo
@@ -70,9 +70,14 @@ check: $(INSTALLED)
 	cd .mypy_build && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 	$(BIN)/python tests/repository/sources.py
 
+# The site, in site/; a broken link or a name that is gone is an error (`--quiet` would
+# hide it).
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
-	$(BIN)/rfc-compile bench --output benchmarks/results --readme README.md
+	$(BIN)/rfc-compile bench --output benchmarks/results --readme docs/comparison.md
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m benchmarks.coverage

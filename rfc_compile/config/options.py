@@ -68,13 +68,14 @@ class Options:
     Attributes:
         preset: ``quality``, ``balanced`` or ``fast``: how much error is allowed, where
             neither a tolerance nor a threshold nor a target is given.
-        estimator: how outputs are predicted: ``subspace``, ``rfe``, ``taylor`` or
-            ``reuse``; None is ``subspace`` for modules, ``taylor`` for whole blocks.
+        estimator: how outputs are predicted: ``subspace``, ``rfe`` (the paper's),
+            ``taylor`` or ``reuse`` (FORA's); None is ``subspace`` for modules,
+            ``taylor`` for whole blocks.
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
             ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2 for modules, 1 for
             whole blocks, 0 for ``reuse``.
-        schedule: which steps are full: ``error_control``, ``even``, ``rcs``,
-            ``interval`` or ``mask``; with a target it is ``even``.
+        schedule: which steps are full: ``error_control``, ``even``, ``rcs`` (the
+            paper's), ``interval`` or ``mask``; with a target it is ``even``.
         target_nfc: full steps of a guidance branch wanted, spread evenly over the run:
             by steps where a pipeline or ``rfc_compile.trajectory(num_steps=...)`` says
             how many there are, else by timesteps.
@@ -102,16 +103,16 @@ class Options:
         cache_dtype: of what is kept of inputs and outputs: ``bfloat16`` or ``float16``
             (values beyond 65504 become 65504). None keeps them as the model computes
             them.
-        granularity: what a region is: ``module``, every attention and MLP; ``block``;
-            ``stack``, the whole run of blocks; ``model``, the whole forward. Coarser is
-            faster and keeps less. None is ``stack``, but ``module`` for a graph that is
-            not given the timestep.
+        granularity: what a region is: ``module``, every attention and MLP (the
+            paper's); ``block``; ``stack``, all blocks in a row; ``model``, the whole
+            forward. Coarser is faster and keeps less. None is ``stack``, but ``module``
+            for a graph that is not given the timestep.
         inner: the Dynamo backend that compiles the resulting graphs.
         inner_options: its options.
         timestep: name of the model's timestep input, None to find it.
         process_group: of torch.distributed: the ranks that share one computation of the
-            model, and so decide together (``rfc_compile.ranks``). None is the ranks
-            that collectives or sharded weights in the graph name, else this one alone.
+            model, and so decide together. None is the ranks that collectives or sharded
+            weights in the graph name, else this one alone.
         disable_passes: for debugging, graph passes to leave out: ``small_matmuls``,
             ``fold_repeats``.
         min_coverage: share of the FLOPs that must lie inside regions, 0 to 1; a

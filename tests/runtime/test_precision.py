@@ -115,6 +115,16 @@ def test_int8_weights(quantize: Any, denoiser: Denoiser, form: str) -> None:
         assert len(explanation.regions) == denoiser.regions
 
 
+def test_float8_weights() -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    model = FLUX.model()
+    quantization.quantize_(model, quantization.Float8WeightOnlyConfig())
+    rfc = compiled(model, **MODULES)
+    compare(FLUX, rfc, model).check()
+    assert len(rfc_compile.explain(rfc).regions) == FLUX.regions
+    assert not rfc_compile.explain(rfc).fallbacks
+
+
 def test_int8_weights_may_move(quantize: Any) -> None:
     """Moving swaps a quantized weight, which nothing else may refer to then."""
     model = quantize(FLUX.model())
