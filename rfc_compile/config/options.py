@@ -104,9 +104,9 @@ class Options:
             (values beyond 65504 become 65504). None keeps them as the model computes
             them.
         granularity: what a region is: ``module``, every attention and MLP (the
-            paper's); ``block``; ``stack``, all blocks in a row; ``model``, the whole
-            forward. Coarser is faster and keeps less. None is ``stack``, but ``module``
-            for a graph that is not given the timestep.
+            paper's); ``block``; ``stack``, the whole run of blocks; ``model``, the
+            whole forward. Coarser is faster and keeps less. None is ``stack``, but
+            ``module`` for a graph that is not given the timestep.
         inner: the Dynamo backend that compiles the resulting graphs.
         inner_options: its options.
         timestep: name of the model's timestep input, None to find it.
