@@ -43,6 +43,11 @@ ROUGH = 0.05
 half of it is repaid."""
 
 
+LONG_MEMORY = 0.3
+"""A larger C is that of a sampler with a longer memory (PNDM), or whose steps are stages
+that begin at an older latent: its factors are not those of the steps to come."""
+
+
 @dataclass(frozen=True)
 class Debt:
     """What one guidance branch owes since its last full step.
@@ -70,6 +75,8 @@ class Debt:
         if fit is None or not fit.explained:
             return Debt(self.nodes)
         owed = self.owed
+        if np.abs(fit.c).max() > LONG_MEMORY:
+            owed = None
         if owed is not None:
             owed = _next(fit, owed, self.remainders), owed[0]
         residual = max(self.residual, fit.residual)

@@ -148,8 +148,10 @@ def owing(fit: Fit) -> Debt:
     return debt.carried_on(fit).after(TIMES[2], (), full=False)
 
 
-def fit(residual: float = 0.0, *, explained: bool = True, b: float = -0.1) -> Fit:
-    factors = np.ones(1), np.full((1, 1), b), np.zeros(1), np.zeros((1, 1))
+def fit(
+    residual: float = 0.0, *, explained: bool = True, b: float = -0.1, c: float = 0.0
+) -> Fit:
+    factors = np.ones(1), np.full((1, 1), b), np.full(1, c), np.zeros((1, 1))
     return Fit(residual, True, explained, explained, *factors)
 
 
@@ -159,7 +161,7 @@ def test_nothing_is_owed_after_a_full_step() -> None:
     assert debt.carried_on(fit()).share(TIMES[2]) is None
 
 
-@pytest.mark.parametrize("between", [None, fit(explained=False)])
+@pytest.mark.parametrize("between", [None, fit(explained=False), fit(c=-0.6)])
 def test_nothing_is_repaid_after_a_step_that_is_not_explained(
     between: Fit | None,
 ) -> None:
@@ -174,6 +176,13 @@ def test_half_is_repaid_where_the_fit_is_rough() -> None:
     # Newton's remainders are 0.1 * 0.2 at the cached step and 0.2 * 0.3 at the full one
     assert exact == pytest.approx(1 / 3)
     assert rough == pytest.approx(1 / 6)
+
+
+def test_a_longer_memory_is_still_measured() -> None:
+    """The schedule needs the weight of an output, not what it does two steps later."""
+    debt = owing(fit()).carried_on(fit(c=-0.6))
+    sizes = np.ones(1), np.ones(1)
+    assert debt.curvature(TIMES[3], np.ones(1), sizes, debt.nodes) is not None
 
 
 def test_no_more_than_the_largest_is_added() -> None:
