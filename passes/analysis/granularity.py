@@ -10,7 +10,8 @@ modulation of later layers). Of outputs that are values of the stream, the diffe
 the stream before the region is kept: a cached step is ``h' = h + estimate``.
 
 A value in the middle that is read outside ends the merge there (a long skip, a value
-that the forward returns); ``Regions.apart`` tells why.
+that the forward returns), unless all such values flow into one (a sum of skips), which
+is then the output of the stack; ``Regions.apart`` tells why.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from torch import fx
 
 from rfc_compile.passes.analysis.block_grouping import blocks_of
-from rfc_compile.passes.analysis.merged_region import Apart, merged_region
+from rfc_compile.passes.analysis.merged_region import Apart, joined_region, merged_region
 from rfc_compile.passes.analysis.model_region import model_region
 from rfc_compile.passes.analysis.records import Region, Regions
 from rfc_compile.passes.analysis.regions import numbered, without_cycles
@@ -48,6 +49,10 @@ def merge_regions(
     blocks = blocks_of(regions.found)
     runs = [blocks] if granularity == "stack" else [[block] for block in blocks]
     merged, why = merge_runs(runs, regions.found, ancestry)
+    if granularity == "stack" and any(region.kind != "stack" for region in merged):
+        joined = joined_region(regions.found, ancestry)
+        if joined is not None and len(merged) > 1:
+            merged, why = [replace(joined, kind="stack", module=_label(blocks))], []
     apart = dict.fromkeys(why)
     if len(without_cycles(merged, ancestry, [])) < len(merged):
         merged = list(regions.found)

@@ -20,16 +20,6 @@ _ACTIVATIONS = frozenset(
 )
 
 
-_FUSED_LAYERS = frozenset(
-    {aten._transformer_encoder_layer_fwd, aten._native_multi_head_attention}
-)
-
-
-def on_fast_path(gm: fx.GraphModule) -> bool:
-    """Whether layers of torch.nn are single ops, in which no branch is seen."""
-    return any(packet(node) in _FUSED_LAYERS for node in gm.graph.nodes)
-
-
 def kind_of(
     nodes: Sequence[fx.Node], ancestry: Ancestry, static: frozenset[fx.Node]
 ) -> str:
