@@ -174,7 +174,7 @@ def _input_of(add: ResidualAdd, output: fx.Node, ancestry: Ancestry) -> fx.Node 
     """The value the branch's first expensive op reads, in the stream's own layout.
 
     It has a leading dimension of the same size as the output's, the samples. Where the
-    op reads several (windows that are cut and stacked), the last one that all come from.
+    op reads several (windows that are cut and stacked), the last that all come from.
     """
     wanted = tensor_of(output)
     assert wanted is not None

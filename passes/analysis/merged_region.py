@@ -30,11 +30,15 @@ from rfc_compile.passes.fx_utils import (
 
 
 class Apart(Exception):
-    """Why members are not one region; ``last`` is the index of the one to blame."""
+    """Why members are not one region; ``last`` is the index of the one to blame.
 
-    def __init__(self, reason: str, last: int) -> None:
+    ``leaks``: a value that is no stream is read outside.
+    """
+
+    def __init__(self, reason: str, last: int, *, leaks: bool = False) -> None:
         super().__init__(reason)
         self.last = last
+        self.leaks = leaks
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ def _read_outside(merge: _Merge) -> Iterator[fx.Node]:
         where = merge.members[last].module
         if root not in merge.adds:
             what = f"a value of {module_path([node])}"
-            raise Apart(f"{where}: {what} is read outside, {_where(reader)}", last)
+            reason = f"{where}: {what} is read outside, {_where(reader)}"
+            raise Apart(reason, last, leaks=True)
         if root in streams:
             raise Apart(f"{where}: the stream after it is read {_where(reader)}", last)
         yield node
@@ -305,9 +310,7 @@ def _read_after(value: fx.Node, node: fx.Node, ancestry: Ancestry) -> bool:
 def _is_smaller(node: fx.Node, before: fx.Node) -> bool:
     a, b = tensor_of(node), tensor_of(before)
     return (
-        a is not None
-        and b is not None
-        and statically_known_true(a.numel() < b.numel())
+        a is not None and b is not None and statically_known_true(a.numel() < b.numel())
     )
 
 

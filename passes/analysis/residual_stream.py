@@ -59,9 +59,13 @@ def residual_stream(
 
     ``sources`` are the latent and text placeholders: a stream depends on one.
     """
-    expensive = ancestry.bits(node for node in ancestry.nodes if is_expensive(node))
-    from_sources = ancestry.bits(sources)
     samples = _samples(sources)
+    expensive = ancestry.bits(
+        node
+        for node in ancestry.nodes
+        if is_expensive(node) and not _holds_vectors(node, samples)
+    )
+    from_sources = ancestry.bits(sources)
     found: dict[fx.Node, ResidualAdd] = {}
     for node in gm.graph.nodes:
         if _holds_vectors(node, samples):

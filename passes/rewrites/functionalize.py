@@ -37,7 +37,7 @@ _FILLS: dict[Any, Callable[[fx.Node], Any]] = {
     aten.full_like: lambda node: node.args[1],
     aten.new_full: lambda node: node.args[2],
 }
-"""Ops that read nothing of their tensor but its shape, and what they are filled with."""
+"""Ops that read nothing of their tensor but its shape, and what they fill it with."""
 
 _RANDOM = torch.Tag.nondeterministic_seeded
 

@@ -10,19 +10,26 @@ is wrong. The ops and their order are those of the op's kernel on CPU
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rfc_compile.torch_internals import (
+    FUSED_ATTENTION,
+    FUSED_LAYER,
+    masked_softmax,
+    rescaled_qkv,
+)
 
-def opened(function: Any, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+
+def opened(function: Any, arguments: Sequence[Any]) -> Any:
     """The function that stands for a call of ``function``, itself mostly."""
-    if function is torch._transformer_encoder_layer_fwd:
+    if function is FUSED_LAYER:
         return encoder_layer
-    if function is torch._native_multi_head_attention:
+    if function is FUSED_ATTENTION:
         query, key, value = arguments[:3]
         return self_attention if query is key is value else function
     return function
@@ -50,7 +57,7 @@ def encoder_layer(
     mask: Tensor | None = None,
     mask_type: int | None = None,
 ) -> Tensor:
-    """``torch._transformer_encoder_layer_fwd``; (B, T, width) to the same."""
+    """PyTorch's fused encoder layer; (B, T, width) to the same."""
 
     def norm1(x: Tensor) -> Tensor:
         return F.layer_norm(x, (width,), norm1_weight, norm1_bias, eps)
@@ -84,7 +91,7 @@ def self_attention(
     average_attn_weights: bool = True,
     mask_type: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``torch._native_multi_head_attention`` of one tensor, (B, T, width)."""
+    """PyTorch's fused attention of one tensor to itself, (B, T, width)."""
     result, weights = _attention(
         query,
         width,
@@ -112,14 +119,16 @@ def _attention(
     """The result (B, T, width) and the weights (B, heads, T, T)."""
     batch, length, _ = x.shape
     projected = F.linear(x, in_weight)
-    parts = torch._transform_bias_rescale_qkv(projected, in_bias, heads)
+    parts = rescaled_qkv(projected, in_bias, heads)
     q, k, v = (part.flatten(0, 1) for part in parts)
     scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, length)
     if mask is None:
         weights = torch.softmax(scores, -1)
     else:
         masked = mask.to(torch.bool)
-        weights = torch._masked_softmax(scores, masked, scores.dim() - 1, mask_type)
+        weights = masked_softmax(scores, masked, scores.dim() - 1, mask_type)
     read = torch.bmm(weights.flatten(0, 1), v).view(batch, heads, length, -1)
-    result = F.linear(read.transpose(1, 2).flatten(0, 1).flatten(1), out_weight, out_bias)
+    result = F.linear(
+        read.transpose(1, 2).flatten(0, 1).flatten(1), out_weight, out_bias
+    )
     return result.view(batch, length, width), weights

@@ -34,6 +34,7 @@ from rfc_compile.passes.state.state_layout import StateLayout
 
 log = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class Plan:
     """A graph whose regions are found.
