@@ -44,6 +44,11 @@ CompiledGraph = Callable[..., Sequence[Any]]
 invoke_subgraph: Callable[..., Any] = _invoke_subgraph
 """The op that calls a submodule: ``(submodule, its name, *operands)``."""
 
+FUSED_LAYER = torch._transformer_encoder_layer_fwd
+FUSED_ATTENTION = torch._native_multi_head_attention
+rescaled_qkv: Callable[..., Any] = torch._transform_bias_rescale_qkv
+masked_softmax: Callable[..., torch.Tensor] = torch._masked_softmax
+
 DynamoControl = TorchDynamoException
 """What Dynamo raises through a backend to steer itself; never to be swallowed."""
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
@@ -174,34 +173,34 @@ def _inputs(candidate: _Candidate) -> list[fx.Node]:
 def _input_of(add: ResidualAdd, output: fx.Node, ancestry: Ancestry) -> fx.Node | None:
     """The value the branch's first expensive op reads, in the stream's own layout.
 
-    It has a leading dimension of the same size as the output's, the samples.
+    It has a leading dimension of the same size as the output's, the samples. Where the
+    op reads several (windows that are cut and stacked), the last that all come from.
     """
     wanted = tensor_of(output)
     assert wanted is not None
-    operands = add.expensive[0].all_input_nodes
-    node = next(node for node in operands if ancestry.depends(node, add.start))
     found = None
-    while True:
-        value = tensor_of(node)
+    frontier = {n for n in add.expensive[0].all_input_nodes if _from(add, n, ancestry)}
+    while frontier:
+        node = max(frontier, key=ancestry.index.__getitem__)
+        alone, value = len(frontier) == 1, tensor_of(node)
         if (
-            value is not None
+            alone
+            and value is not None
             and value.is_floating_point()
             and value.ndim >= min(3, wanted.ndim)
             and statically_known_true(value.shape[0] == wanted.shape[0])
         ):
             found = node
-        passes_on = is_layout(node) or is_copy(node) or _moves_zero(node)
-        if node is add.start or not passes_on:
+        layout = alone and (is_layout(node) or is_copy(node))
+        if node is add.start or (found is not None and not layout):
             return found
-        node = node.all_input_nodes[0]
+        frontier.remove(node)
+        frontier |= {n for n in node.all_input_nodes if _from(add, n, ancestry)}
+    return found
 
 
-def _moves_zero(node: fx.Node) -> bool:
-    """Whether quantized values get another zero point: ``x_int8 + 128``, for uint8."""
-    value = tensor_of(node)
-    integers = value is not None and not value.is_floating_point()
-    shifted = node.target is torch.ops.aten.add.Tensor
-    return integers and shifted and len(node.all_input_nodes) == 1
+def _from(add: ResidualAdd, node: fx.Node, ancestry: Ancestry) -> bool:
+    return ancestry.depends(node, add.start)
 
 
 def _nodes(candidate: _Candidate, kept: Sequence[fx.Node]) -> list[fx.Node]:

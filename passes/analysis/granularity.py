@@ -10,7 +10,8 @@ modulation of later layers). Of outputs that are values of the stream, the diffe
 the stream before the region is kept: a cached step is ``h' = h + estimate``.
 
 A value in the middle that is read outside ends the merge there (a long skip, a value
-that the forward returns); ``Regions.apart`` tells why.
+that the forward returns), unless all such values flow into one (a sum of skips), which
+is then the output of the stack; ``Regions.apart`` tells why.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from dataclasses import dataclass, field, replace
 from torch import fx
 
 from rfc_compile.passes.analysis.block_grouping import blocks_of
-from rfc_compile.passes.analysis.merged_region import Apart, merged_region
+from rfc_compile.passes.analysis.merged_region import (
+    Apart,
+    joined_region,
+    merged_region,
+)
 from rfc_compile.passes.analysis.model_region import model_region
 from rfc_compile.passes.analysis.records import Region, Regions
 from rfc_compile.passes.analysis.regions import numbered, without_cycles
@@ -47,7 +52,12 @@ def merge_regions(
         return replace(regions, found=tuple(numbered([whole])))
     blocks = blocks_of(regions.found)
     runs = [blocks] if granularity == "stack" else [[block] for block in blocks]
-    merged, why = merge_runs(runs, regions.found, ancestry)
+    merging = _Merging(regions.found, ancestry)
+    merged, why = merging.all_of(runs), merging.apart
+    if granularity == "stack" and merging.leaks and len(merged) > 1:
+        joined = joined_region(regions.found, ancestry)
+        if joined is not None:
+            merged, why = [replace(joined, kind="stack", module=_label(blocks))], []
     apart = dict.fromkeys(why)
     if len(without_cycles(merged, ancestry, [])) < len(merged):
         merged = list(regions.found)
@@ -56,27 +66,21 @@ def merge_regions(
     return replace(regions, found=tuple(numbered(merged)), apart=tuple(apart))
 
 
-def merge_runs(
-    runs: Sequence[Sequence[Sequence[Region]]],
-    regions: Sequence[Region],
-    ancestry: Ancestry,
-) -> tuple[list[Region], list[str]]:
-    """Each run of blocks as few regions as can be, and why they are not fewer.
-
-    ``regions`` are all of the graph.
-    """
-    merging = _Merging(regions, ancestry)
-    merged = [region for run in runs for region in merging.largest(run, "block")]
-    return merged, merging.apart
-
-
 @dataclass
 class _Merging:
-    """Merges regions of one graph; ``apart`` collects why some are not merged."""
+    """Merges regions of one graph; ``apart`` collects why some are not merged.
+
+    ``leaks``: whether one reason is a value that is no stream and is read outside.
+    """
 
     regions: Sequence[Region]
     ancestry: Ancestry
     apart: list[str] = field(default_factory=list)
+    leaks: bool = False
+
+    def all_of(self, runs: Sequence[Sequence[Sequence[Region]]]) -> list[Region]:
+        """Each run of blocks as few regions as can be."""
+        return [region for run in runs for region in self.largest(run, "block")]
 
     def largest(self, units: Sequence[Sequence[Region]], kind: str) -> Iterator[Region]:
         """The largest runs of units that are one region each, in order.
@@ -95,6 +99,7 @@ class _Merging:
                 merged = merged_region(members, self.regions, self.ancestry)
             except Apart as why:
                 self.apart.append(str(why))
+                self.leaks |= why.leaks
                 if len(run) > 1:  # the one to blame may be the last of a run
                     blamed = members[why.last]
                     (unit,) = (i for i, unit in enumerate(run) if blamed in unit)

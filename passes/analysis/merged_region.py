@@ -30,11 +30,15 @@ from rfc_compile.passes.fx_utils import (
 
 
 class Apart(Exception):
-    """Why members are not one region; ``last`` is the index of the one to blame."""
+    """Why members are not one region; ``last`` is the index of the one to blame.
 
-    def __init__(self, reason: str, last: int) -> None:
+    ``leaks``: a value that is no stream is read outside.
+    """
+
+    def __init__(self, reason: str, last: int, *, leaks: bool = False) -> None:
         super().__init__(reason)
         self.last = last
+        self.leaks = leaks
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ def _read_outside(merge: _Merge) -> Iterator[fx.Node]:
         where = merge.members[last].module
         if root not in merge.adds:
             what = f"a value of {module_path([node])}"
-            raise Apart(f"{where}: {what} is read outside, {_where(reader)}", last)
+            reason = f"{where}: {what} is read outside, {_where(reader)}"
+            raise Apart(reason, last, leaks=True)
         if root in streams:
             raise Apart(f"{where}: the stream after it is read {_where(reader)}", last)
         yield node
@@ -226,6 +231,87 @@ def _input_of(output: fx.Node, base: fx.Node, merge: _Merge) -> fx.Node:
         ):
             return node
     return base
+
+
+def joined_region(members: Sequence[Region], ancestry: Ancestry) -> Region | None:
+    """One region up to the value that all which is read outside flows into.
+
+    before   block 0 -> skip 0 -.        the skips of a gated stack, read outside of it
+             block 1 -> skip 1 -+- sum -> head
+    after    outputs   sum, kept as it is
+
+    None where the ways to the results part, or the value is a result.
+    """
+    core = [node for region in members for node in region.nodes]
+    where = ancestry.index.__getitem__
+    output = _meeting_point(core, ancestry)
+    if output is None:
+        return None
+    first = min((n for region in members for n in region.inputs), key=where)
+    while not _predicts(first, output) and (is_layout(first) or is_copy(first)):
+        first = first.all_input_nodes[0]  # rows of the layers may be parts of a sample
+    if not _predicts(first, output):
+        return None
+    nodes = needed_by_outputs_alone(frozenset([output]), [first], [], ancestry)
+    if not nodes.issuperset(core):
+        return None
+    return Region(
+        name="",
+        kind="",
+        module="",
+        inputs=(first,),
+        outputs=(output,),
+        input_of=(0,),
+        nodes=tuple(sorted(nodes, key=where)),
+        flops=sum(map(flops, nodes)),
+        adds=tuple(add for region in members for add in region.adds),
+    )
+
+
+def _predicts(first: fx.Node, output: fx.Node) -> bool:
+    """Whether both hold floating point tokens of the same samples."""
+    a, b = tensor_of(first), tensor_of(output)
+    if a is None or b is None or a.ndim < 3 or b.ndim < 3:
+        return False
+    numbers = a.is_floating_point() and b.is_floating_point()
+    return numbers and statically_known_true(a.shape[0] == b.shape[0])
+
+
+def _meeting_point(nodes: Sequence[fx.Node], ancestry: Ancestry) -> fx.Node | None:
+    """The first value that every way from the nodes to the results goes through.
+
+    Of values of one another's content (a stack that is summed) the smallest.
+    """
+    behind = ancestry.bits(nodes)
+    after = [node for node in ancestry.nodes if ancestry.masks[node] & behind]
+    last = max(map(ancestry.index.__getitem__, nodes))
+    open_ways: set[fx.Node] = set()
+    found: fx.Node | None = None
+    for node in after:
+        if node.op == "output":
+            break
+        open_ways = {way for way in open_ways if _read_after(way, node, ancestry)}
+        open_ways.add(node)
+        if ancestry.index[node] < last or open_ways != {node}:
+            if found is not None:
+                break
+            continue
+        if found is not None and not _is_smaller(node, found):
+            break
+        found = node
+    return found
+
+
+def _read_after(value: fx.Node, node: fx.Node, ancestry: Ancestry) -> bool:
+    """Whether a value is read behind ``node``, itself not counted."""
+    return any(ancestry.index[user] > ancestry.index[node] for user in value.users)
+
+
+def _is_smaller(node: fx.Node, before: fx.Node) -> bool:
+    a, b = tensor_of(node), tensor_of(before)
+    return (
+        a is not None and b is not None and statically_known_true(a.numel() < b.numel())
+    )
 
 
 def needed_by_outputs_alone(

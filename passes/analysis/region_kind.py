@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rfc_compile.passes.analysis.flops import (
     is_attention,
@@ -12,7 +14,7 @@ from rfc_compile.passes.analysis.flops import (
     is_expensive,
     is_matmul_of_activations,
 )
-from rfc_compile.passes.fx_utils import Ancestry, aten, packet
+from rfc_compile.passes.fx_utils import Ancestry, aten, packet, tensor_of
 from rfc_compile.torch_internals import is_collective
 
 _ACTIVATIONS = frozenset(
@@ -20,33 +22,25 @@ _ACTIVATIONS = frozenset(
 )
 
 
-_FUSED_LAYERS = frozenset(
-    {aten._transformer_encoder_layer_fwd, aten._native_multi_head_attention}
-)
-
-
-def on_fast_path(gm: fx.GraphModule) -> bool:
-    """Whether layers of torch.nn are single ops, in which no branch is seen."""
-    return any(packet(node) in _FUSED_LAYERS for node in gm.graph.nodes)
-
-
 def kind_of(
     nodes: Sequence[fx.Node], ancestry: Ancestry, static: frozenset[fx.Node]
 ) -> str:
     """The kind of a region with these nodes."""
+    maps = ancestry.bits(filter(is_expensive, nodes))
     attention = {
         node
         for node in nodes
-        if is_attention(node) or is_matmul_of_activations(node, static)
+        if is_attention(node)
+        or is_matmul_of_activations(node, static)
+        or _is_opaque_attention(node, ancestry, maps)
     }
     if not attention:
         return "conv" if any(map(is_conv, nodes)) else "mlp"
-    expensive = ancestry.bits(filter(is_expensive, nodes))
     attended = ancestry.bits(attention)
     activated = any(
         node.op == "call_function"
         and packet(node) in _ACTIVATIONS
-        and ancestry.masks[node] & expensive
+        and ancestry.masks[node] & maps
         and _feeds_a_linear(node, ancestry, attended)
         for node in nodes
     )
@@ -62,6 +56,43 @@ def is_single_linear_map(nodes: Sequence[fx.Node], static: frozenset[fx.Node]) -
     return len(expensive) == 1 and not (
         is_attention(expensive[0]) or is_matmul_of_activations(expensive[0], static)
     )
+
+
+def _is_opaque_attention(node: fx.Node, ancestry: Ancestry, maps: int) -> bool:
+    """Whether somebody's own op attends: what it reads is projected inside the region.
+
+    Queries, keys and values, keys shaped like values; or all three in one tensor.
+    ``maps`` are the linears of the region.
+    """
+    target, result = node.target, _first_tensor(node)
+    if not isinstance(target, torch._ops.OpOverload) or result is None:
+        return False
+    if target.namespace in ("aten", "prims") or is_collective(node):
+        return False
+    read = [
+        value
+        for operand in node.all_input_nodes
+        if ancestry.masks[operand] & maps
+        and (value := tensor_of(operand)) is not None
+        and value.ndim >= 3
+    ]
+    if len(read) == 1:
+        return statically_known_true(read[0].numel() == 3 * result.numel())
+    return len(read) >= 3 and _alike(read[1], read[2]) and _alike(read[0], result)
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether shapes are the same but for the width of a head."""
+    return a.ndim == b.ndim and all(
+        statically_known_true(m == n)
+        for m, n in zip(a.shape[:-1], b.shape[:-1], strict=True)
+    )
+
+
+def _first_tensor(node: fx.Node) -> torch.Tensor | None:
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, tuple | list) and value else value
+    return first if isinstance(first, torch.Tensor) else None
 
 
 def _feeds_a_linear(activation: fx.Node, ancestry: Ancestry, attended: int) -> bool:

@@ -8,15 +8,18 @@
 A residual add is ``add(x, b)`` (or ``addcmul(x, gate, v)``) with equal shapes where
 ``x``, walked through casts, views, slices and earlier adds of the same chain, is an
 ancestor of ``b``, depends on the latent or text input, and an expensive op lies
-between. No model names: the graph itself shows where the stream is.
+between. A vector per sample (the conditioning of a mapping network, a pooled text) is
+no stream of tokens. No model names: the graph itself shows where the stream is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rfc_compile.passes.analysis.flops import is_expensive
 from rfc_compile.passes.fx_utils import (
@@ -56,10 +59,17 @@ def residual_stream(
 
     ``sources`` are the latent and text placeholders: a stream depends on one.
     """
-    expensive = ancestry.bits(node for node in ancestry.nodes if is_expensive(node))
+    samples = _samples(sources)
+    expensive = ancestry.bits(
+        node
+        for node in ancestry.nodes
+        if is_expensive(node) and not _holds_vectors(node, samples)
+    )
     from_sources = ancestry.bits(sources)
     found: dict[fx.Node, ResidualAdd] = {}
     for node in gm.graph.nodes:
+        if _holds_vectors(node, samples):
+            continue
         for skip, branch in _operands(node):
             add = _residual_add(
                 node, skip, branch, found, ancestry, expensive, from_sources
@@ -67,6 +77,23 @@ def residual_stream(
             if add is not None:
                 found[node] = add
     return tuple(found.values())
+
+
+def _samples(sources: frozenset[fx.Node]) -> list[Any]:
+    """The numbers of samples of the sources; none where a source is itself vectors."""
+    shapes = [node.meta["val"].shape for node in sources]
+    return [] if any(len(shape) < 3 for shape in shapes) else [s[0] for s in shapes]
+
+
+def _holds_vectors(node: fx.Node, samples: Sequence[Any]) -> bool:
+    """Whether a node is one vector per sample, (B, C) or (B, 1, C)."""
+    value = tensor_of(node)
+    if value is None or value.ndim < 2:
+        return False
+    rows, *between, _ = value.shape
+    return all(statically_known_true(size == 1) for size in between) and any(
+        statically_known_true(rows == size) for size in samples
+    )
 
 
 def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:

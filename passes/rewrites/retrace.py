@@ -21,6 +21,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rfc_compile.passes.fx_utils import results_of
+from rfc_compile.passes.rewrites.fused_layers import opened
 from rfc_compile.torch_internals import graph_module, is_wrapper, without_mutations
 
 _PURE_MODULES = frozenset(
@@ -51,7 +52,7 @@ def retrace(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
 
 def trace_whole(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule:
     """Trace all ops."""
-    return _whole(fx.Interpreter(gm).run, fakes)
+    return _whole(_Opening(gm).run, fakes)
 
 
 def trace_by_op(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule | None:
@@ -60,6 +61,14 @@ def trace_by_op(gm: fx.GraphModule, fakes: Sequence[Any]) -> fx.GraphModule | No
         return _ByOp(gm).trace(fakes)
     except _Unusual:
         return None
+
+
+class _Opening(fx.Interpreter):
+    """Runs a graph, the fused layers of torch.nn op by op."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call what stands for the function."""
+        return super().call_function(opened(target, args), args, kwargs)
 
 
 def is_write(node: fx.Node) -> bool:
@@ -176,7 +185,7 @@ def _template(node: fx.Node, arguments: Any, operands: Sequence[fx.Node]) -> _Te
             owner, *positional = positional
             result = getattr(owner, str(node.target))(*positional, **named)
         else:
-            result = node.target(*positional, **named)  # type: ignore[operator]
+            result = opened(node.target, positional)(*positional, **named)
         many = isinstance(result, tuple | list)
         return tuple(result) if many else (result,)
 

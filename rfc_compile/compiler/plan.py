@@ -20,7 +20,6 @@ from rfc_compile.graph_report import GraphReport, RegionInfo
 from rfc_compile.passes.analysis.batch_dimension import Batch, find_batch
 from rfc_compile.passes.analysis.input_roles import name_the_timestep
 from rfc_compile.passes.analysis.records import Captured
-from rfc_compile.passes.analysis.region_kind import on_fast_path
 from rfc_compile.passes.analysis.streams import find_streams
 from rfc_compile.passes.pipeline import (
     OPTIONAL_PASSES,
@@ -34,11 +33,6 @@ from rfc_compile.passes.state.kept_values import input_ring, own_ring
 from rfc_compile.passes.state.state_layout import StateLayout
 
 log = logging.getLogger(__name__)
-
-FAST_PATH = (
-    "PyTorch's fast path runs layers of torch.nn as one op: call "
-    "torch.backends.mha.set_fastpath_enabled(False) first"
-)
 
 
 @dataclass(frozen=True)
@@ -163,8 +157,7 @@ def _for_graph(options: Options, captured: Captured) -> Options:
 def _refuse_little_coverage(captured: Captured, options: Options) -> None:
     regions = captured.regions
     if not regions.found and not regions.refused:
-        fused = f"; {FAST_PATH}" if on_fast_path(captured.gm) else ""
-        raise NothingToCache(f"no attention or MLP on a residual stream{fused}")
+        raise NothingToCache("no attention or MLP on a residual stream")
     if not regions.found:
         why = "; ".join(f"{item.candidate}: {item.reason}" for item in regions.refused)
         raise CannotCache(f"no region found ({why})")

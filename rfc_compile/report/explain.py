@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _NOTHING: Final = (
     "nothing to explain: no graph of this model was compiled with backend='rfc' yet; "
-    "compile it and call it once"
+    "compile it and call it once (a method other than forward, as forward_with_cfg, "
+    "calls forward uncompiled: model.forward = torch.compile(model.forward, "
+    "backend='rfc'))"
 )
 
 

@@ -44,8 +44,8 @@ half of it is repaid."""
 
 
 LONG_MEMORY = 0.3
-"""A larger C is that of a sampler with a longer memory (PNDM), or whose steps are stages
-that begin at an older latent: its factors are not those of the steps to come."""
+"""A larger C is that of a sampler with a longer memory (PNDM), or with stages that
+begin at an older latent: its factors are not those of the steps to come."""
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,17 @@ BLOCKS = {  # inputs and outputs of every region, where they are not 1 and 1 eac
     "Packed": [(2, 2), (2, 2)],
     "Crossed": [(1, 2)],
     "FromLinear": [(1, 1)] * 3,
+    "Guided": [(1, 1)] * 4,
+    "GatedSkips": [(1, 1)] * 5,
 }
 STACKS = {
     "Packed": [(2, 2)],
     "Crossed": [(1, 2)],
     "FromLinear": [(1, 1)] * 2,  # its first branch is on a stream of another shape
+    "Guided": [(2, 2)],  # the same blocks twice
 }
+PARTS = {("Crossed", "block"): 1, ("Crossed", "stack"): 1, ("GatedSkips", "block"): 4}
+"""Regions that are parts of a block: parts of a sample are rows of the layers."""
 
 
 def in_functional_graph(captured: Capture) -> tuple[Regions, fx.Node, Ancestry]:
@@ -87,10 +92,10 @@ def check_regions(name: str) -> None:
         sizes = [(len(region.inputs), len(region.outputs)) for region in found]
         assert sizes == wanted.get(name, usual), granularity
         merged = [region for region in found if region.kind in GRANULARITIES]
-        apart = name == "Crossed" and granularity != "model"
-        assert len(merged) == (0 if apart else len(found))
+        assert len(merged) == len(found) - PARTS.get((name, granularity), 0)
         for region in merged:
-            kept_whole = region.kind == "model"
+            sum_of_skips = name == "GatedSkips" and region.kind == "stack"
+            kept_whole = region.kind == "model" or sum_of_skips
             assert len(region.bases) == (0 if kept_whole else len(region.outputs))
             assert {n.name for n in region.nodes}.isdisjoint(
                 n.name for n in (*region.inputs, *region.bases)

@@ -93,33 +93,6 @@ def test_per_sample_tells_a_remedy_that_applies() -> None:
     assert reason.endswith("options={'timestep': ...} if it is one of these: k")
 
 
-class Encoder(nn.Module):
-    """Layers of torch.nn, which a fast path may run as one op each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(WIDTH, 2, 32, batch_first=True) for _ in range(2)
-        )
-
-    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
-        x = x + timestep.sin()[:, None, None]
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-def test_the_fast_path_is_named_and_the_remedy_works() -> None:
-    (reason,) = explained(build(Encoder), tokens(), timesteps(9)).fallbacks
-    assert "torch.backends.mha.set_fastpath_enabled(False)" in reason
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        found = explained(build(Encoder), tokens(), timesteps(9), granularity="module")
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
-    assert [region.kind for region in found.regions] == ["attention", "mlp"] * 2
-
-
 class Writes(Stack):
     def forward(self, x: Tensor, t: Tensor, memory: Tensor) -> Tensor:  # type: ignore[override]
         memory.copy_(x)

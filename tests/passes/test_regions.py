@@ -61,6 +61,13 @@ KINDS: dict[str, list[tuple[str, int, int]]] = {
     "Half": [("mlp", 1, 1)] * 2,
     "Images": ATTN_MLP,
     "Small": [("mlp", 1, 1)] * 2,
+    "WindowBlock": ATTN_MLP,
+    "OpaqueBlock": ATTN_MLP,
+    "Mapped": ATTN_MLP,
+    "Pooled": ATTN_MLP,
+    "Guided": ATTN_MLP * 2,
+    "EncoderLayers": ATTN_MLP,
+    "GatedSkips": [*ATTN_MLP[:2], ("mlp", 1, 1)] * 2 + ATTN_MLP[:2],
 }
 REFUSED = {
     "LongSkip": ["a long skip around residual adds"],

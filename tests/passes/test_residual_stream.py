@@ -46,6 +46,13 @@ ADDS = {
     "Half": 2,
     "Images": 4,
     "Small": 2,
+    "WindowBlock": 4,
+    "OpaqueBlock": 4,
+    "Mapped": 4,  # none on the conditioning
+    "Pooled": 4,
+    "Guided": 8,
+    "EncoderLayers": 4,
+    "GatedSkips": 8,
 }
 
 

@@ -15,8 +15,8 @@ from rfc_compile.passes.fx_utils import remove_dead_code
 from rfc_compile.passes.rewrites.retrace import _MANY, trace_by_op, trace_whole
 
 EVERY_STEP = {"schedule": "interval", "interval": 1, "inner": "eager"}
-WHOLE = {"RotatedBlock", "PermutedBlock", "FromLinear"}
-"""Models of the zoo that write to slices, or make a tensor of a constant."""
+WHOLE = {"RotatedBlock", "PermutedBlock", "FromLinear", "OpaqueBlock"}
+"""Models of the zoo with writes to slices, tensors of a constant, ops of their own."""
 
 
 def both(captured: Capture) -> tuple[fx.GraphModule | None, fx.GraphModule]:

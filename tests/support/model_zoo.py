@@ -29,6 +29,7 @@ from models import (
     text_tokens,
     tokens,
 )
+from original_forms import ORIGINAL_BLOCKS, ORIGINAL_MODELS
 from torch import Tensor, nn
 from whole_models import FromLinear, Half, Images, LongSkip, TimeOnly
 
@@ -317,6 +318,7 @@ BLOCKS = (
     GatedAttentionBlock,
     LinearAttentionBlock,
     TwoWayBlock,
+    *ORIGINAL_BLOCKS,
 )
 WHOLE_MODELS = (
     Joint,
@@ -333,6 +335,7 @@ WHOLE_MODELS = (
     Half,
     Images,
     Small,
+    *ORIGINAL_MODELS,
 )
 ZOO: dict[str, type[nn.Module]] = {
     **{block.__name__: stack_of(block) for block in BLOCKS},

@@ -54,6 +54,9 @@ class TorchCompileTesterMixin:
         model.compile(fullgraph=True)
         self.run(model)
 
+    def test_mode(self):
+        self.run(torch.compile(build(self.stack), fullgraph=True, mode="default"))
+
     def test_compile_works_with_aot(self):
         raise NotImplementedError
 
@@ -96,11 +99,11 @@ def test_their_checks_run_by_rfc(tmp_path: Path) -> None:
     )
     assert result.returncode == 1, result.stderr
     out = result.stdout
-    assert "4 failed, 2 passed, 4 deselected" in out
+    assert "6 failed, 3 passed, 4 deselected" in out
     assert "nothing was compiled by rfc" in out
-    assert "rfc: 6 checks, 2 cached, 2 regions" in out
+    assert "rfc: 9 checks, 3 cached, 3 regions" in out
     failed = {line.split()[1] for line in out.splitlines() if line[:6] == "FAILED"}
-    names = ("whole", "in_place")
+    names = ("whole", "in_place", "mode")
     assert failed == {
         f"test_models.py::{test}::test_{name}"
         for test in ("TestBroken", "TestEager")

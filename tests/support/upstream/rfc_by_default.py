@@ -39,6 +39,8 @@ def pytest_configure() -> None:
 
     @functools.wraps(original)
     def by_rfc(model: Any = None, **settings: Any) -> Any:
+        if settings.get("mode") is not None:  # torch takes one of the two
+            return original(model, **{"backend": "rfc", **settings})
         return original(model, **{"backend": "rfc", "options": OPTIONS, **settings})
 
     torch.compile = by_rfc

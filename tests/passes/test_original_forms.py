@@ -1,0 +1,108 @@
+"""Forms of original repositories: what the passes and full steps make of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from capture import capture, zoo_capture
+from models import WIDTH, build, timesteps, tokens
+from original_forms import EncoderLayers, GatedSkips
+from torch import Tensor, nn
+
+import rfc_compile
+from rfc_compile.passes.fx_utils import packet
+from rfc_compile.passes.rewrites.fused_layers import opened
+
+FUSED = (
+    torch.ops.aten._transformer_encoder_layer_fwd,
+    torch.ops.aten._native_multi_head_attention,
+)
+
+
+class Masked(nn.Module):
+    """Layers of torch.nn with a mask of positions or of padding."""
+
+    def __init__(self, keyword: str, mask: Tensor) -> None:
+        super().__init__()
+        self.inner = EncoderLayers(norm_first=True)
+        self.keyword, self.mask = keyword, mask
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        x = x * timestep.sin()[:, None, None]
+        for layer in self.inner.layers:
+            x = layer(x, **{self.keyword: self.mask})
+        return x
+
+
+class SelfAttention(nn.Module):
+    """nn.MultiheadAttention by itself, with the weights it gives by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        h, _ = self.attn(x, x, x)
+        return x + h * timestep.sin()[:, None, None]
+
+
+CAUSAL = torch.ones(6, 6).triu(1).bool()
+PADDING = torch.arange(6).expand(2, 6) > torch.tensor([[3], [5]])
+FORMS: dict[str, Any] = {
+    "gelu": EncoderLayers,
+    "relu": lambda: EncoderLayers(activation="relu"),
+    "norm_first": lambda: EncoderLayers(norm_first=True),
+    "positions": lambda: Masked("src_mask", CAUSAL),
+    "padding": lambda: Masked("src_key_padding_mask", PADDING),
+    "attention": SelfAttention,
+    "gated": GatedSkips,
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_fused_layers_keep_their_bits(name: str) -> None:
+    """Full steps are the fast path's, though its ops are run one by one."""
+    model = build(FORMS[name])
+    options = {"inner": "eager", "min_coverage": 0.0}
+    rfc = torch.compile(model, backend="rfc", options=options)
+    plain = torch.compile(build(FORMS[name]), backend="eager")
+    for x in (tokens(), tokens().mT.contiguous().mT):
+        with torch.no_grad():
+            found = rfc(x, timesteps(9))
+            expected = plain(x, timesteps(9))
+        real = ~expected.isnan()
+        assert torch.equal(found[real], expected[real])
+    assert rfc_compile.explain(rfc).regions
+
+
+def test_no_fused_layer_is_left() -> None:
+    graph = zoo_capture("EncoderLayers").functional.graph
+    assert not {packet(node) for node in graph.nodes}.intersection(FUSED)
+
+
+def test_other_functions_stand_for_themselves() -> None:
+    x, y = tokens(0), tokens(1)
+    assert opened(torch.add, (x, y)) is torch.add
+    fused = torch._native_multi_head_attention
+    assert opened(fused, (x, y, y)) is fused
+
+
+def test_a_stack_whose_skips_are_summed_is_one_region() -> None:
+    """It ends at the sum, of which the values themselves are kept."""
+    call = build(GatedSkips), tokens(), timesteps(9)
+    captured = capture(*call, granularity="stack")
+    (region,) = captured.found.regions.found
+    assert region.kind == "stack"
+    assert not region.bases
+    assert [str(node.target) for node in region.outputs] == ["aten.sum.dim_IntList"]
+    assert captured.found.regions.coverage > 0.9
+    assert not captured.found.regions.apart
+
+
+def test_constants_read_no_tensor() -> None:
+    graph = zoo_capture("Mapped").functional.graph
+    names = {str(node.target) for node in graph.nodes}
+    assert "aten.full.default" in names
+    assert "aten.new_zeros.default" not in names
