@@ -6,7 +6,6 @@ have overwritten the oldest of what this one keeps.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence, Set
 
 import torch
@@ -20,29 +19,20 @@ CLEAR = 1e-3
 norm of what is summed."""
 
 
-class Given:
-    """The conditioning inputs of a call; they are read when first asked for."""
+def rule_out(
+    branch: GuidanceBranch, given: Sequence[Tensor], varying: Set[int]
+) -> Mismatch | None:
+    """That a call's inputs are not those of the branch's last call, beyond rounding.
 
-    def __init__(self, values: Sequence[Tensor]) -> None:
-        self._values = values
-
-    @functools.cached_property
-    def _fingerprints(self) -> Sequence[tuple[float, float]]:
-        """The fingerprint of each input, and its size; one copy to the host."""
-        if not self._values:
-            return []
-        pairs = torch.stack([fingerprint_and_size(value) for value in self._values])
-        return [(value, size) for value, size in pairs.tolist()]
-
-    def rules_out(self, branch: GuidanceBranch, varying: Set[int]) -> Mismatch | None:
-        """That they are not those of the branch's last call, beyond rounding.
-
-        ``varying`` are the indices of inputs that are not compared.
-        """
-        pairs = zip(branch.conditioning, self._fingerprints, strict=False)
-        changed = frozenset(
-            i
-            for i, (old, (value, size)) in enumerate(pairs)
-            if abs(old - value) > CLEAR * size
-        )
-        return Mismatch("conditioning", changed) if changed - varying else None
+    One copy to the host. ``varying`` are the indices of inputs that are not compared.
+    """
+    if not given:
+        return None
+    read = torch.stack([fingerprint_and_size(value) for value in given]).tolist()
+    pairs = zip(branch.conditioning, read, strict=False)
+    changed = frozenset(
+        i
+        for i, (old, (value, size)) in enumerate(pairs)
+        if abs(old - value) > CLEAR * size
+    )
+    return Mismatch("conditioning", changed) if changed - varying else None

@@ -23,7 +23,7 @@ from rfc_compile.passes.analysis.input_roles import ForwardInputs
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext
-from rfc_compile.runtime.conditioning import Given
+from rfc_compile.runtime.conditioning import rule_out
 from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import (
@@ -105,11 +105,10 @@ class TimestepDispatcher(Dispatcher):
             pair=pair,
         )
         refused, first = None, None
-        given = Given([arguments[i] for i in self._conditioning_indices])
         for place in places(session.live, context, latent, time, fragment=self.follows):
             first = first or place
             for branch in place.branches:
-                refused = self._rules_out(branch, place, context, weights, given)
+                refused = self._rules_out(branch, place, context, weights, arguments)
                 if refused is None:
                     result = self._step(self._call(make, context, place, branch))
                     if not isinstance(result, Mismatch):
@@ -130,7 +129,7 @@ class TimestepDispatcher(Dispatcher):
         place: Place,
         context: CallContext,
         weights: ParameterVersion,
-        given: Given,
+        arguments: Sequence[Any],
     ) -> Mismatch | None:
         """Why a call is not the branch's next step, as far as no graph has to tell."""
         unusable = branch.state.unusable(weights, self.report)
@@ -139,7 +138,8 @@ class TimestepDispatcher(Dispatcher):
         several = len(place.run.branches) > 1 or place.joins is not None
         if not several or context.branch is not None or self.ranks is not None:
             return None
-        return given.rules_out(branch, place.run.varying)
+        given = [arguments[i] for i in self._conditioning_indices]
+        return rule_out(branch, given, place.run.varying)
 
     def _look_for_layers(
         self, running: ModelForward, layer: LayerKey, given: Sequence[Any]
