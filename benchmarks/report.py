@@ -20,7 +20,7 @@ def save(
     title: str,
     data: Mapping[str, Any],
     parts: Sequence[str],
-    folder: Path = RESULTS,
+    folder: Path | None = None,
 ) -> None:
     """Write `<folder>/<name>.json` and `<folder>/<name>.md`.
 
@@ -29,9 +29,10 @@ def save(
         title: heading of the Markdown file.
         data: the measurements; the environment is added.
         parts: what follows the environment in the Markdown file.
-        folder: where to.
+        folder: where to; the benchmarks' results without it.
     """
     record = environment("python -m benchmarks")
+    folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
     text = json.dumps({"environment": asdict(record), **data}, indent=1)
     replace_file(folder / f"{name}.json", text + "\n")

@@ -61,7 +61,7 @@ def test_demo_prints_a_table(demo: str, output: Path) -> None:
     nfc, seconds, speed_up, *quality = cells["tolerance 0.01"]
     assert 3 <= int(nfc) <= 6  # the first three are always full
     assert re.fullmatch(r"\d+\.\d\d s", seconds)
-    assert re.fullmatch(r"\d+\.\d\dx", speed_up)
+    assert re.fullmatch(r"\d+\.\d\dx \[\d+\.\d\d, \d+\.\d\d\]", speed_up)
     if nfc == "6":
         assert quality == ["identical"] * 2
     else:
