@@ -73,7 +73,6 @@ def find_batch(gm: fx.GraphModule, inputs: ForwardInputs, regions: Regions) -> B
         )
     placeholders = gm.graph.find_nodes(op="placeholder")
     latents = tuple(placeholders.index(node) for node in inputs.latents)
-    conditioning = tuple(placeholders.index(node) for node in inputs.conditioning)
     size: Any = inputs.latents[0].meta["val"].shape[0]
     symbol = 1 if isinstance(size, int) and size == 1 else _symbol(size)
     rows, sizes = [], []
@@ -89,7 +88,12 @@ def find_batch(gm: fx.GraphModule, inputs: ForwardInputs, regions: Regions) -> B
     if symbol != 1:
         _check_results(gm, symbol, [placeholders[i] for i in latents], rows)
     return Batch(
-        size, tuple(rows), tuple(sizes), latents, conditioning, _indexed(gm, inputs)
+        size,
+        tuple(rows),
+        tuple(sizes),
+        latents,
+        inputs.conditioning_indices,
+        _indexed(gm, inputs),
     )
 
 

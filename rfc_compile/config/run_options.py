@@ -9,6 +9,7 @@ Graphs stay: they do not depend on which steps are full.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields, replace
 
 from rfc_compile.config.option_values import flag
@@ -114,7 +115,7 @@ class Row:
         positive(self.num_steps)
         _ = self.asked
 
-    @property
+    @functools.cached_property
     def asked(self) -> RunOptions:
         """What it asks for in place of the model's options."""
         return RunOptions(

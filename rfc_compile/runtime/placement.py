@@ -177,21 +177,19 @@ def _joining(
     branches of an image leave it one after the other.
     """
     candidates = [
-        (run, branch)
+        (other, run, branch)
         for run in standing
         for other in runs
         if other is not run and not context.run_is_known and run.has_made(other)
         for branch in other.waiting(run.step, context.branch)
         if branch.step == run.step - 1
     ]
-    found = []
-    for (run, branch), fit in zip(
-        candidates, _fits_after(candidates, latent), strict=True
-    ):
-        if fit is not None and fit.explained:
-            origin = next(other for other in runs if branch in other.branches)
-            found.append(Place(origin, run.step, [branch], fit, leaves=True, joins=run))
-    return found
+    fits = _fits_after([(run, branch) for _, run, branch in candidates], latent)
+    return [
+        Place(other, run.step, [branch], fit, leaves=True, joins=run)
+        for (other, run, branch), fit in zip(candidates, fits, strict=True)
+        if fit is not None and fit.explained
+    ]
 
 
 class _Moved(NamedTuple):

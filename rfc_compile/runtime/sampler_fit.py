@@ -157,7 +157,9 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
         closer = _relative(left - noise, move)
         if closer < residual * _CLOSER or not linear:
             residual, factors = closer, longer
-            c, d = longer[:, own - 1], longer[:, own : own + outputs]
+            c, earlier = longer[:, own - 1], longer[:, own : own + outputs]
+            if earlier.shape == d.shape:  # as many branches at the step before
+                d = earlier
     return Fit(
         residual,
         moved,
@@ -166,7 +168,7 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
         1 + factors[:, 0],
         factors[:, 1 : 1 + outputs],
         c,
-        d if d.shape[1] == outputs else np.zeros((len(gram), outputs)),
+        d,
         gram.shape[1] > own and _undoes(gram, own),
     )
 
