@@ -179,7 +179,7 @@ def _input_of(add: ResidualAdd, output: fx.Node, ancestry: Ancestry) -> fx.Node 
     wanted = tensor_of(output)
     assert wanted is not None
     found = None
-    frontier = {n for n in add.expensive[0].all_input_nodes if _from(add, n, ancestry)}
+    frontier = _tensors_from(add, add.expensive[0], ancestry)
     while frontier:
         node = max(frontier, key=ancestry.index.__getitem__)
         alone, value = len(frontier) == 1, tensor_of(node)
@@ -195,12 +195,17 @@ def _input_of(add: ResidualAdd, output: fx.Node, ancestry: Ancestry) -> fx.Node 
         if node is add.start or (found is not None and not layout):
             return found
         frontier.remove(node)
-        frontier |= {n for n in node.all_input_nodes if _from(add, n, ancestry)}
+        frontier |= _tensors_from(add, node, ancestry)
     return found
 
 
-def _from(add: ResidualAdd, node: fx.Node, ancestry: Ancestry) -> bool:
-    return ancestry.depends(node, add.start)
+def _tensors_from(add: ResidualAdd, node: fx.Node, ancestry: Ancestry) -> set[fx.Node]:
+    """The operands that come from the start of the branch; sizes are none."""
+    return {
+        operand
+        for operand in node.all_input_nodes
+        if tensor_of(operand) is not None and ancestry.depends(operand, add.start)
+    }
 
 
 def _nodes(candidate: _Candidate, kept: Sequence[fx.Node]) -> list[fx.Node]:
