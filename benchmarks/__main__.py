@@ -12,6 +12,7 @@ from benchmarks import (
     left_out,
     matrix,
     memory,
+    promise,
     quality,
     residuals,
     speed,
@@ -34,7 +35,9 @@ def main() -> None:
         help="part of the names: accelerator, compile_time, end_to_end, matrix",
     )
     add("--again", default="", help="part of methods of matrix to measure again")
-    add("--minutes", type=float, help="when accelerator, matrix stop, to go on later")
+    add(
+        "--minutes", type=float, help="when accelerator, matrix, promise stop, to go on"
+    )
     add("--device", default="", help="of accelerator; the one there is if not given")
     add("--tiny", action="store_true", help="accelerator: small models, to try it out")
     args = parser.parse_args()
@@ -54,6 +57,7 @@ def main() -> None:
             minutes=args.minutes,
         ),
         "left_out": left_out.run,
+        "promise": functools.partial(promise.run, minutes=args.minutes),
         "quality": functools.partial(quality.run, images=args.images),
         "granularity": functools.partial(granularity.run, parts=args.parts),
         "residuals": residuals.run,

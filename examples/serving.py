@@ -38,6 +38,10 @@ from rfc_compile.tools.measure.emoji_flux import EMOJI_FLUX, PIXELS, prompt_inpu
 SAMPLER = "euler_shift3"
 
 
+QUALITY = {"preset", "tolerance", "min_psnr", "target_nfc", "target_speedup", "off"}
+"""Fields of an order that say how much is cached."""
+
+
 class Order(BaseModel):
     """One image to draw; the last five fields are those of `rfc_compile.Row`."""
 
@@ -52,6 +56,7 @@ class Order(BaseModel):
     preset: str | None = None
     tolerance: float | None = None
     target_nfc: int | None = None
+    min_psnr: float | None = None
     target_speedup: float | None = None
     off: bool = False
 
@@ -67,8 +72,7 @@ class Order(BaseModel):
 
     def row(self, name: str) -> rfc_compile.Row:
         """What rfc_compile is told of its rows."""
-        quality = {"preset", "tolerance", "target_nfc", "target_speedup", "off"}
-        return rfc_compile.Row(name, self.steps, **self.model_dump(include=quality))
+        return rfc_compile.Row(name, self.steps, **self.model_dump(include=QUALITY))
 
 
 class Job:

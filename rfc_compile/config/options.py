@@ -26,6 +26,7 @@ from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.ring_storage import CACHE_DTYPES
 from rfc_compile.schedules import SCHEDULES
 from rfc_compile.schedules.base import Schedule
+from rfc_compile.schedules.promise import tolerance_for
 from rfc_compile.torch_internals import find_backend
 
 
@@ -52,6 +53,8 @@ DEFAULT_SCHEDULE = "error_control"
 
 CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time")
 """Options that are chosen where they are left out."""
+
+HIGHEST_PSNR = 100.0
 
 PRESETS = {
     "quality": Preset(threshold=0.15, tolerance=0.008, even_steps=20),
@@ -84,6 +87,10 @@ class Options:
             cached step has its state to read.
         tolerance: for ``error_control``, the largest relative error of the latent that
             a cached run may owe; smaller is more faithful. None is the preset's.
+        min_psnr: in dB, what the image's PSNR against the uncached run is to be: nine
+            of ten runs of models left out of the calibration hold it, most by several
+            dB. It stands in place of a tolerance. Where the sampler's error cannot be
+            foretold, every step is full, with a warning.
         threshold: for ``rcs``, the accumulated relative prediction error of the input
             above which a step is full; larger is faster. Given alone it chooses
             ``rcs``. None is the preset's.
@@ -130,6 +137,7 @@ class Options:
     target_nfc: int | None = None
     target_speedup: float | None = None
     tolerance: float | None = None
+    min_psnr: float | None = None
     threshold: float | None = None
     corrector: str = "auto"
     interval: int = 4
@@ -180,6 +188,8 @@ class Options:
         for name in ("threshold", "tolerance"):
             if getattr(self, name) is not None:
                 number(name, getattr(self, name), low=0)
+        if self.min_psnr is not None:
+            number("min_psnr", self.min_psnr, low=0, high=HIGHEST_PSNR)
         number("ridge", self.ridge, low=0)
         number("min_coverage", self.min_coverage, low=0, high=1)
         integer("interval", self.interval, low=1)
@@ -192,11 +202,8 @@ class Options:
         self._check_passes()
         self._check_mask()
         self._check_target()
+        self._check_quality()
         self._check_inner()
-        if self.threshold is None:
-            object.__setattr__(self, "threshold", PRESETS[self.preset].threshold)
-        if self.tolerance is None:
-            object.__setattr__(self, "tolerance", PRESETS[self.preset].tolerance)
 
     def _choose_by_granularity(self) -> None:
         modules = self.granularity == "module"
@@ -265,6 +272,22 @@ class Options:
             )
         object.__setattr__(self, "schedule", "even")
 
+    def _check_quality(self) -> None:
+        if self.min_psnr is None:
+            return
+        for name in ("tolerance", "threshold", "target_nfc", "target_speedup"):
+            if getattr(self, name) is not None:
+                raise OptionError(
+                    f"min_psnr={self.min_psnr!r} and {name}={getattr(self, name)!r} "
+                    "exclude each other: give one"
+                )
+        for name, wanted in (("schedule", DEFAULT_SCHEDULE), ("corrector", "auto")):
+            if getattr(self, name) != wanted:
+                raise OptionError(
+                    f"{name}={getattr(self, name)!r} and min_psnr={self.min_psnr!r} "
+                    "exclude each other: leave one of them out"
+                )
+
     def _check_inner(self) -> None:
         if not isinstance(self.inner, str) or self.inner == "rfc":
             raise OptionError(f"inner={self.inner!r}: name another Dynamo backend")
@@ -329,6 +352,20 @@ class Options:
     def longest_run(self) -> int | None:
         """``max_cached_run``."""
         return self.max_cached_run
+
+    @property
+    def largest_debt(self) -> float:
+        """Relative error of the latent that a cached run may owe."""
+        if self.min_psnr is not None:
+            return tolerance_for(self.min_psnr)
+        given = self.tolerance
+        return PRESETS[self.preset].tolerance if given is None else given
+
+    @property
+    def largest_error(self) -> float:
+        """Accumulated relative prediction error of the input that a cached run may have."""
+        given = self.threshold
+        return PRESETS[self.preset].threshold if given is None else given
 
     @property
     def even_steps(self) -> int:

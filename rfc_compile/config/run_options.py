@@ -24,6 +24,7 @@ class RunOptions:
     Attributes:
         preset: ``quality``, ``balanced`` or ``fast``.
         tolerance: of ``error_control``.
+        min_psnr: what the image's PSNR against the uncached run is to be, in dB.
         target_nfc: full steps wanted, spread evenly.
         target_speedup: the speed-up wanted, by full steps spread evenly.
         off: every step is full.
@@ -35,6 +36,7 @@ class RunOptions:
 
     preset: str | None = None
     tolerance: float | None = None
+    min_psnr: float | None = None
     target_nfc: int | None = None
     target_speedup: float | None = None
     off: bool = False
@@ -72,7 +74,7 @@ class RunOptions:
 def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
     """The same graphs by another schedule; what the old one went by is left out."""
     rule: dict[str, object] = dict.fromkeys(
-        ("tolerance", "threshold", "target_nfc", "target_speedup")
+        ("tolerance", "min_psnr", "threshold", "target_nfc", "target_speedup")
     )
     return replace(options, schedule=schedule, **{**rule, **given})  # type: ignore[arg-type]
 
@@ -92,6 +94,7 @@ class Row:
         preset: this attribute and those that follow are the arguments of
             `rfc_compile.trajectory`; at most one of them is given.
         tolerance: see there.
+        min_psnr: see there.
         target_nfc: see there.
         target_speedup: see there.
         off: see there.
@@ -106,6 +109,7 @@ class Row:
     num_steps: int | None = None
     preset: str | None = None
     tolerance: float | None = None
+    min_psnr: float | None = None
     target_nfc: int | None = None
     target_speedup: float | None = None
     off: bool = False
@@ -119,7 +123,12 @@ class Row:
     def asked(self) -> RunOptions:
         """What it asks for in place of the model's options."""
         return RunOptions(
-            self.preset, self.tolerance, self.target_nfc, self.target_speedup, self.off
+            self.preset,
+            self.tolerance,
+            self.min_psnr,
+            self.target_nfc,
+            self.target_speedup,
+            self.off,
         )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 REASONS: Final = {
     "warmup": "first steps of a run",
     "error_control": "the error owed would be too large",
+    "not_foretold": "min_psnr, and no error can be foretold",
     "even": "due by the even spread",
     "threshold": "predicted too badly",
     "interval": "due by the interval",

@@ -40,7 +40,7 @@ from rfc_compile.runtime.parameter_versions import (
 )
 from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
 from rfc_compile.runtime.repayment import Repayment
-from rfc_compile.runtime.run_notes import UNEVEN_TIMESTEPS, note_not_continued
+from rfc_compile.runtime.run_notes import UNEVEN_TIMESTEPS
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.session_table import Key, SessionTable
 from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
@@ -185,8 +185,7 @@ class Dispatcher(ABC):
         weights: ParameterVersion,
     ) -> Sequence[Any]:
         """Lead as all ranks do, in a new run of all if they take it for other steps."""
-        for run in session.expire():
-            note_not_continued(run, self.report)
+        session.expire()
         try:
             return self._lead(session, context, arguments, weights)
         except OutOfStep:

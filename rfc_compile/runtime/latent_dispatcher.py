@@ -164,7 +164,7 @@ class LatentDispatcher(Dispatcher):
         placement = place(trajectory, signals, context, weights)
         branch, step = placement.branch, placement.step
         if placement.new:
-            trajectory.finish()
+            session.end(trajectory)
             trajectory = session.begin(context)
         if branch is None:
             state = self._new_state(arguments, weights)

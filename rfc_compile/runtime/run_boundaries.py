@@ -24,6 +24,7 @@ def trajectory(
     num_steps: int | None = None,
     preset: str | None = None,
     tolerance: float | None = None,
+    min_psnr: float | None = None,
     target_nfc: int | None = None,
     target_speedup: float | None = None,
     off: bool = False,
@@ -46,13 +47,13 @@ def trajectory(
             forbid it, its call raises.
 
     """
-    asked = RunOptions(preset, tolerance, target_nfc, target_speedup, off)
+    asked = RunOptions(preset, tolerance, min_psnr, target_nfc, target_speedup, off)
     positive(num_steps)
     with named(name, num_steps, asked):
         yield
-    for owner, running in session_table.running():
-        if owner == name and running.complete:
-            running.finish()
+    for session, run in session_table.running():
+        if run.name == name and run.complete:
+            session.end(run)
 
 
 @contextlib.contextmanager
@@ -77,6 +78,6 @@ def rows(rows: Sequence[Row]) -> Iterator[None]:
 def end_run(number: int) -> None:
     """The run with this number (``call_context.begin_run``) makes no further call."""
     leave_run(number)
-    for _, running in session_table.running():
-        if running.run == number:
-            running.finish()
+    for session, run in session_table.running():
+        if run.run == number:
+            session.end(run)

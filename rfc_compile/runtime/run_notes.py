@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.schedules.error_control import NOT_FORETOLD
 
 SHORT_RUN = 6
 """Steps of a run that may all be full without a word."""
@@ -21,6 +22,14 @@ REMEDIES = {
     "weights": "its weights change at every step",
 }
 """What to do where a whole run was full, by the reason of its steps."""
+
+NO_PROMISE = {
+    NOT_FORETOLD: "the error of cached steps cannot be foretold, because the sampler is "
+    "not linear in what the model returns (fresh noise, edited latents) or its latent "
+    "is not known; leave min_psnr out, or give target_nfc",
+    "error_control": "cached steps would err by more than that; ask for less",
+}
+"""Why all steps of a run with `min_psnr` are full, by the reason of its steps."""
 
 UNEVEN_TIMESTEPS = (
     "the rows of a batch move by different timesteps: such steps run uncached; "
@@ -37,6 +46,13 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         return
     reasons = Counter(made.reason for made in full)
     most, _ = reasons.most_common(1)[0]
+    wanted = None if run.schedule is None else run.schedule.options.min_psnr
+    if wanted is not None and most in NO_PROMISE:
+        report.warn(
+            f"min_psnr={wanted:g} took all {len(run.times)} steps of a run in full: "
+            f"{NO_PROMISE[most]}"
+        )
+        return
     report.fall_back(
         f"a run of {len(run.times)} steps had no cached step (reason: {most}); "
         f"{REMEDIES.get(most, 'rfc_compile.stats() tells every reason')}"

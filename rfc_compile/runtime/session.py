@@ -9,9 +9,11 @@ from operator import attrgetter
 from typing import Any
 
 from rfc_compile.errors import OptionError
+from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.per_sample.matching import Samples
+from rfc_compile.runtime.run_notes import note_end, note_not_continued
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
@@ -41,10 +43,11 @@ class Session:
     counts those that lead; ``alone`` says that no other graph follows them. Of the runs
     that have ended the last one is kept for its
     decisions. ``pairs`` are the latents with their outputs, by the latents' shapes.
-    Where every sample decides for itself, ``samples`` holds them. Calls that
-    lead hold the ``lock``.
+    Where every sample decides for itself, ``samples`` holds them. What a run shows at
+    its end goes to the ``report``. Calls that lead hold the ``lock``.
     """
 
+    report: GraphReport = field(default_factory=GraphReport)
     layer: ParameterIds = frozenset()
     last_used: float = 0.0
     runs: list[Trajectory] = field(default_factory=list)
@@ -68,7 +71,7 @@ class Session:
             )
         for run in self.live:
             if context.run_is_known and run.run == context.run:
-                run.finish()
+                self.end(run)
         return self.add(
             Trajectory(
                 context.owner,
@@ -78,6 +81,11 @@ class Session:
                 asked=context.asked,
             )
         )
+
+    def end(self, run: Trajectory) -> None:
+        """No call continues it any more; say so if it shows that something is wrong."""
+        note_end(run, self.report)
+        run.finish()
 
     def add(self, run: Trajectory) -> Trajectory:
         """Note a run as the newest."""
@@ -93,21 +101,20 @@ class Session:
         live = [run for run in self.runs if not run.finished]
         return sorted(live, key=attrgetter("last_call"), reverse=True)
 
-    def expire(self) -> list[Trajectory]:
+    def expire(self) -> None:
         """Free the runs that nobody has continued for long, and the oldest of many."""
         if len(self.runs) < 2:
-            return []
+            return
         live = self.live
         new = sum(len(run.branches) for run in live if not run.longest_gap)
         patience = IDLE_CALLS * max([1, new, *[run.longest_gap for run in live]])
-        gone, kept = [], 0
+        kept = 0
         for run in live:
             kept += len(run.branches)
             idle = self.calls - run.last_call > patience
             if idle or (kept > MAX_BRANCHES_KEPT and run is not live[0]):
+                note_not_continued(run, self.report)
                 run.finish()
-                gone.append(run)
-        return gone
 
     @property
     def current(self) -> Trajectory | None:

@@ -126,7 +126,7 @@ class SessionTable:
         with self._lock:
             session = self._sessions.get(whose)
             if session is None:
-                session = self._sessions[whose] = Session(layer=key[0][0])
+                session = self._sessions[whose] = Session(self._report, layer=key[0][0])
                 while len(self._sessions) > MAX_SCOPES:
                     _, lost = self._sessions.popitem(last=False)
                     self._report_lost(lost)
@@ -216,12 +216,12 @@ _all: weakref.WeakSet[SessionTable] = weakref.WeakSet()
 _lock = threading.Lock()  # other threads may compile while one looks through them
 
 
-def running() -> list[tuple[str, Trajectory]]:
-    """Every trajectory that has not ended, of all graphs, with its owner."""
+def running() -> list[tuple[Session, Trajectory]]:
+    """Every trajectory that has not ended, of all graphs."""
     with _lock:
         known = list(_all)
     return [
-        (trajectory.name, trajectory)
+        (session, trajectory)
         for sessions in known
         for session in sessions.of(None)
         for trajectory in session.running

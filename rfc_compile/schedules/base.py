@@ -98,7 +98,7 @@ class ScheduleOptions(Protocol):
         """Full steps at the end."""
 
     @property
-    def threshold(self) -> float | None:
+    def largest_error(self) -> float:
         """Accumulated relative prediction error."""
 
     @property
@@ -114,8 +114,12 @@ class ScheduleOptions(Protocol):
         """Most cached steps in a row, None for no limit."""
 
     @property
-    def tolerance(self) -> float | None:
+    def largest_debt(self) -> float:
         """Largest relative error of the latent that a cached run may owe."""
+
+    @property
+    def min_psnr(self) -> float | None:
+        """What the image's PSNR is to be, in dB."""
 
     @property
     def even_steps(self) -> int | None:

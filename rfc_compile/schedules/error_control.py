@@ -10,7 +10,7 @@ model. Nothing of a cached step is looked at. Intervals grow slowly, because cur
 behind does not foretell the curvature far ahead.
 
 Where the sampler is not linear in the outputs, or none is seen, full steps are spread
-evenly (``even``).
+evenly (``even``); with ``min_psnr``, which needs the debt, every step is full.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from rfc_compile.schedules.base import (
     ScheduleOptions,
 )
 from rfc_compile.schedules.even import Even
+
+NOT_FORETOLD = "not_foretold"
+"""Why a step is full where a PSNR was asked for and nothing can be measured."""
 
 FIRST_INTERVAL = 1
 """Steps between full ones until a curvature can be measured."""
@@ -61,13 +64,15 @@ class ErrorControl(Schedule):
         if position.last_interval is None or position.recorded < FIRST_INTERVAL:
             return (FULL if since + 1 >= FIRST_INTERVAL else CACHED), self.name
         if position.curvature is None:
+            if self.options.min_psnr is not None:
+                return FULL, NOT_FORETOLD
             return self._even.decide(position)
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
         times = position.times[len(position.times) - since - 1 :]
         owed = position.curvature.debt(times)
-        assert self.options.tolerance is not None, "options fill it in"
+        tolerance = self.options.largest_debt
         own = position.curvature.output_error(times[-1])
-        due = since + 1 >= longest or owed > self.options.tolerance
-        bound = OUTPUT_ERROR * math.sqrt(self.options.tolerance)
+        due = since + 1 >= longest or owed > tolerance
+        bound = OUTPUT_ERROR * math.sqrt(tolerance)
         due = due or own > bound
         return (FULL if due else CACHED), self.name

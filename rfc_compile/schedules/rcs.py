@@ -17,6 +17,4 @@ class RelationalCacheScheduling(Schedule):
 
     def decide(self, position: Position) -> tuple[float, str]:
         """What is left of the threshold."""
-        threshold = self.options.threshold
-        assert threshold is not None, "options fill it in"
-        return threshold - position.error, "threshold"
+        return self.options.largest_error - position.error, "threshold"

@@ -49,13 +49,9 @@ def test_a_run_equals_one_of_a_model_with_these_options(
         again = drawn(model)
     assert torch.equal(before, again)
     own = RunOptions(**asked).applied_to(Options.from_mapping(options))
-    alone = {
-        name: getattr(own, name)
-        for name in ("schedule", "interval", "tolerance", "target_nfc")
-        if name != "tolerance" or own.schedule == "error_control"
-    }
-    if own.schedule == "rcs":
-        alone["threshold"] = own.threshold
+    names = ("schedule", "interval", "preset", "tolerance", "min_psnr", "target_nfc")
+    given = {name: getattr(own, name) for name in (*names, "threshold")}
+    alone = {name: value for name, value in given.items() if value is not None}
     assert torch.equal(found, drawn(compiled(**alone)))
     assert stats.nfc == {"target_nfc": 9, "off": STEPS}.get(*asked, stats.nfc)
 
@@ -102,6 +98,8 @@ def test_rows_of_a_batch_have_what_they_began_with() -> None:
         ({"target_nfc": 0}, "target_nfc=0"),
         ({"preset": "best"}, "preset='best'.*balanced"),
         ({"tolerance": -1.0}, "tolerance=-1.0"),
+        ({"min_psnr": 0.0, "tolerance": 0.02}, "tolerance=0.02 and min_psnr=0.0"),
+        ({"min_psnr": "high"}, "min_psnr='high'"),
         ({"off": 1}, "off=1"),
         ({"target_nfc": 5, "off": True}, "target_nfc=5 and off=True exclude"),
         ({"target_speedup": 2, "preset": "fast"}, "preset='fast' and target_speedup=2"),

@@ -31,6 +31,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "order": ((0, 3, "2", 1.5), "1, 2"),
     "threshold": (NOT_NUMBERS[:-1], "a number >= 0"),
     "tolerance": (NOT_NUMBERS[:-1], "a number >= 0"),
+    "min_psnr": ((*NOT_NUMBERS[:-1], 101), "a number from 0 to 100"),
     "ridge": (NOT_NUMBERS, "a number >= 0"),
     "disable_passes": (
         (("outline",), ["fold_repeat"], "fold_repeats", 3, None, ([],)),
@@ -108,10 +109,11 @@ def test_the_granularity_chooses_what_is_left_out(
 def test_a_preset_says_how_strict_schedules_are(preset: str) -> None:
     chosen = Options(preset=preset)
     assert chosen.schedule == "error_control"
-    found = chosen.threshold, chosen.tolerance, chosen.even_steps
+    found = chosen.largest_error, chosen.largest_debt, chosen.even_steps
     assert found == PRESETS[preset]
     given = Options(preset=preset, tolerance=0.5, schedule="rcs")
-    assert (given.tolerance, given.threshold) == (0.5, PRESETS[preset].threshold)
+    assert given.largest_debt == 0.5
+    assert given.largest_error == PRESETS[preset].threshold
 
 
 def test_presets_are_ordered() -> None:
