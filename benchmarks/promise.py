@@ -4,12 +4,12 @@ Every trained model is sampled with its samplers, steps and guidance at several
 tolerances and numbers of full steps, one image a run. Two lines are fitted by least
 squares to all runs, the mean over models weighing the same:
 
-    psnr = offset - slope log10(tolerance)      `OFFSET`, `SLOPE` of schedules/promise.py
+    psnr = offset - slope log10(tolerance)
     psnr = offset - slope log10(debt)           the largest debt that a run has made
 
-and the margin below the first one that nine of ten runs keep. The table fits them on
-all models but one, and says how the runs of that one did: the share that kept what was
-promised, and by how much more they did than that.
+Each model is judged by the line of the others. The margin below the line is the least
+with which nine of ten runs of every model left out keep what it promises. These are the
+constants of `schedules/promise.py`.
 
 Results are JSON lines in `results/promise.jsonl`; what is there is not measured again.
 """
@@ -161,60 +161,74 @@ def _drawn(model: TrainedModel, network: Any, place: Sequence[Any]) -> torch.Ten
 
 @dataclass(frozen=True)
 class FittedLine:
-    """psnr = offset - slope log10(x), and what nine of ten runs stay above by less."""
+    """psnr = offset - slope log10(x) for the `kind` of x, `tolerance` or `debt`."""
 
+    kind: str
     offset: float
     slope: float
-    margin: float
 
-    def above(self, x: np.ndarray, psnr: np.ndarray) -> np.ndarray:
+    def above(self, runs: Sequence[Run]) -> np.ndarray:
         """By how many dB runs are better than the line."""
-        better: np.ndarray = psnr - (self.offset - self.slope * np.log10(x))
+        psnr = np.array([run.psnr for run in runs])
+        better: np.ndarray = psnr - self.offset + self.slope * _decades(runs, self.kind)
         return better
 
 
-def fitted(runs: Sequence[Run], xs: Sequence[float]) -> FittedLine:
+def _decades(runs: Sequence[Run], kind: str) -> np.ndarray:
+    return np.log10([getattr(run, kind) for run in runs])
+
+
+def fitted(runs: Sequence[Run], kind: str) -> FittedLine:
     """The line through runs, every model weighing the same."""
     names = [run.model for run in runs]
     weight = np.sqrt([1 / names.count(name) for name in names])
-    columns = np.stack([np.ones(len(runs)), -np.log10(xs)], 1)
+    columns = np.stack([np.ones(len(runs)), -_decades(runs, kind)], 1)
     psnr = np.array([run.psnr for run in runs])
     (offset, slope), *_ = np.linalg.lstsq(
         columns * weight[:, None], psnr * weight, rcond=None
     )
-    line = FittedLine(float(offset), float(slope), 0.0)
-    behind = -float(np.quantile(line.above(np.array(xs), psnr), 1 - KEPT))
-    return FittedLine(line.offset, line.slope, behind)
+    return FittedLine(kind, float(offset), float(slope))
+
+
+def known_runs(kind: str) -> list[Run]:
+    """Those that cached some steps, and that have the `tolerance` or `debt`."""
+    runs = [run for run in read_runs() if run.psnr < LARGEST]
+    return [run for run in runs if getattr(run, kind)]
+
+
+def left_out(
+    runs: Sequence[Run], kind: str
+) -> dict[str, tuple[FittedLine, np.ndarray]]:
+    """For every model the line of the others, and how its runs are above it."""
+    found = {}
+    for name in dict.fromkeys(run.model for run in runs):
+        line = fitted([run for run in runs if run.model != name], kind)
+        found[name] = line, line.above([run for run in runs if run.model == name])
+    return found
+
+
+def margin(runs: Sequence[Run], kind: str) -> float:
+    """What nine of ten runs of each model stay above of the others' line, less."""
+    judged = left_out(runs, kind).values()
+    return max(-float(np.quantile(above, 1 - KEPT)) for _, above in judged)
 
 
 def table(kind: str) -> list[str]:
-    """Markdown: the line on all models, and each model judged by the others' line.
-
-    Args:
-        kind: `tolerance` or `debt`.
-    """
-    runs = [
-        run
-        for run in read_runs()
-        if run.psnr < LARGEST and getattr(run, kind) not in (None, 0.0)
-    ]
+    """Markdown: the line of all models, then each model judged by the others' line."""
+    runs = known_runs(kind)
+    line, behind = fitted(runs, kind), margin(runs, kind)
     rows = [
-        f"| left out | runs | line of the others by the {kind} | kept | "
-        "above the promise, mean | above the line, mean ± deviation |",
-        "|---|---|---|---|---|---|",
+        f"psnr = {line.offset:.1f} - {line.slope:.1f} log10({kind}); "
+        f"margin {behind:.1f} dB",
+        "",
+        "| left out | runs | kept what was promised | more than promised, mean | "
+        "by the line of the others |",
+        "|---|---|---|---|---|",
     ]
-    for name in ["", *dict.fromkeys(run.model for run in runs)]:
-        others = [run for run in runs if run.model != name]
-        own = [run for run in runs if run.model == name] or runs
-        line = fitted(others, [getattr(run, kind) for run in others])
-        above = line.above(
-            np.array([getattr(run, kind) for run in own]),
-            np.array([run.psnr for run in own]),
-        )
+    for name, (_, above) in left_out(runs, kind).items():
         rows.append(
-            f"| {name or 'none'} | {len(own)} | {line.offset:.1f} - {line.slope:.1f} "
-            f"log10, margin {line.margin:.1f} | {(above >= -line.margin).mean():.0%} | "
-            f"{(above + line.margin).mean():.1f} dB | "
+            f"| {name} | {len(above)} | {(above >= -behind).mean():.0%} | "
+            f"{(above + behind).mean():.1f} dB | "
             f"{above.mean():+.1f} ± {above.std():.1f} dB |"
         )
     return rows
@@ -230,4 +244,4 @@ def run(*, quick: bool, minutes: float | None = None) -> None:
     measure(QUICK_MINUTES if quick else minutes)
     text = "\n".join([*table("tolerance"), "", *table("debt"), ""])
     (RESULTS / "promise.md").write_text(text, encoding="utf-8")
-    console.print(text, highlight=False)
+    console.print(text, highlight=False, soft_wrap=True)

@@ -363,7 +363,7 @@ class Options:
 
     @property
     def largest_error(self) -> float:
-        """Accumulated relative prediction error of the input that a cached run may have."""
+        """Accumulated relative prediction error that a cached run may have."""
         given = self.threshold
         return PRESETS[self.preset].threshold if given is None else given
 

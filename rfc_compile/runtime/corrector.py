@@ -43,9 +43,16 @@ ROUGH = 0.05
 half of it is repaid."""
 
 
-LONG_MEMORY = 0.3
-"""A larger C is that of a sampler with a longer memory (PNDM), or with stages that
-begin at an older latent: its factors are not those of the steps to come."""
+LONG_MEMORY = (-0.8, 0.3)
+"""Between these, C stands for outputs that are older than those of the fit (UniPC). A
+sampler with a C beyond has a longer memory (PNDM): its factors are not those of the
+steps to come."""
+
+
+OLDER_LATENT = 0.3
+"""Where the fit is this exact (``STAGED``) and C is larger, a stage of the sampler has
+begun at an older latent (KDPM2)."""
+STAGED = 3e-4
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Debt:
         if fit is None or not fit.explained:
             return Debt(self.nodes)
         owed = self.owed
-        if np.abs(fit.c).max() > LONG_MEMORY:
+        if _memory_is_long(fit):
             owed = None
         if owed is not None:
             owed = _next(fit, owed, self.remainders), owed[0]
@@ -142,6 +149,13 @@ def _next(
     carried = fit.a * newest + fit.c * (newest - before)
     result: Array = carried + fit.b[:, 0] * remainders[0] + fit.d[:, 0] * remainders[1]
     return result
+
+
+def _memory_is_long(fit: Fit) -> bool:
+    """Whether the factors of a step are none to go on with."""
+    least, most = LONG_MEMORY
+    staged = fit.residual < STAGED and np.abs(fit.c).max() > OLDER_LATENT
+    return bool(staged or fit.c.min() < least or fit.c.max() > most)
 
 
 def _product(time: float, nodes: Sequence[float]) -> float:

@@ -24,9 +24,9 @@ REMEDIES = {
 """What to do where a whole run was full, by the reason of its steps."""
 
 NO_PROMISE = {
-    NOT_FORETOLD: "the error of cached steps cannot be foretold, because the sampler is "
-    "not linear in what the model returns (fresh noise, edited latents) or its latent "
-    "is not known; leave min_psnr out, or give target_nfc",
+    NOT_FORETOLD: "the error of cached steps cannot be foretold, because the sampler "
+    "is not linear in what the model returns (fresh noise, edited latents) or its "
+    "latent is not known; leave min_psnr out, or give target_nfc",
     "error_control": "cached steps would err by more than that; ask for less",
 }
 """Why all steps of a run with `min_psnr` are full, by the reason of its steps."""

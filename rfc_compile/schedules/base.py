@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from rfc_compile.graph_report import GraphReport
+from rfc_compile.schedules.promise import psnr_from_debt
 
 FULL, CACHED = -math.inf, math.inf
 
@@ -152,6 +153,13 @@ class Schedule(ABC):
     def reason_to_cache(self) -> str:
         """Why a step is cached, for the record."""
         return "scheduled" if self.static else "within_limit"
+
+    def expected_psnr(self, debts: Sequence[float]) -> float | None:
+        """What its runs with cached steps have on average, in dB.
+
+        ``debts`` are those that the full steps of a run showed. None if there are none.
+        """
+        return psnr_from_debt(max(debts)) if debts else None
 
     @abstractmethod
     def decide(self, position: Position) -> tuple[float, str]:

@@ -16,11 +16,12 @@ class Decision:
         branch: index of the CFG branch.
         timestep: value of the timestep input (mean over the batch).
         full: whether every region was computed.
-        reason: ``warmup``, ``error_control``, ``not_foretold``, ``even``, ``threshold``, ``interval``,
-            ``mask``, ``cap``, ``final``, ``conditioning``, ``new_run``,
-            ``discontinuity``, ``no_clock``, ``timesteps``, ``weights``, ``non_finite``,
-            ``lost_state`` or ``no_history`` for a full step; ``within_limit`` or
-            ``scheduled`` for a cached one.
+        reason: ``warmup``, ``error_control``, ``not_foretold``, ``even``,
+            ``threshold``, ``interval``, ``mask``, ``cap``, ``final``,
+            ``conditioning``, ``new_run``, ``discontinuity``, ``no_clock``,
+            ``timesteps``, ``weights``, ``non_finite``, ``lost_state`` or
+            ``no_history`` for a full step; ``within_limit`` or ``scheduled`` for a
+            cached one.
         statistic: the step's input prediction error e(s); None where it has no history.
         true_error: of a full step, the relative error that its prediction would have
             had, over the batch the largest; None where it was not predicted.

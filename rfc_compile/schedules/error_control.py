@@ -16,6 +16,7 @@ evenly (``even``); with ``min_psnr``, which needs the debt, every step is full.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.schedules.base import (
@@ -26,6 +27,7 @@ from rfc_compile.schedules.base import (
     ScheduleOptions,
 )
 from rfc_compile.schedules.even import Even
+from rfc_compile.schedules.promise import psnr_of
 
 NOT_FORETOLD = "not_foretold"
 """Why a step is full where a PSNR was asked for and nothing can be measured."""
@@ -57,6 +59,10 @@ class ErrorControl(Schedule):
     ) -> None:
         super().__init__(options, report)
         self._even = Even(options, report)
+
+    def expected_psnr(self, debts: Sequence[float]) -> float | None:
+        """By the tolerance, which says more than the debts."""
+        return psnr_of(self.options.largest_debt) if debts else None
 
     def decide(self, position: Position) -> tuple[float, str]:
         """Full where one more cached step would owe too much."""

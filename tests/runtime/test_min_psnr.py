@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -32,7 +33,7 @@ def sampled(trained: TrainedModel, model: Any, scheduler: str) -> torch.Tensor:
     ids=lambda value: getattr(value, "name", value),
 )
 def test_images_have_what_was_asked_for(trained: TrainedModel, scheduler: str) -> None:
-    """More decibels are more full steps; nine of ten images hold it, here their mean."""
+    """More decibels are more full steps. Nine of ten hold it; here it is the mean."""
     torch._dynamo.reset()
     wanted = sampled(trained, trained.load(), scheduler)
     model = torch.compile(trained.load(), backend="rfc", options=EAGER)
@@ -41,7 +42,10 @@ def test_images_have_what_was_asked_for(trained: TrainedModel, scheduler: str) -
         with rfc_compile.trajectory("image", num_steps=50, min_psnr=asked):
             image = sampled(trained, model, scheduler)
         assert psnr(image, wanted).mean() >= asked
-        full.append(rfc_compile.stats(model).nfc)
+        stats = rfc_compile.stats(model)
+        assert stats.estimated_psnr == pytest.approx(asked + MARGIN)
+        assert f"about {asked + MARGIN:.0f} dB" in str(stats)
+        full.append(stats.nfc)
     assert full[0] < full[1] < 50
 
 
@@ -57,6 +61,7 @@ def test_fresh_noise_takes_all_steps_and_says_so() -> None:
     ):
         image = sampled(GLYPH_DIT, model, "ddpm")
     stats = rfc_compile.stats(model)
+    assert stats.estimated_psnr == math.inf
     assert torch.equal(image, sampled(GLYPH_DIT, GLYPH_DIT.load(), "ddpm"))
     assert {made.reason for made in stats.decisions[3:]} == {"not_foretold"}
 

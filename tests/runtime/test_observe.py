@@ -232,7 +232,8 @@ def test_statistics_in_a_few_lines() -> None:
     cached = STEPS - stats.nfc
     assert first == (
         f"{STEPS} steps: {stats.nfc} full, {cached} cached ({STEPS / stats.nfc:.1f}x "
-        f"fewer); {size(stats.cache_bytes)} of state held"
+        f"fewer), about {stats.estimated_psnr:.0f} dB; "
+        f"{size(stats.cache_bytes)} of state held"
     )
     for full, reason in set(reasons):
         line = full_line if full else cached_line

@@ -213,3 +213,22 @@ def test_there_is_no_curvature_before_the_sampler_is_known() -> None:
     debt = Debt().after(TIMES[0], TIMES[:1], full=True)
     sizes = np.ones(1), np.ones(1)
     assert debt.curvature(TIMES[1], np.ones(1), sizes, TIMES[1::-1]) is None
+
+
+@pytest.mark.parametrize(
+    ("residual", "c", "owes"),
+    [
+        (0.004, -0.5, True),  # UniPC
+        (0.01, 0.9, False),  # PNDM
+        (0.01, -1.2, False),
+        (0.0, -0.9, False),  # the second stage of KDPM2
+        (0.0, -0.2, True),  # DPM++ 2M
+    ],
+)
+def test_factors_of_a_longer_memory_carry_no_debt(
+    residual: float, c: float, owes: bool
+) -> None:
+    one = np.ones((1, 1))
+    fit = Fit(residual, True, True, False, one[0], -one, c * one[0], 0.1 * one)
+    debt = Debt((1.0,), (np.ones(1), np.zeros(1)))
+    assert (debt.carried_on(fit).owed is not None) == owes
