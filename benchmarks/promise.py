@@ -229,7 +229,7 @@ def table(kind: str) -> list[str]:
         rows.append(
             f"| {name} | {len(above)} | {(above >= -behind).mean():.0%} | "
             f"{(above + behind).mean():.1f} dB | "
-            f"{above.mean():+.1f} ± {above.std():.1f} dB |"
+            f"{above.mean():+.1f} +- {above.std():.1f} dB |"
         )
     return rows
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from rfc_compile.config import removed_options
 from rfc_compile.config.option_values import (
@@ -17,6 +17,7 @@ from rfc_compile.config.option_values import (
     one_of,
     process_group,
 )
+from rfc_compile.config.presets import PRESETS
 from rfc_compile.errors import OptionError, did_you_mean
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import Estimator
@@ -29,22 +30,6 @@ from rfc_compile.schedules.base import Schedule
 from rfc_compile.schedules.promise import tolerance_for
 from rfc_compile.torch_internals import find_backend
 
-
-class Preset(NamedTuple):
-    """What a preset stands for.
-
-    Attributes:
-        threshold: of ``rcs``.
-        tolerance: of ``error_control``.
-        even_steps: full steps of a run of 50 where nothing can be measured.
-
-    """
-
-    threshold: float
-    tolerance: float
-    even_steps: int
-
-
 GRANULARITIES = ("module", "block", "stack", "model")
 TIMES = ("timestep", "step")
 CORRECTORS = ("auto", "off")
@@ -55,13 +40,6 @@ CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time")
 """Options that are chosen where they are left out."""
 
 HIGHEST_PSNR = 100.0
-
-PRESETS = {
-    "quality": Preset(threshold=0.15, tolerance=0.008, even_steps=20),
-    "balanced": Preset(threshold=0.35, tolerance=0.02, even_steps=14),
-    "fast": Preset(threshold=0.75, tolerance=0.06, even_steps=9),
-}
-"""Chosen by `python -m benchmarks matrix`, on all models but the one judged."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +65,8 @@ class Options:
             cached step has its state to read.
         tolerance: for ``error_control``, the largest relative error of the latent that
             a cached run may owe; smaller is more faithful. None is the preset's.
-        min_psnr: in dB, what the image's PSNR against the uncached run is to be: nine
-            of ten runs of models left out of the calibration hold it, most by several
-            dB. It stands in place of a tolerance. Where the sampler's error cannot be
+        min_psnr: in dB, what the image's PSNR against the uncached run is to be, in
+            place of a tolerance: nine of ten runs hold it. Where no error can be
             foretold, every step is full, with a warning.
         threshold: for ``rcs``, the accumulated relative prediction error of the input
             above which a step is full; larger is faster. Given alone it chooses
@@ -275,17 +252,13 @@ class Options:
     def _check_quality(self) -> None:
         if self.min_psnr is None:
             return
-        for name in ("tolerance", "threshold", "target_nfc", "target_speedup"):
-            if getattr(self, name) is not None:
+        rivals = dict.fromkeys(("tolerance", "threshold", "target_nfc"))
+        needed = {"schedule": DEFAULT_SCHEDULE, "corrector": "auto"}
+        for name, wanted in {**rivals, "target_speedup": None, **needed}.items():
+            if getattr(self, name) != wanted:
                 raise OptionError(
                     f"min_psnr={self.min_psnr!r} and {name}={getattr(self, name)!r} "
                     "exclude each other: give one"
-                )
-        for name, wanted in (("schedule", DEFAULT_SCHEDULE), ("corrector", "auto")):
-            if getattr(self, name) != wanted:
-                raise OptionError(
-                    f"{name}={getattr(self, name)!r} and min_psnr={self.min_psnr!r} "
-                    "exclude each other: leave one of them out"
                 )
 
     def _check_inner(self) -> None:

@@ -57,8 +57,8 @@ class Statistics:
         decisions: one record per call of the model.
         estimator: what predicts the regions at cached steps, all alike: ``taylor 2``.
         estimated_psnr: what images of such runs have on average against the uncached
-            run, in dB, ± 5: inf with every step full, None where no full step has shown
-            what the cached ones before it owed. Of several samples the least.
+            run, in dB, give or take 5: inf with every step full, None where no full
+            step has shown what cached ones owed. Of several samples the least.
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
         host_seconds: time in the runtime around these graphs, in seconds.

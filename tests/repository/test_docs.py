@@ -17,7 +17,7 @@ from paths import ROOT
 
 import rfc_compile
 from rfc_compile import Options
-from rfc_compile.config.options import PRESETS
+from rfc_compile.config.presets import PRESETS
 from rfc_compile.report.statistics import REASONS
 from rfc_compile.tools.cli.main import COMMANDS, parse
 

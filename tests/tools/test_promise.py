@@ -48,7 +48,7 @@ def test_a_model_is_judged_by_the_line_of_the_others(
     assert promise.margin(runs, "tolerance") == pytest.approx(3.0)
     rows = promise.table("tolerance")
     assert rows[-1].startswith("| worse | 4 |")
-    assert "| -3.0 ± 0.0 dB |" in rows[-1]
+    assert "| -3.0 +- 0.0 dB |" in rows[-1]
 
 
 def test_every_run_is_planned_once() -> None:

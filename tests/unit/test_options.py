@@ -10,7 +10,7 @@ import torch
 from models import Stack, build, timesteps, tokens
 
 from rfc_compile import OptionError, Options
-from rfc_compile.config.options import PRESETS
+from rfc_compile.config.presets import PRESETS
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.schedules import SCHEDULES
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_runs import STEPS, full_steps, longest_run, simulate
 
-from rfc_compile.config.options import PRESETS
+from rfc_compile.config.presets import PRESETS
 
 
 @given(st.integers(1, 120), st.data())

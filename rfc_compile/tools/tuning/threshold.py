@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from rfc_compile.config.options import PRESETS, Options
+from rfc_compile.config.options import Options
+from rfc_compile.config.presets import PRESETS
 from rfc_compile.schedules import SCHEDULES
 from rfc_compile.tools.tuning.space import Setting
 from rfc_compile.tools.tuning.trials import Trials, Tried
