@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rfc_compile.errors import OptionError
 from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.image_grid import save_sheet
 
@@ -91,7 +92,10 @@ def main() -> None:
     args = parser.parse_args()
     part = "model" if args.newest else "average"
     export(args.model, args.checkpoint, part, args.output)
-    draw_sheet(args.model, args.output, args.drawn)
+    try:
+        draw_sheet(args.model, args.output, args.drawn)
+    except OptionError as error:  # the first weights of a model that is not bundled
+        print(f"no contact sheet: {error}")
     print(f"saved {args.output}")
 
 
