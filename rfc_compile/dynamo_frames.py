@@ -29,6 +29,14 @@ from torch._dynamo.utils import get_compilation_metrics
 _TORCH = str(Path(torch.__file__).parent)
 
 
+_READS = ("Data dependent operator", "Tensor.item()")
+
+NUMBERS_READ = (
+    "- a number is read from a tensor (.item(), .tolist()): pass it as a Python "
+    "number, and the forward stays whole"
+)
+
+
 def graph_break_reason(gm: fx.GraphModule) -> str | None:
     """Why this graph is not the whole forward; None if it is, or was told before.
 
@@ -37,7 +45,9 @@ def graph_break_reason(gm: fx.GraphModule) -> str | None:
     cut: Any = getattr(gm, "compile_subgraph_reason", None)
     if cut is not None and cut.graph_break:
         where = [_place(x.filename, x.lineno) for x in cut.user_stack[-1:]]
-        return " ".join([_first_line(cut.reason), *where])
+        reason = _first_line(cut.reason)
+        remedy = [NUMBERS_READ] if any(kind in reason for kind in _READS) else []
+        return " ".join([reason, *where, *remedy])
     reasons = [_why_given_up(frame.f_code) for frame in _given_up()]
     return "; ".join(dict.fromkeys(filter(None, reasons))) or None
 

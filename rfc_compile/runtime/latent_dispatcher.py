@@ -24,6 +24,7 @@ from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.parameter_versions import ParameterVersion
+from rfc_compile.runtime.run_notes import note_lone_calls
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
@@ -164,6 +165,10 @@ class LatentDispatcher(Dispatcher):
         placement = place(trajectory, signals, context, weights)
         branch, step = placement.branch, placement.step
         if placement.new:
+            if trajectory.times:
+                session.lone_calls += 1
+                session.lone_calls *= len(trajectory.times) == 1
+                note_lone_calls(session.lone_calls, self.report)
             session.end(trajectory)
             trajectory = session.begin(context)
         if branch is None:

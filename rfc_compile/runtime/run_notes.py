@@ -87,3 +87,14 @@ def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
         "edited latents, no output like the latent); say where a run begins: a "
         "pipeline does, or rfc_compile.trajectory(name, num_steps=...)"
     )
+
+
+def note_lone_calls(count: int, report: GraphReport) -> None:
+    """Say so where every call of a block that is given no timestep begins a run."""
+    if count == UNLINKED_RUNS:
+        report.fall_back(
+            f"{count} calls in a row of a block were each the first of a run, so all "
+            "were full: its input moves too far from one to the next to be told from "
+            "another image's; say where a run begins: a pipeline does, or "
+            "rfc_compile.trajectory(name, num_steps=...)"
+        )

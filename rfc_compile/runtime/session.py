@@ -40,11 +40,12 @@ class Session:
     """The runs of one owner, in the order in which they began.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
-    counts those that lead; ``alone`` says that no other graph follows them. Of the runs
-    that have ended the last one is kept for its
-    decisions. ``pairs`` are the latents with their outputs, by the latents' shapes.
-    Where every sample decides for itself, ``samples`` holds them. What a run shows at
-    its end goes to the ``report``. Calls that lead hold the ``lock``.
+    counts those that lead, ``lone_calls`` the newest that were runs by themselves;
+    ``alone`` says that no other graph follows them. Of the runs that have ended the
+    last one is kept for its decisions. ``pairs`` are the latents with their outputs, by
+    the latents' shapes. Where every sample decides for itself, ``samples`` holds them.
+    What a run shows at its end goes to the ``report``. Calls that lead hold the
+    ``lock``.
     """
 
     report: GraphReport = field(default_factory=GraphReport)
@@ -53,6 +54,7 @@ class Session:
     runs: list[Trajectory] = field(default_factory=list)
     samples: Samples = field(default_factory=Samples)
     calls: int = 0
+    lone_calls: int = 0
     alone: bool = False
     pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)

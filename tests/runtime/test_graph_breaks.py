@@ -74,3 +74,42 @@ def test_the_second_half_follows_the_first(regions: dict[str, Any]) -> None:
             assert torch.equal(a, b)
         if regions:  # whole stacks are off by up to 0.1
             torch.testing.assert_close(a, b, rtol=0, atol=0.05)
+
+
+class SizesInATensor(Interrupted):
+    """Reads the number of tokens from a tensor, as some models' own code does."""
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        gate = timestep.sin()[:, None, None]
+        for part in self.parts:
+            (tokens,) = torch.tensor([x.shape[1]]).tolist()
+            x = x + gate * part(x[:, :tokens] * gate)
+        return x
+
+
+def test_a_number_read_from_a_tensor_has_its_remedy() -> None:
+    model = torch.compile(SizesInATensor(), backend="rfc", options=OPTIONS)
+    walk(model, last=2)
+    (reason, *_) = rfc_compile.explain(model).graph_breaks
+    assert reason.endswith("pass it as a Python number, and the forward stays whole")
+
+
+class Unrelated(Interrupted):
+    """A block whose input is another one at every call."""
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        x = x * scale.sin()[:, None, None]
+        for part in self.parts:
+            x = x + part(x)
+        return x
+
+
+def test_a_block_that_no_call_goes_on_in_is_told() -> None:
+    model = Unrelated()
+    for part in (model,):
+        part.compile(backend="rfc", options={**OPTIONS, **MODULES, "timestep": None})
+    with pytest.warns(rfc_compile.UncachedWarning, match="4 calls in a row of a block"):
+        for seed in range(8):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                model(torch.randn(2, 4, 8), torch.rand(2, 1) * 9)
