@@ -186,12 +186,14 @@ def tensor_ids(source: Any) -> frozenset[int] | None:
     return frozenset(id(plain) for value in tensors for plain in plain_tensors(value))
 
 
-def reports_of(source: Any) -> list[GraphReport]:
+def reports_of(source: Any, ids: frozenset[int] | None = None) -> list[GraphReport]:
     """The reports of a model's graphs, in the order of compilation; all for None.
 
     Of a model that ``torch.compile`` has wrapped, those with the wrapper's options.
+    Its ``tensor_ids`` may be given where they are known.
     """
-    ids, options = tensor_ids(source), wrapper_options(source, "rfc")
+    ids = tensor_ids(source) if ids is None else ids
+    options = wrapper_options(source, "rfc")
     reports = [
         report
         for report in all_reports()

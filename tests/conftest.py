@@ -13,6 +13,7 @@ from pathlib import Path
 import fuzzing
 import pytest
 import torch
+from torch._logging._internal import trace_log
 
 import rfc_compile
 from rfc_compile.runtime.call_context import current_context, leave_run
@@ -21,6 +22,10 @@ os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR",
     str(Path(__file__).resolve().parent.parent / ".cache" / "inductor"),
 )
+
+# pytest gives its handlers to every logger that does not propagate, and with a handler
+# torch writes each graph out as text, again and again: a tenth of the time of tracing.
+trace_log.propagate = True
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
-from rfc_compile.graph_report import model_of, reports_of
+from rfc_compile.graph_report import model_of, reports_of, tensor_ids
 from rfc_compile.report.drawing import drawing
 from rfc_compile.report.numbers import counted, size
 from rfc_compile.runtime.registry import Dispatcher, newest_run
@@ -155,12 +155,14 @@ def stats(model: Any = None) -> Statistics:
 
     """
     model = model_of(model)
-    reasons = [reason for report in reports_of(model) for reason in report.fallbacks]
-    return replace(_newest(model), fallbacks=tuple(dict.fromkeys(reasons)))
+    ids = tensor_ids(model)
+    reports = reports_of(model, ids)
+    reasons = [reason for report in reports for reason in report.fallbacks]
+    return replace(_newest(model, ids), fallbacks=tuple(dict.fromkeys(reasons)))
 
 
-def _newest(model: nn.Module | None) -> Statistics:
-    newest = newest_run(model)
+def _newest(model: nn.Module | None, ids: frozenset[int] | None) -> Statistics:
+    newest = newest_run(model, ids)
     if newest is None:
         return Statistics()
     session, dispatcher = newest

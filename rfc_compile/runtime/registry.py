@@ -52,12 +52,17 @@ def _dispatchers_of(reports: Iterable[GraphReport]) -> list[Dispatcher]:
     return [dispatcher for dispatcher in alive if dispatcher is not None]
 
 
-def newest_run(model: nn.Module | None) -> tuple[Session, Dispatcher] | None:
-    """The scope that ran most recently, and the dispatcher that led it."""
-    ids = tensor_ids(model)
+def newest_run(
+    model: nn.Module | None, ids: frozenset[int] | None = None
+) -> tuple[Session, Dispatcher] | None:
+    """The scope that ran most recently, and the dispatcher that led it.
+
+    The model's ``tensor_ids`` may be given where they are known.
+    """
+    ids = tensor_ids(model) if ids is None else ids
     running = [
         (session.last_used, position, session, dispatcher)
-        for position, dispatcher in enumerate(dispatchers_of(model))
+        for position, dispatcher in enumerate(_dispatchers_of(reports_of(model, ids)))
         for session in dispatcher.sessions(ids)
     ]
     return max(running, key=lambda entry: entry[:2])[2:] if running else None
@@ -65,5 +70,6 @@ def newest_run(model: nn.Module | None) -> tuple[Session, Dispatcher] | None:
 
 def reset(model: nn.Module | None = None) -> None:
     """Drop the cached state of a model (None: of all); compiled graphs stay."""
-    for dispatcher in dispatchers_of(model):
-        dispatcher.reset(tensor_ids(model))
+    ids = tensor_ids(model)
+    for dispatcher in _dispatchers_of(reports_of(model, ids)):
+        dispatcher.reset(ids)

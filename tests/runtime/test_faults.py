@@ -328,11 +328,11 @@ def test_an_interrupt_inside_a_graph(form: str, options: dict[str, Any]) -> None
 
 @by_form
 def test_an_interrupt_at_any_line(form: str, options: dict[str, Any]) -> None:
-    """Ctrl-C in the runtime itself, at a line in 23 or 151 behind the first graph."""
+    """Ctrl-C in the runtime itself, at a line in 41 or 271 behind the first graph."""
     watched = Watched(form, inner="breaking", **options)
     watched.run()
     for step in SHAPING_STEPS:
-        for line in itertools.count(1 + step, 23 if form == "whole" else 151):
+        for line in itertools.count(1 + step, 41 if form == "whole" else 271):
             x = watched.begin(step)
             with contextlib.suppress(KeyboardInterrupt), InterruptAt(line) as ctrl_c:
                 watched.rfc(x, at(step), TEXT)

@@ -22,14 +22,9 @@ EXAMPLE = ROOT / "examples" / "multi_gpu.py"
 
 def test_ranks(tmp_path: Path) -> None:
     """Groups of 2 and 4 ranks draw what one process draws."""
-    expected = single_process()
-    outcomes: dict[str, str] = {}
-    for count, scenarios in ((2, rank_scenarios.TWO), (4, rank_scenarios.FOUR)):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        found = run_on_ranks(count, scenarios, expected, folder)
-        assert len(found) == count * len(scenarios)
-        outcomes |= found
+    groups = {2: rank_scenarios.TWO, 4: rank_scenarios.FOUR}
+    outcomes = run_on_ranks(groups, single_process(), tmp_path)
+    assert len(outcomes) == sum(n * len(some) for n, some in groups.items())
     failed = [f"{name}:\n{error}" for name, error in outcomes.items() if error]
     assert not failed, "\n".join(failed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,33 @@ TIMEOUT = datetime.timedelta(minutes=5)
 
 
 def run_on_ranks(
-    count: int, scenarios: Sequence[Scenario], expected: dict[str, Any], folder: Path
+    groups: Mapping[int, Sequence[Scenario]], expected: dict[str, Any], folder: Path
 ) -> dict[str, str]:
-    """Run the scenarios on so many ranks: for each rank and scenario, what went wrong.
+    """Run scenarios on so many ranks: for each rank and scenario, what went wrong.
 
-    Nothing (an empty text) where it passed; the first failure ends all.
+    Nothing (an empty text) where it passed; the first failure ends its group.
     """
     torch.save(expected, folder / "expected")
-    multiprocessing.spawn(_run, args=(count, scenarios, folder), nprocs=count)
+    multiprocessing.spawn(_fork, args=(groups, folder), nprocs=1)
     outcomes: dict[str, str] = {}
-    for rank in range(count):
-        outcomes |= torch.load(folder / f"rank_{rank}")
+    for count in groups:
+        for rank in range(count):
+            outcomes |= torch.load(folder / f"rank_{rank}_of_{count}")
     return outcomes
+
+
+def _fork(_: int, groups: Mapping[int, Sequence[Scenario]], folder: Path) -> None:
+    """Import everything once, in a process that has no threads yet, for all ranks."""
+    for count, scenarios in groups.items():
+        arguments = (count, scenarios, folder)
+        multiprocessing.start_processes(
+            _run, args=arguments, nprocs=count, start_method="fork"
+        )
 
 
 def _run(rank: int, count: int, scenarios: Sequence[Scenario], folder: Path) -> None:
     torch.set_num_threads(1)
-    store = f"file://{folder}/store"
+    store = f"file://{folder}/store_of_{count}"
     distributed.init_process_group(
         "gloo", init_method=store, rank=rank, world_size=count, timeout=TIMEOUT
     )
@@ -54,7 +64,7 @@ def _run(rank: int, count: int, scenarios: Sequence[Scenario], folder: Path) -> 
             outcomes[name] = traceback.format_exc()
             break
         outcomes[name] = ""
-    torch.save(outcomes, folder / f"rank_{rank}")
+    torch.save(outcomes, folder / f"rank_{rank}_of_{count}")
     distributed.destroy_process_group()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rfc_compile.tools.measure import glyph_dit
 
-STEPS = 30
+STEPS = 16
 SPEC = "tuning_factory:make"
 FIXED = {
     "estimator": "taylor",

@@ -94,12 +94,17 @@ def test_a_bad_argument_is_one_line() -> None:
     assert all(text in line for text in ("draw", "demo"))
 
 
-def test_an_output_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_made_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "file"
     file.touch()
-    result = rfc_compile(*DEMO, "--output", str(file / "pictures"))
-    assert result.returncode == 2
-    line = one_line(result.stderr)
+    try:
+        code: object = main.main([*DEMO, "--output", str(file / "pictures")])
+    except SystemExit as exit_info:
+        code = exit_info.code
+    assert code == 2
+    line = one_line(capsys.readouterr().err)
     assert "--output" in line
     assert str(file / "pictures") in line
 

@@ -28,6 +28,9 @@ INTERVAL = {
     "min_coverage": 0.0,
 }
 
+FULL = [0, 1, *range(2, STEPS, 3)]
+"""The full steps of a run with a full step in three."""
+
 
 @pytest.fixture(scope="module")
 def target() -> Target:
@@ -40,9 +43,9 @@ def test_a_setting_is_measured(target: Target) -> None:
     assert reference.span == 2
     trial = measure(target, INTERVAL, reference)
     found = trial.measured
-    assert (found.nfc, found.steps, found.images) == (12, STEPS, 2)
+    assert (found.nfc, found.steps, found.images) == (len(FULL), STEPS, 2)
     full = [d.step for d in trial.runs[1].decisions if d.full]
-    assert full == [0, 1, *range(2, STEPS, 3)]
+    assert full == FULL
     drawn = torch.cat([run.images for run in trial.runs])
     wanted = torch.cat(list(reference.images.values()))
     decibels = psnr(drawn, wanted)
@@ -103,7 +106,7 @@ def test_a_pipeline_is_a_target(tmp_path: Path) -> None:
     assert float(images.min()) >= -1
     assert torch.equal(images, draw_reference(given, (0,)).images[0])
     found = measure(given, INTERVAL, draw_reference(given, (1,)))
-    assert (found.measured.nfc, found.measured.steps) == (12, STEPS)
+    assert (found.measured.nfc, found.measured.steps) == (len(FULL), STEPS)
     assert found.measured.ssim is None  # 8 pixels
     assert pipe.transformer is given.model
     assert given.sampler == "DDIMScheduler"
