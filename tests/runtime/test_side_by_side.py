@@ -110,7 +110,7 @@ def test_other_noise(count: int, strength: float, shuffled: bool) -> None:
 
 
 def test_many_images() -> None:
-    images = images_of(20, "other noise")
+    images = images_of(32, "other noise")
     assert_as_alone(images, side_by_side(compiled(), images, random.Random(0)))
 
 
