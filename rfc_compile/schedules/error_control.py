@@ -32,9 +32,6 @@ from rfc_compile.schedules.promise import psnr_of
 NOT_FORETOLD = "not_foretold"
 """Why a step is full where a PSNR was asked for and nothing can be measured."""
 
-FIRST_INTERVAL = 1
-"""Steps between full ones until a curvature can be measured."""
-
 LONGEST_INTERVAL = 6
 
 OUTPUT_ERROR = 1.77
@@ -59,16 +56,18 @@ class ErrorControl(Schedule):
     ) -> None:
         super().__init__(options, report)
         self._even = Even(options, report)
+        self._tolerance = options.largest_debt
+        self._largest_output_error = OUTPUT_ERROR * math.sqrt(self._tolerance)
 
     def expected_psnr(self, debts: Sequence[float]) -> float | None:
         """By the tolerance, which says more than the debts."""
-        return psnr_of(self.options.largest_debt) if debts else None
+        return psnr_of(self._tolerance) if debts else None
 
     def decide(self, position: Position) -> tuple[float, str]:
         """Full where one more cached step would owe too much."""
         since = position.since_full
-        if position.last_interval is None or position.recorded < FIRST_INTERVAL:
-            return (FULL if since + 1 >= FIRST_INTERVAL else CACHED), self.name
+        if position.last_interval is None:  # a curvature needs two full steps
+            return FULL, self.name
         if position.curvature is None:
             if self.options.min_psnr is not None:
                 return FULL, NOT_FORETOLD
@@ -76,9 +75,7 @@ class ErrorControl(Schedule):
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
         times = position.times[len(position.times) - since - 1 :]
         owed = position.curvature.debt(times)
-        tolerance = self.options.largest_debt
         own = position.curvature.output_error(times[-1])
-        due = since + 1 >= longest or owed > tolerance
-        bound = OUTPUT_ERROR * math.sqrt(tolerance)
-        due = due or own > bound
+        due = since + 1 >= longest or owed > self._tolerance
+        due = due or own > self._largest_output_error
         return (FULL if due else CACHED), self.name
