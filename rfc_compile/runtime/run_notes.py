@@ -9,7 +9,7 @@ from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.error_control import NOT_FORETOLD
 
-SHORT_RUN = 6
+SHORT_RUN = 8
 """Steps of a run that may all be full without a word."""
 
 UNLINKED_RUNS = 4

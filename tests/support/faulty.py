@@ -236,7 +236,7 @@ class InterruptAt:
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        if event == "line" and not self._is_with(frame):
+        if event == "line" and not self._guards_nothing(frame):
             self._left -= 1
             if self._left == 0:
                 self.reached = True
@@ -244,9 +244,10 @@ class InterruptAt:
         return self._trace
 
     @staticmethod
-    def _is_with(frame: FrameType) -> bool:
+    def _guards_nothing(frame: FrameType) -> bool:
+        """No signal arrives there, and CPython runs no `__exit__` for what is raised."""
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        return line.lstrip().startswith("with ")
+        return line.lstrip().startswith(("with ", "try:"))
 
 
 class Break(fx.Interpreter):

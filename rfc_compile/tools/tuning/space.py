@@ -234,7 +234,8 @@ def _schedule_words(options: Options) -> list[str]:
     if options.schedule == "interval":
         return [f"interval {options.interval}", f"warm-up {options.warmup}"]
     cap, strictness = options.longest_run, SCHEDULES[options.schedule].strictness
-    value = "" if strictness is None else f" {getattr(options, strictness):g}"
+    given = {"threshold": options.largest_error, "tolerance": options.largest_debt}
+    value = "" if strictness is None else f" {given[strictness]:g}"
     return [
         f"{options.schedule}{value}",
         f"warm-up {options.warmup}",
