@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -115,8 +116,9 @@ def _cached(
     plan = complete_plan(captured, options, report, observer, grouped=bool(groups))
     options = plan.options
     specialized = plan.graphs.specialized
+    tracing = threading.Lock()  # a fake mode serves one thread at a time
     graphs = {
-        name: LazyGraph(name, subgraph.gm, plan.fake_mode, options, mode)
+        name: LazyGraph(name, subgraph.gm, plan.fake_mode, options, mode, tracing)
         for name, subgraph in specialized.graphs.items()
     }
     symbolic = any(isinstance(value, torch.SymInt) for value in specialized.examples)

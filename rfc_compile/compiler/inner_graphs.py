@@ -55,6 +55,8 @@ class LazyGraph:
         seconds: time in it, in seconds, without compilation (on an accelerator the
             time to launch it).
 
+    The ``lock`` is that of all graphs of one ``fake_mode``.
+
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class LazyGraph:
         fake_mode: Any,
         options: Options,
         mode: str | None,
+        lock: threading.Lock,
     ) -> None:
         self.name = name
         self.gm = gm
@@ -74,7 +77,7 @@ class LazyGraph:
         self._options = options
         self._mode = mode
         self._compiled: CompiledGraph | None = None
-        self._lock = threading.Lock()
+        self._lock = lock
 
     def compile(self) -> CompiledGraph:
         """The compiled graph; compiles it if that has not been done.

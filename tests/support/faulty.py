@@ -245,7 +245,7 @@ class InterruptAt:
 
     @staticmethod
     def _guards_nothing(frame: FrameType) -> bool:
-        """No signal arrives there, and CPython runs no `__exit__` for what is raised."""
+        """No signal arrives there, and CPython runs no `__exit__` behind it."""
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
         return line.lstrip().startswith(("with ", "try:"))
 
