@@ -252,9 +252,9 @@ class Options:
     def _check_quality(self) -> None:
         if self.min_psnr is None:
             return
-        rivals = dict.fromkeys(("tolerance", "threshold", "target_nfc"))
+        unset = ("tolerance", "threshold", "target_nfc", "target_speedup")
         needed = {"schedule": DEFAULT_SCHEDULE, "corrector": "auto"}
-        for name, wanted in {**rivals, "target_speedup": None, **needed}.items():
+        for name, wanted in {**dict.fromkeys(unset), **needed}.items():
             if getattr(self, name) != wanted:
                 raise OptionError(
                     f"min_psnr={self.min_psnr!r} and {name}={getattr(self, name)!r} "

@@ -166,8 +166,8 @@ class LatentDispatcher(Dispatcher):
         branch, step = placement.branch, placement.step
         if placement.new:
             if trajectory.times:
-                session.lone_calls += 1
-                session.lone_calls *= len(trajectory.times) == 1
+                alone = len(trajectory.times) == 1
+                session.lone_calls = session.lone_calls + 1 if alone else 0
                 note_lone_calls(session.lone_calls, self.report)
             session.end(trajectory)
             trajectory = session.begin(context)
