@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -67,13 +67,22 @@ class Returned(NamedTuple):
         return [self.output, *mixed, *self.others]
 
 
+class Seen(NamedTuple):
+    """Copies of a call's inputs that may be the latent, and of its outputs."""
+
+    step: int
+    latents: Sequence[Any]
+    outputs: Sequence[Any]
+
+
 @dataclass(eq=False)
 class GuidanceBranch:
     """One guidance branch: the state it keeps and where it stands.
 
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two
-    outputs, newest first, and those of the run's ``unfitted`` steps. ``debt`` is what a
+    outputs, newest first, and those of the run's ``unfitted`` steps; ``seen`` is its
+    whole last call until it is known what of it the latent is. ``debt`` is what a
     full step repays, without the cached steps ``pending``: their index and time, and
     whether each came right after the branch's step before. ``curvature`` is what its
     last full step showed. ``followers`` is the state
@@ -91,6 +100,7 @@ class GuidanceBranch:
     conditioning: tuple[float, ...] = ()
     name: str | None = None
     returned: list[Returned] = field(default_factory=list)
+    seen: Seen | None = None
     debt: Debt = field(default_factory=Debt)
     pending: list[tuple[int, float, bool]] = field(default_factory=list)
     curvature: Curvature | None = None

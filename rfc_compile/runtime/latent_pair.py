@@ -3,14 +3,16 @@
     latent (B, 4, H, W)  ->  output (B, 4, H, W)     images or packed tokens
     latent (B, 9, H, W)  ->  output (B, 4, H, W)     masks and conditions joined to it
     latent (B, 4, H, W)  ->  output (B, 8, H, W)     learned sigma
+    latent (B, 9, D)     ->  output (B, 9, D)        reference tokens joined to it
 
-Found from the shapes of a call; the residual of the fit confirms it (``sampler_fit``).
+Guessed from the shapes of the first call; what the sampler moves between two calls
+confirms it (``latent_search``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,11 @@ class LatentPair:
     Attributes:
         index: of the latent among those of the graph.
         output: position of its output among the results.
-        dim: the dimension whose sizes may differ.
-        size: what both have of it.
+        dim: the dimension of which both may have more.
+        size: what they have in common of it.
+        start: where that begins in the latent.
+        output_start: where it begins in the output.
+        confirmed: whether a run has shown that it is the latent.
 
     """
 
@@ -41,19 +46,21 @@ class LatentPair:
     output: int
     dim: int
     size: int
+    start: int = 0
+    output_start: int = 0
+    confirmed: bool = field(default=False, compare=False)
 
     def latent(self, latents: Sequence[Any]) -> Tensor:
         """The latent of a call, (R, N); ``latents`` are all of the graph."""
-        value: Tensor = latents[self.index]
-        if value.shape[self.dim] != self.size:
-            value = value.narrow(self.dim, 0, self.size)
-        return value.flatten(1)
+        return self._part(latents[self.index], self.start)
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
         """What is returned for it, (R, N)."""
-        value: Tensor = outputs[self.output]
+        return self._part(outputs[self.output], self.output_start)
+
+    def _part(self, value: Tensor, start: int) -> Tensor:
         if value.shape[self.dim] != self.size:
-            value = value.narrow(self.dim, 0, self.size)
+            value = value.narrow(self.dim, start, self.size)
         return value.flatten(1)
 
     @staticmethod
@@ -70,8 +77,8 @@ class LatentPair:
         """
         results = list(outputs)
         result: Tensor = results[self.output].clone()
-        part = result.narrow(self.dim, 0, self.size)
-        guess = predicted[self.output].narrow(self.dim, 0, self.size)
+        own = self.dim, self.output_start, self.size
+        part, guess = result.narrow(*own), predicted[self.output].narrow(*own)
         error = part.float() - guess.float()
         part.copy_(part.float() + amount.view(-1, *[1] * (error.ndim - 1)) * error)
         results[self.output] = result

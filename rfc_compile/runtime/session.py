@@ -43,9 +43,9 @@ class Session:
     counts those that lead, ``lone_calls`` the newest that were runs by themselves;
     ``alone`` says that no other graph follows them. Of the runs that have ended the
     last one is kept for its decisions. ``pairs`` are the latents with their outputs, by
-    the latents' shapes. Where every sample decides for itself, ``samples`` holds them.
-    What a run shows at its end goes to the ``report``. Calls that lead hold the
-    ``lock``.
+    the latents' shapes; the conditioning inputs ``moving`` are latents. Where every
+    sample decides for itself, ``samples`` holds them. What a run shows at its end goes
+    to the ``report``. Calls that lead hold the ``lock``.
     """
 
     report: GraphReport = field(default_factory=GraphReport)
@@ -57,6 +57,7 @@ class Session:
     lone_calls: int = 0
     alone: bool = False
     pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
+    moving: set[int] = field(default_factory=set)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def begin(self, context: CallContext) -> Trajectory:
@@ -81,8 +82,15 @@ class Session:
                 context.num_steps,
                 context.iterations,
                 asked=context.asked,
+                varying=set(self.moving),
             )
         )
+
+    def moves(self, index: int) -> None:
+        """A conditioning input is a latent: no run is told apart by it."""
+        self.moving.add(index)
+        for run in self.live:
+            run.varying.add(index)
 
     def end(self, run: Trajectory) -> None:
         """No call continues it any more; say so if it shows that something is wrong."""

@@ -86,6 +86,7 @@ class SampleDispatcher(TimestepDispatcher):
         self._written = written_slots(layout)
         self._smallest = 0 if batch.rows else 1  # 0 before the model is tried out
         self._mixes = False
+        self._searches = False  # a row alone does not show whose outputs are mixed
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()
