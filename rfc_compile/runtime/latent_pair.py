@@ -52,15 +52,16 @@ class LatentPair:
 
     def latent(self, latents: Sequence[Any]) -> Tensor:
         """The latent of a call, (R, N); ``latents`` are all of the graph."""
-        return self._part(latents[self.index], self.start)
+        value: Tensor = latents[self.index]
+        if value.shape[self.dim] != self.size:
+            value = value.narrow(self.dim, self.start, self.size)
+        return value.flatten(1)
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
         """What is returned for it, (R, N)."""
-        return self._part(outputs[self.output], self.output_start)
-
-    def _part(self, value: Tensor, start: int) -> Tensor:
+        value: Tensor = outputs[self.output]
         if value.shape[self.dim] != self.size:
-            value = value.narrow(self.dim, start, self.size)
+            value = value.narrow(self.dim, self.output_start, self.size)
         return value.flatten(1)
 
     @staticmethod
@@ -83,6 +84,11 @@ class LatentPair:
         part.copy_(part.float() + amount.view(-1, *[1] * (error.ndim - 1)) * error)
         results[self.output] = result
         return results
+
+
+def sizes_of(latents: Sequence[Any]) -> tuple[torch.Size, ...]:
+    """What a session knows a pair by."""
+    return tuple([latent.shape for latent in latents])
 
 
 def find_latent_pair(

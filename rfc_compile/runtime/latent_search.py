@@ -20,7 +20,12 @@ import torch
 from torch import Tensor
 
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Returned, Seen
-from rfc_compile.runtime.latent_pair import LatentPair, find_latent_pair, partners
+from rfc_compile.runtime.latent_pair import (
+    LatentPair,
+    find_latent_pair,
+    partners,
+    sizes_of,
+)
 from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import (
     EXACT,
@@ -32,11 +37,6 @@ from rfc_compile.runtime.sampler_fit import (
 )
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
-
-
-def sizes_of(latents: Sequence[Any]) -> tuple[torch.Size, ...]:
-    """What a session knows a pair by."""
-    return tuple([latent.shape for latent in latents])
 
 
 def guessed(

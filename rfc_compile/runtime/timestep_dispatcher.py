@@ -31,8 +31,8 @@ from rfc_compile.runtime.guidance_branch import (
     Mismatch,
     Returned,
 )
-from rfc_compile.runtime.latent_pair import LatentPair, partners
-from rfc_compile.runtime.latent_search import guessed, looked_for, seen, sizes_of
+from rfc_compile.runtime.latent_pair import LatentPair, partners, sizes_of
+from rfc_compile.runtime.latent_search import guessed, looked_for, seen
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, fits_by_branch, places, put_off
