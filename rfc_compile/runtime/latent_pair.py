@@ -3,6 +3,7 @@
     latent (B, 4, H, W)  ->  output (B, 4, H, W)     images or packed tokens
     latent (B, 9, H, W)  ->  output (B, 4, H, W)     masks and conditions joined to it
     latent (B, 4, H, W)  ->  output (B, 8, H, W)     learned sigma
+    latent (B, 4, H, W)  ->  output (2 B, 4, H, W)   guidance, which the caller mixes
 
 Found from the shapes of a call; the residual of the fit confirms it (``sampler_fit``).
 """
@@ -34,6 +35,7 @@ class LatentPair:
         output: position of its output among the results.
         dim: the dimension whose sizes may differ.
         size: what both have of it.
+        copies: rows of the output for each of the latent's, which is repeated so often.
 
     """
 
@@ -41,13 +43,15 @@ class LatentPair:
     output: int
     dim: int
     size: int
+    copies: int = 1
 
     def latent(self, latents: Sequence[Any]) -> Tensor:
         """The latent of a call, (R, N); ``latents`` are all of the graph."""
         value: Tensor = latents[self.index]
         if value.shape[self.dim] != self.size:
             value = value.narrow(self.dim, 0, self.size)
-        return value.flatten(1)
+        rows = value.flatten(1)
+        return rows.repeat(self.copies, 1) if self.copies > 1 else rows
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
         """What is returned for it, (R, N)."""
@@ -81,16 +85,21 @@ class LatentPair:
 def find_latent_pair(
     latents: Sequence[Any], outputs: Sequence[Any]
 ) -> LatentPair | None:
-    """The first latent with an output of its shape but for one size at most."""
-    for most in (0, 1):
-        for index, latent in enumerate(latents):
-            for output, value in enumerate(outputs):
-                dims = _differing(latent, value)
-                if dims is not None and len(dims) <= most:
-                    dim = dims[0] if dims else 1
-                    sizes = latent.shape[dim], value.shape[dim]
-                    return LatentPair(index, output, dim, min(sizes))
-    return None
+    """The first latent with an output of its shape but for one size at most.
+
+    An output with several rows for each of the latent's comes after the others.
+    """
+    found = [
+        (copies, len(dims), LatentPair(index, output, dim, min(sizes), copies))
+        for index, latent in enumerate(latents)
+        for output, value in enumerate(outputs)
+        if (copies := _copies(latent, value))
+        for dims in [_differing(latent, value)]
+        if len(dims) <= 1
+        for dim in [dims[0] if dims else 1]
+        for sizes in [(latent.shape[dim], value.shape[dim])]
+    ]
+    return min(found, key=lambda one: one[:2])[2] if found else None
 
 
 def partners(latent: Tensor) -> tuple[tuple[int, ...], ...]:
@@ -114,13 +123,17 @@ def alike(latent: Tensor) -> list[list[int]]:
     return [[x for x in groups[value] if x != row] for row, value in enumerate(prints)]
 
 
-def _differing(latent: Any, output: Any) -> list[int] | None:
-    """The dimensions whose sizes differ; None for values that cannot be compared."""
+def _copies(latent: Any, output: Any) -> int:
+    """Rows of an output for each of the latent's; 0 if they cannot be compared."""
     if not isinstance(latent, Tensor) or not isinstance(output, Tensor):
-        return None
+        return 0
     if latent.ndim != output.ndim or latent.ndim < 2 or not output.is_floating_point():
-        return None
-    sizes = list(zip(latent.shape, output.shape, strict=True))
-    if sizes[0][0] != sizes[0][1]:
-        return None
-    return [dim for dim, (a, b) in enumerate(sizes) if a != b]
+        return 0
+    copies, rest = divmod(len(output), max(1, len(latent)))
+    return 0 if rest else copies
+
+
+def _differing(latent: Tensor, output: Tensor) -> list[int]:
+    """The dimensions, but for the rows, whose sizes differ."""
+    sizes = enumerate(zip(latent.shape, output.shape, strict=True))
+    return [dim for dim, (a, b) in sizes if dim > 0 and a != b]
