@@ -8,9 +8,8 @@ x - up - add - down - add    a nested add: it belongs to the branch around it
 '----------------------'
 
 x - norm - attention - scale - add    no long skip: the branch has work of its own on
-|  \                     |       |    its stream, and reads another stream that starts
-|   '- block - block ----'       |    there
-'--------------------------------'
+|--- block - block ------'     |      its stream, and reads another stream that starts
+'------------------------------'      there
 """
 
 from __future__ import annotations

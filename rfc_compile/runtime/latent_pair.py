@@ -5,13 +5,16 @@
     latent (B, 4, H, W)  ->  output (B, 8, H, W)     learned sigma
     latent (B, 4, H, W)  ->  output (2 B, 4, H, W)   guidance, which the caller mixes
 
+Guidance in one batch may be for the first three channels of an image alone, as in DiT's
+``forward_with_cfg``: where rows have the same latent, only these are compared.
+
 Found from the shapes of a call; the residual of the fit confirms it (``sampler_fit``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,9 @@ LARGEST_ERROR = 0.15
 """Relative size of a prediction's error above which less of it is repaid: then the
 steps between lie on no simple curve (`python -m benchmarks corrector`)."""
 
+GUIDED = 3
+"""Channels that guidance in one batch is for, at least (``eps[:, :3]``)."""
+
 
 @dataclass(frozen=True)
 class LatentPair:
@@ -36,6 +42,7 @@ class LatentPair:
         dim: the dimension whose sizes may differ.
         size: what both have of it.
         copies: rows of the output for each of the latent's, which is repeated so often.
+        channels: how many of an image's are compared, None for all.
 
     """
 
@@ -44,20 +51,22 @@ class LatentPair:
     dim: int
     size: int
     copies: int = 1
+    channels: int | None = None
 
     def latent(self, latents: Sequence[Any]) -> Tensor:
         """The latent of a call, (R, N); ``latents`` are all of the graph."""
-        value: Tensor = latents[self.index]
-        if value.shape[self.dim] != self.size:
-            value = value.narrow(self.dim, 0, self.size)
-        rows = value.flatten(1)
+        rows = self._rows(latents[self.index])
         return rows.repeat(self.copies, 1) if self.copies > 1 else rows
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
         """What is returned for it, (R, N)."""
-        value: Tensor = outputs[self.output]
+        return self._rows(outputs[self.output])
+
+    def _rows(self, value: Tensor) -> Tensor:
         if value.shape[self.dim] != self.size:
             value = value.narrow(self.dim, 0, self.size)
+        if self.channels is not None:
+            value = value.narrow(1, 0, self.channels)
         return value.flatten(1)
 
     @staticmethod
@@ -99,7 +108,14 @@ def find_latent_pair(
         for dim in [dims[0] if dims else 1]
         for sizes in [(latent.shape[dim], value.shape[dim])]
     ]
-    return min(found, key=lambda one: one[:2])[2] if found else None
+    if not found:
+        return None
+    *_, pair = min(found, key=lambda one: one[:2])
+    image = latents[pair.index]
+    channels = pair.size if pair.dim == 1 else image.shape[1]
+    more = image.ndim > 3 and channels > GUIDED
+    guided = more and partners(pair.latent(latents))
+    return replace(pair, channels=GUIDED) if guided else pair
 
 
 def partners(latent: Tensor) -> tuple[tuple[int, ...], ...]:

@@ -1,4 +1,4 @@
-"""Guidance in one batch that the forward makes itself, mixed by the caller."""
+"""Guidance in one batch: made inside of the forward, or for three channels alone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from denoising import compiled
-from models import build, timesteps, tokens
+from models import TOKENS, WIDTH, Stack, build, timesteps, tokens
 from original_forms import Doubled
-from torch import Tensor
+from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile.runtime.latent_pair import LatentPair, find_latent_pair
@@ -42,6 +42,46 @@ def test_both_answers_explain_the_latent(guidance: float) -> None:
     assert len(rfc_compile.explain(rfc).regions) == 1
 
 
+class Labelled(Stack):
+    """Images (B, 4, H, W) with a class: the last one stands for none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.label = nn.Embedding(3, WIDTH)
+        self.patch, self.unpatch = nn.Linear(4, WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        h = self.patch(x.flatten(2).mT) + 3 * self.label(y)[:, None]
+        h = self.unpatch(super().forward(h, t))
+        return h.mT.unflatten(2, x.shape[2:])
+
+
+def drawn_with_labels(model: Any, guided: int) -> Tensor:
+    """Guidance of the first channels; the others are those of the class alone."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 2, TOKENS, generator=generator)
+    labels = torch.tensor([0, 1, 2, 2])
+    with torch.no_grad():
+        for step in range(STEPS):
+            t = timesteps(900 - 50 * step, batch=4)
+            found = model(torch.cat([x, x]), t, labels)
+            cond, empty = found[:, :guided].chunk(2)
+            mixed = cond + 3 * (cond - empty)
+            x = x - torch.cat([mixed, found[:2, guided:]], dim=1) / STEPS
+    return x
+
+
+@pytest.mark.parametrize("guided", [3, 4])
+def test_guidance_of_three_channels(guided: int) -> None:
+    model = build(Labelled)
+    rfc = compiled(model)
+    found, reference = (drawn_with_labels(m, guided) for m in (rfc, model))
+    decisions = rfc_compile.stats(rfc).decisions
+    assert len(decisions) == STEPS
+    assert sum(d.full for d in decisions) < STEPS - 4
+    assert (found - reference).norm() / reference.norm() < 0.05
+
+
 def test_a_full_run_is_exact() -> None:
     model = build(Doubled)
     rfc = compiled(model, schedule="interval", interval=1)
@@ -57,3 +97,19 @@ def test_rows_of_the_output_for_one_of_the_latent() -> None:
     assert find_latent_pair([x], [y, x]) == LatentPair(0, 1, 1, 3)
     assert find_latent_pair([x], [torch.zeros(3, 3, 4)]) is None
     assert find_latent_pair([y], [x]) is None
+
+
+def test_channels_that_are_compared() -> None:
+    """Only where rows share a latent, and of an image alone."""
+    noise = torch.randn(1, 5, 2, 2)
+    same, apart = noise.expand(2, 5, 2, 2), torch.randn(2, 5, 2, 2)
+    for latent, size, channels in (
+        (same, 5, 3),
+        (same, 4, 3),
+        (same, 2, None),
+        (apart, 5, None),
+        (same.flatten(2), 5, None),
+    ):
+        pair = find_latent_pair([latent], [latent[:, :size]])
+        assert pair == LatentPair(0, 0, 1, size, channels=channels)
+        assert pair.latent([latent]).shape == pair.returned([latent[:, :size]]).shape
