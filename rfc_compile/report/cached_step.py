@@ -90,4 +90,4 @@ def _seconds(graphs: Mapping[str, Any], name: str) -> float:
 
 def _on_cpu(report: GraphReport) -> bool:
     tensors = [reference() for reference in report.tensors.values()]
-    return all(tensor is None or tensor.device.type == "cpu" for tensor in tensors)
+    return all(tensor is None or tensor.is_cpu for tensor in tensors)

@@ -127,7 +127,7 @@ class Decoupled(Stack):
 
 
 class Doubled(Stack):
-    """Guidance in one batch made inside of the forward; the caller mixes its answers."""
+    """Guidance in one batch made inside of the forward; the caller mixes answers."""
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
         return super().forward(torch.cat([x, x]), torch.cat([t, t * 0 + 1]))
