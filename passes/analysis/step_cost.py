@@ -16,9 +16,6 @@ from rfc_compile.passes.analysis.flops import flops
 from rfc_compile.passes.analysis.records import module_path
 from rfc_compile.passes.fx_utils import is_layout
 
-_NAMED = 3
-"""Modules that are named, those with the most FLOPs."""
-
 
 @dataclass(frozen=True)
 class StepCost:
@@ -27,13 +24,13 @@ class StepCost:
     Attributes:
         flops: floating point operations.
         operations: calls that compute something: no views, no parts of a tuple.
-        modules: paths of the modules with the most FLOPs, most first.
+        modules: FLOPs of every module that has some, by its path.
 
     """
 
     flops: int
     operations: int
-    modules: tuple[str, ...]
+    modules: Counter[str]
 
 
 def step_cost(*graphs: fx.GraphModule) -> StepCost:
@@ -50,5 +47,4 @@ def step_cost(*graphs: fx.GraphModule) -> StepCost:
     for node in nodes:
         if count := flops(node):
             work[module_path([node])] += count
-    most = tuple(path for path, _ in work.most_common(_NAMED))
-    return StepCost(work.total(), len(nodes), most)
+    return StepCost(work.total(), len(nodes), work)

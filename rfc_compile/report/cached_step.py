@@ -7,11 +7,15 @@ FLOPs: so operations and time are told as well.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rfc_compile.graph_report import GraphReport
+
+NAMED = 3
+"""Modules that are named, those with the most FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ def cached_step(reports: Sequence[GraphReport]) -> CachedStep | None:
         return None
     uncached = sum(report.flops for report in reports if report.cached_cost is None)
     full = uncached + sum(cost.flops for _, cost in costs)
+    work = sum((cost.modules for cost, _ in costs), Counter[str]())
     return CachedStep(
         flops=(uncached + sum(cost.flops for cost, _ in costs)) / full if full else 0.0,
         operations=sum(cost.operations for cost, _ in costs),
         full_operations=sum(cost.operations for _, cost in costs),
-        modules=costs[0][0].modules,
+        modules=tuple(path for path, _ in work.most_common(NAMED)),
         time=_share_of_time(reports),
     )
 
