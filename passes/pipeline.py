@@ -34,6 +34,7 @@ from rfc_compile.passes.analysis.input_roles import (
 from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.analysis.regions import find_regions
 from rfc_compile.passes.analysis.residual_stream import residual_stream
+from rfc_compile.passes.analysis.step_cost import StepCost, step_cost
 from rfc_compile.passes.analysis.watched_value import watched_value, with_watched
 from rfc_compile.passes.fx_utils import Ancestry
 from rfc_compile.passes.invariants import check_invariants
@@ -56,10 +57,20 @@ Pass = Callable[[fx.GraphModule], fx.GraphModule]
 
 @dataclass(frozen=True)
 class StepGraphs:
-    """What the pipeline makes of a forward: its graphs and the state that they take."""
+    """What the pipeline makes of a forward.
+
+    Attributes:
+        layout: the state that its graphs take.
+        specialized: its graphs.
+        full: what a full step costs.
+        cached: what a cached step costs.
+
+    """
 
     layout: StateLayout
     specialized: Specialized
+    full: StepCost
+    cached: StepCost
 
 
 def analyse(
@@ -121,13 +132,15 @@ def rewrite(
     graphs = specialize(gm, probe=probe, apart=apart)
     for name, graph in graphs.graphs.items():
         observe(name, graph.gm)
+    before = [] if graphs.probe is None else [graphs.probe.gm]
+    full, cached = (step_cost(*before, x.gm) for x in (graphs.full, graphs.cached))
     for name, where, apply in _graph_passes(fake_mode):
         for target, graph in graphs.graphs.items():
             if name in optional and target in where:
                 apply(graph.gm)
                 check_invariants(graph.gm)
                 observe(f"{target}_{name}", graph.gm)
-    return StepGraphs(gm.meta["rfc_state"], graphs)
+    return StepGraphs(gm.meta["rfc_state"], graphs, full, cached)
 
 
 def _step_passes(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rfc_compile.dynamo_frames import wrapper_options
 from rfc_compile.errors import BudgetWarning, UncachedWarning
 from rfc_compile.passes.analysis.records import Refusal
+from rfc_compile.passes.analysis.step_cost import StepCost
 from rfc_compile.passes.analysis.streams import Streams
 from rfc_compile.passes.rewrites.wrapped_parameters import plain_tensors
 
@@ -58,7 +59,8 @@ class GraphReport:
     ``kept_as`` names, for every region and output, where its input and it are kept;
     ``state_bytes`` is the state of one CFG branch where the graph leads,
     ``following_bytes`` where it takes over the decisions of another. ``options`` are
-    those that ``torch.compile`` was given.
+    those that ``torch.compile`` was given. ``full_cost`` and ``cached_cost`` are None
+    for a graph that is not cached.
     """
 
     number: int = field(default_factory=itertools.count().__next__)
@@ -68,6 +70,8 @@ class GraphReport:
     notes: list[str] = field(default_factory=list)
     flops: int = 0
     block_flops: int = 0
+    full_cost: StepCost | None = None
+    cached_cost: StepCost | None = None
     streams: Streams | None = None
     kept_as: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     timestep: str | None = None

@@ -131,6 +131,7 @@ def complete_plan(
         optional=_optional_passes(options),
     )
     _report_state(report, captured, graphs.layout)
+    report.full_cost, report.cached_cost = graphs.full, graphs.cached
     return Plan(captured, graphs, fake_mode, options, batch)
 
 

@@ -14,6 +14,7 @@ from rfc_compile.graph_report import (
     tensor_ids,
 )
 from rfc_compile.passes.analysis.records import Refusal
+from rfc_compile.report.cached_step import CachedStep, cached_step
 from rfc_compile.report.drawing import drawing
 from rfc_compile.report.numbers import counted, scaled, size
 from rfc_compile.report.region_errors import GraphMap, maps_of
@@ -51,6 +52,7 @@ class Explanation:
         cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
             the regions, and the latent and the input that distinguishes steps.
         maps: what ``plot`` draws, one for each graph with regions.
+        cached_step: what a cached step still runs; None where nothing is cached.
 
     """
 
@@ -65,6 +67,7 @@ class Explanation:
     notes: tuple[str, ...]
     cache_bytes: int = 0
     maps: tuple[GraphMap, ...] = ()
+    cached_step: CachedStep | None = None
 
     def plot(self) -> Figure:
         """The residual streams with the regions, coloured twice.
@@ -101,6 +104,7 @@ class Explanation:
             f"{counted(len(self.regions), 'region')} with {self.coverage:.1%} of the "
             f"FLOPs; {size(self.cache_bytes)} of state for each guidance branch",
             *_table([header, *rows] if rows else []),
+            *([str(self.cached_step)] if self.cached_step else []),
             *(f"timestep input: {name}" for name in self.timestep),
             *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
             *reasons,
@@ -189,4 +193,5 @@ def explanation_of(
         ),
         notes=tuple(dict.fromkeys(text for r in reports for text in r.notes)),
         cache_bytes=_state_bytes(reports, ids),
+        cached_step=cached_step(reports),
     )

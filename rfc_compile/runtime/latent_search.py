@@ -22,6 +22,7 @@ from torch import Tensor
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Returned, Seen
 from rfc_compile.runtime.latent_pair import (
     LatentPair,
+    copies_of,
     find_latent_pair,
     partners,
     sizes_of,
@@ -37,6 +38,10 @@ from rfc_compile.runtime.sampler_fit import (
 )
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
+
+GUIDED = 3
+"""Channels of an image that guidance in one batch is for, where it is not for all
+(``eps[:, :3]``, DiT's ``forward_with_cfg``)."""
 
 
 def guessed(
@@ -130,13 +135,16 @@ def _pairs(
     """The guess, then what has moved with the outputs that have its size."""
     if guess is not None:
         yield guess
+        if guess.dim == 1 and latents[guess.index].ndim > 3 and guess.size > GUIDED:
+            yield replace(guess, size=GUIDED)
     for index, (old, new) in enumerate(zip(before.latents, latents, strict=True)):
         if not isinstance(new, Tensor) or old.shape != new.shape:
             continue
         for dim, start, size in _moved_parts(old, new):
             for output, value in enumerate(before.outputs):
+                copies = copies_of(new, value)
                 for begin in _starts(new, value, dim, start, size):
-                    yield LatentPair(index, output, dim, size, start, begin)
+                    yield LatentPair(index, output, dim, size, start, begin, copies)
 
 
 def _moved_parts(old: Tensor, new: Tensor) -> Iterator[tuple[int, int, int]]:
@@ -152,12 +160,10 @@ def _starts(
     latent: Tensor, output: Any, dim: int, start: int, size: int
 ) -> Iterator[int]:
     """Where an output may hold the answer to a part of the latent."""
-    if not isinstance(output, Tensor) or not output.is_floating_point():
+    if not copies_of(latent, output) or output.shape[dim] < size:
         return
-    if output.ndim != latent.ndim or output.shape[dim] < size:
-        return
-    others = [d for d in range(latent.ndim) if d != dim]
-    if any(output.shape[d] != latent.shape[d] for d in others):
+    sizes = enumerate(zip(latent.shape, output.shape, strict=True))
+    if any(a != b for d, (a, b) in sizes if d not in (0, dim)):
         return
     yield 0
     if start and output.shape[dim] >= start + size:

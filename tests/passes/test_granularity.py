@@ -42,6 +42,7 @@ BLOCKS = {  # inputs and outputs of every region, where they are not 1 and 1 eac
     "Packed": [(2, 2), (2, 2)],
     "Crossed": [(1, 2)],
     "FromLinear": [(1, 1)] * 3,
+    "Decoupled": [(1, 1)] * 4,
     "Guided": [(1, 1)] * 4,
     "GatedSkips": [(1, 1)] * 5,
 }
@@ -94,8 +95,8 @@ def check_regions(name: str) -> None:
         merged = [region for region in found if region.kind in GRANULARITIES]
         assert len(merged) == len(found) - PARTS.get((name, granularity), 0)
         for region in merged:
-            sum_of_skips = name == "GatedSkips" and region.kind == "stack"
-            kept_whole = region.kind == "model" or sum_of_skips
+            joined = name in ("GatedSkips", "Decoupled") and region.kind == "stack"
+            kept_whole = region.kind == "model" or joined
             assert len(region.bases) == (0 if kept_whole else len(region.outputs))
             assert {n.name for n in region.nodes}.isdisjoint(
                 n.name for n in (*region.inputs, *region.bases)
