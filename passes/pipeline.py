@@ -75,7 +75,7 @@ def analyse(
 ) -> Captured:
     """Retrace a Dynamo graph and find its regions, merged to the granularity.
 
-    ``granularity`` is told whether the timestep is among the inputs.
+    ``granularity`` takes whether the timestep is among the inputs.
 
     Raises:
         CannotCache: the forward cannot be cached, with the reason.
@@ -117,8 +117,8 @@ def rewrite(
         gm = apply(gm)
         check_invariants(gm)
         observe(name, gm)
-    apart = captured.inputs.timestep is None
-    graphs = specialize(gm, probe=probe, apart=apart)
+    untimed = captured.inputs.timestep is None
+    graphs = specialize(gm, probe=probe, standalone_probe=untimed)
     for name, graph in graphs.graphs.items():
         observe(name, graph.gm)
     for name, where, apply in _graph_passes(fake_mode):
@@ -144,7 +144,7 @@ def _step_passes(
             node.name
             for node in captured.inputs.conditioning
             if not state_options.per_sample
-        ],  # where every sample decides, the host tells samples apart before the probe
+        ],  # with per_sample the host identifies the rows before the probe
         fake_mode=fake_mode,
     )
     return [

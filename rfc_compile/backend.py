@@ -72,14 +72,14 @@ def rfc(
     adapters.connect()
     report = graph_report.new_report(example_inputs, options)
     report.graph_break = dynamo_frames.graph_break_reason(gm)
-    report.piece = dynamo_frames.is_piece(gm)
+    report.fragment = dynamo_frames.is_fragment(gm)
     if limit := dynamo_frames.recompile_limit():
         report.fall_back(RECOMPILE_LIMIT.format(limit))
     try:
         return _cached(gm, example_inputs, settings, mode, report)
     except NothingToCache as nothing:
-        if report.piece:
-            report.note(f"a piece of the forward runs uncached: {nothing.reason}")
+        if report.fragment:
+            report.note(f"one graph of the forward runs uncached: {nothing.reason}")
         else:
             report.fall_back(f"this forward runs uncached: {nothing.reason}")
     except CannotCache as refusal:

@@ -64,7 +64,7 @@ class GraphReport:
     number: int = field(default_factory=itertools.count().__next__)
     regions: tuple[RegionInfo, ...] = ()
     refused: tuple[Refusal, ...] = ()
-    fallbacks: list[str] = field(default_factory=list)
+    uncached_reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     flops: int = 0
     block_flops: int = 0
@@ -72,7 +72,7 @@ class GraphReport:
     kept_as: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     timestep: str | None = None
     graph_break: str | None = None
-    piece: bool = False
+    fragment: bool = False
     state_bytes: int = 0
     following_bytes: int = 0
     dispatcher: weakref.ref[Any] | None = None
@@ -88,8 +88,8 @@ class GraphReport:
 
     def fall_back(self, reason: str) -> None:
         """Record why something runs uncached, and warn the first time."""
-        if reason not in self.fallbacks:
-            self.fallbacks.append(reason)
+        if reason not in self.uncached_reasons:
+            self.uncached_reasons.append(reason)
             warnings.warn(f"rfc_compile: {reason}", UncachedWarning, stacklevel=2)
 
     def warn(self, text: str) -> None:
@@ -200,3 +200,9 @@ def reports_of(source: Any, ids: frozenset[int] | None = None) -> list[GraphRepo
         if report.belongs_to(ids) and options in (None, report.options)
     ]
     return sorted(reports, key=lambda report: report.number)
+
+
+def uncached_reasons(reports: Iterable[GraphReport]) -> tuple[str, ...]:
+    """Why calls of these graphs run uncached, each reason once."""
+    reasons = (reason for report in reports for reason in report.uncached_reasons)
+    return tuple(dict.fromkeys(reasons))

@@ -5,8 +5,8 @@
 
 Analysis only. The batch is the leading dimension of the latents. Its size must be a
 symbol that stands nowhere but in leading dimensions: then the graphs of the forward run
-for any part of a batch. A graph for a batch of 1 alone has no rows to tell apart. That
-no sample reads another one's row is not seen here (rfc_compile.mixing).
+for any part of a batch. A graph for a batch of 1 needs no rows. Whether
+samples are independent is tested at run time (runtime.per_sample.independence).
 """
 
 from __future__ import annotations

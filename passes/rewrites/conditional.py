@@ -86,7 +86,7 @@ def make_conditional(
     """Give every outlined region its cached branch; values of full steps unchanged.
 
     ``watched`` names the input whose prediction error the decision looks at,
-    ``latents`` and ``conditioning`` the inputs that tell trajectories apart. The
+    ``latents`` and ``conditioning`` the inputs that identify a trajectory. The
     layout of the added graph inputs is in ``gm.meta["rfc_state"]``.
     """
     calls = outlined_calls(gm)

@@ -150,10 +150,8 @@ class _ByOp:
     def _copy(
         self, template: _Template, node: fx.Node, operands: Sequence[fx.Node]
     ) -> Any:
-        """Copy a template to the end of the graph; its nodes tell of ``node``."""
-        told = {
-            key: value for key, value in node.meta.items() if key != "example_value"
-        }
+        """Append a copy of a template to the graph, with the meta of ``node``."""
+        meta = {k: value for k, value in node.meta.items() if k != "example_value"}
         copies: dict[fx.Node, fx.Node] = {}
         inputs = iter(operands)
         for old in template.graph.nodes:
@@ -161,7 +159,7 @@ class _ByOp:
                 copies[old] = next(inputs)
             elif old.op != "output":
                 copies[old] = self.graph.node_copy(old, copies.__getitem__)
-                copies[old].meta.update(told)
+                copies[old].meta.update(meta)
         results = tuple(copies[old] for old in results_of(template.graph))
         return results if template.many else results[0]
 
@@ -189,7 +187,7 @@ def _template(node: fx.Node, arguments: Any, operands: Sequence[fx.Node]) -> _Te
         many = isinstance(result, tuple | list)
         return tuple(result) if many else (result,)
 
-    # traces tell tensors apart by identity, and nodes share an example
+    # tracing identifies tensors by id, and nodes share an example
     examples = [operand.meta["val"].detach() for operand in operands]
     traced = _whole(run, examples)
     for made in traced.graph.nodes:

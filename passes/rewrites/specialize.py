@@ -7,11 +7,11 @@
     O = conditional(...)
     out = x + gate * O ...
 
-``probe`` runs up to the signal; ``full`` and ``cached`` go on from its live values, so
-no work is done twice. Without a probe, ``full`` and ``cached`` are whole forwards that
-return the signal after the model's outputs. A probe that stands apart gives the signal
-only, and ``full`` and ``cached`` are whole forwards without it: for graphs that may
-take over the decision of another one. Writes to the state come last in ``full``.
+``probe`` runs up to the signal; ``full`` and ``cached`` continue from its live values,
+so no work is done twice. Without a probe, ``full`` and ``cached`` are whole forwards
+that return the signal after the model's outputs. A standalone probe returns only the
+signal, and ``full`` and ``cached`` are whole forwards without it: for graphs that may
+follow the decision of another one. Writes to the state come last in ``full``.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ SIGNAL = "rfc_signal"
 _ORIGIN = "rfc_origin"  # key of node.meta: the node's name in the conditional graph
 
 
-def specialize(gm: fx.GraphModule, *, probe: bool, apart: bool = False) -> Specialized:
+def specialize(
+    gm: fx.GraphModule, *, probe: bool, standalone_probe: bool = False
+) -> Specialized:
     """Split a hoisted conditional graph; ``gm`` itself is left as it is."""
     before = _before_signal(gm)
     full, cached = _branch(gm, taken=True), _branch(gm, taken=False)
@@ -93,7 +95,7 @@ def specialize(gm: fx.GraphModule, *, probe: bool, apart: bool = False) -> Speci
     placeholders = gm.graph.find_nodes(op="placeholder")
     inputs = tuple(node.name for node in placeholders)
     examples = tuple(node.meta["val"] for node in placeholders)
-    if apart:
+    if standalone_probe:
         head = _head(gm, before, [])
         whole = (_whole(full, signal=False), _whole(cached, signal=False))
         return Specialized(head, *whole, inputs, examples)

@@ -94,7 +94,7 @@ def capture(
         report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
     remedy = name_the_timestep(captured.inputs)
-    if remedy and not report.piece:
+    if remedy and not report.fragment:
         report.note(f"no input is known to be the timestep: {remedy}")
     report.streams = find_streams(captured)
     return captured
@@ -178,7 +178,7 @@ def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) 
     report.timestep = None if where is None else captured.inputs.names[where]
     sizes = {ring.name: ring.bytes for ring in layout.rings}
     report.state_bytes = report.following_bytes = sum(sizes.values())
-    if where is None:  # its probe stands apart, and it alone reads the latents
+    if where is None:  # only its standalone probe reads the latents
         latents = len(layout.latents)
         report.following_bytes -= sum(list(sizes.values())[:latents])
     regions = []

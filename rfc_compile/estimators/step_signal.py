@@ -21,7 +21,7 @@ from torch import Tensor
 from rfc_compile.estimators.base import TAYLOR, changes
 
 LARGEST = 1e6
-"""Conditioning is told apart below this magnitude."""
+"""Values of the conditioning are clamped to this magnitude."""
 
 NOT_FINITE = (
     "an input holds NaN or Inf (or the latent is all zero): such steps run uncached"
@@ -99,7 +99,7 @@ def relative_distance(value: Tensor, other: Tensor) -> Tensor:
 
 
 def fingerprint(value: Tensor) -> Tensor:
-    """A number that tells two conditioning inputs apart, shape (1,).
+    """A hash of a conditioning input, shape (1,).
 
     Equal inputs give equal bits; the weights make it sensitive to order. Attention
     masks hold values that would overflow the sum.

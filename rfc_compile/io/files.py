@@ -10,7 +10,7 @@ from rfc_compile.errors import OptionError
 def read_text(path: Path, most: int) -> str:
     """The text of a file of at most ``most`` bytes.
 
-    The bytes that come count, not the size that is told, so that a pipe is no way out.
+    Counts the bytes read, since the size of a pipe is not known.
 
     Raises:
         OSError: it cannot be read.

@@ -66,8 +66,9 @@ class CallContext(NamedTuple):
         for row in self.rows:
             branch = f"row {seen[row.name]}"
             seen[row.name] += 1
-            told = row.name, row.num_steps, self.run, self.iterations, branch, row.asked
-            contexts.append(CallContext(*told))
+            run = self.run, self.iterations
+            known = CallContext(row.name, row.num_steps, *run, branch, row.asked)
+            contexts.append(known)
         return contexts
 
 
@@ -144,8 +145,8 @@ def current_context() -> CallContext:
     named = _named.get()
     if named is None:
         named = _Named(_thread_or_task(), None, AS_COMPILED)
-    told = named.name, named.num_steps, *_run.get(), _branch.get()
-    return CallContext(*told, named.asked, named.rows)
+    name, num_steps, asked, rows = named
+    return CallContext(name, num_steps, *_run.get(), _branch.get(), asked, rows)
 
 
 def _thread_or_task() -> str:

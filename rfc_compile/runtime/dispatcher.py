@@ -118,7 +118,7 @@ class Dispatcher(ABC):
         in_a_row = calls == self._calls + 1 and layer == self._led_layer
         self._led = self._led + 1 if in_a_row else 0
         self._calls, self._led_layer = calls, layer
-        alone = self._led >= ALONE and not self.report.piece
+        alone = self._led >= ALONE and not self.report.fragment
         if alone:
             model_forward.leave(context.owner)
         given = [arguments[i] for i in self._given]

@@ -112,9 +112,9 @@ def owned_by_modules(
 def without_reader(
     specialized: Specialized, layout: StateLayout, first: int
 ) -> frozenset[int]:
-    """The rings that a call which follows does not read.
+    """The rings that a following call does not read.
 
-    Where the probe stands apart, only a call that leads runs it.
+    A standalone probe runs only in a leading call.
     """
     graphs = [specialized.full, specialized.cached]
     if specialized.probe is not None and len(specialized.probe.gives) > 1:

@@ -6,9 +6,9 @@
     a whole adapter swapped   peft's hotswap, by way of .data   it tells us
                                                   (rfc_compile.integrations.adapters)
 
-Values kept from full steps hold for the weights they were computed with, so a branch
-goes on only while the reading stays the same. A write to ``tensor.data`` by somebody
-else leaves no trace: ``rfc_compile.reset(model)`` is for that.
+Kept values are valid only for the parameters that they were computed with: a branch
+continues only while its parameter version is unchanged. Other writes to ``tensor.data``
+cannot be detected; call ``rfc_compile.reset(model)`` after them.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def trajectory(
 ) -> Iterator[None]:
     """Name the trajectory that calls inside the block belong to.
 
-    Needed only to interleave several runs that the timesteps cannot tell apart, or to
-    give ``num_steps`` beforehand: the calls of each CFG branch. The block may be
+    Needed only to interleave runs that have the same timesteps, or to give
+    ``num_steps`` beforehand: the calls of each CFG branch. The block may be
     entered once per run or once per step. The same name is the same trajectory, in
     whatever thread or task it is used; without a name, every thread and asyncio task
     has trajectories of its own. After ``num_steps`` steps its state is freed.
@@ -62,8 +62,8 @@ def rows(rows: Sequence[Row]) -> Iterator[None]:
 
     ``rows`` are in the order of the batch. Each request has its own number of steps and
     quality from its first call on, wherever its rows are in later ones; without names,
-    rows are told apart by their latents, and two requests for one image may change
-    places. ``stats(model).samples`` has them by name.
+    rows are identified by their latents, and two requests for one image may be
+    swapped. ``stats(model).samples`` has them by name.
 
     Raises:
         OptionError: by the model's call, where the batch has another number of rows,

@@ -94,7 +94,7 @@ def note_lone_calls(count: int, report: GraphReport) -> None:
     if count == UNLINKED_RUNS:
         report.fall_back(
             f"{count} calls in a row of a block were each the first of a run, so all "
-            "were full: its input moves too far from one to the next to be told from "
-            "another image's; say where a run begins: a pipeline does, or "
+            "were full: its input changes too much between calls to be recognised "
+            "as the same image; say where a run begins: a pipeline does, or "
             "rfc_compile.trajectory(name, num_steps=...)"
         )

@@ -68,8 +68,8 @@ class Session:
         """
         if context.rows:
             raise OptionError(
-                "rows() tells the rows of a batch apart: compile the model with "
-                "options={'per_sample': True} and dynamic=True"
+                "rows() needs a model compiled with options={'per_sample': True} and "
+                "dynamic=True"
             )
         for run in self.live:
             if context.run_is_known and run.run == context.run:

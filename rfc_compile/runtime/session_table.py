@@ -63,10 +63,10 @@ Key = tuple[LayerKey, tuple[Any, ...]]
 
 
 class SessionTable:
-    """The scopes of one graph.
+    """The sessions of one graph.
 
-    ``others`` are the positions of the arguments whose shapes tell calls apart,
-    ``numbers`` those of the numbers that do. ``examples`` are the arguments that the
+    ``others`` are the positions of the arguments whose shapes are part of the key,
+    ``numbers`` those of the numbers in it. ``examples`` are the arguments that the
     graph was traced with: sizes that are no symbols are the same at every call.
     """
 

@@ -77,7 +77,7 @@ class TimestepDispatcher(Dispatcher):
         super().__init__(specialized, graphs, layout, options, report, inputs, ranks)
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
-        self.follows = report.piece  # a whole model knows the step by itself
+        self.follows = report.fragment  # a whole model knows the step by itself
         self._conditioning_indices = inputs.conditioning_indices
         self._conditioning_names = inputs.conditioning_names
         self._latents_first = sorted(

@@ -79,7 +79,7 @@ class Uncached:
 
     def __call__(self, *arguments: Any) -> Any:
         """One call of the graph."""
-        if self.report.piece and self._calls < CALLS:
+        if self.report.fragment and self._calls < CALLS:
             self._look_for_regions()
         return self._compiled(*arguments)
 
@@ -88,6 +88,6 @@ class Uncached:
         self._seen = _with_regions
         if self._calls == CALLS:
             self.report.fall_back(
-                "graph breaks (see explain) cut the forward into pieces, and no piece "
-                "that runs holds an attention or MLP on a residual stream"
+                "graph breaks (see explain) split the forward, and no graph that runs "
+                "has an attention or MLP on a residual stream"
             )

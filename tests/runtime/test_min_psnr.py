@@ -100,9 +100,9 @@ def test_a_run_that_caches_says_nothing() -> None:
 )
 def test_it_stands_alone(other: dict[str, Any]) -> None:
     (name,) = other
-    with pytest.raises(rfc_compile.OptionError, match=f"{name}=.*exclude") as told:
+    with pytest.raises(rfc_compile.OptionError, match=f"{name}=.*exclude") as raised:
         rfc_compile.Options(min_psnr=35, **other)
-    assert "min_psnr=35" in str(told.value)
+    assert "min_psnr=35" in str(raised.value)
 
 
 def test_a_promise_is_its_margin_below_the_average() -> None:

@@ -94,7 +94,7 @@ def test_errors_are_known_where_enough_is_kept(estimator: str, known: bool) -> N
 
 def test_a_run_that_has_ended_has_no_errors() -> None:
     model = compiled(small_glyph(1))
-    with rfc_compile.trajectory("told", num_steps=20):
+    with rfc_compile.trajectory("named", num_steps=20):
         run(model)
     (found,) = rfc_compile.explain(model).maps
     assert found.errors == {}

@@ -101,8 +101,8 @@ def test_it_tells_what_explain_tells(inspect: Inspect, tmp_path: Path) -> None:
     explanation = rfc_compile.explain(compiled)
     assert found["cache_bytes"] == explanation.cache_bytes > 0
     assert found["coverage"] == explanation.coverage
-    for told, region in zip(found["regions"], explanation.regions, strict=True):
-        for attribute, value in told.items():
+    for item, region in zip(found["regions"], explanation.regions, strict=True):
+        for attribute, value in item.items():
             assert value == getattr(region, attribute)
 
 
@@ -222,7 +222,7 @@ def test_another_ending_is_refused_first(inspect: Inspect, tmp_path: Path) -> No
 
 
 def test_a_broken_forward_gets_its_numbers() -> None:
-    """A piece returns shapes only, but what Python reads of it is computed."""
+    """A graph fragment returns shapes only; numbers that Python reads are computed."""
 
     class Broken(nn.Module):
         def __init__(self) -> None:

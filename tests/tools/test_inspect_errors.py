@@ -50,7 +50,7 @@ def test_a_factory_may_give_inputs_in_order(factory: str, inspect: Inspect) -> N
     found = inspect.json(f"{factory}:in_order")
     assert found["inputs"] == {"0": [1, 4, 8], "1": [1]}
     assert found["regions"] == []
-    assert "no attention or MLP" in found["fallbacks"][0]
+    assert "no attention or MLP" in found["uncached_reasons"][0]
 
 
 def test_a_factory_takes_no_sizes(factory: str, inspect: Inspect) -> None:

@@ -9,9 +9,9 @@ its row's own timestep, conditioning and latent. So rows may join, leave and cha
 places between calls; guidance by a doubled batch is rows like any.
 
 The graphs must run for any part of a batch. Dynamo has to give them a symbol for its
-size (analysis.batch_dimension); whether the model keeps its samples apart is tried out
-at the first batch (independence), else it runs uncached. A batch of one has its own
-graph, which takes the samples over and gives them back.
+size (analysis.batch_dimension); whether samples are independent is tested at the
+first batch (independence), and if not, it runs uncached. A batch of one has a graph of
+its own, which takes the samples over and gives them back.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ class SampleDispatcher(TimestepDispatcher):
             return self._run_whole("full", GraphInputs(arguments, state.slots, others))
         found = self._continuations(session, context, arguments, rows, weights)
         placed = []
-        for i, told in enumerate(zip(contexts, rows, found, strict=True)):
+        for i, row in enumerate(zip(contexts, rows, found, strict=True)):
             own = pick(self._batch, arguments, [i])
-            placed.append(self._place(session, own, weights, *told))
+            placed.append(self._place(session, own, weights, *row))
         outputs = self._run_placed(arguments, placed)
         note_partners([one.call for one in placed])
         for one in placed:
@@ -287,7 +287,7 @@ class SampleDispatcher(TimestepDispatcher):
         """No other graph follows a row."""
 
     def _tried_out(self, arguments: Sequence[Any], rows: Sequence[Row]) -> bool:
-        """Whether the model keeps samples apart, tried out at the first whole batch."""
+        """Whether samples are independent, tested at the first finite batch."""
         if self._mixes:
             return False
         usable = [i for i, row in enumerate(rows) if row.finite]

@@ -79,7 +79,7 @@ def run_session(args: Namespace) -> int:
             session.time(methods, WORKLOADS[name])
     session.report()
     if session.is_late():
-        console.print("Time is up; --resume goes on.")
+        console.print("Time is up; --resume continues.")
     if args.readme is not None:
         write_readme(args.readme, readme_table(session.records))
     return 0

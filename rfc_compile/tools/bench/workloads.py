@@ -72,8 +72,8 @@ class Workload:
         modules: names of the cacheable modules inside a block.
         blocks: names of the lists of transformer blocks.
         steps: of the sampler in an ordinary run.
-        calls: steps at which the model is called in such a run; caches that must be
-            told beforehand are told this.
+        calls: steps at which the model is called in such a run, for caches that need
+            the number in advance.
         separate: whether guidance takes two calls a step.
 
     """

@@ -211,9 +211,9 @@ def _shape(value: Any) -> Any:
 
 
 def _forward_error(error: Exception) -> str:
-    """What went wrong; Dynamo tells it in the middle of a long explanation."""
-    told = re.search(r"got (\w+)\(['\"](.*?)['\"]\)", str(error), re.DOTALL)
-    return ": ".join(told.groups()) if told else one_line(error)
+    """What went wrong: one part of Dynamo's long message."""
+    found = re.search(r"got (\w+)\(['\"](.*?)['\"]\)", str(error), re.DOTALL)
+    return ": ".join(found.groups()) if found else one_line(error)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """`rfc-compile tune`: searches options and writes `rfc.json`, a plot and a report.
 
-What was measured is kept in the study file as it comes, so that a search that was
-stopped, by Ctrl-C or by its time limit, goes on with `--resume`.
+Every measurement is written to the study file at once: a search stopped by Ctrl-C or
+by its time limit continues with `--resume`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def interrupted(folder: Path) -> str:
     """What is left of a study, the first line of whose file says whose it is."""
     file = folder / STUDY_FILE
     if file.exists() and len(read_text(file, MOST_BYTES).splitlines()) > 1:
-        return f"Interrupted; `--resume --output {folder}` goes on."
+        return f"Interrupted; `--resume --output {folder}` continues."
     return "Interrupted before anything was measured: there is nothing to resume."
 
 
@@ -119,7 +119,10 @@ def _print(console: Console, study: Study) -> None:
     console.print(
         f"{search.trials.done} runs tried, {search.trials.skipped} settings skipped "
         f"that could not win, {study.seconds:.0f} s."
-        + (" Time was up: --resume with a longer --time-limit goes on." * search.late),
+        + (
+            " Time was up; continue by --resume and a longer --time-limit."
+            * search.late
+        ),
         soft_wrap=True,
     )
     if study.missed:

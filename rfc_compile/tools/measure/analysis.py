@@ -170,10 +170,10 @@ def analyse(
     names = tuple(estimators)
     regions = recorder.regions(names)
     if all(region.error(name) is None for region in regions for name in names):
-        found = explain.explain(compiled)
+        reasons = explain.explain(compiled).uncached_reasons
         raise TargetError(
             f"{target.name}: nothing was predicted in {calls} calls; "
-            + ("; ".join(found.fallbacks) or f"give more than {interval + 2} steps")
+            + "; ".join(reasons or [f"give more than {interval + 2} steps"])
         )
     steps = len(regions[0].ratio)
     return Analysis(target.name, target.sampler, seed, steps, interval, names, regions)

@@ -167,7 +167,7 @@ def compare(
         recompiles=recompiles,
         **quality,
     )
-    return Trial(measured, runs, explanation.fallbacks)
+    return Trial(measured, runs, explanation.uncached_reasons)
 
 
 def measure(

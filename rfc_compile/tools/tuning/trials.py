@@ -103,7 +103,7 @@ class Trials:
         if run.nfc < run.steps:
             return
         found = explain(compiled)
-        reasons = "; ".join(dict.fromkeys(found.fallbacks)) or (
+        reasons = "; ".join(dict.fromkeys(found.uncached_reasons)) or (
             f"all of its {self.steps} steps change the latent too much"
         )
         raise TargetError(
