@@ -48,7 +48,7 @@ from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.state_layout import StateLayout
 
 OPTIONAL_PASSES = ("small_matmuls", "fold_repeats")
-"""What may be left out: they need a compiler that fuses."""
+"""Passes that may be left out: they need a compiler that fuses."""
 
 Observer = Callable[[str, fx.GraphModule], None]
 Pass = Callable[[fx.GraphModule], fx.GraphModule]

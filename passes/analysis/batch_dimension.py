@@ -29,7 +29,7 @@ _WANTED = "per_sample=True needs a batch whose size may change, and"
 
 @dataclass(frozen=True)
 class Batch:
-    """How the samples of a batch lie in the inputs of a forward.
+    """Which inputs of a forward hold the samples of a batch.
 
     Attributes:
         size: the symbol of its size, or 1 where the graph is for one sample alone.
@@ -37,7 +37,7 @@ class Batch:
         sizes: positions of the inputs that are the size.
         latents: positions of the latents.
         conditioning: positions of the conditioning inputs.
-        indexed: whether whole numbers (indices, it may be) depend on the latents.
+        indexed: whether integers (which may be indices) depend on the latents.
 
     """
 

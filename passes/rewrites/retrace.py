@@ -30,7 +30,7 @@ _PURE_MODULES = frozenset(
         *("torch._C._nn", "torch._C._linalg", "torch._C._special", "torch._C._fft"),
     }
 )
-"""Where functions of tensors live; those that switch modes live elsewhere."""
+"""Modules with functions of tensors; none that switch modes."""
 
 _CONSTANTS = (
     *(bool, int, float, complex, str, type(None), type(Ellipsis)),
@@ -88,7 +88,7 @@ def _whole(run: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
 
 
 class _Unusual(Exception):
-    """Not an op of tensors and constants that returns tensors and does nothing else."""
+    """Not a pure op of tensors and constants that returns tensors."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _template(node: fx.Node, arguments: Any, operands: Sequence[fx.Node]) -> _Te
 
 
 def _check(value: Any) -> None:
-    """Refuse what a copy of the trace could not have, too: symbols, odd layouts."""
+    """Refuse values that a copied trace cannot reproduce: symbols, odd layouts."""
     if isinstance(value, torch.Tensor):
         _kind(value)
     elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):

@@ -183,9 +183,9 @@ def _module(gm: fx.GraphModule, reference: object) -> fx.GraphModule:
 
 
 def _before_signal(gm: fx.GraphModule) -> set[str]:
-    """Names of what the probe can give: what the signal needs, less the placeholders.
+    """Names of the values that the probe can return: what the signal needs, computed.
 
-    Asked of the conditional graph, for a branch may lack what the other one reads.
+    Of the conditional graph, since a branch may lack what the other one reads.
     """
     ancestry = Ancestry(gm.graph)
     (signal,) = gm.graph.find_nodes(op="call_module")

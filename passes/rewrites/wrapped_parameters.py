@@ -5,7 +5,7 @@
     linear(x, weight)         rebuilt = Int8Tensor(weight_qdata, weight_scale)
                               linear(x, rebuilt)
 
-A wrapper says by itself what each operation does with the tensors inside
+A wrapper defines what each operation does with its inner tensors
 (``__tensor_flatten__``), so retracing leaves ordinary operations on these.
 """
 

@@ -1,4 +1,4 @@
-"""The state of a conditional graph, as the runtime has to allocate and pass it."""
+"""The state of a conditional graph, as the runtime allocates and passes it."""
 
 from __future__ import annotations
 

@@ -119,8 +119,7 @@ class LazyGraph:
 def _distinct_examples(gm: fx.GraphModule, fake_mode: Any) -> list[Any]:
     """A fake value per input, no two the same object.
 
-    Compilers take one object given twice for one argument given twice, and slots of a
-    ring share an example.
+    Compilers merge inputs that are one object; the slots of a ring share an example.
     """
     examples: list[Any] = []
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""What will be cached of one graph, and what it will cost: before anything compiles.
+"""The plan of one graph: what is cached and what it costs, before anything compiles.
 
 Dynamo graph -> capture (analyse) -> complete_plan (rewrite) -> Plan
 """
@@ -44,7 +44,7 @@ class Plan:
         graphs: those of a step, and the state that they take.
         fake_mode: Dynamo's, in which the graph was traced.
         options: those given, with what is chosen by the graph.
-        batch: how the samples lie in the inputs, where every one decides for itself.
+        batch: the samples in the inputs, with ``per_sample=True``.
 
     """
 
@@ -113,7 +113,7 @@ def complete_plan(
     ``grouped`` says whether ranks decide together, which they do by the input.
 
     Raises:
-        CannotCache: its samples cannot decide for themselves.
+        CannotCache: ``per_sample=True`` is not possible.
 
     """
     fake_mode = torch_internals.dynamo_fake_mode()
@@ -169,7 +169,7 @@ def _refuse_little_coverage(captured: Captured, options: Options) -> None:
 
 
 def _percent_below(share: float) -> str:
-    """With one digit, rounded down: what is less than a limit reads as less."""
+    """With one digit, rounded down, so that less than a limit is printed as less."""
     return f"{math.floor(share * 1000) / 10:g}"
 
 

@@ -1,10 +1,10 @@
-"""What one run asks for in place of the options that its model was compiled with.
+"""Options of one run, which replace those that its model was compiled with.
 
     trajectory("left", num_steps=50, target_nfc=12)      full steps of this run
     trajectory("right", num_steps=50, off=True)          every step full
     rows([Row("left", 50, target_nfc=12), ...])          of each row of a batch
 
-Graphs stay: they do not depend on which steps are full.
+The compiled graphs stay: they do not depend on which steps are full.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RunOptions:
     Attributes:
         preset: ``quality``, ``balanced`` or ``fast``.
         tolerance: of ``error_control``.
-        min_psnr: what the image's PSNR against the uncached run is to be, in dB.
+        min_psnr: the wanted PSNR against the uncached image, in dB.
         target_nfc: full steps wanted, spread evenly.
         target_speedup: the speed-up wanted, by full steps spread evenly.
         off: every step is full.
@@ -59,7 +59,7 @@ class RunOptions:
         """The options of a model with those of the run.
 
         Raises:
-            OptionError: they exclude what the model was compiled with.
+            OptionError: they and the model's options exclude each other.
 
         """
         if not self._given:
@@ -72,7 +72,7 @@ class RunOptions:
 
 
 def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
-    """The same graphs by another schedule; what the old one went by is left out."""
+    """The same graphs with another schedule, without the old one's options."""
     rule: dict[str, object] = dict.fromkeys(
         ("tolerance", "min_psnr", "threshold", "target_nfc", "target_speedup")
     )
@@ -80,12 +80,12 @@ def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
 
 
 AS_COMPILED = RunOptions()
-"""Of a run that asks for nothing of its own."""
+"""Of a run without options of its own."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a server says of one row of a batch.
+    """The request of one row of a batch, and its options.
 
     Attributes:
         name: of its request. Rows of one call with the same name are the guidance
@@ -121,7 +121,7 @@ class Row:
 
     @functools.cached_property
     def asked(self) -> RunOptions:
-        """What it asks for in place of the model's options."""
+        """Its options, which replace the model's."""
         return RunOptions(
             self.preset,
             self.tolerance,

@@ -1,4 +1,4 @@
-"""What every estimator is: coefficients on the last changes of a region's output.
+"""The base of every estimator: coefficients of the last changes of a region's output.
 
     O_hat = O_0 + sum_j c_j (O_j - O_{j+1})          O_0 the newest full step
 
@@ -125,7 +125,7 @@ class Estimator(ABC):
 
 
 class RelatesChanges(Estimator):
-    """One that measures at full steps how the input's changes lie to each other."""
+    """One that measures the Gram matrix of the input's changes at full steps."""
 
     @property
     def statistics(self) -> int:

@@ -1,12 +1,12 @@
-"""What a step tells the host before the decision: one small tensor.
+"""The signal of a step, read by the host before the decision: one small tensor.
 
     error[g] = ||I - I_taylor||_1 / ||I||_1        the paper's e(s), per group
     change   = max over samples of ||x - x_before||_1 / ||x||_1
 
 I is the input of the first region that depends on the latent, which is as good as
 watching all of them (PAPER: relational cache scheduling); x is the latent itself, whose
-change from call to call tells a step from another image. One number per conditioning
-input follows, so that a call with another prompt is never taken for the next step.
+change between calls distinguishes a step from another image. A hash of every
+conditioning input follows: a call with another prompt is not the next step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGEST = 1e6
 NOT_FINITE = (
     "an input holds NaN or Inf (or the latent is all zero): such steps run uncached"
 )
-"""What users are shown of a step whose signal is not finite."""
+"""The warning about a step whose signal is not finite."""
 
 TAYLOR_ORDER = 2
 """Highest order of the input's prediction (PAPER.md uses up to 2)."""

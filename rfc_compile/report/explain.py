@@ -48,7 +48,7 @@ class Explanation:
         uncached_reasons: why a forward, or steps of it, run uncached.
         timestep: name of the timestep input of each cached graph.
         graph_breaks: why Dynamo cut the forward into several graphs.
-        notes: what the runtime learnt about the calls.
+        notes: what the runtime noted about the calls.
         cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
             the regions, and the latent and the input that distinguishes steps.
         maps: what ``plot`` draws, one for each graph with regions.

@@ -83,7 +83,7 @@ def explanation_figure(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write it as the ending of the file says; the text of an SVG stays text."""
+    """Write it in the format of the file's suffix; text in an SVG stays text."""
     with rc_context({"svg.fonttype": "none"}):
         figure.savefig(path, dpi=160)
 

@@ -12,7 +12,7 @@ from rfc_compile.passes.analysis.streams import (
 
 @dataclass(frozen=True)
 class Lane:
-    """Where one region hangs on the streams, for pictures with a row for each region.
+    """The streams next to one region, in a drawing with a row for each region.
 
     Attributes:
         passing: indices of the streams that pass it.

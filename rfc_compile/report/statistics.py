@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REASONS: Final = {
     "warmup": "first steps of a run",
     "error_control": "the error owed would be too large",
-    "not_foretold": "min_psnr, and no error can be foretold",
+    "not_foretold": "min_psnr, and the error cannot be estimated",
     "even": "due by the even spread",
     "threshold": "predicted too badly",
     "interval": "due by the interval",
@@ -61,9 +61,9 @@ class Statistics:
         steps: denoising steps so far.
         decisions: one record per call of the model.
         estimator: what predicts the regions at cached steps, all alike: ``taylor 2``.
-        estimated_psnr: what images of such runs have on average against the uncached
-            run, in dB, give or take 5: inf with every step full, None where no full
-            step has shown what cached ones owed. Of several samples the least.
+        estimated_psnr: average PSNR of such runs against the uncached image, in dB (+-
+            5): inf with every step full, None if no full step has measured the error
+            of cached ones. Of several samples the least.
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
         host_seconds: time in the runtime around these graphs, in seconds.
@@ -107,7 +107,7 @@ class Statistics:
         return figure
 
     def __str__(self) -> str:
-        """A line of totals, then why steps were full or cached, then what fell back."""
+        """Totals, the reasons of full and cached steps, and why calls ran uncached."""
         reasons = [f"uncached: {reason}" for reason in self.uncached_reasons]
         if not self.decisions:
             return "\n".join(["no step yet", *reasons])

@@ -1,7 +1,7 @@
-"""Who calls: the owner of the trajectory, and what is known of the call beforehand.
+"""The context of a call: the owner of its trajectory, and what callers declare.
 
-Nothing here has to be given: without it, the timestep and the latent say which step of
-which run a call is (rfc_compile.runtime.placement).
+All of it is optional: without it, the timestep and the latent identify the step
+(rfc_compile.runtime.placement).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from rfc_compile.errors import OptionError
 
 
 class CallContext(NamedTuple):
-    """What is known of a call before its inputs are looked at.
+    """What is known of a call before its inputs are read.
 
     Attributes:
-        owner: unique to whom the trajectory belongs: a name, a thread or a task.
-        num_steps: steps of its run, None if not known.
-        run: number of its run, 0 if nobody tells where runs start.
-        iterations: iterations of that run, None if nobody tells: about its steps, a
-            sampler of a higher order has more, a model that shares the run has fewer.
-        branch: name of its CFG branch, None if nobody tells.
-        asked: what the run asks for in place of the model's options.
-        rows: what is said of each row of the batch; empty if nobody says anything.
+        owner: of the trajectory: a name, a thread or a task.
+        num_steps: steps of its run, None if unknown.
+        run: number of its run, 0 where the boundaries of runs are not declared.
+        iterations: of the sampling loop, None if unknown. A higher-order sampler calls
+            the model more often, a model that shares the run is called less often.
+        branch: name of its CFG branch, None if unknown.
+        asked: options of the run that replace the model's.
+        rows: name and options of each row of the batch; empty if not declared.
 
     """
 
@@ -44,14 +44,14 @@ class CallContext(NamedTuple):
 
     @property
     def run_is_known(self) -> bool:
-        """Whether somebody tells where the run begins and ends."""
+        """Whether the boundaries of the run are declared."""
         return self.run > 0 or self.num_steps is not None
 
     def by_row(self, count: int) -> list[CallContext]:
         """The context of each row of a batch; a request's rows are its branches.
 
         Raises:
-            OptionError: as many rows are not named.
+            OptionError: the batch has another number of rows.
 
         """
         if not self.rows:
@@ -97,7 +97,7 @@ def named(name: str, num_steps: int | None, asked: RunOptions) -> Iterator[None]
 
 @contextlib.contextmanager
 def named_rows(rows: Sequence[Row]) -> Iterator[None]:
-    """Say of calls inside the block which request each row belongs to."""
+    """Declare which request each row of the calls inside the block belongs to."""
     token = _named.set(_Named("rows", None, AS_COMPILED, tuple(rows)))
     try:
         yield
@@ -116,9 +116,9 @@ def branch(name: str) -> Iterator[None]:
 
 
 def _leave(variable: ContextVar[Any], token: Token[Any]) -> None:
-    """Undo a change, unless somebody else ends the block.
+    """Reset a variable, unless the block ends in another context.
 
-    A generator that was left inside one is closed by the collector, in any context.
+    The garbage collector closes a suspended generator in any context.
     """
     with contextlib.suppress(ValueError):
         variable.reset(token)
@@ -127,7 +127,7 @@ def _leave(variable: ContextVar[Any], token: Token[Any]) -> None:
 def begin_run(iterations: int | None = None) -> int:
     """The next call of this thread or task is the first of a run; its number.
 
-    ``iterations`` is how many iterations the run says it has.
+    ``iterations`` is the number that the pipeline gives.
     """
     number = next(_runs)
     _run.set((number, iterations))
@@ -141,7 +141,7 @@ def leave_run(number: int) -> None:
 
 
 def current_context() -> CallContext:
-    """Who calls now."""
+    """The context of the current call."""
     named = _named.get()
     if named is None:
         named = _Named(_thread_or_task(), None, AS_COMPILED)

@@ -52,8 +52,8 @@ from rfc_compile.schedules.decision import Decision, log_decision
 from rfc_compile.torch_internals import without_autocast
 
 ALONE = 3
-"""Calls of one layer in a row, all leading, no other graph between, after which none is
-expected to follow: nothing is noted for it then."""
+"""Leading calls of one layer in a row, without another graph between them, after which
+followers are no longer expected or tracked."""
 
 _serials = itertools.count()
 
@@ -62,8 +62,8 @@ class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
 
     ``seconds`` is the time in it so far, that in its graphs and compilation included;
-    ``layout`` that of the state which its graphs take; ``ranks`` are those that decide
-    together, None if this one decides by itself.
+    ``layout`` that of its graphs' state; ``ranks`` are those that decide together, None
+    if this rank decides by itself.
     """
 
     def __init__(
@@ -145,9 +145,9 @@ class Dispatcher(ABC):
     def _session_of(
         self, context: CallContext, key: Key, arguments: Sequence[Any]
     ) -> Session:
-        """The scope of a call; a run continues where Dynamo recompiles its forward.
+        """The session of a call; a run continues after Dynamo recompiles its forward.
 
-        It does so to make a graph more general: for other sizes, strides or numbers.
+        It does so for a more general graph: for other sizes, strides or numbers.
         """
         session = self._sessions.get(context.owner, key)
         if session.used:
@@ -169,13 +169,13 @@ class Dispatcher(ABC):
     def _look_for_layers(
         self, running: ModelForward, layer: LayerKey, given: Sequence[Any]
     ) -> None:
-        """See whether the graph is a part of a model that is compiled in parts."""
+        """Find out whether the graph is a layer of a model compiled block by block."""
 
     timed: bool
     """Whether the timestep of a call is known."""
 
     follows: bool
-    """Whether it takes over the decisions of other graphs, not only of other layers."""
+    """Whether it follows the decisions of other graphs, not only of other layers."""
 
     def _lead_together(
         self,
@@ -184,7 +184,7 @@ class Dispatcher(ABC):
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
-        """Lead as all ranks do, in a new run of all if they take it for other steps."""
+        """Lead as all ranks do; in a new run if the ranks disagree about the step."""
         session.expire()
         try:
             return self._lead(session, context, arguments, weights)
@@ -221,7 +221,7 @@ class Dispatcher(ABC):
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
-        """Run as the leading graph decided; in full where there is no history yet."""
+        """Run as the leading graph decided; in full without history."""
         branch = running.branch
         assert branch is not None, "only a live branch includes members"
         member = layer, running.occurrence(layer)
@@ -267,7 +267,7 @@ class Dispatcher(ABC):
         return BranchState(self._layout, self._sizes.bind(arguments), unused, weights)
 
     def _limit(self, call: PlacedStep) -> tuple[float, str]:
-        """The largest error with which a step may be cached, and why no larger."""
+        """The largest error with which a step may be cached, and the reason."""
         if call.positions is None:
             self.report.fall_back(UNEVEN_TIMESTEPS)
             return FULL, "timesteps"
@@ -275,10 +275,10 @@ class Dispatcher(ABC):
         return limit, call.refused or reason
 
     def _schedule(self, run: Trajectory) -> Schedule:
-        """That of the options, or of what the run asks for.
+        """The schedule of a run: by its own options, else the model's.
 
         Raises:
-            OptionError: what it asks for is excluded by the options.
+            OptionError: the run's options exclude the model's.
 
         """
         if run.schedule is None:
@@ -287,7 +287,7 @@ class Dispatcher(ABC):
         return run.schedule
 
     def _drop_broken(self, call: PlacedStep) -> None:
-        """Forget what a full step has kept of an input that is broken."""
+        """Discard what a full step has kept of an input that is not finite."""
         weights = call.branch.state.computed_with
         call.branch.state = self._new_state(call.arguments, weights)
         call.branch.followers.clear()

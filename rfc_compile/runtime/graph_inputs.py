@@ -1,4 +1,4 @@
-"""What a forward's graphs compute, where their inputs come from and whose they are."""
+"""The inputs of a forward's graphs: picked by position; what the graphs compute."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _in_a_row(positions: Sequence[int]) -> Iterator[slice]:
 class GraphInputs(NamedTuple):
     """What the graphs of a step pick their inputs from.
 
-    Not one list: a graph that takes few parameters touches no others.
+    Not one list, so that a graph reads only the parameters that it takes.
 
     Attributes:
         arguments: what Dynamo passes.

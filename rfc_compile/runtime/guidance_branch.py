@@ -1,4 +1,4 @@
-"""One guidance branch of a run: what it keeps, and where it stands."""
+"""One guidance branch of a run: its state and its position."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ blocks are compiled alone and no output of the sampler's is seen."""
 
 
 KEPT_OUTPUTS = 2
-"""Steps of which what the sampler was given is kept."""
+"""Steps whose latents and outputs are kept."""
 
 
 class Mismatch(NamedTuple):
@@ -69,7 +69,7 @@ class Returned(NamedTuple):
 
 @dataclass(eq=False)
 class GuidanceBranch:
-    """One guidance branch: the state it keeps and where it stands.
+    """One guidance branch: its state and its position.
 
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two

@@ -1,10 +1,10 @@
-"""Where runs end, as far as somebody tells: their state is freed at once.
+"""The declared boundaries of runs: at its end the state of a run is freed.
 
-    trajectory(name, num_steps=...)     the user says so
-    rows(rows)                          a server says so, of each row of a batch
-    end_run(number)                     a pipeline says so (rfc_compile.integrations)
+    trajectory(name, num_steps=...)     by the user
+    rows(rows)                          by a server, for each row of a batch
+    end_run(number)                     by a pipeline (rfc_compile.integrations)
 
-Without a word, a run that nobody continues is freed after a while.
+Other runs are freed after some calls that do not continue them.
 """
 
 from __future__ import annotations

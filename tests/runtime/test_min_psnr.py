@@ -50,7 +50,7 @@ def test_images_have_what_was_asked_for(trained: TrainedModel, scheduler: str) -
 
 
 def test_fresh_noise_takes_all_steps_and_says_so() -> None:
-    """No error can be foretold where the sampler adds noise."""
+    """The error cannot be estimated where the sampler adds noise."""
     torch._dynamo.reset()
     model = torch.compile(
         GLYPH_DIT.load(), backend="rfc", options={**EAGER, "min_psnr": 35}
