@@ -79,7 +79,6 @@ def analyse(
 
     Raises:
         CannotCache: the forward cannot be cached, with the reason.
-
     """
     observe("dynamo", gm)
     gm = functionalize(gm, fakes, fake_mode)

@@ -63,7 +63,6 @@ def rfc(
 
     Raises:
         OptionError: an unknown option or a value that is not allowed.
-
     """
     settings = Options.from_mapping(options or {})
     if isinstance(options, TunedOptions):

@@ -36,7 +36,6 @@ class RegionInfo:
         flops: floating point operations of one execution.
         cache_bytes: state kept for it and for no region before it, for one CFG branch,
             in bytes.
-
     """
 
     name: str
@@ -151,7 +150,6 @@ def model_of(source: Any) -> nn.Module | None:
 
     Raises:
         TypeError: it is something else; the message says what to pass.
-
     """
     if source is None or isinstance(source, nn.Module):
         return source
@@ -177,7 +175,6 @@ def tensor_ids(source: Any) -> frozenset[int] | None:
 
     Raises:
         TypeError: as ``model_of``.
-
     """
     model = model_of(source)
     if model is None:

@@ -63,7 +63,6 @@ class Repeats:
         copies: the nodes of each stretch, in order, as many in each.
         operands: for each value from outside that a stretch reads, its node in each.
         outputs: positions of the nodes that are read outside, in any copy.
-
     """
 
     copies: tuple[tuple[fx.Node, ...], ...]

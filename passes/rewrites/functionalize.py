@@ -53,7 +53,6 @@ def functionalize(
     Raises:
         CannotCache: the forward writes to its inputs, draws random numbers, or
             cannot be retraced.
-
     """
     levels = functorch_levels()
     try:

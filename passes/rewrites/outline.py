@@ -35,7 +35,6 @@ class OutlinedRegion:
         input_of: for each output, the index of its input.
         bases: for each output, the stream before the region; empty where outputs are
             kept as they are.
-
     """
 
     name: str

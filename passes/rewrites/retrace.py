@@ -113,7 +113,6 @@ class _ByOp:
 
         Raises:
             _Unusual: it cannot be traced op by op.
-
         """
         inputs = enumerate(fakes)
         for node in self.gm.graph.nodes:

@@ -44,7 +44,6 @@ class Subgraph:
         takes: names of its inputs, in order: placeholders of the whole graph, or
             names of the probe's live values.
         gives: names of its outputs, in order.
-
     """
 
     gm: fx.GraphModule
@@ -62,7 +61,6 @@ class Specialized:
         cached: estimates every region.
         inputs: names of all inputs: the model's, the state's, ``weights``, ``limit``.
         examples: their fake values.
-
     """
 
     probe: Subgraph | None

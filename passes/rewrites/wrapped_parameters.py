@@ -73,7 +73,6 @@ def with_plain_parameters(
 
     Returns:
         The graph, itself if there are none, and a fake value for each of its inputs.
-
     """
     wrapped = wrapped_parameters(gm, fakes)
     if not wrapped:

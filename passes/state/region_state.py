@@ -31,7 +31,6 @@ class RegionState:
         input_of: for each output, the index of its input.
         bases: whether every output has a base.
         examples: a fake tensor like each output.
-
     """
 
     estimator: Estimator

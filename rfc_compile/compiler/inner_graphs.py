@@ -56,7 +56,6 @@ class LazyGraph:
             time to launch it).
 
     The ``lock`` is that of all graphs of one ``fake_mode``.
-
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class LazyGraph:
 
         Raises:
             InnerBackendFailed: the inner backend cannot.
-
         """
         with self._lock:
             if self._compiled is None:

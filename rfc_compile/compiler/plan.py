@@ -45,7 +45,6 @@ class Plan:
         fake_mode: Dynamo's, in which the graph was traced.
         options: those given, with what is chosen by the graph.
         batch: the samples in the inputs, with ``per_sample=True``.
-
     """
 
     captured: Captured
@@ -74,7 +73,6 @@ def capture(
 
     Raises:
         CannotCache: the graph cannot be cached, with the reason.
-
     """
     fake_mode = torch_internals.dynamo_fake_mode()
     captured = analyse(
@@ -114,7 +112,6 @@ def complete_plan(
 
     Raises:
         CannotCache: ``per_sample=True`` is not possible.
-
     """
     fake_mode = torch_internals.dynamo_fake_mode()
     options = _for_graph(options, captured)

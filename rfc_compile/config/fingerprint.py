@@ -37,7 +37,6 @@ def known_of(source: Any) -> dict[str, Any]:
 
     Raises:
         OptionError: it is neither.
-
     """
     if isinstance(source, nn.Module):
         return {"model": model_fingerprint(source)}
@@ -90,7 +89,6 @@ class Fingerprint:
         steps: denoising steps.
         torch: version.
         rfc_compile: version.
-
     """
 
     model: Mapping[str, JSON]

@@ -101,7 +101,6 @@ class Options:
             ``fold_repeats``.
         min_coverage: share of the FLOPs that must lie inside regions, 0 to 1; a
             forward with less runs uncached.
-
     """
 
     chosen: ClassVar[frozenset[str]]
@@ -294,7 +293,6 @@ class Options:
         Raises:
             OptionError: an unknown name (with the nearest known one), a removed one
                 (with its replacement) or a bad value.
-
         """
         names = [item.name for item in fields(cls)]
         for name in options:

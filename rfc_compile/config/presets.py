@@ -12,7 +12,6 @@ class Preset(NamedTuple):
         threshold: of ``rcs``.
         tolerance: of ``error_control``.
         even_steps: full steps of a run of 50 where nothing can be measured.
-
     """
 
     threshold: float

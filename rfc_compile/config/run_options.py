@@ -31,7 +31,6 @@ class RunOptions:
 
     Raises:
         OptionError: a value that is not allowed, or several.
-
     """
 
     preset: str | None = None
@@ -60,7 +59,6 @@ class RunOptions:
 
         Raises:
             OptionError: they and the model's options exclude each other.
-
         """
         if not self._given:
             return options
@@ -102,7 +100,6 @@ class Row:
     Raises:
         ValueError: ``num_steps`` is not positive.
         OptionError: an option that is not allowed.
-
     """
 
     name: str
@@ -137,7 +134,6 @@ def positive(num_steps: int | None) -> None:
 
     Raises:
         ValueError: it is not positive.
-
     """
     if num_steps is not None and num_steps < 1:
         raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")

@@ -45,7 +45,6 @@ class Measured:
         seconds: median of a run, compilation not in it; None where it was not timed.
         uncached_seconds: the same of the model under the inner backend alone.
         speedup: median of the quotients of runs that take turns.
-
     """
 
     nfc: float
@@ -73,7 +72,6 @@ class Tuned:
         drawn: ``target`` and settings that `rfc-compile check` draws with again; None
             where they are not known.
         schema: version of the file's form.
-
     """
 
     options: Mapping[str, JSON]
@@ -87,7 +85,6 @@ class Tuned:
 
         Raises:
             OSError: it cannot be written.
-
         """
         text = json.dumps(self.record(), indent=1, allow_nan=False)
         replace_file(Path(path), text + "\n")
@@ -106,7 +103,6 @@ class Tuned:
         Raises:
             TunedFileError: the file cannot be read or holds something unexpected; the
                 message names the place in it.
-
         """
         return cls.from_record(read_json(path), path)
 
@@ -117,7 +113,6 @@ class Tuned:
         Raises:
             TunedFileError: it holds something unexpected; the message names the file
                 and the place in it.
-
         """
         try:
             return _tuned(record)
@@ -133,7 +128,6 @@ class Tuned:
 
         Returns:
             The differences.
-
         """
         found = self.fingerprint.differences(Fingerprint(model, **known))
         if found:
@@ -176,7 +170,6 @@ def load(path: str | Path, model: Any = None) -> dict[str, Any]:
     Raises:
         TunedFileError: the file is malformed, too large, of a later schema or holds
             an unknown field.
-
     """
     tuned = Tuned.read(path)
     if model is not None:

@@ -63,7 +63,6 @@ class Estimator(ABC):
     Attributes:
         name: the value of the option ``estimator``.
         orders: the orders that the option ``order`` may name.
-
     """
 
     name: str

@@ -129,7 +129,6 @@ class Signal:
         conditioning: fingerprints of the conditioning inputs.
         finite: whether the latent, the watched input, the conditioning and the timestep
             hold ordinary numbers only.
-
     """
 
     errors: tuple[float, ...]

@@ -15,7 +15,6 @@ def read_text(path: Path, most: int) -> str:
     Raises:
         OSError: it cannot be read.
         ValueError: it is larger, or not UTF-8.
-
     """
     with path.open("rb") as file:
         data = file.read(most + 1)
@@ -29,7 +28,6 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
     Raises:
         OSError: it cannot be written; what was there before is still there.
-
     """
     data = content.encode() if isinstance(content, str) else content
     part = _part(path)
@@ -46,7 +44,6 @@ def replace_section(path: Path, start: str, end: str, content: str, most: int) -
     Raises:
         OSError: the file cannot be read or written.
         ValueError: it lacks one of the lines, or is larger.
-
     """
     before, begun, rest = read_text(path, most).partition(f"{start}\n")
     _, ended, after = rest.partition(f"{end}\n")
@@ -61,7 +58,6 @@ def check_writable(path: Path, argument: str) -> None:
     Raises:
         OptionError: the file cannot be written, or not replaced; the message names
             ``argument``.
-
     """
     if not path.name:
         raise OptionError(f"argument {argument}: {str(path)!r} is no file")

@@ -52,7 +52,6 @@ class Explanation:
         cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
             the regions, and the latent and the input that distinguishes steps.
         maps: what ``plot`` draws, one for each graph with regions.
-
     """
 
     graphs: int
@@ -81,7 +80,6 @@ class Explanation:
 
         Raises:
             ModuleNotFoundError: there is no matplotlib.
-
         """
         figure: Figure = drawing("explanation_plot").explanation_figure(self)
         return figure
@@ -149,7 +147,6 @@ def explain(model: Any = None) -> Explanation:
 
     Raises:
         TypeError: the model is something else.
-
     """
     model = model_of(model)
     sharded = model is not None and gathers_weights(model)

@@ -18,7 +18,6 @@ class Lane:
         passing: indices of the streams that pass it.
         added: of those that it is added to.
         joined: pairs of a stream that ends here and the one it becomes a part of.
-
     """
 
     passing: tuple[int, ...]

@@ -163,7 +163,6 @@ class GraphMap:
         errors: for each region, by name, how well the output of the last full step
             would have been predicted from those kept before it (relative, an upper
             bound for cached steps); regions of which too little is kept are left out.
-
     """
 
     regions: tuple[RegionInfo, ...]

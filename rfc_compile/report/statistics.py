@@ -73,7 +73,6 @@ class Statistics:
             joined, the last 64 of those that have left among them. The numbers above
             are then sums, ``steps`` the most, and ``branch`` of a decision is the index
             of its sample.
-
     """
 
     name: str = ""
@@ -101,7 +100,6 @@ class Statistics:
 
         Raises:
             ModuleNotFoundError: there is no matplotlib.
-
         """
         figure: Figure = drawing("statistics_plot").statistics_figure(self)
         return figure
@@ -162,7 +160,6 @@ def stats(model: Any = None) -> Statistics:
 
     Raises:
         TypeError: the model is something else.
-
     """
     model = model_of(model)
     ids = tensor_ids(model)

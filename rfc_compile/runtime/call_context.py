@@ -31,7 +31,6 @@ class CallContext(NamedTuple):
         branch: name of its CFG branch, None if unknown.
         asked: options of the run that replace the model's.
         rows: name and options of each row of the batch; empty if not declared.
-
     """
 
     owner: str
@@ -52,7 +51,6 @@ class CallContext(NamedTuple):
 
         Raises:
             OptionError: the batch has another number of rows.
-
         """
         if not self.rows:
             return [self] * count

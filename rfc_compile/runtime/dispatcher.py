@@ -279,7 +279,6 @@ class Dispatcher(ABC):
 
         Raises:
             OptionError: the run's options exclude the model's.
-
         """
         if run.schedule is None:
             options = run.asked.applied_to(self._options)

@@ -57,7 +57,6 @@ class GraphInputs(NamedTuple):
         arguments: what Dynamo passes.
         slots: the state, as ``BranchState.slots``.
         others: the coefficients, behind the probe its results, too.
-
     """
 
     arguments: Sequence[Any]

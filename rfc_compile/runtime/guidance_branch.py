@@ -31,7 +31,6 @@ class Mismatch(NamedTuple):
         changed: indices of the conditioning inputs that differ.
         signal: that of the call, where one was read.
         name: of the call's guidance branch, where it has one.
-
     """
 
     reason: str
@@ -51,7 +50,6 @@ class Returned(NamedTuple):
             decided by itself.
         partners: for every further row that has the same latent, the rows' indices:
             guidance in one batch mixes their outputs.
-
     """
 
     step: int

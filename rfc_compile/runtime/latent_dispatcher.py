@@ -44,7 +44,6 @@ class Placement:
         step: index of its step.
         reason: why it continues no branch; None for the first call of all.
         new: whether it begins a new trajectory.
-
     """
 
     branch: GuidanceBranch | None

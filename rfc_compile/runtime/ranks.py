@@ -80,7 +80,6 @@ class Ranks:
         Raises:
             OutOfStep: the ranks disagree about the step.
             RanksError: a rank is missing, or has another graph.
-
         """
         errors = len(signal) - conditioning - 1
         numbers = [self._structure, _code(place), timestep]
@@ -154,7 +153,6 @@ def find_groups(
 
     Raises:
         CannotCache: a collective does not tell its group.
-
     """
     found = [] if given is None else [given]
     if distributed.is_available() and distributed.is_initialized():

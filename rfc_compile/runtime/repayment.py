@@ -30,7 +30,6 @@ class Repayment:
             row; None where it is not known.
         repaid: the share of it that the outputs repay, of the row with the least.
         curvature: what the error says of the steps to come.
-
     """
 
     outputs: Sequence[Any]
@@ -48,7 +47,6 @@ class Done:
         outputs: of the graph.
         history: the kept full steps before a full step; None for a cached one.
         repayment: what a full step showed and repaid, where it was predicted.
-
     """
 
     outputs: Sequence[Any]

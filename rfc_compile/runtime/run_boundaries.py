@@ -45,7 +45,6 @@ def trajectory(
         ValueError: ``num_steps`` is not positive.
         OptionError: an option that is not allowed; where the model's own options
             forbid it, its call raises.
-
     """
     asked = RunOptions(preset, tolerance, min_psnr, target_nfc, target_speedup, off)
     positive(num_steps)
@@ -69,7 +68,6 @@ def rows(rows: Sequence[Row]) -> Iterator[None]:
         OptionError: by the model's call, where the batch has another number of rows,
             the model was compiled without ``per_sample=True``, or its own options
             forbid what a row asks for.
-
     """
     with named_rows(rows):
         yield

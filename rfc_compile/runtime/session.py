@@ -63,7 +63,6 @@ class Session:
 
         Raises:
             OptionError: rows are named without ``per_sample=True``.
-
         """
         if context.rows:
             raise OptionError(

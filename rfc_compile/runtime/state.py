@@ -67,7 +67,6 @@ class BranchState:
 
     Raises:
         NoRoomForState: the slots cannot be allocated.
-
     """
 
     def __init__(

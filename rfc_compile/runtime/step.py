@@ -45,7 +45,6 @@ class PlacedStep:
         pair: which of them it does, and what is returned for it; None if not known.
         put_off: whether its fit is evaluated only when a full step needs it.
         follows: whether it is the step right after its branch's newest.
-
     """
 
     context: CallContext

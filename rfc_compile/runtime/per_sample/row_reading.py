@@ -30,7 +30,6 @@ class Row:
         timestep: its timestep; the mean where it has several.
         conditioning: fingerprints of its conditioning inputs.
         change: of its latent from zeros: 1, or NaN if it holds NaN, Inf or zeros only.
-
     """
 
     timestep: float

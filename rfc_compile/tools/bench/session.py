@@ -45,7 +45,6 @@ class Size:
         timed_images: per timed run of the bundled model.
         repeats: timed runs.
         training: images and steps that the classifier is trained on.
-
     """
 
     images: int

@@ -43,7 +43,6 @@ class Step:
         timestep: 0 to 1000.
         sigma: share of noise in the latent, 0 to 1.
         branch: of guidance, `cond` or `uncond`; `both` if they are in one batch.
-
     """
 
     index: int
@@ -75,7 +74,6 @@ class Workload:
         calls: steps at which the model is called in such a run, for caches that need
             the number in advance.
         separate: whether guidance takes two calls a step.
-
     """
 
     name: str

@@ -21,7 +21,6 @@ class Limit:
         quantity: what is bounded.
         bound: what it must reach, or not exceed.
         origin: where the bound comes from, if the user did not give it himself.
-
     """
 
     quantity: Quantity
@@ -60,7 +59,6 @@ class Verdict:
         reason: why not, in words; empty when it holds.
         bound: the bound as a number, where it is one.
         measured: what was measured as a number, where it is one.
-
     """
 
     name: str

@@ -35,7 +35,6 @@ class Reports:
     Attributes:
         paths: by name of the writer.
         summary: a file that the Markdown is appended to, None for none.
-
     """
 
     paths: Mapping[str, Path]

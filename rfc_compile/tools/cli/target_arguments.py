@@ -62,7 +62,6 @@ def target_of(args: Namespace, drawn: Mapping[str, JSON] | None = None) -> Targe
     Raises:
         OptionError: as ``resolve_target``; or the file of prompts cannot be read.
         TargetError: as ``resolve_target``.
-
     """
     prompts = list(args.prompt)
     if args.prompts_file is not None:

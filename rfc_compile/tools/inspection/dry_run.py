@@ -34,7 +34,6 @@ class DryRun:
     Attributes:
         explanation: as of a model that was compiled and called.
         reports: one for every graph of the forward, in the order of tracing.
-
     """
 
     explanation: Explanation
@@ -50,7 +49,6 @@ def dry_run(
 
     Raises:
         Exception: whatever the forward raises with these inputs.
-
     """
     planner = _trace(model, inputs, options)
     if len(planner.reports) > 1:  # a first call may break where it makes tables

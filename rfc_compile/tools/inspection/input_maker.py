@@ -46,7 +46,6 @@ class InputMaker:
         accepted: names of its arguments; required ones are True.
         sizes: of the inputs.
         dtype: of floating point inputs.
-
     """
 
     config: Mapping[str, Any]

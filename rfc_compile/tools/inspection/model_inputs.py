@@ -88,7 +88,6 @@ def make_inputs(
 
     Raises:
         OptionError: an argument that no rule knows.
-
     """
     from rfc_compile.tools.inspection.audio_inputs import AUDIO_RULES
     from rfc_compile.tools.inspection.image_inputs import IMAGE_RULES

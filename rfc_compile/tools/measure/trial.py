@@ -65,7 +65,6 @@ class Run:
         images: (B, ...), on the CPU.
         decisions: of the backend, one a call; fewer where calls were uncached.
         calls: of the model.
-
     """
 
     images: Tensor
@@ -122,7 +121,6 @@ def draw_cached(
     Raises:
         TargetError: as ``draw_with``.
         TooManyFullSteps: more than ``most_full`` steps of a branch were full.
-
     """
     reset(compiled)
     decisions: list[Decision] = []
@@ -148,7 +146,6 @@ def compare(
     Raises:
         TargetError: as ``draw_with``; or the images have another shape.
         TooManyFullSteps: more than ``most_full`` steps of a branch were full.
-
     """
     counts = CompileCounts()
     target = reference.target
@@ -191,7 +188,6 @@ def measure(
     Raises:
         TargetError: as ``draw_with``.
         OptionError: a wrong option.
-
     """
     forget_compiled()
     compiled = compile_model(target.model, "eager", options)

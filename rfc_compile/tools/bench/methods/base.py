@@ -34,7 +34,6 @@ class Applied:
         begin: to be called before every run.
         close: undoes what was done outside the model.
         nfc: full computations of the last run, where the method knows them itself.
-
     """
 
     denoise: Denoise
@@ -61,7 +60,6 @@ class Method:
         modes: how it is timed.
         on_shapes: settings for models whose images mean nothing, where thresholds that
             were found on another decide anything; none for its best on the bundled one.
-
     """
 
     name: str
