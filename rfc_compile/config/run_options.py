@@ -9,7 +9,6 @@ The compiled graphs stay: they do not depend on which steps are full.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, fields, replace
 
 from rfc_compile.config.option_values import flag
@@ -17,7 +16,7 @@ from rfc_compile.config.options import DEFAULT_SCHEDULE, Options
 from rfc_compile.errors import OptionError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Which steps of one run are full; at most one of the attributes is given.
 
@@ -51,7 +50,7 @@ class RunOptions:
 
     @property
     def _given(self) -> dict[str, object]:
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {item.name: getattr(self, item.name) for item in fields(RunOptions)}
         return {n: v for n, v in values.items() if v is not None and v is not False}
 
     def applied_to(self, options: Options) -> Options:
@@ -82,20 +81,13 @@ AS_COMPILED = RunOptions()
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(RunOptions):
     """The request of one row of a batch, and its options.
 
     Attributes:
         name: of its request. Rows of one call with the same name are the guidance
             branches of one request, always in the same order.
         num_steps: steps of the request, None if not known.
-        preset: this attribute and those that follow are the arguments of
-            `rfc_compile.trajectory`; at most one of them is given.
-        tolerance: see there.
-        min_psnr: see there.
-        target_nfc: see there.
-        target_speedup: see there.
-        off: see there.
 
     Raises:
         ValueError: ``num_steps`` is not positive.
@@ -104,29 +96,11 @@ class Row:
 
     name: str
     num_steps: int | None = None
-    preset: str | None = None
-    tolerance: float | None = None
-    min_psnr: float | None = None
-    target_nfc: int | None = None
-    target_speedup: float | None = None
-    off: bool = False
 
     def __post_init__(self) -> None:
         """Check the values by themselves."""
         positive(self.num_steps)
-        _ = self.asked
-
-    @functools.cached_property
-    def asked(self) -> RunOptions:
-        """Its options, which replace the model's."""
-        return RunOptions(
-            self.preset,
-            self.tolerance,
-            self.min_psnr,
-            self.target_nfc,
-            self.target_speedup,
-            self.off,
-        )
+        super().__post_init__()
 
 
 def positive(num_steps: int | None) -> None:

@@ -65,8 +65,7 @@ class CallContext(NamedTuple):
             branch = f"row {seen[row.name]}"
             seen[row.name] += 1
             run = self.run, self.iterations
-            known = CallContext(row.name, row.num_steps, *run, branch, row.asked)
-            contexts.append(known)
+            contexts.append(CallContext(row.name, row.num_steps, *run, branch, row))
         return contexts
 
 

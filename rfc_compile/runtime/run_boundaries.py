@@ -46,7 +46,14 @@ def trajectory(
         OptionError: an option that is not allowed; where the model's own options
             forbid it, its call raises.
     """
-    asked = RunOptions(preset, tolerance, min_psnr, target_nfc, target_speedup, off)
+    asked = RunOptions(
+        preset=preset,
+        tolerance=tolerance,
+        min_psnr=min_psnr,
+        target_nfc=target_nfc,
+        target_speedup=target_speedup,
+        off=off,
+    )
     positive(num_steps)
     with named(name, num_steps, asked):
         yield
