@@ -7,7 +7,6 @@ Anything that cannot be cached goes to the inner backend as it is, with one warn
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import weakref
@@ -127,15 +126,7 @@ def _cached(
     if plan.batch is not None:
         plan.batch.check()
     ranks = meeting(groups, specialized, options, report)
-    dispatcher = _kind(plan)(
-        specialized,
-        graphs,
-        plan.graphs.layout,
-        options,
-        report,
-        captured.inputs,
-        ranks,
-    )
+    dispatcher = _kind(plan)(plan, graphs, report, ranks)
     report.dispatcher = weakref.ref(dispatcher)
     return WithUncached(
         unwrapping(dispatcher, wrapped_parameters(gm, example_inputs)),
@@ -146,9 +137,9 @@ def _cached(
     )
 
 
-def _kind(plan: Plan) -> Callable[..., Dispatcher]:
+def _kind(plan: Plan) -> type[Dispatcher]:
     if plan.batch is not None:
-        return functools.partial(SampleDispatcher, batch=plan.batch)
+        return SampleDispatcher
     return TimestepDispatcher if plan.timed else LatentDispatcher
 
 

@@ -16,12 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from rfc_compile.compiler.inner_graphs import LazyGraph
+from rfc_compile.compiler.plan import Plan
 from rfc_compile.config.options import Options
 from rfc_compile.estimators.step_signal import NOT_FINITE, Signal
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.rewrites.specialize import Specialized
-from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime import model_forward, registry
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import (
@@ -68,19 +66,17 @@ class Dispatcher(ABC):
 
     def __init__(
         self,
-        specialized: Specialized,
+        plan: Plan,
         graphs: dict[str, LazyGraph],
-        layout: StateLayout,
-        options: Options,
         report: GraphReport,
-        inputs: ForwardInputs,
         ranks: Ranks | None = None,
     ) -> None:
+        specialized, layout = plan.graphs.specialized, plan.graphs.layout
+        inputs = plan.captured.inputs
         self.graphs, self.ranks, self.report = graphs, ranks, report
         self.seconds = 0.0
         self.layout = self._layout = layout
         self._conditioning, self._latents = layout.conditioning, layout.latents
-        self.decide_by(options)
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         self._static = picker(inputs.static_indices)
@@ -99,6 +95,11 @@ class Dispatcher(ABC):
         self._serial = next(_serials)
         self._led, self._calls = 0, 0
         self._led_layer: LayerKey | None = None
+        self._prepare(plan)
+
+    def _prepare(self, plan: Plan) -> None:
+        """Set up what depends on the kind of dispatcher."""
+        self.decide_by(plan.options)
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""

@@ -25,14 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfc_compile.compiler.inner_graphs import LazyGraph
-from rfc_compile.config.options import Options
+from rfc_compile.compiler.plan import Plan
 from rfc_compile.estimators.step_signal import NOT_FINITE
-from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.batch_dimension import Batch
-from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.rewrites.specialize import Specialized
-from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import Mismatch
@@ -55,7 +49,6 @@ from rfc_compile.runtime.per_sample.rows import (
     write_back,
     written_slots,
 )
-from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Done
 from rfc_compile.runtime.run_notes import note_end
 from rfc_compile.runtime.session import Session
@@ -69,21 +62,11 @@ from rfc_compile.schedules.decision import Decision
 class SampleDispatcher(TimestepDispatcher):
     """Places every row of a call, and decides about each."""
 
-    def __init__(
-        self,
-        specialized: Specialized,
-        graphs: dict[str, LazyGraph],
-        layout: StateLayout,
-        options: Options,
-        report: GraphReport,
-        inputs: ForwardInputs,
-        ranks: Ranks | None = None,
-        *,
-        batch: Batch,
-    ) -> None:
-        super().__init__(specialized, graphs, layout, options, report, inputs, ranks)
-        self._batch = batch
-        self._written = written_slots(layout)
+    def _prepare(self, plan: Plan) -> None:
+        super()._prepare(plan)
+        assert plan.batch is not None
+        batch = self._batch = plan.batch
+        self._written = written_slots(plan.graphs.layout)
         self._smallest = 0 if batch.rows else 1  # 0 before the model is tried out
         self._mixes = False
 
