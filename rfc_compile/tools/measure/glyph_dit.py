@@ -91,21 +91,10 @@ def sample(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Draws one image per label.
+    """Images (B, C, H, W) in [-1, 1] of `labels` (B,) int64, the classes 0..9.
 
-    Args:
-        denoise: the model, compiled or not, on the device of `labels`.
-        labels: (B,) int64, the classes to draw, 0..9.
-        seed: image i starts from the noise of seed + i, whatever batch it is in.
-        scheduler: a name in `SCHEDULERS`, or `ddpm`.
-        steps: denoising steps; `heun` calls the model about twice for each.
-        guidance: classifier-free guidance scale; 1 calls the model without guidance,
-            on B images instead of 2 B.
-        dtype: of the model's input; the sampler itself works in float32.
-        progress: called after each model call with (calls done, calls in all).
-
-    Returns:
-        Images (B, C, H, W) in [-1, 1], float32.
+    `denoise` is the model, compiled or not, on the device of `labels`; the rest is as
+    in `TrainedModel.sample`.
 
     Raises:
         ValueError: an unknown scheduler or a bad number of steps.
