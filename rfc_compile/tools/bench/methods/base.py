@@ -4,6 +4,7 @@ A method is one file here and one line in `METHODS`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -100,11 +101,11 @@ def compile_model(model: nn.Module, backend: str, **arguments: Any) -> nn.Module
 
 
 def calling(model: nn.Module, around: Callable[[Step], Any]) -> Denoise:
-    """Calls of a model inside the context that `around(step)` makes."""
+    """Calls of a model after `around(step)`, inside the context that it may return."""
     predict = plain(model)
 
     def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
-        with around(step):
+        with around(step) or nullcontext():
             return predict(step, x, **inputs)
 
     return denoise
