@@ -78,9 +78,9 @@ class Estimator(ABC):
         return self.order + 1
 
     @property
-    @abstractmethod
     def inputs_kept(self) -> int:
         """Full steps whose input is kept."""
+        return 0
 
     @property
     def statistics(self) -> int:
@@ -121,19 +121,6 @@ class Estimator(ABC):
         """O_hat, in the shape and dtype of the kept outputs."""
         c = self.coefficients(current, inputs, statistics, weights)
         return extrapolate(outputs, c)
-
-
-class RelatesChanges(Estimator):
-    """One that measures the Gram matrix of the input's changes at full steps."""
-
-    @property
-    def statistics(self) -> int:
-        """The Gram matrix of the input's changes."""
-        return self.order * (self.order + 1) // 2
-
-    def observe(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
-        """The upper triangle of the Gram matrix, by rows."""
-        return torch.stack(gram_matrix(changes(inputs, self.order)), dim=1)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

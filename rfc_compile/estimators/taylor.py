@@ -21,11 +21,6 @@ class Taylor(Estimator):
     name = "taylor"
     orders = (1, 2)
 
-    @property
-    def inputs_kept(self) -> int:
-        """None."""
-        return 0
-
     def coefficients(
         self,
         current: Tensor,
