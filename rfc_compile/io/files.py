@@ -71,6 +71,18 @@ def check_writable(path: Path, argument: str) -> None:
         raise OptionError(f"argument {argument}: {error}") from error
 
 
+def make_folder(path: Path, argument: str) -> None:
+    """Make a folder, with those that it is in.
+
+    Raises:
+        OptionError: it cannot be made; the message names ``argument``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"argument {argument}: {error}") from error
+
+
 def _part(path: Path) -> Path:
     """Where a file is written before it takes the place of another."""
     return path.with_name(f"{path.name}.part")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from rfc_compile.io.files import read_text
 from rfc_compile.report.numbers import size
-from rfc_compile.tools.cli.arguments import name_and_value, number, positive
+from rfc_compile.tools.cli.arguments import add_named_values, number, positive
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.tuning import MINUTES
 from rfc_compile.tools.tuning.goal import Goal
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 EXIT_MISSED: Final = 1
-EXIT_INTERRUPTED: Final = 130
-"""As a shell reports a process that Ctrl-C ended."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -48,14 +46,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--min-ssim", type=number, help="mean over the images, at most 1")
     add("--seed", type=int, default=0, help="of the first run")
     add("--seeds", type=positive, default=3, help="runs that are compared (default: 3)")
-    add(
-        "--options",
-        type=name_and_value,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option that is not searched, as granularity=block; may be repeated",
-    )
+    words = "an option that is not searched, as granularity=block"
+    add_named_values(parser, "--options", words)
     add("--inner", default="inductor", help="inner backend, whose graphs are timed")
     add(
         "--time-limit",
@@ -94,7 +86,7 @@ def run(args: Namespace) -> int:
         study = run_study(target_of(args), goal, plan, show=True)
     except KeyboardInterrupt:
         console.print(interrupted(args.output))
-        return EXIT_INTERRUPTED
+        raise
     _print(console, study)
     return EXIT_MISSED if study.missed else 0
 
