@@ -28,12 +28,15 @@ def inspect(capsys: pytest.CaptureFixture[str]) -> Inspect:
     return Inspect(capsys)
 
 
-def test_a_process_prints_and_draws(tmp_path: Path) -> None:
+def test_it_prints_and_draws(
+    inspect: Inspect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = model_folder("SD3Transformer2DModel", tmp_path)
-    result = process(folder, "--graph", "streams.svg", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    first, inputs, summary, header, *rows = result.stdout.splitlines()
+    monkeypatch.chdir(tmp_path)
+    result = inspect(folder, "--graph", "streams.svg")
+    assert result.code == 0, result.err
+    assert "Traceback" not in result.err
+    first, inputs, summary, header, *rows = result.out.splitlines()
     assert re.fullmatch(r"SD3Transformer2DModel, \d+,\d+ parameters, bfloat16", first)
     assert inputs.startswith("inputs: hidden_states (1, 4, 8, 8), encoder_hidden_st")
     assert summary.startswith("1 graph; cached steps predict 1 region with ")
@@ -49,6 +52,7 @@ def test_a_process_finds_a_factory_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FACTORY)
     result = process("mine:small", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
     assert "no attention or MLP on a residual stream" in result.stdout
     assert "inputs: x (1, 4, 8), timestep (1,)" in result.stdout
 

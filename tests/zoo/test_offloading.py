@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from comparing import (
     flux_and_wan,
 )
 from denoisers.base import Denoiser
-from denoisers.flux import flux
 from options import MODULES
 from torch import nn
 
@@ -84,11 +81,10 @@ def test_hooks_around_every_layer(
     hook: Callable[[nn.Module], nn.Module], form: str
 ) -> None:
     """Dynamo leaves out such hooks, so no graph holds a branch: uncached, and said."""
-    denoiser = replace(FLUX, build=functools.partial(flux, joint=1, single=1))
-    model = hook(denoiser.model())
+    model = hook(FLUX.model())
     rfc = compiled(model, form)
     with pytest.warns(UncachedWarning, match=NO_REGION):
-        compare(denoiser, rfc, denoiser.model(), steps=4).check("UUUU")
+        compare(FLUX, rfc, FLUX.model(), steps=4).check("UUUU")
     assert NO_REGION in str(rfc_compile.explain())
     assert rfc_compile.explain(rfc).uncached_reasons
 
