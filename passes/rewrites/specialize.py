@@ -76,9 +76,6 @@ class Specialized:
         return {name: graph for name, graph in named.items() if graph is not None}
 
 
-SIGNAL = "rfc_signal"
-"""Name of the signal among the outputs of a graph."""
-
 _ORIGIN = "rfc_origin"  # key of node.meta: the node's name in the conditional graph
 
 

@@ -30,31 +30,11 @@ from rfc_compile.schedules.decision import Decision
 from rfc_compile.tools.measure.reference import (
     Reference,
     TooManyFullSteps,
-    draw_reference,
     draw_with,
     similarity,
 )
 from rfc_compile.tools.measure.target import Target
 from rfc_compile.torch_internals import CompileCounts
-
-__all__ = [
-    "Measured",
-    "Reference",
-    "Run",
-    "TimedModel",
-    "TooManyFullSteps",
-    "Trial",
-    "compare",
-    "compile_model",
-    "decide_by",
-    "draw_cached",
-    "draw_reference",
-    "draw_with",
-    "forget_compiled",
-    "measure",
-    "similarity",
-    "time_in_turn",
-]
 
 
 @dataclass(frozen=True)
