@@ -19,7 +19,7 @@ class Taylor(Estimator):
     """Extrapolation in time alone: ``order + 1`` kept outputs, no kept input."""
 
     name = "taylor"
-    orders = (1, 2)
+    orders: tuple[int, ...] = (1, 2)
 
     def coefficients(
         self,
