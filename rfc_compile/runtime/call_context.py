@@ -12,7 +12,8 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar, Token
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from rfc_compile.config.run_options import AS_COMPILED, Row, RunOptions
@@ -82,43 +83,35 @@ _branch: ContextVar[str | None] = ContextVar("rfc_branch", default=None)
 _runs = itertools.count(1)
 
 
-@contextlib.contextmanager
-def named(name: str, num_steps: int | None, asked: RunOptions) -> Iterator[None]:
+def named(
+    name: str, num_steps: int | None, asked: RunOptions
+) -> AbstractContextManager[None]:
     """Give calls inside the block an owner of this name, and options of their run."""
-    token = _named.set(_Named(name, num_steps, asked))
-    try:
-        yield
-    finally:
-        _leave(_named, token)
+    return _set_inside(_named, _Named(name, num_steps, asked))
 
 
-@contextlib.contextmanager
-def named_rows(rows: Sequence[Row]) -> Iterator[None]:
+def named_rows(rows: Sequence[Row]) -> AbstractContextManager[None]:
     """Declare which request each row of the calls inside the block belongs to."""
-    token = _named.set(_Named("rows", None, AS_COMPILED, tuple(rows)))
-    try:
-        yield
-    finally:
-        _leave(_named, token)
+    return _set_inside(_named, _Named("rows", None, AS_COMPILED, tuple(rows)))
+
+
+def branch(name: str) -> AbstractContextManager[None]:
+    """Name the CFG branch that calls inside the block belong to."""
+    return _set_inside(_branch, name)
 
 
 @contextlib.contextmanager
-def branch(name: str) -> Iterator[None]:
-    """Name the CFG branch that calls inside the block belong to."""
-    token = _branch.set(name)
-    try:
-        yield
-    finally:
-        _leave(_branch, token)
-
-
-def _leave(variable: ContextVar[Any], token: Token[Any]) -> None:
-    """Reset a variable, unless the block ends in another context.
+def _set_inside(variable: ContextVar[Any], value: object) -> Iterator[None]:
+    """Reset the variable after the block, unless that ends in another context.
 
     The garbage collector closes a suspended generator in any context.
     """
-    with contextlib.suppress(ValueError):
-        variable.reset(token)
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            variable.reset(token)
 
 
 def begin_run(iterations: int | None = None) -> int:
