@@ -72,7 +72,7 @@ class Trials:
         reference: of all seeds that trials draw.
         journal: where numbers are kept.
         clock: when to stop.
-        note: is told what is done, in a line.
+        note: receives a line for everything that is measured.
         steps: of a run, for one CFG branch.
         skipped: trials that could not win and were not drawn to their end.
         done: trials, seeds counted one by one.
