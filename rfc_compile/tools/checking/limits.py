@@ -116,13 +116,5 @@ def judge(limit: Limit, value: float | None, obstacle: str = "") -> Verdict:
         reason = "it was not measured, or is not a number"
     elif not reason and not limit.holds(number):
         reason = f"{shown} measured, {limit} wanted"
-    return Verdict(
-        name=limit.name,
-        label=limit.quantity.label,
-        limit=str(limit),
-        value=shown,
-        passed=not reason,
-        reason=reason,
-        bound=limit.bound,
-        measured=number,
-    )
+    what = limit.name, limit.quantity.label, str(limit), shown
+    return Verdict(*what, not reason, reason, limit.bound, number)
