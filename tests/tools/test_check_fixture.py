@@ -46,7 +46,7 @@ def test_the_fixture_fails_tests_whose_limits_are_missed(
 ) -> None:
     pytester.makeconftest('pytest_plugins = ["rfc_compile.testing"]')
     pytester.makepyfile(SUITE)
-    result = pytester.runpytest_subprocess("--junitxml=out.xml", timeout=300)
+    result = pytester.runpytest_inprocess("--junitxml=out.xml")
     result.assert_outcomes(passed=2, failed=3)
     text = result.stdout.str()
     assert "missed: full steps (NFC): " in text
