@@ -34,6 +34,7 @@ class LatentPair:
         output: position of its output among the results.
         dim: the dimension whose sizes may differ.
         size: what both have of it.
+
     """
 
     index: int

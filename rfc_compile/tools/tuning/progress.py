@@ -16,7 +16,7 @@ _SECONDS: Final = 10.0
 
 
 class SearchProgress(Protocol):
-    """Receives the phases of a search, and every trial in them."""
+    """Is told the phases of a search and what is tried in them."""
 
     def begin(self, phase: str) -> None:
         """The next phase starts."""

@@ -71,7 +71,7 @@ class Search:
         trials: measures settings.
         finals: measures the best again.
         fixed: options that are not searched.
-        progress: receives the phases.
+        progress: is told the phases.
         costs: of steps, by granularity.
         screened: estimators and orders, on one seed.
         tried: every schedule, on one seed.

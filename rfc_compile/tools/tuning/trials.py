@@ -72,7 +72,7 @@ class Trials:
         reference: of all seeds that trials draw.
         journal: where numbers are kept.
         clock: when to stop.
-        note: receives a line for everything that is measured.
+        note: is told what is done, in a line.
         steps: of a run, for one CFG branch.
         skipped: trials that could not win and were not drawn to their end.
         done: trials, seeds counted one by one.
@@ -103,7 +103,7 @@ class Trials:
         if run.nfc < run.steps:
             return
         found = explain(compiled)
-        reasons = "; ".join(dict.fromkeys(found.uncached_reasons)) or (
+        reasons = "; ".join(dict.fromkeys(found.fallbacks)) or (
             f"all of its {self.steps} steps change the latent too much"
         )
         raise TargetError(
