@@ -49,7 +49,7 @@ from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.state_layout import StateLayout
 
 OPTIONAL_PASSES = ("small_matmuls", "fold_repeats")
-"""What may be left out: they need a compiler that fuses."""
+"""Passes that may be left out: they need a compiler that fuses."""
 
 Observer = Callable[[str, fx.GraphModule], None]
 Pass = Callable[[fx.GraphModule], fx.GraphModule]
@@ -86,11 +86,10 @@ def analyse(
 ) -> Captured:
     """Retrace a Dynamo graph and find its regions, merged to the granularity.
 
-    ``granularity`` is told whether the timestep is among the inputs.
+    ``granularity`` takes whether the timestep is among the inputs.
 
     Raises:
         CannotCache: the forward cannot be cached, with the reason.
-
     """
     observe("dynamo", gm)
     gm = functionalize(gm, fakes, fake_mode)
@@ -128,8 +127,8 @@ def rewrite(
         gm = apply(gm)
         check_invariants(gm)
         observe(name, gm)
-    apart = captured.inputs.timestep is None
-    graphs = specialize(gm, probe=probe, apart=apart)
+    untimed = captured.inputs.timestep is None
+    graphs = specialize(gm, probe=probe, standalone_probe=untimed)
     for name, graph in graphs.graphs.items():
         observe(name, graph.gm)
     before = [] if graphs.probe is None else [graphs.probe.gm]
@@ -157,7 +156,7 @@ def _step_passes(
             node.name
             for node in captured.inputs.conditioning
             if not state_options.per_sample
-        ],  # where every sample decides, the host tells samples apart before the probe
+        ],  # with per_sample the host identifies the rows before the probe
         fake_mode=fake_mode,
     )
     return [

@@ -37,7 +37,6 @@ class RegionInfo:
         flops: floating point operations of one execution.
         cache_bytes: state kept for it and for no region before it, for one CFG branch,
             in bytes.
-
     """
 
     name: str
@@ -66,7 +65,7 @@ class GraphReport:
     number: int = field(default_factory=itertools.count().__next__)
     regions: tuple[RegionInfo, ...] = ()
     refused: tuple[Refusal, ...] = ()
-    fallbacks: list[str] = field(default_factory=list)
+    uncached_reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     flops: int = 0
     block_flops: int = 0
@@ -76,7 +75,7 @@ class GraphReport:
     kept_as: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     timestep: str | None = None
     graph_break: str | None = None
-    piece: bool = False
+    fragment: bool = False
     state_bytes: int = 0
     following_bytes: int = 0
     dispatcher: weakref.ref[Any] | None = None
@@ -92,8 +91,8 @@ class GraphReport:
 
     def fall_back(self, reason: str) -> None:
         """Record why something runs uncached, and warn the first time."""
-        if reason not in self.fallbacks:
-            self.fallbacks.append(reason)
+        if reason not in self.uncached_reasons:
+            self.uncached_reasons.append(reason)
             warnings.warn(f"rfc_compile: {reason}", UncachedWarning, stacklevel=2)
 
     def warn(self, text: str) -> None:
@@ -155,7 +154,6 @@ def model_of(source: Any) -> nn.Module | None:
 
     Raises:
         TypeError: it is something else; the message says what to pass.
-
     """
     if source is None or isinstance(source, nn.Module):
         return source
@@ -181,7 +179,6 @@ def tensor_ids(source: Any) -> frozenset[int] | None:
 
     Raises:
         TypeError: as ``model_of``.
-
     """
     model = model_of(source)
     if model is None:
@@ -204,3 +201,9 @@ def reports_of(source: Any, ids: frozenset[int] | None = None) -> list[GraphRepo
         if report.belongs_to(ids) and options in (None, report.options)
     ]
     return sorted(reports, key=lambda report: report.number)
+
+
+def uncached_reasons(reports: Iterable[GraphReport]) -> tuple[str, ...]:
+    """Why calls of these graphs run uncached, each reason once."""
+    reasons = (reason for report in reports for reason in report.uncached_reasons)
+    return tuple(dict.fromkeys(reasons))

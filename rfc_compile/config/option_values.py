@@ -1,4 +1,4 @@
-"""What values of options may be: an error names the option and what is allowed."""
+"""Checks of option values: an error names the option and the allowed values."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from rfc_compile.graph_report import (
     model_of,
     reports_of,
     tensor_ids,
+    uncached_reasons,
 )
 from rfc_compile.passes.analysis.records import Refusal
 from rfc_compile.report.cached_step import CachedStep, cached_step
@@ -45,15 +46,14 @@ class Explanation:
         coverage: share of all FLOPs inside regions, 0 to 1.
         block_coverage: share of the repeated blocks' FLOPs inside regions, 0 to 1.
         refused: candidates that are not cached.
-        fallbacks: why a forward, or steps of it, run uncached.
+        uncached_reasons: why a forward, or steps of it, run uncached.
         timestep: name of the timestep input of each cached graph.
         graph_breaks: why Dynamo cut the forward into several graphs.
-        notes: what the runtime learnt about the calls.
+        notes: what the runtime noted about the calls.
         cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
             the regions, and the latent and the input that distinguishes steps.
         maps: what ``plot`` draws, one for each graph with regions.
         cached_step: what a cached step still runs; None where nothing is cached.
-
     """
 
     graphs: int
@@ -61,13 +61,18 @@ class Explanation:
     coverage: float
     block_coverage: float
     refused: tuple[Refusal, ...]
-    fallbacks: tuple[str, ...]
+    uncached_reasons: tuple[str, ...]
     timestep: tuple[str, ...]
     graph_breaks: tuple[str, ...]
     notes: tuple[str, ...]
     cache_bytes: int = 0
     maps: tuple[GraphMap, ...] = ()
     cached_step: CachedStep | None = None
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """The name of ``uncached_reasons`` in 0.1."""
+        return self.uncached_reasons
 
     def plot(self) -> Figure:
         """The residual streams with the regions, coloured twice.
@@ -78,14 +83,13 @@ class Explanation:
 
         Raises:
             ModuleNotFoundError: there is no matplotlib.
-
         """
         figure: Figure = drawing("explanation_plot").explanation_figure(self)
         return figure
 
     def __str__(self) -> str:
-        """A table of the regions, then refusals and fallbacks."""
-        reasons = [f"uncached: {reason}" for reason in self.fallbacks]
+        """A table of the regions, then the refusals and why calls run uncached."""
+        reasons = [f"uncached: {reason}" for reason in self.uncached_reasons]
         if not self.graphs:
             return "\n".join(reasons or [_NOTHING])
         rows = [
@@ -147,7 +151,6 @@ def explain(model: Any = None) -> Explanation:
 
     Raises:
         TypeError: the model is something else.
-
     """
     model = model_of(model)
     sharded = model is not None and gathers_weights(model)
@@ -162,7 +165,7 @@ def explain(model: Any = None) -> Explanation:
             "its weights are on the meta device between calls, as offloading leaves "
             "them: no graph is known to be its own, explain() shows those of all models"
         )
-        return replace(found, fallbacks=(reason,))
+        return replace(found, uncached_reasons=(reason,))
     if sharded:
         reason = (
             "its weights are sharded between calls (fully_shard), so its graphs are "
@@ -186,7 +189,7 @@ def explanation_of(
         coverage=inside / total if total else 0.0,
         block_coverage=min(1.0, inside / blocks) if blocks else 0.0,
         refused=tuple(item for report in reports for item in report.refused),
-        fallbacks=tuple(dict.fromkeys(r for x in reports for r in x.fallbacks)),
+        uncached_reasons=uncached_reasons(reports),
         timestep=tuple(r.timestep for r in reports if r.timestep is not None),
         graph_breaks=tuple(
             dict.fromkeys(r.graph_break for r in reports if r.graph_break is not None)

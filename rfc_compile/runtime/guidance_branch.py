@@ -1,4 +1,4 @@
-"""One guidance branch of a run: what it keeps, and where it stands."""
+"""One guidance branch of a run: its state and its position."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ blocks are compiled alone and no output of the sampler's is seen."""
 
 
 KEPT_OUTPUTS = 2
-"""Steps of which what the sampler was given is kept."""
+"""Steps whose latents and outputs are kept."""
 
 
 class Mismatch(NamedTuple):
@@ -31,7 +31,6 @@ class Mismatch(NamedTuple):
         changed: indices of the conditioning inputs that differ.
         signal: that of the call, where one was read.
         name: of the call's guidance branch, where it has one.
-
     """
 
     reason: str
@@ -51,7 +50,6 @@ class Returned(NamedTuple):
             decided by itself.
         partners: for every further row that has the same latent, the rows' indices:
             guidance in one batch mixes their outputs.
-
     """
 
     step: int
@@ -77,7 +75,7 @@ class Seen(NamedTuple):
 
 @dataclass(eq=False)
 class GuidanceBranch:
-    """One guidance branch: the state it keeps and where it stands.
+    """One guidance branch: its state and its position.
 
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two

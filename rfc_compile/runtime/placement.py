@@ -229,7 +229,7 @@ def _fits(moved: Sequence[_Moved]) -> list[Fit | None]:
 
 
 def put_off(run: Trajectory, step: int) -> None:
-    """A run goes on with a step whose fit is not looked at yet."""
+    """Continue the run with a step whose fit is not evaluated yet."""
     assert run.newest is not None
     if run.unfitted and run.unfitted[-1][0] == step:
         return

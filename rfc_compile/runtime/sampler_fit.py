@@ -62,7 +62,6 @@ class Fit(NamedTuple):
         c: factor of the latent's move before, (R,); 0 where one step is enough.
         d: factors of the outputs before the last, (R, outputs); 0 likewise.
         returns: whether the latent is the one before the last again.
-
     """
 
     residual: float

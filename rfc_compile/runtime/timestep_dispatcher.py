@@ -14,13 +14,8 @@ from typing import Any
 
 import torch
 
-from rfc_compile.compiler.inner_graphs import LazyGraph
-from rfc_compile.config.options import Options
+from rfc_compile.compiler.plan import Plan
 from rfc_compile.estimators.step_signal import Signal
-from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.rewrites.specialize import Specialized
-from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.conditioning import rule_out
 from rfc_compile.runtime.dispatcher import Dispatcher
@@ -36,7 +31,6 @@ from rfc_compile.runtime.latent_search import guessed, looked_for, seen
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, fits_by_branch, places, put_off
-from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.run_notes import note_unlinked
 from rfc_compile.runtime.session import LayerKey, Session
@@ -57,20 +51,12 @@ class TimestepDispatcher(Dispatcher):
 
     timed = True
 
-    def __init__(
-        self,
-        specialized: Specialized,
-        graphs: dict[str, LazyGraph],
-        layout: StateLayout,
-        options: Options,
-        report: GraphReport,
-        inputs: ForwardInputs,
-        ranks: Ranks | None = None,
-    ) -> None:
-        super().__init__(specialized, graphs, layout, options, report, inputs, ranks)
+    def _prepare(self, plan: Plan) -> None:
+        super()._prepare(plan)
+        inputs, layout = plan.captured.inputs, plan.graphs.layout
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
-        self.follows = report.piece  # a whole model knows the step by itself
+        self.follows = self.report.fragment  # a whole model knows the step by itself
         self._conditioning_indices = inputs.conditioning_indices
         self._conditioning_names = inputs.conditioning_names
         self._latents_first = sorted(

@@ -175,9 +175,9 @@ def test_where_a_merge_ends(
         regions = captured.found.regions
         assert len(regions.found) == wanted
         assert all(region.bases for region in regions.found)
-        told = reason if granularity == "stack" else None
-        assert bool(regions.apart) == bool(told)
-        assert not told or any(told in text for text in regions.apart)
+        expected = reason if granularity == "stack" else None
+        assert bool(regions.apart) == bool(expected)
+        assert not expected or any(expected in text for text in regions.apart)
         check_full_steps(captured)
 
 

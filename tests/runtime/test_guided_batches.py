@@ -97,19 +97,3 @@ def test_rows_of_the_output_for_one_of_the_latent() -> None:
     assert find_latent_pair([x], [y, x]) == LatentPair(0, 1, 1, 3)
     assert find_latent_pair([x], [torch.zeros(3, 3, 4)]) is None
     assert find_latent_pair([y], [x]) is None
-
-
-def test_channels_that_are_compared() -> None:
-    """Only where rows share a latent, and of an image alone."""
-    noise = torch.randn(1, 5, 2, 2)
-    same, apart = noise.expand(2, 5, 2, 2), torch.randn(2, 5, 2, 2)
-    for latent, size, channels in (
-        (same, 5, 3),
-        (same, 4, 3),
-        (same, 2, None),
-        (apart, 5, None),
-        (same.flatten(2), 5, None),
-    ):
-        pair = find_latent_pair([latent], [latent[:, :size]])
-        assert pair == LatentPair(0, 0, 1, size, channels=channels)
-        assert pair.latent([latent]).shape == pair.returned([latent[:, :size]]).shape

@@ -297,9 +297,11 @@ def test_none_stands_for_every_model() -> None:
     assert everything.graphs == before.graphs + 2
     assert set(everything.regions) >= {*of_wide.regions, *of_narrow.regions}
     assert 0 < everything.coverage < 1
-    assert everything.fallbacks == before.fallbacks
-    told = before.fallbacks
-    last = replace(rfc_compile.stats(narrow), fallbacks=told)  # it ran last
+    assert everything.uncached_reasons == before.uncached_reasons
+    reasons = before.uncached_reasons
+    last = replace(rfc_compile.stats(narrow), uncached_reasons=reasons)  # it ran last
     assert rfc_compile.stats(None) == last
     run(wide)
-    assert rfc_compile.stats() == replace(rfc_compile.stats(wide), fallbacks=told)
+    assert rfc_compile.stats() == replace(
+        rfc_compile.stats(wide), uncached_reasons=reasons
+    )

@@ -95,7 +95,7 @@ def test_final_full_needs_the_number_of_steps() -> None:
 
 
 def test_steps_past_the_end_are_ordinary() -> None:
-    """A run that goes on for longer than was told is not all full."""
+    """A run longer than its num_steps is not all full."""
     options = {"schedule": "interval", "interval": 100}
     steps = full_steps([0.0] * 15, steps=10, final_full=2, warmup=1, **options)
     assert steps == [0, 8, 9]

@@ -9,9 +9,9 @@ its row's own timestep, conditioning and latent. So rows may join, leave and cha
 places between calls; guidance by a doubled batch is rows like any.
 
 The graphs must run for any part of a batch. Dynamo has to give them a symbol for its
-size (analysis.batch_dimension); whether the model keeps its samples apart is tried out
-at the first batch (independence), else it runs uncached. A batch of one has its own
-graph, which takes the samples over and gives them back.
+size (analysis.batch_dimension); whether samples are independent is tested at the
+first batch (independence), and if not, it runs uncached. A batch of one has a graph of
+its own, which takes the samples over and gives them back.
 """
 
 from __future__ import annotations
@@ -25,14 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfc_compile.compiler.inner_graphs import LazyGraph
-from rfc_compile.config.options import Options
+from rfc_compile.compiler.plan import Plan
 from rfc_compile.estimators.step_signal import NOT_FINITE
-from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.batch_dimension import Batch
-from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.rewrites.specialize import Specialized
-from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import Mismatch
@@ -55,7 +49,6 @@ from rfc_compile.runtime.per_sample.rows import (
     write_back,
     written_slots,
 )
-from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Done
 from rfc_compile.runtime.run_notes import note_end
 from rfc_compile.runtime.session import Session
@@ -69,21 +62,11 @@ from rfc_compile.schedules.decision import Decision
 class SampleDispatcher(TimestepDispatcher):
     """Places every row of a call, and decides about each."""
 
-    def __init__(
-        self,
-        specialized: Specialized,
-        graphs: dict[str, LazyGraph],
-        layout: StateLayout,
-        options: Options,
-        report: GraphReport,
-        inputs: ForwardInputs,
-        ranks: Ranks | None = None,
-        *,
-        batch: Batch,
-    ) -> None:
-        super().__init__(specialized, graphs, layout, options, report, inputs, ranks)
-        self._batch = batch
-        self._written = written_slots(layout)
+    def _prepare(self, plan: Plan) -> None:
+        super()._prepare(plan)
+        assert plan.batch is not None
+        batch = self._batch = plan.batch
+        self._written = written_slots(plan.graphs.layout)
         self._smallest = 0 if batch.rows else 1  # 0 before the model is tried out
         self._mixes = False
         self._searches = False  # a row alone does not show whose outputs are mixed
@@ -116,9 +99,9 @@ class SampleDispatcher(TimestepDispatcher):
             return self._run_whole("full", GraphInputs(arguments, state.slots, others))
         found = self._continuations(session, context, arguments, rows, weights)
         placed = []
-        for i, told in enumerate(zip(contexts, rows, found, strict=True)):
+        for i, row in enumerate(zip(contexts, rows, found, strict=True)):
             own = pick(self._batch, arguments, [i])
-            placed.append(self._place(session, own, weights, *told))
+            placed.append(self._place(session, own, weights, *row))
         outputs = self._run_placed(arguments, placed)
         note_partners([one.call for one in placed])
         for one in placed:
@@ -288,7 +271,7 @@ class SampleDispatcher(TimestepDispatcher):
         """No other graph follows a row."""
 
     def _tried_out(self, arguments: Sequence[Any], rows: Sequence[Row]) -> bool:
-        """Whether the model keeps samples apart, tried out at the first whole batch."""
+        """Whether samples are independent, tested at the first finite batch."""
         if self._mixes:
             return False
         usable = [i for i, row in enumerate(rows) if row.finite]

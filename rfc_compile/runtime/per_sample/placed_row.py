@@ -18,7 +18,6 @@ class Placed:
         call: its call, with the arguments of its row.
         signal: of the step; its error is known behind the probe.
         reason: why it is full or cached, once that is decided.
-
     """
 
     sample: Sample
