@@ -13,6 +13,7 @@ from rfc_compile.config import removed_options
 from rfc_compile.config.option_values import (
     flag,
     integer,
+    intervals,
     number,
     one_of,
     process_group,
@@ -26,7 +27,7 @@ from rfc_compile.passes.pipeline import OPTIONAL_PASSES
 from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.ring_storage import CACHE_DTYPES
 from rfc_compile.schedules import SCHEDULES
-from rfc_compile.schedules.base import Schedule
+from rfc_compile.schedules.base import Intervals, Schedule
 from rfc_compile.schedules.promise import tolerance_for
 from rfc_compile.torch_internals import find_backend
 
@@ -73,7 +74,8 @@ class Options:
             ``rcs``. None is the preset's.
         corrector: ``auto``: a full step repays what the cached steps before it
             integrated wrongly, where the sampler is linear in the outputs; ``off``.
-        interval: for ``interval``, one full step in this many.
+        interval: for ``interval``, one full step in this many; or pairs (timestep,
+            interval), each for the steps after its timestep, as tuning finds them.
         full_steps: for ``mask``, the indices of the full steps.
         warmup: full steps at the start of a trajectory.
         max_cached_run: most cached steps in a row, None for no limit.
@@ -117,7 +119,7 @@ class Options:
     min_psnr: float | None = None
     threshold: float | None = None
     corrector: str = "auto"
-    interval: int = 4
+    interval: int | Intervals = 4
     full_steps: tuple[int, ...] = ()
     warmup: int = 1
     max_cached_run: int | None = None
@@ -169,7 +171,10 @@ class Options:
             number("min_psnr", self.min_psnr, low=0, high=HIGHEST_PSNR)
         number("ridge", self.ridge, low=0)
         number("min_coverage", self.min_coverage, low=0, high=1)
-        integer("interval", self.interval, low=1)
+        if not isinstance(self.interval, int):
+            object.__setattr__(self, "interval", intervals("interval", self.interval))
+        else:
+            integer("interval", self.interval, low=1)
         integer("warmup", self.warmup, low=1)
         integer("final_full", self.final_full, low=0)
         if self.max_cached_run is not None:

@@ -1,21 +1,75 @@
-"""A full step, then N - 1 cached ones: FORA's and TaylorSeer's schedule.
+"""One full step in so many: FORA's and TaylorSeer's schedule, and what tuning finds.
 
-With ``warmup=1`` full steps are 0, N, 2N, ... (FORA); with ``warmup=2`` they are
-0, 1, 1 + N, 1 + 2N, ... (TaylorSeer).
+    interval=4                      one step in four
+    interval=[[971, 5], [611, 3]]   one step in five once the timestep has passed 971,
+                                    in three once it has passed 611
+
+A cached step takes its share, 1 / interval, of the way to the next full one, which is
+where the shares since the last one are nearest to 1. So a list that holds what was
+found for 50 steps gives just these full steps there, and with other numbers of steps of
+the same sampler as many in proportion, at the same noise levels. A run that begins at
+a timestep the list knows nothing of gets the list's average all along.
+
+With ``warmup=1`` and a number N full steps are 0, N, 2N, ... (FORA); with ``warmup=2``
+they are 0, 1, 1 + N, 1 + 2N, ... (TaylorSeer).
 """
 
 from __future__ import annotations
 
-from rfc_compile.schedules.base import CACHED, FULL, Position, Schedule
+import statistics
+from typing import Final
+
+from rfc_compile.schedules.base import (
+    CACHED,
+    FULL,
+    Intervals,
+    Position,
+    Schedule,
+)
+
+FARTHEST: Final = 1.5
+"""A run of the list's sampler begins at a timestep that is at most so many times its
+largest."""
 
 
 class Interval(Schedule):
-    """Full iff ``interval - 1`` steps were cached since the last full one."""
+    """Full where the shares of the steps since the last full one make a whole."""
 
     name = "interval"
     static = True
 
     def decide(self, position: Position) -> tuple[float, str]:
-        """Counts cached steps only."""
-        due = position.since_full >= self.options.interval - 1
-        return FULL if due else CACHED, "interval"
+        """Looks at timesteps only."""
+        first, share, done = position.times[0], 0.0, 0.0
+        for time in position.times[len(position.times) - position.since_full - 1 :]:
+            share = 1 / self._interval(first, time)
+            done += share
+        return (FULL if done + share / 2 >= 1 else CACHED), self.name
+
+    def _interval(self, first: float, time: float) -> float:
+        """What holds at a timestep of a run that began at the first."""
+        given = self.options.interval
+        if isinstance(given, int):
+            return given
+        if not knows(given, first):
+            self._note_unknown(given, first)
+            return statistics.mean([steps for _, steps in given])
+        falls = given[0][0] >= given[-1][0]
+        passed = [n for at, n in given if (at > time if falls else at < time)]
+        return (passed or [given[0][1]])[-1]
+
+    def _note_unknown(self, given: Intervals, first: float) -> None:
+        if self.report is not None:
+            self.report.note(
+                f"the run begins at timestep {first:g}, and interval is for timesteps "
+                f"from {given[0][0]:g} to {given[-1][0]:g}: full steps are spread "
+                "evenly"
+            )
+
+
+def knows(intervals: Intervals, first: float) -> bool:
+    """Whether a run that begins at this timestep is one that the list is for."""
+    start, end = intervals[0][0], intervals[-1][0]
+    if start >= end:
+        return end <= first <= FARTHEST * start
+    return first <= end

@@ -117,8 +117,8 @@ def _print(console: Console, study: Study) -> None:
         )
     console.print(_table(study))
     console.print(
-        f"{search.trials.done} runs tried, {search.trials.skipped} settings skipped "
-        f"that could not win, {study.seconds:.0f} s."
+        f"{search.trials.done} runs tried, {search.trials.skipped} masks given up on "
+        f"their first seeds, {study.seconds:.0f} s."
         + (" Time was up: --resume with a longer --time-limit goes on." * search.late),
         soft_wrap=True,
     )

@@ -18,14 +18,13 @@ from rfc_compile.tools.measure.pareto import front
 from rfc_compile.tools.tuning.finals import Finalist
 from rfc_compile.tools.tuning.goal import speedup
 from rfc_compile.tools.tuning.study import Study
-from rfc_compile.tools.tuning.trials import Tried
 
 _MOST_IMAGES: Final = 6
 _COLOURS: Final = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown")
 
 
 def pareto_plot(study: Study) -> bytes:
-    """Two panels: the finals by speed-up, every trial by its full steps."""
+    """Two panels: the finals by speed-up, what was climbed by its full steps."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     by_time, by_work = figure.subplots(1, 2, sharey=True)
     _draw_finals(by_time, study)
@@ -55,14 +54,14 @@ def _draw_finals(ax: Axes, study: Study) -> None:
 
 
 def _draw_trials(ax: Axes, study: Study) -> None:
-    trials = [*study.search.screened, *study.search.tried]
+    trials = study.search.tried
     kinds = list(dict.fromkeys(tried.kind for tried in trials))
     for kind, colour in zip(kinds, _COLOURS * len(kinds), strict=False):
         own = [(t.measured.nfc, t.measured.psnr) for t in trials if t.kind == kind]
         x, y = zip(*own, strict=True)
         ax.plot(x, y, "o", markersize=4, alpha=0.6, color=colour, label=kind)
     ax.set(xlabel="full steps (NFC)")
-    title = "every trial, on the first seed" if trials else "nothing was tried"
+    title = "where climbs began and ended" if trials else "nothing was tried"
     ax.set_title(title, fontsize=10)
     ax.grid(alpha=0.3)
     if kinds:
@@ -126,22 +125,6 @@ def _full_steps(final: Finalist) -> list[list[int]]:
         own = [decision for decision in run.decisions if decision.branch == 0]
         runs.append([step for step, decision in enumerate(own) if decision.full])
     return runs
-
-
-def memory_plot(study: Study) -> bytes:
-    """State of a run against quality, for every setting drawn with all seeds."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    ax = figure.subplots()
-    points: list[Tried | Finalist] = [*study.search.points, *study.search.measured]
-    names = sorted({str(p.setting["granularity"]) for p in points})
-    for name, colour in zip(names, _COLOURS, strict=False):
-        own = [p.measured for p in points if p.setting["granularity"] == name]
-        x = [max(1, found.state_bytes) / 2**20 for found in own]
-        ax.plot(x, [f.psnr for f in own], "o", color=colour, alpha=0.7, label=name)
-    ax.set(xlabel="state of a run in MiB", ylabel="PSNR in dB", xscale="log")
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-    return _png(lambda file: figure.savefig(file, dpi=120))
 
 
 def _png(save: Callable[[BinaryIO], object]) -> bytes:

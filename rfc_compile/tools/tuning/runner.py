@@ -16,6 +16,7 @@ from rfc_compile.tools.tuning.goal import Goal
 from rfc_compile.tools.tuning.journal import Journal
 from rfc_compile.tools.tuning.progress import SearchProgress, showing
 from rfc_compile.tools.tuning.search import Search
+from rfc_compile.tools.tuning.space import graph_setting
 from rfc_compile.tools.tuning.study import (
     OPTIONS_FILE,
     PLOT_FILE,
@@ -41,6 +42,7 @@ def run_study(target: Target, goal: Goal, plan: Plan, *, show: bool) -> Study:
         TargetError: nothing can be measured with this model and sampler.
 
     """
+    graph = graph_setting(plan.fixed)
     study_file = None if plan.output is None else plan.output / STUDY_FILE
     if plan.output is not None:
         _check_output(plan.output)
@@ -52,9 +54,8 @@ def run_study(target: Target, goal: Goal, plan: Plan, *, show: bool) -> Study:
         journal = Journal.open(study_file, _study(target, plan), resume=plan.resume)
         search = Search(
             goal,
-            Trials(searched, journal, clock, progress.note),
+            Trials(graph, searched, journal, clock, progress.note),
             Finals(held_out, journal, clock, plan.repeats, plan.inner),
-            plan.fixed,
             progress,
         )
         search.run()

@@ -9,8 +9,9 @@ from functools import partial
 from rfc_compile.io.schema import made_of
 from rfc_compile.tools.measure.target import Target
 from rfc_compile.tools.measure.trial import TimedModel
+from rfc_compile.tools.tuning.climb import even_mask
 from rfc_compile.tools.tuning.journal import Journal
-from rfc_compile.tools.tuning.space import Setting, even_setting
+from rfc_compile.tools.tuning.space import Setting
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,6 @@ def step_cost(
 ) -> StepCost:
     """The cost of steps with these graphs: from runs with many and with few full ones.
 
-    Which steps are full is given, so that there is no probe, which costs little.
-
     Args:
         target: the model and sampler.
         graph: the options that the graphs are compiled with.
@@ -62,7 +61,10 @@ def step_cost(
     if known is not None:
         return known
     many, few = max(2, steps // 2), max(1, steps // 8)
-    settings = [{**graph, **even_setting(steps, count)} for count in (many, few)]
+    settings = [
+        {**graph, "schedule": "mask", "full_steps": [*even_mask(steps, count)]}
+        for count in (many, few)
+    ]
     timed = TimedModel(target, settings[0], seeds, inner)
     shares = []
     for setting in settings:
