@@ -10,19 +10,15 @@
 Every number is the mean PSNR in dB against the uncached run of the same steps.
 """
 
-import json
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.report import Grid, console, save, show
 from rfc_compile import trajectory
-from rfc_compile.tools.measure.bundled_models import bundled
 from rfc_compile.tools.measure.reference import Reference, draw_reference
 from rfc_compile.tools.measure.target import Target
 from rfc_compile.tools.measure.trained_model import TrainedModel
@@ -31,14 +27,15 @@ from rfc_compile.tools.tuning.goal import Goal
 from rfc_compile.tools.tuning.runner import run_study
 from rfc_compile.tools.tuning.study import Plan
 
-STEPS, OTHER_STEPS: Final = 50, 28
+STEPS: Final = 50
+OTHER_STEPS: Final = 28
 COUNTS: Final = (14, 9)
 SAMPLERS: Final = {"emoji-flux": "euler_shift3"}
 IMAGES: Final = 2
 SEEDS: Final = 6
 LEFT_OUT: Final = range(100, 106)
 MINUTES: Final = 6.0
-WANTED, LEAST_MODELS: Final = 1.5, 2
+WANTED: Final = 1.5
 RESULTS: Final = Path(__file__).parent / "results"
 
 
@@ -84,7 +81,8 @@ def target_of(kind: TrainedModel, examples: Sequence[Any], steps: int) -> Target
     calls = kind.count_calls(sampler, steps)
 
     def draw(model: nn.Module, seed: int) -> Tensor:
-        chosen: Any = [examples[(IMAGES * seed + i) % len(examples)] for i in range(IMAGES)]
+        places = range(IMAGES * seed, IMAGES * (seed + 1))
+        chosen: Any = [examples[place % len(examples)] for place in places]
         if isinstance(chosen[0], int):
             chosen = torch.tensor(chosen)
         with trajectory(kind.name, num_steps=calls):

@@ -8,7 +8,7 @@ A cached step takes its share, 1 / interval, of the way to the next full one, wh
 where the shares since the last one are nearest to 1. So a list that holds what was
 found for 50 steps gives just these full steps there, and with other numbers of steps of
 the same sampler as many in proportion, at the same noise levels. A run that begins at
-a timestep the list knows nothing of gets the list's average all along.
+a timestep the list knows nothing of gets as many, spread evenly.
 
 With ``warmup=1`` and a number N full steps are 0, N, 2N, ... (FORA); with ``warmup=2``
 they are 0, 1, 1 + N, 1 + 2N, ... (TaylorSeer).
@@ -40,23 +40,23 @@ class Interval(Schedule):
 
     def decide(self, position: Position) -> tuple[float, str]:
         """Looks at timesteps only."""
-        first, share, done = position.times[0], 0.0, 0.0
+        first = position.times[0]
+        given = self.options.interval
+        if isinstance(given, int):
+            given = ((first, given),)
+        elif not knows(given, first):
+            self._note_unknown(given, first)
+            return self._evenly(position, statistics.mean([n for _, n in given]))
+        share, done = 0.0, 0.0
         for time in position.times[len(position.times) - position.since_full - 1 :]:
-            share = 1 / self._interval(first, time)
+            share = 1 / _interval_at(given, time)
             done += share
         return (FULL if done + share / 2 >= 1 else CACHED), self.name
 
-    def _interval(self, first: float, time: float) -> float:
-        """What holds at a timestep of a run that began at the first."""
-        given = self.options.interval
-        if isinstance(given, int):
-            return given
-        if not knows(given, first):
-            self._note_unknown(given, first)
-            return statistics.mean([steps for _, steps in given])
-        falls = given[0][0] >= given[-1][0]
-        passed = [n for at, n in given if (at > time if falls else at < time)]
-        return (passed or [given[0][1]])[-1]
+    def _evenly(self, position: Position, interval: float) -> tuple[float, str]:
+        assert position.last_full is not None, "a branch without history is full"
+        due = position.step // interval > position.last_full // interval
+        return (FULL if due else CACHED), self.name
 
     def _note_unknown(self, given: Intervals, first: float) -> None:
         if self.report is not None:
@@ -65,6 +65,13 @@ class Interval(Schedule):
                 f"from {given[0][0]:g} to {given[-1][0]:g}: full steps are spread "
                 "evenly"
             )
+
+
+def _interval_at(intervals: Intervals, time: float) -> int:
+    """What holds at a timestep."""
+    falls = intervals[0][0] >= intervals[-1][0]
+    passed = [n for at, n in intervals if (at > time if falls else at < time)]
+    return passed[-1] if passed else intervals[0][1]
 
 
 def knows(intervals: Intervals, first: float) -> bool:

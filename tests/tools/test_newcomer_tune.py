@@ -44,7 +44,7 @@ def test_without_time_the_defaults_are_told_and_written(
     assert [phase for phase in phases if ":" not in phase] == [
         "reference",
         "cost",
-        "screen",
+        "climb",
         "finals",
     ]
 

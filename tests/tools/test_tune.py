@@ -75,19 +75,18 @@ def test_the_report_holds_everything_in_one_file(tuned: Tuned, folder: Path) -> 
     assert names == ["pareto.png", "report.html", "rfc.json", "study.jsonl"]
     page = (folder / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert len(sources) == 5
+    assert len(sources) == 4
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?://|<script|<link|@import|url\(", page)
     for heading in (
         "Finals",
         "Steps of the best",
         "Schedules",
-        "Memory",
         "Regions",
-        "Masks",
+        "Full steps",
     ):
         assert re.search(rf"<h2>{heading}", page)
-    for kind in ("optimum mask", "even mask", "interval", "rcs"):
+    for kind in ("even", "climbed"):
         assert f"<th>{kind}</th>" in page or f"<td>{kind}:" in page
     assert "region_000" in page
 
@@ -213,7 +212,8 @@ BAD = {
     "time": (["--time-limit", "0"], "time_limit=0"),
     "option": (["--options", "treshold=1"], "did you mean 'threshold'"),
     "searched": (["--options", "threshold=1"], "threshold is searched"),
-    "nothing": (["--options", "granularity=1"], "granularity=1"),
+    "wrong": (["--options", "granularity=1"], "granularity=1"),
+    "schedule": (["--options", "schedule=rcs"], "schedule is searched"),
     "target": (["nowhere"], "'nowhere' is no target"),
 }
 
