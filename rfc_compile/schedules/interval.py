@@ -16,6 +16,7 @@ they are 0, 1, 1 + N, 1 + 2N, ... (TaylorSeer).
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Final
 
@@ -55,8 +56,11 @@ class Interval(Schedule):
 
     def _evenly(self, position: Position, interval: float) -> tuple[float, str]:
         assert position.last_full is not None, "a branch without history is full"
-        due = position.step // interval > position.last_full // interval
-        return (FULL if due else CACHED), self.name
+        now, before = (
+            math.floor(step / interval + 1e-9)
+            for step in (position.step, position.last_full)
+        )
+        return (FULL if now != before else CACHED), self.name
 
     def _note_unknown(self, given: Intervals, first: float) -> None:
         if self.report is not None:
