@@ -54,7 +54,7 @@ class Compared:
         other_nfc: full steps of the same file at 28 steps.
         other_even: PSNR there of the default with as many.
         other_tuned: PSNR there of the file.
-        interval: that was found.
+        options: that were found.
         runs: drawn to find it.
         seconds: that it took.
 
@@ -70,7 +70,7 @@ class Compared:
     other_nfc: float
     other_even: float
     other_tuned: float
-    interval: Any
+    options: dict[str, Any]
     runs: int
     seconds: float
 
@@ -116,8 +116,7 @@ def measure(kind: TrainedModel, full: int, minutes: float) -> Compared:
         Plan(seeds=SEEDS, time_limit=minutes, inner="eager", repeats=1),
         show=True,
     )
-    climbed = [one for one in study.search.tried if len(one.mask) == full]
-    options = dict(max(climbed, key=lambda one: one.psnr).setting)
+    options = dict(study.tuned.options)
     found: dict[str, Any] = {}
     for steps in (STEPS, OTHER_STEPS):
         target = target_of(kind, examples[half:], steps)
@@ -137,7 +136,7 @@ def measure(kind: TrainedModel, full: int, minutes: float) -> Compared:
     return Compared(
         kind.name,
         full,
-        interval=options.get("interval", options.get("full_steps")),
+        options=options,
         runs=study.search.trials.done,
         seconds=study.seconds,
         **found,

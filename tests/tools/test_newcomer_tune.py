@@ -43,7 +43,6 @@ def test_without_time_the_defaults_are_told_and_written(
     phases = [line.split(" s  ")[1] for line in output.err.splitlines()]
     assert [phase for phase in phases if ":" not in phase] == [
         "reference",
-        "cost",
         "climb",
         "finals",
     ]

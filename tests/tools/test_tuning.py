@@ -29,7 +29,6 @@ from rfc_compile.tools.tuning.space import (
     graph_setting,
     mask_setting,
 )
-from rfc_compile.tools.tuning.timing import StepCost
 from rfc_compile.tools.tuning.trials import Trials, Tried
 
 
@@ -173,14 +172,6 @@ def test_a_climb_ends_where_no_move_helps(steps: int, data: st.DataObject) -> No
         return cost(mask) < min(map(cost, seen[:-1]))
 
     assert climb(start, steps, better) == goal
-
-
-def test_costs_tell_the_speed_up() -> None:
-    cost = StepCost(full=1.1, cached=0.1)
-    assert cost.speedup(10, 50) == pytest.approx(50 / (11 + 4))
-    for wanted in (1.5, 3, 6):
-        assert cost.speedup(cost.most_nfc(wanted, 50), 50) == pytest.approx(wanted)
-    assert cost.most_nfc(20, 50) < 0
 
 
 def as_it_is(place: str, value: Any) -> Any:

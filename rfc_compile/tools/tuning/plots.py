@@ -15,7 +15,6 @@ from rfc_compile.report.statistics import Statistics
 from rfc_compile.report.statistics_plot import statistics_figure
 from rfc_compile.tools.measure.image_grid import save_comparison
 from rfc_compile.tools.measure.pareto import front
-from rfc_compile.tools.tuning.finals import Finalist
 from rfc_compile.tools.tuning.goal import speedup
 from rfc_compile.tools.tuning.study import Study
 
@@ -101,30 +100,18 @@ def steps_plot(study: Study) -> bytes:
 
 
 def schedules_plot(study: Study) -> bytes:
-    """Which steps each final computes in full, a row for every run."""
+    """Which steps each final computes in full, in the first of its runs."""
     finals = study.search.measured
     figure = Figure(figsize=(9, 0.8 + 0.35 * len(finals)), layout="constrained")
     ax = figure.subplots()
     for row, final in enumerate(finals):
-        ax.eventplot(
-            _full_steps(final),
-            lineoffsets=[row + 0.2, row - 0.2][: len(final.runs)],
-            linelengths=0.35,
-            linewidths=3,
-        )
+        own = [d for d in final.runs[0].decisions if d.branch == 0]
+        full = [step for step, decision in enumerate(own) if decision.full]
+        ax.eventplot(full, lineoffsets=row, linelengths=0.7, linewidths=3)
     ax.set_yticks(range(len(finals)), [str(row + 1) for row in range(len(finals))])
     ax.set(xlabel="step", ylabel="final", xlim=(-1, study.search.steps))
     ax.invert_yaxis()
     return _png(lambda file: figure.savefig(file, dpi=120))
-
-
-def _full_steps(final: Finalist) -> list[list[int]]:
-    """Of the first branch, for every run."""
-    runs = []
-    for run in final.runs:
-        own = [decision for decision in run.decisions if decision.branch == 0]
-        runs.append([step for step, decision in enumerate(own) if decision.full])
-    return runs
 
 
 def _png(save: Callable[[BinaryIO], object]) -> bytes:

@@ -42,7 +42,6 @@ def render_report(study: Study, plot: bytes) -> str:
         finals=[_row(f.kind, f.setting, f.measured) for f in search.measured],
         best=search.measured.index(search.best),
         comparison=mask_comparison(search.tried),
-        cost=search.cost,
         regions=_regions(search.best.explanation.regions),
         explanation=search.best.explanation,
         trials=[_row(t.kind, t.setting, t.measured) for t in search.tried],

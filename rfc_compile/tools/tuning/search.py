@@ -1,11 +1,11 @@
 """The search for full steps, on the final images.
 
-    cost     what a full and a cached step take, where a speed-up is wanted
     climb    for every number of full steps that matters: from evenly spread ones, or
              from those that error control takes, whichever is better, as long as
              moving some of them makes the images better
     finals   the best of all: other seeds, and times in turn with the uncached model
 
+If the finals are slower than their full steps promised, it begins again with fewer.
 Nothing in it is random but the seeds that are drawn.
 """
 
@@ -17,29 +17,30 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rfc_compile.config.options import Options
-from rfc_compile.tools.measure.pareto import front
 from rfc_compile.tools.tuning.climb import Mask, climb, even_mask
 from rfc_compile.tools.tuning.clock import TimeUpError
 from rfc_compile.tools.tuning.finals import Candidate, Finalist, Finals
 from rfc_compile.tools.tuning.goal import Goal, speedup
 from rfc_compile.tools.tuning.progress import SearchProgress
 from rfc_compile.tools.tuning.space import default_setting
-from rfc_compile.tools.tuning.timing import StepCost, step_cost
-from rfc_compile.tools.tuning.trials import SHARE, Trials, Tried
+from rfc_compile.tools.tuning.trials import Trials, Tried
 
 SHARES: Final = (0.16, 0.22, 0.28, 0.36, 0.5)
 """Full steps to search at, as shares of all, where no cost is given."""
 
-MARGIN: Final = 1.03
-"""The speed-up that is searched for, over the one that is wanted: times vary."""
+KEPT: Final = 0.95
+"""Of the speed-up that full steps alone promise, where none was timed yet."""
 
 LEAST: Final = 3
 """Full steps that a searched schedule has at least."""
 
 MOST_FINALS: Final = 6
 
-ROUNDS: Final = 2
-"""Times that a search comes nearer to its goal."""
+ROUNDS: Final = (0.6, 0.8, 0.95)
+"""Shares of the time by which climbs end; later ones where the goal was missed."""
+
+HALVED: Final = 2
+"""Gaps between numbers of full steps that are, for a wanted quality."""
 
 HALVINGS: Final = 8
 """Runs on the way to the tolerance with a number of full steps."""
@@ -54,7 +55,7 @@ class Search:
         trials: measures full steps.
         finals: measures the best again.
         progress: is told the phases.
-        cost: of steps; None where full steps are counted, not timed.
+        kept: of the speed-up that full steps alone promise, as the finals measured it.
         tried: where climbs began, and where they ended.
         measured: the finals.
         late: whether the time was up before the search was through.
@@ -65,7 +66,7 @@ class Search:
     trials: Trials
     finals: Finals
     progress: SearchProgress
-    cost: StepCost | None = None
+    kept: float = KEPT
     tried: list[Tried] = field(default_factory=list)
     measured: list[Finalist] = field(default_factory=list)
     late: bool = False
@@ -86,40 +87,21 @@ class Search:
         return not self.tried
 
     def run(self) -> None:
-        """Search until nothing is to be gained, or the time is up.
+        """Search until no move helps, or the time is up.
 
         Raises:
             TargetError: nothing can be cached, or drawing fails.
 
         """
-        self.progress.begin("cost")
+        self.progress.begin("climb")
         self.trials.begin()
-        try:
-            self._measure_cost()
-        except TimeUpError:
-            self.late = True
-        for _ in range(1 + ROUNDS):
-            self.progress.begin("climb")
-            self._climb_all(self._counts())
+        for end in ROUNDS:
+            self._climb_all(self._counts(), end)
             self._halve_gaps()
             self._measure_finals()
-            if self.late or not self._correct_cost():
+            if not self._correct_promise():
                 return
-
-    def _measure_cost(self) -> None:
-        if self.goal.target_speedup is None:
-            return
-        self.trials.clock.check(SHARE)
-        self.trials.close()
-        self.cost = step_cost(
-            self.trials.reference.target,
-            self.trials.graph,
-            self.steps,
-            self.trials.reference.seeds,
-            self.finals.repeats,
-            self.finals.inner,
-            self.trials.journal,
-        )
+            self.progress.begin("climb")
 
     def _counts(self) -> list[int]:
         """Numbers of full steps to search at, the fewest first."""
@@ -127,17 +109,15 @@ class Search:
             return [max(LEAST, min(self.steps - 1, math.floor(self.goal.target_nfc)))]
         if self.goal.target_speedup is None:
             return sorted({max(LEAST, round(share * self.steps)) for share in SHARES})
-        if self.cost is None:
-            return []
-        most = self.cost.most_nfc(self.goal.target_speedup * MARGIN, self.steps)
+        most = self.steps * self.kept / self.goal.target_speedup
         most = min(self.steps - 1, math.floor(most))
         return sorted({max(LEAST, round(0.9 * most)), most}) if most >= LEAST else []
 
-    def _climb_all(self, counts: Sequence[int]) -> None:
-        """Climb at each, with its share of the time; none is left out for another."""
-        begun = self.trials.clock.share
+    def _climb_all(self, counts: Sequence[int], end: float) -> None:
+        """Climb at each until a share of the time; none takes that of another."""
+        begun = min(self.trials.clock.share, end)
         for place, count in enumerate(counts, 1):
-            self.trials.until = begun + (SHARE - begun) * place / len(counts)
+            self.trials.until = begun + (end - begun) * place / len(counts)
             self._climb(count)
 
     def _climb(self, count: int) -> None:
@@ -178,12 +158,12 @@ class Search:
         """For a wanted quality: search between what has it and what just has not."""
         if not self.goal.limits_quality or self.goal.limits_cost:
             return
-        for _ in range(ROUNDS):
+        for _ in range(HALVED):
             known = {len(tried.mask) for tried in self.tried}
             good = {len(t.mask) for t in self.tried if self._keeps_quality(t)}
             enough = min(good, default=self.steps)
             too_few = max((n for n in known if n < enough), default=LEAST)
-            if enough - too_few > 1 and not self.late:
+            if enough - too_few > 1:
                 self._climb((enough + too_few) // 2)
 
     def _keeps_quality(self, tried: Tried) -> bool:
@@ -207,27 +187,22 @@ class Search:
         return [*chosen, Candidate("defaults", default)]
 
     def _promising(self) -> list[Tried]:
+        if self.goal.limits_cost:  # the finals tell what held for these seeds alone
+            return self.tried
         best: dict[int, Tried] = {}
         for tried in sorted(self.tried, key=lambda one: one.psnr):
             best[len(tried.mask)] = tried
-        if self.goal.limits_cost:
-            return [*best.values()]
-        ahead = [(t, (-t.measured.nfc, t.psnr)) for t in best.values()]
-        along = [tried for tried, _ in front(ahead)]
         if self.goal.limits_quality:
-            enough = [tried for tried in along if self._keeps_quality(tried)]
-            fewest_first = sorted(enough, key=lambda one: one.measured.nfc)
-            return fewest_first[: MOST_FINALS - 2] or along[-1:]
-        return along[:MOST_FINALS]
+            enough = [best[n] for n in sorted(best) if self._keeps_quality(best[n])]
+            return enough[: MOST_FINALS - 2] or [best[n] for n in sorted(best)[-1:]]
+        return [*best.values()][:MOST_FINALS]
 
-    def _correct_cost(self) -> bool:
-        """Whether the target is missed, and is to be tried again with truer costs."""
-        wanted, cost = self.goal.target_speedup, self.cost
+    def _correct_promise(self) -> bool:
+        """Whether the target is missed, and fewer full steps are to be tried."""
         found = [final.measured for final in self.measured]
-        if wanted is None or cost is None:
+        met = any(not self.goal.misses(one) for one in found)
+        if self.goal.target_speedup is None or met:
             return False
-        if any(not self.goal.misses(one) for one in found):
-            return False
-        factor = max(speedup(one) / cost.speedup(one.nfc, self.steps) for one in found)
-        self.cost = StepCost(cost.full / factor, cost.cached / factor)
-        return True
+        before = self._counts()
+        self.kept = max(speedup(one) * one.nfc / one.steps for one in found)
+        return self._counts() != before

@@ -15,7 +15,7 @@ from rfc_compile.tools.tuning.goal import Goal, GoalError
 from rfc_compile.tools.tuning.search import Search
 from rfc_compile.tools.tuning.space import graph_setting
 
-HELD_OUT: Final = 2
+HELD_OUT: Final = 4
 """Seeds of the finals, which no trial draws."""
 
 OPTIONS_FILE, PLOT_FILE, REPORT_FILE, STUDY_FILE = (

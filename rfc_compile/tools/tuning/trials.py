@@ -32,9 +32,6 @@ from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.journal import Journal
 from rfc_compile.tools.tuning.space import Setting, describe, mask_setting
 
-SHARE = 0.7
-"""Of the time for trials; the rest is for the times of the best."""
-
 BEHIND = 1.0
 """In dB: a mask that is so far behind on its first n seeds, over n, gets no more."""
 
@@ -97,7 +94,7 @@ class Trials:
     journal: Journal
     clock: Clock
     note: Callable[[str], None]
-    until: float = SHARE
+    until: float = 1.0
     times: tuple[float, ...] = ()
     skipped: int = 0
     done: int = 0
