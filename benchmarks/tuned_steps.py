@@ -11,14 +11,15 @@ Every number is the mean PSNR in dB against the uncached run of the same steps.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.report import Grid, console, save, show
 from rfc_compile import trajectory
+from rfc_compile.tools.measure.bundled_models import bundled
 from rfc_compile.tools.measure.reference import Reference, draw_reference
 from rfc_compile.tools.measure.target import Target
 from rfc_compile.tools.measure.trained_model import TrainedModel
@@ -36,7 +37,6 @@ SEEDS: Final = 6
 LEFT_OUT: Final = range(100, 106)
 MINUTES: Final = 6.0
 WANTED: Final = 1.5
-RESULTS: Final = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
@@ -140,4 +140,65 @@ def measure(kind: TrainedModel, full: int, minutes: float) -> Compared:
         runs=study.search.trials.done,
         seconds=study.seconds,
         **found,
+    )
+
+
+def verdicts(found: Sequence[Compared]) -> list[str]:
+    """The claims, and whether they hold."""
+    claims = []
+    for full in sorted({one.full for one in found}, reverse=True):
+        own = [one for one in found if one.full == full]
+        ahead = [one for one in own if one.tuned - one.even >= WANTED]
+        kept = [one for one in own if one.other_tuned >= one.other_even]
+        claims += [
+            (
+                len(ahead) == len(own),
+                f"{full} full: {len(ahead)} of {len(own)} models {WANTED:g} dB ahead "
+                "of the default with as many",
+            ),
+            (
+                len(kept) == len(own),
+                f"{full} full, used at {OTHER_STEPS} steps: {len(kept)} of {len(own)} "
+                "models no worse than the default with as many",
+            ),
+        ]
+    return [f"{'met' if met else 'missed'}: {text}" for met, text in claims]
+
+
+def report(found: Sequence[Compared]) -> None:
+    """Print and write `results/tuned_steps.json` and `tuned_steps.md`."""
+    rows = [
+        [
+            f"{one.model}, {one.full}",
+            f"{one.even:.1f}",
+            f"{one.controlled:.1f} ({one.controlled_nfc:.1f})",
+            f"{one.tuned:.1f} ({one.tuned_nfc:.1f})",
+            f"{one.tuned - one.even:+.1f}",
+            f"{one.other_even:.1f}",
+            f"{one.other_tuned:.1f} ({one.other_nfc:.1f})",
+            f"{one.other_tuned - one.other_even:+.1f}",
+            f"{one.runs} runs, {one.seconds:.0f} s",
+        ]
+        for one in found
+    ]
+    columns = ["model, full of 50", "even", "error control", "tuned", "gain"]
+    other = [f"even, {OTHER_STEPS} steps", f"tuned, {OTHER_STEPS} steps", "gain"]
+    title = "PSNR in dB of left-out images (full steps)"
+    grid = Grid(title, [*columns, *other, "searched"], rows)
+    show(grid)
+    lines = verdicts(found)
+    console.print("\n".join(lines), highlight=False)
+    save(
+        "tuned_steps",
+        "Tuned full steps against the defaults with as many",
+        {"compared": [asdict(one) for one in found]},
+        [grid.markdown(), *(f"- {line}" for line in lines)],
+    )
+
+
+def run(*, quick: bool) -> None:
+    """Tune every bundled model for every number of full steps, and compare."""
+    counts, minutes = (COUNTS[:1], 1.0) if quick else (COUNTS, MINUTES)
+    report(
+        [measure(kind, full, minutes) for full in counts for kind in bundled().values()]
     )

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from rfc_compile.config.options import Options
 from rfc_compile.errors import OptionError
-from rfc_compile.schedules import SCHEDULES
 from rfc_compile.tools.tuning.climb import Mask
 
 Setting = Mapping[str, Any]
@@ -90,6 +89,6 @@ def _schedule_words(options: Options) -> str:
         return f"one step in {' '.join(map(str, each))}"
     if options.schedule == "even":
         return f"even, {options.target_nfc or options.target_speedup:g}"
-    strictness = SCHEDULES[options.schedule].strictness
-    given = {"threshold": options.largest_error, "tolerance": options.largest_debt}
-    return f"{options.schedule} {given[strictness or 'tolerance']:g}"
+    if options.schedule == "rcs":
+        return f"rcs {options.largest_error:g}"
+    return f"{options.schedule} {options.largest_debt:g}"
