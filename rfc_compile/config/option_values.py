@@ -45,8 +45,11 @@ def integer(name: str, value: object, low: int) -> None:
         )
 
 
-def intervals(name: str, value: object) -> Intervals:
-    """Pairs of a timestep and a whole number, in the order of a run, as tuples."""
+def intervals(name: str, value: object) -> int | Intervals:
+    """A whole number, or pairs of a timestep and one, in a run's order, as tuples."""
+    if isinstance(value, int):
+        integer(name, value, low=1)
+        return value
     try:
         pairs = tuple((float(at), steps) for at, steps in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):

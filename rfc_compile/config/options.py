@@ -48,8 +48,8 @@ class Options:
     """How the backend caches. Unknown or wrong values raise ``OptionError``.
 
     Attributes:
-        preset: ``quality``, ``balanced`` or ``fast``: how much error is allowed, where
-            neither a tolerance nor a threshold nor a target is given.
+        preset: ``quality``, ``balanced`` or ``fast``: the error allowed, without a
+            tolerance, a threshold and a target.
         estimator: how outputs are predicted: ``subspace``, ``rfe`` (the paper's),
             ``taylor`` or ``reuse`` (FORA's); None is ``subspace`` for modules,
             ``taylor`` for whole blocks.
@@ -74,8 +74,8 @@ class Options:
             ``rcs``. None is the preset's.
         corrector: ``auto``: a full step repays what the cached steps before it
             integrated wrongly, where the sampler is linear in the outputs; ``off``.
-        interval: for ``interval``, one full step in this many; or pairs (timestep,
-            interval), each for the steps after its timestep, as tuning finds them.
+        interval: for ``interval``, one full step in so many; or pairs (timestep, how
+            many after it), as tuning finds them.
         full_steps: for ``mask``, the indices of the full steps.
         warmup: full steps at the start of a trajectory.
         max_cached_run: most cached steps in a row, None for no limit.
@@ -171,10 +171,7 @@ class Options:
             number("min_psnr", self.min_psnr, low=0, high=HIGHEST_PSNR)
         number("ridge", self.ridge, low=0)
         number("min_coverage", self.min_coverage, low=0, high=1)
-        if not isinstance(self.interval, int):
-            object.__setattr__(self, "interval", intervals("interval", self.interval))
-        else:
-            integer("interval", self.interval, low=1)
+        object.__setattr__(self, "interval", intervals("interval", self.interval))
         integer("warmup", self.warmup, low=1)
         integer("final_full", self.final_full, low=0)
         if self.max_cached_run is not None:
@@ -216,9 +213,7 @@ class Options:
             integer("full_steps", step, low=0)
         object.__setattr__(self, "full_steps", tuple(steps))
         if self.schedule == "mask" and not self.full_steps:
-            raise OptionError(
-                "schedule='mask' needs full_steps, the indices to compute"
-            )
+            raise OptionError("schedule='mask' needs full_steps, their indices")
 
     def _check_target(self) -> None:
         nfc, speedup, cap = self.target_nfc, self.target_speedup, self.max_cached_run

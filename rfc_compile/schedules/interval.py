@@ -4,11 +4,12 @@
     interval=[[971, 5], [611, 3]]   one step in five once the timestep has passed 971,
                                     in three once it has passed 611
 
-A cached step takes its share, 1 / interval, of the way to the next full one, which is
-where the shares since the last one are nearest to 1. So a list that holds what was
-found for 50 steps gives just these full steps there, and with other numbers of steps of
-the same sampler as many in proportion, at the same noise levels. A run that begins at
-a timestep the list knows nothing of gets as many, spread evenly.
+With a list every step takes its share, 1 / interval, of the way to the next full one. A
+list that tuning found for 50 steps gives just these full steps there. With another
+number of steps of the same sampler, what is best at a noise level is so by half: an
+interval is then the geometric mean of the list's own and its average, and full steps
+grow with the root of the steps, as by default. A run that begins at a timestep that the
+list knows nothing of has the list's average all along.
 
 With ``warmup=1`` and a number N full steps are 0, N, 2N, ... (FORA); with ``warmup=2``
 they are 0, 1, 1 + N, 1 + 2N, ... (TaylorSeer).
@@ -17,7 +18,6 @@ they are 0, 1, 1 + N, 1 + 2N, ... (TaylorSeer).
 from __future__ import annotations
 
 import math
-import statistics
 from typing import Final
 
 from rfc_compile.schedules.base import (
@@ -34,33 +34,35 @@ largest."""
 
 
 class Interval(Schedule):
-    """Full where the shares of the steps since the last full one make a whole."""
+    """Full at a fixed distance, or where the shares of the steps make a whole."""
 
     name = "interval"
     static = True
 
     def decide(self, position: Position) -> tuple[float, str]:
         """Looks at timesteps only."""
-        first = position.times[0]
         given = self.options.interval
         if isinstance(given, int):
-            given = ((first, given),)
-        elif not knows(given, first):
-            self._note_unknown(given, first)
-            return self._evenly(position, statistics.mean([n for _, n in given]))
-        share, done = 0.0, 0.0
-        for time in position.times[len(position.times) - position.since_full - 1 :]:
-            share = 1 / _interval_at(given, time)
-            done += share
-        return (FULL if done + share / 2 >= 1 else CACHED), self.name
-
-    def _evenly(self, position: Position, interval: float) -> tuple[float, str]:
+            due = position.since_full >= given - 1
+            return (FULL if due else CACHED), self.name
         assert position.last_full is not None, "a branch without history is full"
+        shares = self._shares(given, position)[1:]
         now, before = (
-            math.floor(step / interval + 1e-9)
+            math.floor(sum(shares[:step]) + 1e-9)
             for step in (position.step, position.last_full)
         )
         return (FULL if now != before else CACHED), self.name
+
+    def _shares(self, given: Intervals, position: Position) -> list[float]:
+        """Of every step so far, the first among them."""
+        found_for = sum(steps for _, steps in given)
+        if not knows(given, position.times[0]):
+            self._note_unknown(given, position.times[0])
+            return [len(given) / found_for] * len(position.times)
+        own = [_interval_at(given, time) for time in position.times]
+        if position.steps in (None, found_for):
+            return [1 / steps for steps in own]
+        return [math.sqrt(len(given) / (n * position.steps)) for n in own]
 
     def _note_unknown(self, given: Intervals, first: float) -> None:
         if self.report is not None:

@@ -61,7 +61,7 @@ def by_level(times: list[float], report: Any = None) -> list[int]:
 @pytest.mark.parametrize("steps", [28, 50, 100, 400])
 def test_intervals_by_noise_level_serve_any_number_of_steps(steps: int) -> None:
     times = falling(steps)
-    full = by_level(times)
+    full = by_level(times)  # nobody says how many steps there are
     share = 0.3 / 2 + 0.5 / 5 + 0.2 / 3
     assert len(full) == pytest.approx(share * steps, abs=1.5)
     at = [times[step] for step in full]
@@ -69,8 +69,21 @@ def test_intervals_by_noise_level_serve_any_number_of_steps(steps: int) -> None:
     assert sum(t < 200 for t in at) == pytest.approx(steps / 15, abs=1.1)
 
 
+def test_with_other_steps_intervals_are_half_as_different() -> None:
+    """Geometric means of their own and the average, for ten steps here."""
+    options = {"schedule": "interval", "interval": BY_LEVEL}
+    times = falling(10)
+    assert full_steps([0.1] * 10, 10, times=times, **options) == by_level(times)
+    times = falling(1000)
+    at = [times[k] for k in full_steps([0.1] * 1000, 1000, times=times, **options)]
+    for high, low, interval in ((1000, 700, 2), (700, 200, 5), (200, 0, 3)):
+        count = sum(low <= time < high for time in at)
+        expected = (high - low) / math.sqrt(interval * 1000 / 3)
+        assert count == pytest.approx(expected, abs=1.1)
+
+
 def test_a_run_that_begins_late_has_the_intervals_of_its_levels() -> None:
-    assert by_level(falling(20, start=640.0)) == [0, 5, 10, 14, 17]
+    assert by_level(falling(20, start=640.0)) == [0, 5, 10, 15, 18]
 
 
 def test_intervals_of_other_timesteps_are_spread_evenly() -> None:
