@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, Final
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -19,19 +18,12 @@ from rfc_compile.tools.tuning.goal import speedup
 from rfc_compile.tools.tuning.study import Study
 
 _MOST_IMAGES: Final = 6
-_COLOURS: Final = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown")
 
 
 def pareto_plot(study: Study) -> bytes:
-    """Two panels: the finals by speed-up, what was climbed by its full steps."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    by_time, by_work = figure.subplots(1, 2, sharey=True)
-    _draw_finals(by_time, study)
-    _draw_trials(by_work, study)
-    return _png(lambda file: figure.savefig(file, dpi=120))
-
-
-def _draw_finals(ax: Axes, study: Study) -> None:
+    """The finals by speed-up and quality; the star is the best."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    ax = figure.subplots()
     points = [
         (final, (speedup(final.measured), final.measured.psnr))
         for final in study.search.measured
@@ -50,21 +42,7 @@ def _draw_finals(ax: Axes, study: Study) -> None:
     ax.set(xlabel="speed-up over the uncached model", ylabel="PSNR in dB")
     ax.set_title("finals, on seeds of their own; the star is the best", fontsize=10)
     ax.grid(alpha=0.3)
-
-
-def _draw_trials(ax: Axes, study: Study) -> None:
-    trials = study.search.tried
-    kinds = list(dict.fromkeys(tried.kind for tried in trials))
-    for kind, colour in zip(kinds, _COLOURS * len(kinds), strict=False):
-        own = [(t.measured.nfc, t.measured.psnr) for t in trials if t.kind == kind]
-        x, y = zip(*own, strict=True)
-        ax.plot(x, y, "o", markersize=4, alpha=0.6, color=colour, label=kind)
-    ax.set(xlabel="full steps (NFC)")
-    title = "where climbs began and ended" if trials else "nothing was tried"
-    ax.set_title(title, fontsize=10)
-    ax.grid(alpha=0.3)
-    if kinds:
-        ax.legend(fontsize=8, loc="lower right")
+    return _png(lambda file: figure.savefig(file, dpi=120))
 
 
 def images_plot(study: Study) -> bytes | None:

@@ -188,7 +188,7 @@ class Search:
 
     def _promising(self) -> list[Tried]:
         if self.goal.limits_cost:  # the finals tell what held for these seeds alone
-            return self.tried
+            return sorted(self.tried, key=lambda one: -one.psnr)
         best: dict[int, Tried] = {}
         for tried in sorted(self.tried, key=lambda one: one.psnr):
             best[len(tried.mask)] = tried
