@@ -55,22 +55,26 @@ class Interval(Schedule):
 
     def _shares(self, given: Intervals, position: Position) -> list[float]:
         """Of every step so far, the first among them."""
-        found_for = sum(steps for _, steps in given)
+        found_for, steps = sum(n for _, n in given), position.steps
         if not knows(given, position.times[0]):
-            self._note_unknown(given, position.times[0])
+            self._note(
+                f"the run begins at timestep {position.times[0]:g}, and interval is "
+                f"for timesteps from {given[0][0]:g} to {given[-1][0]:g}: full steps "
+                "are spread evenly"
+            )
             return [len(given) / found_for] * len(position.times)
         own = [_interval_at(given, time) for time in position.times]
-        if position.steps in (None, found_for):
-            return [1 / steps for steps in own]
-        return [math.sqrt(len(given) / (n * position.steps)) for n in own]
+        if steps is None or steps == found_for:
+            return [1 / n for n in own]
+        self._note(
+            f"interval is for runs of {found_for} steps, and this one has {steps}: its "
+            "intervals are half as different"
+        )
+        return [math.sqrt(len(given) / (n * steps)) for n in own]
 
-    def _note_unknown(self, given: Intervals, first: float) -> None:
+    def _note(self, text: str) -> None:
         if self.report is not None:
-            self.report.note(
-                f"the run begins at timestep {first:g}, and interval is for timesteps "
-                f"from {given[0][0]:g} to {given[-1][0]:g}: full steps are spread "
-                "evenly"
-            )
+            self.report.note(text)
 
 
 def _interval_at(intervals: Intervals, time: float) -> int:

@@ -71,11 +71,15 @@ def test_intervals_by_noise_level_serve_any_number_of_steps(steps: int) -> None:
 
 def test_with_other_steps_intervals_are_half_as_different() -> None:
     """Geometric means of their own and the average, for ten steps here."""
-    options = {"schedule": "interval", "interval": BY_LEVEL}
+    options: Any = {"schedule": "interval", "interval": BY_LEVEL}
     times = falling(10)
     assert full_steps([0.1] * 10, 10, times=times, **options) == by_level(times)
     times = falling(1000)
-    at = [times[k] for k in full_steps([0.1] * 1000, 1000, times=times, **options)]
+    report = GraphReport()
+    found = full_steps([0.1] * 1000, 1000, times=times, report=report, **options)
+    at = [times[step] for step in found]
+    (note,) = report.notes
+    assert note.startswith("interval is for runs of 10 steps, and this one has 1000")
     for high, low, interval in ((1000, 700, 2), (700, 200, 5), (200, 0, 3)):
         count = sum(low <= time < high for time in at)
         expected = (high - low) / math.sqrt(interval * 1000 / 3)
