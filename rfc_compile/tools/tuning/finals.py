@@ -58,7 +58,7 @@ class Times:
     recompiles: int
 
 
-def _times(place: str, value: JSON) -> dict[str, Any]:
+def _read_times(place: str, value: JSON) -> dict[str, Any]:
     return asdict(made_of(Times, place, value))
 
 
@@ -125,7 +125,7 @@ class Finals:
         for candidate in chosen:
             setting, seeds = candidate.setting, self.reference.seeds
             key = {"times": dict(setting), "seeds": list(seeds), "inner": self.inner}
-            times = self.journal.get(key, _times)
+            times = self.journal.get(key, _read_times)
             if times is None and not self.clock.is_past():
                 note(f"time {describe(setting)}")
                 if timed is None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from torch import nn
 
 from rfc_compile.config.tuned_file import Measured
 from rfc_compile.errors import TargetError
-from rfc_compile.io.schema import made_of
+from rfc_compile.io.schema import made_of, typed
 from rfc_compile.report.explain import explain
 from rfc_compile.tools.measure.reference import Reference
 from rfc_compile.tools.measure.trial import (
@@ -83,6 +83,7 @@ class Trials:
         clock: when to stop.
         note: is told what is done, in a line.
         until: share of the time after which no trial is begun.
+        steps: of a run, for one CFG branch.
         times: the timestep of every step of a run.
         skipped: masks that were not drawn with all seeds.
         done: trials, seeds counted one by one.
@@ -95,12 +96,11 @@ class Trials:
     clock: Clock
     note: Callable[[str], None]
     until: float = 1.0
+    steps: int = 0
     times: tuple[float, ...] = ()
     skipped: int = 0
     done: int = 0
-    steps: int = 0
     _compiled: nn.Module | None = None
-    _known: dict[tuple[Mask, int], Measured] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Learn how many steps a run has, and whether any can be cached.
@@ -135,9 +135,9 @@ class Trials:
 
         """
         key = {"full steps of": {**self.graph, **schedule}}
-        known = self.journal.get(key, lambda _, value: value)
-        if isinstance(known, list):
-            return tuple(known)  # type: ignore[arg-type]
+        known = self.journal.get(key, partial(typed, list[int]))
+        if known is not None:
+            return tuple(known)
         self.clock.check(self.until)
         own = [d for d in self._draw(schedule).decisions if d.branch == 0]
         mask = tuple(step for step, decision in enumerate(own) if decision.full)
