@@ -13,6 +13,7 @@ from rfc_compile.config import removed_options
 from rfc_compile.config.option_values import (
     flag,
     integer,
+    intervals,
     number,
     one_of,
     process_group,
@@ -26,7 +27,7 @@ from rfc_compile.passes.pipeline import OPTIONAL_PASSES
 from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.ring_storage import CACHE_DTYPES
 from rfc_compile.schedules import SCHEDULES
-from rfc_compile.schedules.base import Schedule
+from rfc_compile.schedules.base import Intervals, Schedule
 from rfc_compile.schedules.promise import tolerance_for
 from rfc_compile.torch_internals import find_backend
 
@@ -47,8 +48,8 @@ class Options:
     """How the backend caches. Unknown or wrong values raise ``OptionError``.
 
     Attributes:
-        preset: ``quality``, ``balanced`` or ``fast``: how much error is allowed, where
-            neither a tolerance nor a threshold nor a target is given.
+        preset: ``quality``, ``balanced`` or ``fast``: the error allowed, without a
+            tolerance, a threshold and a target.
         estimator: how outputs are predicted: ``subspace``, ``rfe`` (the paper's),
             ``taylor`` or ``reuse`` (FORA's); None is ``subspace`` for modules,
             ``taylor`` for larger regions.
@@ -73,7 +74,8 @@ class Options:
             ``rcs``. None is the preset's.
         corrector: ``auto``: a full step corrects the integration error of the cached
             steps before it, where the sampler is linear in the outputs; ``off``.
-        interval: for ``interval``, one full step in this many.
+        interval: for ``interval``, one full step in this many; or pairs (timestep,
+            interval from there on), as tuning finds them.
         full_steps: for ``mask``, the indices of the full steps.
         warmup: full steps at the start of a trajectory.
         max_cached_run: most cached steps in a row, None for no limit.
@@ -116,7 +118,7 @@ class Options:
     min_psnr: float | None = None
     threshold: float | None = None
     corrector: str = "auto"
-    interval: int = 4
+    interval: int | Intervals = 4
     full_steps: tuple[int, ...] = ()
     warmup: int = 1
     max_cached_run: int | None = None
@@ -168,7 +170,7 @@ class Options:
             number("min_psnr", self.min_psnr, low=0, high=HIGHEST_PSNR)
         number("ridge", self.ridge, low=0)
         number("min_coverage", self.min_coverage, low=0, high=1)
-        integer("interval", self.interval, low=1)
+        object.__setattr__(self, "interval", intervals("interval", self.interval))
         integer("warmup", self.warmup, low=1)
         integer("final_full", self.final_full, low=0)
         if self.max_cached_run is not None:
@@ -210,9 +212,7 @@ class Options:
             integer("full_steps", step, low=0)
         object.__setattr__(self, "full_steps", tuple(steps))
         if self.schedule == "mask" and not self.full_steps:
-            raise OptionError(
-                "schedule='mask' needs full_steps, the indices to compute"
-            )
+            raise OptionError("schedule='mask' needs full_steps, their indices")
 
     def _check_target(self) -> None:
         nfc, speedup, cap = self.target_nfc, self.target_speedup, self.max_cached_run

@@ -18,6 +18,9 @@ from rfc_compile.schedules.promise import psnr_from_debt
 
 FULL, CACHED = -math.inf, math.inf
 
+Intervals = tuple[tuple[float, int], ...]
+"""(timestep, one full step in so many once it has passed), in the order of a run."""
+
 
 class Curvature(NamedTuple):
     """How far a branch's outputs are from a line, measured at its last full step.
@@ -83,7 +86,7 @@ class ScheduleOptions(Protocol):
     """The options that schedules read (``rfc_compile.Options``)."""
 
     @property
-    def interval(self) -> int:
+    def interval(self) -> int | Intervals:
         """One full step in this many."""
 
     @property

@@ -109,8 +109,8 @@ def _print(console: Console, study: Study) -> None:
         )
     console.print(_table(study))
     console.print(
-        f"{search.trials.done} runs tried, {search.trials.skipped} settings skipped "
-        f"that could not win, {study.seconds:.0f} s."
+        f"{search.trials.done} runs tried, {search.trials.skipped} masks dropped after "
+        f"their first seeds, {study.seconds:.0f} s."
         + (
             " Time was up; continue by --resume and a longer --time-limit."
             * search.late
