@@ -88,7 +88,7 @@ def capture(
     report.flops = captured.regions.flops
     report.block_flops = captured.block_flops
     report.refused = captured.regions.refused
-    for reason in captured.regions.apart:
+    for reason in captured.regions.merge_refusals:
         report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
     remedy = name_the_timestep(captured.inputs)

@@ -2,7 +2,7 @@
 
 The share of the FLOPs says what a large model saves. In a small one the time of a step
 is that of its operations, and what lies outside of the regions costs more than its
-FLOPs: so operations and time are told as well.
+FLOPs: so operations and time are given as well.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _copies(values: Sequence[Any]) -> list[Any]:
 def _best(
     guess: LatentPair | None, runs: Sequence[Trajectory], latents: Sequence[Any]
 ) -> LatentPair | None:
-    """The pair that explains best how a call goes on with one of the runs."""
+    """The pair that explains best how a call continues one of the runs."""
     found = [
         (fit.residual > EXACT or pair != guess, fit.residual, pair)
         for run in runs

@@ -86,7 +86,7 @@ class Session:
         )
 
     def moves(self, index: int) -> None:
-        """A conditioning input is a latent: no run is told apart by it."""
+        """A conditioning input is a latent: runs are not distinguished by it."""
         self.moving.add(index)
         for run in self.live:
             run.varying.add(index)

@@ -64,7 +64,7 @@ class TimestepDispatcher(Dispatcher):
         )
         as_conditioning = {i: n for n, i in enumerate(inputs.conditioning_indices)}
         self._as_conditioning = [as_conditioning.get(i) for i in self._latents_first]
-        self._searches = ranks is None  # they may not see the same of a latent
+        self._searches = self.ranks is None  # they may not see the same of a latent
 
     def _lead(
         self,

@@ -176,8 +176,8 @@ def test_where_a_merge_ends(
         assert len(regions.found) == wanted
         assert all(region.bases for region in regions.found)
         expected = reason if granularity == "stack" else None
-        assert bool(regions.apart) == bool(expected)
-        assert not expected or any(expected in text for text in regions.apart)
+        assert bool(regions.merge_refusals) == bool(expected)
+        assert not expected or any(expected in text for text in regions.merge_refusals)
         check_full_steps(captured)
 
 
@@ -198,7 +198,7 @@ def test_a_block_that_is_read_inside_stays_in_parts() -> None:
     captured = capture(build(Leaking), tokens(), timesteps(9), granularity="block")
     regions = captured.found.regions
     assert kinds_of(captured) == ["attention", "mlp", "block"]
-    assert [text.split(":")[0] for text in regions.apart] == ["blocks.0.attn"]
+    assert [text.split(":")[0] for text in regions.merge_refusals] == ["blocks.0.attn"]
 
 
 def test_golden() -> None:

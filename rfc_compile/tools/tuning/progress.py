@@ -11,7 +11,7 @@ _SECONDS: Final = 10.0
 
 
 class SearchProgress:
-    """Is told the phases of a search and what is tried in them."""
+    """Shows the phases of a search and the settings tried in them."""
 
     def __init__(self, wanted: bool, stream: TextIO | None = None) -> None:
         self._stream = (stream or sys.stderr) if wanted else None

@@ -54,7 +54,7 @@ class Search:
         goal: what is wanted.
         trials: measures full steps.
         finals: measures the best again.
-        progress: is told the phases.
+        progress: shows the phases.
         kept: of the speed-up that full steps alone promise, as the finals measured it.
         tried: where climbs began, and where they ended.
         measured: the finals.

@@ -81,7 +81,7 @@ class Trials:
         reference: of all seeds that trials draw.
         journal: where numbers are kept.
         clock: when to stop.
-        note: is told what is done, in a line.
+        note: called with each action, in one line.
         until: share of the time after which no trial is begun.
         steps: of a run, for one CFG branch.
         times: the timestep of every step of a run.
@@ -115,9 +115,9 @@ class Trials:
         if run.nfc < run.steps:
             return
         assert self._compiled is not None
-        reasons = "; ".join(dict.fromkeys(explain(self._compiled).fallbacks)) or (
-            f"all of its {self.steps} steps change the latent too much"
-        )
+        reasons = "; ".join(
+            dict.fromkeys(explain(self._compiled).uncached_reasons)
+        ) or (f"all of its {self.steps} steps change the latent too much")
         raise TargetError(
             f"{self.reference.target.name}: nothing can be cached: {reasons}"
         )
