@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from torch import Tensor
 
@@ -80,12 +81,13 @@ class GuidanceBranch:
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two
     outputs, newest first, and those of the run's ``unfitted`` steps; ``seen`` is its
-    whole last call until it is known what of it the latent is. ``debt`` is what a
-    full step repays, without the cached steps ``pending``: their index and time, and
-    whether each came right after the branch's step before. ``curvature`` is what its
-    last full step showed. ``followers`` is the state
-    of the layers that take over its decisions. ``clock`` are the conditioning inputs
-    that change at every step, None until seen (blocks compiled alone).
+    whole last call until the latent is confirmed, ``mixed`` the rows that guidance
+    combines with it (``per_sample=True``). ``debt`` is what a full step repays, without
+    the cached steps ``pending``: their index and time, and whether each came right
+    after the branch's step before. ``curvature`` is what its last full step showed.
+    ``followers`` is the state of the layers that take over its decisions. ``clock`` are
+    the conditioning inputs that change at every step, None until seen (blocks compiled
+    alone).
     """
 
     index: int
@@ -99,6 +101,7 @@ class GuidanceBranch:
     name: str | None = None
     returned: list[Returned] = field(default_factory=list)
     seen: Seen | None = None
+    mixed: WeakSet[GuidanceBranch] = field(default_factory=WeakSet)
     debt: Debt = field(default_factory=Debt)
     pending: list[tuple[int, float, bool]] = field(default_factory=list)
     curvature: Curvature | None = None

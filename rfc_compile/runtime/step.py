@@ -99,7 +99,10 @@ class PlacedStep:
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
         branch, known = self.branch, self.trajectory.timesteps[: self.step]
-        kept = branch.state.full_steps
+        kept, curvature = branch.state.full_steps, branch.curvature
+        if curvature is not None:
+            for other in self.trajectory.branches:
+                curvature = curvature.joined(other.curvature)
         return Position(
             step=self.step,
             own_step=self.step - branch.first_step,
@@ -110,7 +113,8 @@ class PlacedStep:
             steps=self.trajectory.steps,
             times=[*known, mean_time(self.time)],
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
-            curvature=branch.curvature,
+            curvature=curvature,
+            first=self.trajectory.decided(self.step),
         )
 
     def decided(

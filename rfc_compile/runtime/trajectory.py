@@ -101,6 +101,11 @@ class Trajectory:
         """Full computations, over all branches."""
         return sum(decision.full for decision in self.decisions)
 
+    def decided(self, step: int) -> Decision | None:
+        """The decision about a step that another branch has already run."""
+        newest = self.decisions[-1] if self.decisions else None
+        return newest if newest is not None and newest.step == step else None
+
     def goes_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest, seen in the direction of the run."""
         if len(self.times) < 2:

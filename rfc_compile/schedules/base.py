@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from rfc_compile.graph_report import GraphReport
+from rfc_compile.schedules.decision import Decision
 from rfc_compile.schedules.promise import psnr_from_debt
 
 FULL, CACHED = -math.inf, math.inf
@@ -39,6 +40,13 @@ class Curvature(NamedTuple):
     weight: float
     output_weight: float
     nodes: tuple[float, ...]
+
+    def joined(self, other: Curvature | None) -> Curvature:
+        """The worse of two guidance branches, if they are predicted alike."""
+        if other is None or other.nodes != self.nodes:
+            return self
+        output_weight = max(self.output_weight, other.output_weight)
+        return Curvature(max(self.weight, other.weight), output_weight, self.nodes)
 
     def debt(self, times: Sequence[float]) -> float:
         """What cached steps at these times add to the latent's relative error."""
@@ -67,6 +75,7 @@ class Position:
         times: the timestep of every step so far, this one's last.
         last_interval: steps between its last two full steps; None before two.
         curvature: measured at the last full step; None where it could not be.
+        first: the decision about this step where another guidance branch has run it.
 
     """
 
@@ -80,6 +89,7 @@ class Position:
     times: Sequence[float]
     last_interval: int | None = None
     curvature: Curvature | None = None
+    first: Decision | None = None
 
 
 class ScheduleOptions(Protocol):
@@ -170,7 +180,11 @@ class Schedule(ABC):
 
 
 def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
-    """The schedule's limit after the checks common to all schedules, and the reason."""
+    """The schedule's limit after the checks common to all schedules, and the reason.
+
+    All guidance branches of a step are decided alike: guidance multiplies their
+    difference, in which the errors of alike predictions cancel.
+    """
     options = schedule.options
     if position.recorded == 0 or position.own_step < options.warmup:
         return FULL, "warmup"
@@ -180,4 +194,7 @@ def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
     cap = options.longest_run
     if cap is not None and position.since_full >= cap:
         return FULL, "cap"
+    first = position.first
+    if first is not None:
+        return (FULL, first.reason) if first.full else (CACHED, schedule.name)
     return schedule.decide(position)

@@ -39,7 +39,7 @@ from rfc_compile.runtime.per_sample.matching import (
     by_fit,
     by_name,
 )
-from rfc_compile.runtime.per_sample.placed_row import Placed
+from rfc_compile.runtime.per_sample.placed_row import Placed, together
 from rfc_compile.runtime.per_sample.repayment import note_partners, repay_row, row_of
 from rfc_compile.runtime.per_sample.row_reading import Row, look_at
 from rfc_compile.runtime.per_sample.rows import (
@@ -195,12 +195,10 @@ class SampleDispatcher(TimestepDispatcher):
         """Probe all rows, decide about each, run the rest of the forward."""
         inputs = self._probe(arguments, placed)
         errors = inputs.others[1][: len(placed)].tolist()
+        decided = together(map(self._decide, placed, errors))
         groups: dict[str, list[int]] = {}
-        decided = []
-        for i, (one, error) in enumerate(zip(placed, errors, strict=True)):
-            name, one = self._decide(one, error)
-            decided.append(one)
-            groups.setdefault(name, []).append(i)
+        for i, one in enumerate(decided):
+            groups.setdefault("full" if one.full else "cached", []).append(i)
         if len(groups) == 1:
             (name,) = groups
             return self._go_on(name, inputs, decided, count=len(decided))
@@ -227,15 +225,15 @@ class SampleDispatcher(TimestepDispatcher):
         inputs.others.extend(self._run("probe", inputs))
         return inputs
 
-    def _decide(self, one: Placed, error: float) -> tuple[str, Placed]:
-        """The graph that a row continues in, and the row with its signal and reason."""
+    def _decide(self, one: Placed, error: float) -> Placed:
+        """The row with its signal, whether it is full, and the reason."""
         finite = one.signal.finite and math.isfinite(error)
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
-        if finite and error <= limit:
+        full = not (finite and error <= limit)
+        if not full:
             reason = self._schedule(one.call.trajectory).reason_to_cache
-            return "cached", replace(one, signal=signal, reason=reason)
-        return "full", replace(one, signal=signal, reason=reason)
+        return replace(one, signal=signal, reason=reason, full=full)
 
     def _go_on(
         self, name: str, inputs: GraphInputs, rows: Sequence[Placed], *, count: int
