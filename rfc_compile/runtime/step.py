@@ -98,10 +98,14 @@ class PlacedStep:
     @property
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
-        branch, known = self.branch, self.trajectory.timesteps[: self.step]
+        run, branch = self.trajectory, self.branch
+        known = run.timesteps[: self.step]
         kept, curvature = branch.state.full_steps, branch.curvature
+        first, beside = None, [b for b in run.branches if b is not branch]
+        if beside:
+            first = run.decided(self.step)
         if curvature is not None:
-            for other in self.trajectory.branches:
+            for other in beside:
                 curvature = curvature.joined(other.curvature)
         return Position(
             step=self.step,
@@ -114,7 +118,7 @@ class PlacedStep:
             times=[*known, mean_time(self.time)],
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,
-            first=self.trajectory.decided(self.step),
+            first=first,
         )
 
     def decided(

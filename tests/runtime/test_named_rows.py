@@ -142,7 +142,7 @@ def test_guidance_is_the_same_in_every_batch(named: bool) -> None:
         if waiting:
             guided_call(model, waiting[:: -1 if at % 2 else 1], named)
     assert [sample.nfc for sample in rfc_compile.stats(model).samples] == decided
-    assert len(set(decided)) > 2
+    assert len(set(decided)) > 1
     for (request, _), (expected, _) in zip(beside, alone, strict=True):
         torch.testing.assert_close(request.x, expected.x, rtol=0, atol=ROUNDING)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from hypothesis import strategies as st
 
 import rfc_compile
 from rfc_compile import OptionError, Options, TunedFileError
-from rfc_compile.config.tuned_file import Tuned
+from rfc_compile.config.tuned_file import Measured, Tuned
 from rfc_compile.io.json_files import MOST_BYTES
+from rfc_compile.io.schema import made_of
 from rfc_compile.tools.bench.records import Quality, Records, Score, Timing
 from rfc_compile.tools.checking.baseline import read_baseline
 from rfc_compile.tools.checking.record import record
 from rfc_compile.tools.measure.target import resolve_target
 from rfc_compile.tools.tuning.journal import Journal
-from rfc_compile.tools.tuning.trials import _outcome
 
 EVERY_OPTION: dict[str, Any] = {
     item.name: getattr(Options(), item.name) for item in fields(Options)
@@ -115,7 +116,7 @@ def read_records(path: Path) -> None:
 
 
 def read_study(path: Path) -> None:
-    Journal.open(path, STUDY, resume=True).get(KEY, _outcome)
+    Journal.open(path, STUDY, resume=True).get(KEY, partial(made_of, Measured))
 
 
 def report() -> str:

@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rfc_compile.runtime.placement import ROUNDING
-from rfc_compile.runtime.sampler_fit import Fit, fit_of, gram_matrix, step_vectors
+from rfc_compile.runtime.sampler_fit import (
+    Fit,
+    fit_of,
+    gram_matrix,
+    rounding_of,
+    step_vectors,
+)
 
 ROWS, VALUES = 3, 500
 SEEDS = st.integers(0, 2**31)
@@ -134,7 +139,7 @@ def test_rounding_to_bfloat16_is_no_other_image(seed: int, size: float) -> None:
     """Even where the step is smaller than what rounding does."""
     latent, output = (x.bfloat16() for x in drawn(seed, 2))
     now = (latent.double() + size * output.double()).bfloat16()
-    rounding = ROUNDING * torch.finfo(torch.bfloat16).eps
+    rounding = rounding_of(latent)
     fit = fitted(now, [latent], [[output]], rounding)
     assert fit.explained
     assert np.allclose(fit.b[:, 0], size, atol=0.01)
