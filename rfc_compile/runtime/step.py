@@ -103,7 +103,7 @@ class PlacedStep:
         kept, curvature = branch.state.full_steps, branch.curvature
         first, beside = None, [b for b in run.branches if b is not branch]
         if beside:
-            first = run.decided(self.step)
+            first = run.decided(self.step, kept)
         if curvature is not None:
             for other in beside:
                 curvature = curvature.joined(other.curvature)
@@ -113,8 +113,8 @@ class PlacedStep:
             last_full=kept[0] if kept else None,
             recorded=len(kept),
             since_full=branch.since_full,
-            error=branch.error,
-            steps=self.trajectory.steps,
+            error=max([branch.error, *[other.error for other in beside]]),
+            steps=run.steps,
             times=[*known, mean_time(self.time)],
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,10 +102,17 @@ class Trajectory:
         """Full computations, over all branches."""
         return sum(decision.full for decision in self.decisions)
 
-    def decided(self, step: int) -> Decision | None:
-        """The decision about a step that another branch has already run."""
-        newest = self.decisions[-1] if self.decisions else None
-        return newest if newest is not None and newest.step == step else None
+    def decided(self, step: int, full_steps: Sequence[int]) -> Decision | None:
+        """The decision about a step that another branch has already run.
+
+        To a branch with these ``full_steps`` a cached one says nothing where it was
+        predicted from others.
+        """
+        if not self.decisions or self.decisions[-1].step != step:
+            return None
+        decision, newest = self.decisions[-1], self.newest
+        alike = newest is None or newest.state.full_steps[:1] == full_steps[:1]
+        return decision if decision.full or alike else None
 
     def goes_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest, seen in the direction of the run."""

@@ -70,7 +70,7 @@ class Position:
         last_full: index of its last full step, None before one.
         recorded: full steps whose values are kept and may be used.
         since_full: cached steps since the last full one.
-        error: sum of the errors of those cached steps.
+        error: sum of the errors of those cached steps, of the worst guidance branch.
         steps: of the whole run, None if unknown.
         times: the timestep of every step so far, this one's last.
         last_interval: steps between its last two full steps; None before two.
