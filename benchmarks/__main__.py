@@ -16,6 +16,7 @@ from benchmarks import (
     quality,
     residuals,
     speed,
+    tuned_steps,
     tuning,
 )
 
@@ -67,6 +68,7 @@ def main() -> None:
         "end_to_end": functools.partial(end_to_end.run, only=args.only),
         "host": host.run,
         "tuning": tuning.run,
+        "tuned_steps": tuned_steps.run,
         "compile_time": functools.partial(compile_time.run, only=args.only),
     }
     if args.which not in (*benchmarks, "all"):

@@ -81,7 +81,7 @@ def _row(name: str) -> list[str]:
     reasons = [denoiser.why] if denoiser.why else []
     if not reasons and (found.block_coverage < _ENOUGH or found.graphs > 1):
         reasons = [f"{item.candidate}: {item.reason}" for item in found.refused]
-        reasons += [*found.fallbacks, *found.graph_breaks]
+        reasons += [*found.uncached_reasons, *found.graph_breaks]
     return [
         name,
         str(found.graphs),

@@ -71,7 +71,7 @@ class Order(BaseModel):
         return self
 
     def row(self, name: str) -> rfc_compile.Row:
-        """What rfc_compile is told of its rows."""
+        """Its rows, as `rfc_compile.rows` takes them."""
         return rfc_compile.Row(name, self.steps, **self.model_dump(include=QUALITY))
 
 
@@ -141,7 +141,7 @@ class Engine:
                 error = ""
                 try:
                     await loop.run_in_executor(worker, self.step, self.batch)
-                except Exception as failed:  # told to the clients; the server goes on
+                except Exception as failed:  # the clients get status 500
                     error = f"a step failed: {failed}"
                 for job in self.batch:
                     job.left |= bool(error)

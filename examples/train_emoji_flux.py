@@ -5,7 +5,7 @@ Noto Emoji (Apache-2.0) as emoji-datasource packs them, with the names (MIT), an
 Fluent Emoji (MIT). Hours on two CPU cores.
 
 Run: python examples/train_emoji_flux.py --output my-emoji-flux
-Goes on after an interruption with --resume.
+Continues after an interruption with --resume.
 """
 
 import json

@@ -5,7 +5,7 @@ rfc_compile/assets/glyph-dit), `--prediction epsilon` is DiT's own form, with le
 variance, as glyph-dit-epsilon. A couple of hours on two CPU cores.
 
 Run: python examples/train_glyph_dit.py --output my-glyph-dit
-Goes on after an interruption with --resume.
+Continues after an interruption with --resume.
 """
 
 import math

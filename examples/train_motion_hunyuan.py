@@ -4,7 +4,7 @@ The clips are made by this script: a digit of one of matplotlib's fonts goes lef
 right, up or down and turns or does not. Hours on two CPU cores.
 
 Run: python examples/train_motion_hunyuan.py --output my-motion-hunyuan
-Goes on after an interruption with --resume.
+Continues after an interruption with --resume.
 """
 
 import json

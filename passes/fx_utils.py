@@ -140,7 +140,7 @@ class Ancestry:
 
 
 def sort_stably(gm: fx.GraphModule) -> None:
-    """Topological order that moves a node only as far as its operands make it."""
+    """Topological order that moves a node only as far as its operands need."""
     placed: set[fx.Node] = set()
     waiting: dict[fx.Node, list[fx.Node]] = {}
     last: fx.Node | None = None

@@ -34,6 +34,7 @@ from rfc_compile.passes.analysis.input_roles import (
 from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.analysis.regions import find_regions
 from rfc_compile.passes.analysis.residual_stream import residual_stream
+from rfc_compile.passes.analysis.step_cost import StepCost, step_cost
 from rfc_compile.passes.analysis.watched_value import watched_value, with_watched
 from rfc_compile.passes.fx_utils import Ancestry
 from rfc_compile.passes.invariants import check_invariants
@@ -48,7 +49,7 @@ from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.state_layout import StateLayout
 
 OPTIONAL_PASSES = ("small_matmuls", "fold_repeats")
-"""What may be left out: they need a compiler that fuses."""
+"""Passes that may be left out: they need a compiler that fuses."""
 
 Observer = Callable[[str, fx.GraphModule], None]
 Pass = Callable[[fx.GraphModule], fx.GraphModule]
@@ -56,10 +57,20 @@ Pass = Callable[[fx.GraphModule], fx.GraphModule]
 
 @dataclass(frozen=True)
 class StepGraphs:
-    """What the pipeline makes of a forward: its graphs and the state that they take."""
+    """What the pipeline makes of a forward.
+
+    Attributes:
+        layout: the state that its graphs take.
+        specialized: its graphs.
+        full: what a full step costs.
+        cached: what a cached step costs.
+
+    """
 
     layout: StateLayout
     specialized: Specialized
+    full: StepCost
+    cached: StepCost
 
 
 def analyse(
@@ -75,11 +86,10 @@ def analyse(
 ) -> Captured:
     """Retrace a Dynamo graph and find its regions, merged to the granularity.
 
-    ``granularity`` is told whether the timestep is among the inputs.
+    ``granularity`` takes whether the timestep is among the inputs.
 
     Raises:
         CannotCache: the forward cannot be cached, with the reason.
-
     """
     observe("dynamo", gm)
     gm = functionalize(gm, fakes, fake_mode)
@@ -117,17 +127,19 @@ def rewrite(
         gm = apply(gm)
         check_invariants(gm)
         observe(name, gm)
-    apart = captured.inputs.timestep is None
-    graphs = specialize(gm, probe=probe, apart=apart)
+    untimed = captured.inputs.timestep is None
+    graphs = specialize(gm, probe=probe, standalone_probe=untimed)
     for name, graph in graphs.graphs.items():
         observe(name, graph.gm)
+    before = [] if graphs.probe is None else [graphs.probe.gm]
+    full, cached = (step_cost(*before, x.gm) for x in (graphs.full, graphs.cached))
     for name, where, apply in _graph_passes(fake_mode):
         for target, graph in graphs.graphs.items():
             if name in optional and target in where:
                 apply(graph.gm)
                 check_invariants(graph.gm)
                 observe(f"{target}_{name}", graph.gm)
-    return StepGraphs(gm.meta["rfc_state"], graphs)
+    return StepGraphs(gm.meta["rfc_state"], graphs, full, cached)
 
 
 def _step_passes(
@@ -144,7 +156,7 @@ def _step_passes(
             node.name
             for node in captured.inputs.conditioning
             if not state_options.per_sample
-        ],  # where every sample decides, the host tells samples apart before the probe
+        ],  # with per_sample the host identifies the rows before the probe
         fake_mode=fake_mode,
     )
     return [

@@ -7,7 +7,6 @@ Anything that cannot be cached goes to the inner backend as it is, with one warn
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import weakref
@@ -63,7 +62,6 @@ def rfc(
 
     Raises:
         OptionError: an unknown option or a value that is not allowed.
-
     """
     settings = Options.from_mapping(options or {})
     if isinstance(options, TunedOptions):
@@ -72,14 +70,14 @@ def rfc(
     adapters.connect()
     report = graph_report.new_report(example_inputs, options)
     report.graph_break = dynamo_frames.graph_break_reason(gm)
-    report.piece = dynamo_frames.is_piece(gm)
+    report.fragment = dynamo_frames.is_fragment(gm)
     if limit := dynamo_frames.recompile_limit():
         report.fall_back(RECOMPILE_LIMIT.format(limit))
     try:
         return _cached(gm, example_inputs, settings, mode, report)
     except NothingToCache as nothing:
-        if report.piece:
-            report.note(f"a piece of the forward runs uncached: {nothing.reason}")
+        if report.fragment:
+            report.note(f"one graph of the forward runs uncached: {nothing.reason}")
         else:
             report.fall_back(f"this forward runs uncached: {nothing.reason}")
     except CannotCache as refusal:
@@ -128,15 +126,7 @@ def _cached(
     if plan.batch is not None:
         plan.batch.check()
     ranks = meeting(groups, specialized, options, report)
-    dispatcher = _kind(plan)(
-        specialized,
-        graphs,
-        plan.graphs.layout,
-        options,
-        report,
-        captured.inputs,
-        ranks,
-    )
+    dispatcher = _kind(plan)(plan, graphs, report, ranks)
     report.dispatcher = weakref.ref(dispatcher)
     return WithUncached(
         unwrapping(dispatcher, wrapped_parameters(gm, example_inputs)),
@@ -147,9 +137,9 @@ def _cached(
     )
 
 
-def _kind(plan: Plan) -> Callable[..., Dispatcher]:
+def _kind(plan: Plan) -> type[Dispatcher]:
     if plan.batch is not None:
-        return functools.partial(SampleDispatcher, batch=plan.batch)
+        return SampleDispatcher
     return TimestepDispatcher if plan.timed else LatentDispatcher
 
 

@@ -2,7 +2,7 @@
 
     compiled(x)              torch.compile's wrapper (eval_frame.py)
       forward(self, x)       given up by Dynamo: runs as Python
-        block(x)             compiled now (convert_frame.py); the graph is a piece
+        block(x)             compiled now (convert_frame.py): a fragment
 
 Read off the Python stack and Dynamo's record of this very function: its counters are
 those of the whole process. Only while Dynamo compiles, from inside a backend; what a
@@ -38,9 +38,9 @@ NUMBERS_READ = (
 
 
 def graph_break_reason(gm: fx.GraphModule) -> str | None:
-    """Why this graph is not the whole forward; None if it is, or was told before.
+    """Why this graph is not the whole forward; None if it is, or is already known.
 
-    Where Dynamo gave up the functions that call it, its reasons for that.
+    If Dynamo skipped the functions that call it, its reasons for that.
     """
     cut: Any = getattr(gm, "compile_subgraph_reason", None)
     if cut is not None and cut.graph_break:
@@ -52,8 +52,8 @@ def graph_break_reason(gm: fx.GraphModule) -> str | None:
     return "; ".join(dict.fromkeys(filter(None, reasons))) or None
 
 
-def is_piece(gm: fx.GraphModule) -> bool:
-    """Whether the graph is one of several pieces of a broken forward."""
+def is_fragment(gm: fx.GraphModule) -> bool:
+    """Whether the graph is one of several of a forward with graph breaks."""
     cut: Any = getattr(gm, "compile_subgraph_reason", None)
     if cut is not None and (cut.graph_break or any(map(_resumes, cut.user_stack))):
         return True

@@ -59,8 +59,8 @@ class CannotCache(Exception):
 class NothingToCache(CannotCache):
     """A graph without anything that looks like a region.
 
-    Ordinary for a piece of a broken forward (an embedding, the output's projection),
-    where it is a note and no warning.
+    Expected of some graphs of a forward with graph breaks (an embedding, the output
+    projection): there a note, not a warning.
     """
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rfc_compile.dynamo_frames import wrapper_options
 from rfc_compile.errors import BudgetWarning, UncachedWarning
 from rfc_compile.passes.analysis.records import Refusal
+from rfc_compile.passes.analysis.step_cost import StepCost
 from rfc_compile.passes.analysis.streams import Streams
 from rfc_compile.passes.rewrites.wrapped_parameters import plain_tensors
 
@@ -36,7 +37,6 @@ class RegionInfo:
         flops: floating point operations of one execution.
         cache_bytes: state kept for it and for no region before it, for one CFG branch,
             in bytes.
-
     """
 
     name: str
@@ -58,21 +58,24 @@ class GraphReport:
     ``kept_as`` names, for every region and output, where its input and it are kept;
     ``state_bytes`` is the state of one CFG branch where the graph leads,
     ``following_bytes`` where it takes over the decisions of another. ``options`` are
-    those that ``torch.compile`` was given.
+    those that ``torch.compile`` was given. ``full_cost`` and ``cached_cost`` are None
+    for a graph that is not cached.
     """
 
     number: int = field(default_factory=itertools.count().__next__)
     regions: tuple[RegionInfo, ...] = ()
     refused: tuple[Refusal, ...] = ()
-    fallbacks: list[str] = field(default_factory=list)
+    uncached_reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     flops: int = 0
     block_flops: int = 0
+    full_cost: StepCost | None = None
+    cached_cost: StepCost | None = None
     streams: Streams | None = None
     kept_as: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     timestep: str | None = None
     graph_break: str | None = None
-    piece: bool = False
+    fragment: bool = False
     state_bytes: int = 0
     following_bytes: int = 0
     dispatcher: weakref.ref[Any] | None = None
@@ -88,8 +91,8 @@ class GraphReport:
 
     def fall_back(self, reason: str) -> None:
         """Record why something runs uncached, and warn the first time."""
-        if reason not in self.fallbacks:
-            self.fallbacks.append(reason)
+        if reason not in self.uncached_reasons:
+            self.uncached_reasons.append(reason)
             warnings.warn(f"rfc_compile: {reason}", UncachedWarning, stacklevel=2)
 
     def warn(self, text: str) -> None:
@@ -151,7 +154,6 @@ def model_of(source: Any) -> nn.Module | None:
 
     Raises:
         TypeError: it is something else; the message says what to pass.
-
     """
     if source is None or isinstance(source, nn.Module):
         return source
@@ -177,7 +179,6 @@ def tensor_ids(source: Any) -> frozenset[int] | None:
 
     Raises:
         TypeError: as ``model_of``.
-
     """
     model = model_of(source)
     if model is None:
@@ -200,3 +201,9 @@ def reports_of(source: Any, ids: frozenset[int] | None = None) -> list[GraphRepo
         if report.belongs_to(ids) and options in (None, report.options)
     ]
     return sorted(reports, key=lambda report: report.number)
+
+
+def uncached_reasons(reports: Iterable[GraphReport]) -> tuple[str, ...]:
+    """Why calls of these graphs run uncached, each reason once."""
+    reasons = (reason for report in reports for reason in report.uncached_reasons)
+    return tuple(dict.fromkeys(reasons))

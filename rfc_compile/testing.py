@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from rfc_compile.tools.measure.target import Settings
 
 
-class RfcCheck(Protocol):
-    """What the fixture `rfc_check` is."""
+class RfcCheck:
+    """Checks caching inside a test; its numbers go to pytest's own JUnit report."""
+
+    def __init__(self, record_property: Callable[[str, object], None]) -> None:
+        self._record_property = record_property
 
     def __call__(
         self,
@@ -61,28 +64,11 @@ class RfcCheck(Protocol):
             TargetError: with this target nothing can be measured.
             TunedFileError: the tuned file or the baseline cannot be used.
         """
+        from rfc_compile.tools.checking.baseline import parse_tolerance, read_baseline
+        from rfc_compile.tools.checking.limits import make_limits
+        from rfc_compile.tools.checking.session import Rules, check, make_config
+        from rfc_compile.tools.measure.target import resolve_target
 
-
-@pytest.fixture
-def rfc_check(record_property: Callable[[str, object], None]) -> RfcCheck:
-    """A function that checks caching; its numbers go to pytest's own JUnit report."""
-    from rfc_compile.tools.checking.baseline import parse_tolerance, read_baseline
-    from rfc_compile.tools.checking.limits import make_limits
-    from rfc_compile.tools.checking.session import Rules, check, make_config
-    from rfc_compile.tools.measure.target import resolve_target
-
-    def run(
-        target: Any = "glyph-dit",
-        config: str | Path | Mapping[str, Any] | None = None,
-        *,
-        settings: Settings | None = None,
-        baseline: str | Path | None = None,
-        tolerance: float | str | None = None,
-        strict: bool = False,
-        allow_uncached: bool = False,
-        seeds: int = 2,
-        **limits: float | str,
-    ) -> Outcome:
         rules = Rules(
             limits=make_limits(limits),
             baseline=None if baseline is None else read_baseline(baseline),
@@ -90,16 +76,16 @@ def rfc_check(record_property: Callable[[str, object], None]) -> RfcCheck:
             strict=strict,
             allow_uncached=allow_uncached,
         )
-        outcome = check(
-            resolve_target(target, settings),
-            make_config(config),
-            rules,
-            seeds=range(seeds),
-        )
+        drawn, options = resolve_target(target, settings), make_config(config)
+        outcome = check(drawn, options, rules, seeds=range(seeds))
         for verdict in outcome.verdicts:
-            record_property(f"rfc_{verdict.name}", verdict.value)
+            self._record_property(f"rfc_{verdict.name}", verdict.value)
         if not outcome.passed:
             pytest.fail(str(outcome), pytrace=False)
         return outcome
 
-    return run
+
+@pytest.fixture
+def rfc_check(record_property: Callable[[str, object], None]) -> RfcCheck:
+    """A function that checks caching, see `RfcCheck`."""
+    return RfcCheck(record_property)

@@ -214,7 +214,7 @@ class CompileCounts:
         self._breaks, self._compilations = _graph_breaks(), dict(_compilations)
 
     def since(self) -> tuple[int, int]:
-        """Graph breaks met, and compilations of a piece of code beyond its first."""
+        """Graph breaks met, and compilations of a code object beyond its first."""
         recompiled = sum(
             max(0, count - self._compilations.get(key, 0) - 1)
             for key, count in _compilations.items()

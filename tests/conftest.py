@@ -27,6 +27,10 @@ os.environ.setdefault(
 # torch writes each graph out as text, again and again: a tenth of the time of tracing.
 trace_log.propagate = True
 
+# Dynamo times the guards of all that it compiles, with flushed caches, for its log: a
+# twentieth of the time of tracing.
+torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,8 +5,8 @@
 
 Analysis only. The batch is the leading dimension of the latents. Its size must be a
 symbol that stands nowhere but in leading dimensions: then the graphs of the forward run
-for any part of a batch. A graph for a batch of 1 alone has no rows to tell apart. That
-no sample reads another one's row is not seen here (rfc_compile.mixing).
+for any part of a batch. A graph for a batch of 1 needs no rows. Whether
+samples are independent is tested at run time (runtime.per_sample.independence).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WANTED = "per_sample=True needs a batch whose size may change, and"
 
 @dataclass(frozen=True)
 class Batch:
-    """How the samples of a batch lie in the inputs of a forward.
+    """Which inputs of a forward hold the samples of a batch.
 
     Attributes:
         size: the symbol of its size, or 1 where the graph is for one sample alone.
@@ -37,7 +37,7 @@ class Batch:
         sizes: positions of the inputs that are the size.
         latents: positions of the latents.
         conditioning: positions of the conditioning inputs.
-        indexed: whether whole numbers (indices, it may be) depend on the latents.
+        indexed: whether integers (which may be indices) depend on the latents.
 
     """
 

@@ -72,7 +72,7 @@ def block_flops(
 ) -> int:
     """FLOPs of repeated modules (``blocks.3``) on values of the latent or the text.
 
-    What a region could hold at most: embeddings of the whole input, the output's
+    The most that regions could hold: embeddings of the whole input, the output's
     projection and what depends on the timestep alone are outside. A graph with
     attention or regions, but without repeated modules, is itself a block.
     """

@@ -11,7 +11,7 @@ the stream before the region is kept: a cached step is ``h' = h + estimate``.
 
 A value in the middle that is read outside ends the merge there (a long skip, a value
 that the forward returns), unless all such values flow into one (a sum of skips), which
-is then the output of the stack; ``Regions.apart`` tells why.
+is then the output of the stack; ``Regions.merge_refusals`` tells why.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import fx
 
 from rfc_compile.passes.analysis.block_grouping import blocks_of
 from rfc_compile.passes.analysis.merged_region import (
-    Apart,
+    CannotMerge,
     joined_region,
     merged_region,
 )
@@ -46,36 +46,40 @@ def merge_regions(
     if granularity == "model":
         try:
             whole = model_region(regions.found, watched, ancestry)
-        except Apart as refusal:
+        except CannotMerge as refusal:
             stack = merge_regions(regions, "stack", watched, ancestry)
-            return replace(stack, apart=(str(refusal), *stack.apart))
+            return replace(stack, merge_refusals=(str(refusal), *stack.merge_refusals))
         return replace(regions, found=tuple(numbered([whole])))
     blocks = blocks_of(regions.found)
     runs = [blocks] if granularity == "stack" else [[block] for block in blocks]
     merging = _Merging(regions.found, ancestry)
-    merged, why = merging.all_of(runs), merging.apart
+    merged, why = merging.all_of(runs), merging.refusals
     if granularity == "stack" and merging.leaks and len(merged) > 1:
         joined = joined_region(regions.found, ancestry)
         if joined is not None:
             merged, why = [replace(joined, kind="stack", module=_label(blocks))], []
-    apart = dict.fromkeys(why)
+    refusals = dict.fromkeys(why)
     if len(without_cycles(merged, ancestry, [])) < len(merged):
         merged = list(regions.found)
-        apart = {"merged, two regions would each run before and after the other": None}
+        refusals = {
+            "merged, two regions would each run before and after the other": None
+        }
     merged.sort(key=lambda region: ancestry.index[region.inputs[0]])
-    return replace(regions, found=tuple(numbered(merged)), apart=tuple(apart))
+    return replace(
+        regions, found=tuple(numbered(merged)), merge_refusals=tuple(refusals)
+    )
 
 
 @dataclass
 class _Merging:
-    """Merges regions of one graph; ``apart`` collects why some are not merged.
+    """Merges regions of one graph; ``refusals`` collects why some are not merged.
 
     ``leaks``: whether one reason is a value that is no stream and is read outside.
     """
 
     regions: Sequence[Region]
     ancestry: Ancestry
-    apart: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
     leaks: bool = False
 
     def all_of(self, runs: Sequence[Sequence[Sequence[Region]]]) -> list[Region]:
@@ -97,8 +101,8 @@ class _Merging:
                 continue
             try:
                 merged = merged_region(members, self.regions, self.ancestry)
-            except Apart as why:
-                self.apart.append(str(why))
+            except CannotMerge as why:
+                self.refusals.append(str(why))
                 self.leaks |= why.leaks
                 if len(run) > 1:  # the one to blame may be the last of a run
                     blamed = members[why.last]

@@ -3,8 +3,8 @@
     forward(hidden_states, timestep, encoder_hidden_states, pooled, guidance)
             latent         timestep  source                 conditioning
 
-Analysis only, from Dynamo's metadata and the graph; the names of the inputs only
-decide between candidates that the graph cannot tell apart.
+Analysis only, from Dynamo's metadata and the graph; names are used only
+to choose between candidates that are equal in the graph.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ForwardInputs:
     Attributes:
         names: the user's name of every placeholder, in order.
         static: parameters, buffers and numbers that belong to modules.
-        timestep: tells denoising steps apart; None where it is not an input.
+        timestep: identifies the denoising step; None if it is not an input.
         sources: latent and text: floating point tensors of 3 or more dimensions,
             projected entries of a list (one per sample), vectors that are latents.
         latents: the sources shaped like an output of the model.
@@ -162,7 +162,7 @@ def with_streams(
 ) -> ForwardInputs:
     """Where there is no timestep, the latents are the streams that come in.
 
-    Such a graph is a piece of a forward: its latent is no longer shaped like a result.
+    Such a graph is a fragment of a forward: its latent is not shaped like a result.
     Only a standing latent shows there that two calls are of one step, so a text
     stream must not be among them.
     """
@@ -195,7 +195,7 @@ def _latents(
 ) -> Sequence[fx.Node]:
     """The data shaped like a result; for a result without, like it but for channels.
 
-    The latter not in a piece without a timestep, which is given modulations as well.
+    Not the latter in a fragment without a timestep, whose inputs include modulations.
 
     Images come before vectors. Where nothing is, all images count (one that stands
     still does no harm), or all sources where there is no image. ``data`` holds neither

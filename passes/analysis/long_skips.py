@@ -6,6 +6,10 @@ x - block - block - add      a long skip: the branch is a chain of residual adds
 x - up - add - down - add    a nested add: it belongs to the branch around it
 |    '----'            |
 '----------------------'
+
+x - norm - attention - scale - add    no long skip: the branch has work of its own on
+|--- block - block ------'     |      its stream, and reads another stream that starts
+'------------------------------'      there
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import fx
 
-from rfc_compile.passes.analysis.flops import flops
+from rfc_compile.passes.analysis.flops import flops, is_expensive
 from rfc_compile.passes.analysis.records import Refusal, module_path
 from rfc_compile.passes.analysis.residual_stream import ResidualAdd
 from rfc_compile.passes.fx_utils import Ancestry
@@ -51,6 +55,9 @@ def without_long_skips(
         }
         inside = sum(map(flops, chain.intersection(outer.expensive)))
         if 2 * inside > sum(map(flops, outer.expensive)):
+            if _works_on_its_stream(outer, streams.union(by_node)):
+                kept.append(outer)
+                continue
             refused.append(
                 Refusal(module_path([outer.node]), "a long skip around residual adds")
             )
@@ -60,6 +67,18 @@ def without_long_skips(
         kept.append(outer)
     kept = [add for add in reversed(kept) if add.node not in nested]
     return kept, frozenset(add.node for add in adds) - nested
+
+
+def _works_on_its_stream(add: ResidualAdd, streams: set[fx.Node]) -> bool:
+    """Whether an expensive op of the branch reads its stream, with no other between."""
+    branch = reached([add.branch], frozenset(streams))
+    reading = {add.stream}
+    for node in add.node.graph.nodes:
+        if node in branch and not reading.isdisjoint(node.all_input_nodes):
+            if is_expensive(node):
+                return True
+            reading.add(node)
+    return False
 
 
 def reached(outputs: Iterable[fx.Node], streams: frozenset[fx.Node]) -> set[fx.Node]:

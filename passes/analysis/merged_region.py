@@ -29,7 +29,7 @@ from rfc_compile.passes.fx_utils import (
 )
 
 
-class Apart(Exception):
+class CannotMerge(Exception):
     """Why members are not one region; ``last`` is the index of the one to blame.
 
     ``leaks``: a value that is no stream is read outside.
@@ -68,7 +68,7 @@ def merged_region(
     """One region of these members, ``regions`` being all of the graph.
 
     Raises:
-        Apart: they cannot be one region.
+        CannotMerge: they cannot be one region.
 
     """
     adds = {add.node: add for region in members for add in region.adds}
@@ -88,7 +88,7 @@ def merged_region(
     )
     for region in others:
         if not nodes.isdisjoint(region.nodes):
-            raise Apart(f"{region.module} is between them", len(members) - 1)
+            raise CannotMerge(f"{region.module} is between them", len(members) - 1)
     return Region(
         name="",
         kind="",
@@ -129,9 +129,11 @@ def _read_outside(merge: _Merge) -> Iterator[fx.Node]:
         if root not in merge.adds:
             what = f"a value of {module_path([node])}"
             reason = f"{where}: {what} is read outside, {_where(reader)}"
-            raise Apart(reason, last, leaks=True)
+            raise CannotMerge(reason, last, leaks=True)
         if root in streams:
-            raise Apart(f"{where}: the stream after it is read {_where(reader)}", last)
+            raise CannotMerge(
+                f"{where}: the stream after it is read {_where(reader)}", last
+            )
         yield node
 
 
@@ -172,7 +174,9 @@ def _output(node: fx.Node, merge: _Merge) -> tuple[fx.Node, fx.Node, Sequence[fx
             return way[length - 1], base, way[1:length]
     last = _last_before(node, merge)
     where = merge.members[last].module
-    raise Apart(f"{where}: no stream before it has the shape of what it adds", last)
+    raise CannotMerge(
+        f"{where}: no stream before it has the shape of what it adds", last
+    )
 
 
 def _base_of(output: fx.Node, root: fx.Node, merge: _Merge) -> fx.Node | None:

@@ -15,7 +15,10 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rfc_compile.passes.analysis.flops import flops
-from rfc_compile.passes.analysis.merged_region import Apart, needed_by_outputs_alone
+from rfc_compile.passes.analysis.merged_region import (
+    CannotMerge,
+    needed_by_outputs_alone,
+)
 from rfc_compile.passes.analysis.records import Region
 from rfc_compile.passes.fx_utils import Ancestry, results_of, tensor_of
 
@@ -26,7 +29,7 @@ def model_region(
     """One region from ``watched``, the input that decides, to the results.
 
     Raises:
-        Apart: a result cannot be predicted.
+        CannotMerge: a result cannot be predicted.
 
     """
     inside = ancestry.bits(node for region in regions for node in region.nodes)
@@ -40,7 +43,7 @@ def model_region(
     )
     for node in outputs:
         if not _predictable(node, watched):
-            raise Apart(f"the result {node.name} is no batch of numbers", 0)
+            raise CannotMerge(f"the result {node.name} is no batch of numbers", 0)
     nodes = needed_by_outputs_alone(frozenset(outputs), [watched], [], ancestry)
     return Region(
         name="",

@@ -63,14 +63,14 @@ class Regions:
         found: the regions, in the order of their first input.
         refused: candidates that are not regions.
         flops: floating point operations of the whole forward.
-        apart: why regions were not merged into one.
+        merge_refusals: why regions were not merged into one.
 
     """
 
     found: tuple[Region, ...]
     refused: tuple[Refusal, ...]
     flops: int
-    apart: tuple[str, ...] = ()
+    merge_refusals: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float:

@@ -12,7 +12,7 @@ from rfc_compile.passes.analysis.residual_stream import ResidualAdd, residual_st
 from rfc_compile.passes.fx_utils import Ancestry
 
 _RESUMED = "___stack"
-"""How Dynamo names what a piece of a broken forward takes over."""
+"""How Dynamo names the inputs of a graph that resumes after a graph break."""
 
 
 @dataclass(frozen=True)

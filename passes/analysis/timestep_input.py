@@ -1,4 +1,4 @@
-"""Which input tells denoising steps apart, and which others move along with it.
+"""Which input is the timestep, and which others change with it.
 
     timestep (B,) -> mul -> sin, cos -> linear -> gates
     sigma    (B,) -> mul -> sin, cos -> ...                moves along
@@ -43,8 +43,8 @@ def find_timestep(
     """The timestep among the inputs of a call; None if there is none.
 
     Raises:
-        CannotCache: several candidates that names do not tell apart, or no input has
-            the name that is ``wanted``.
+        CannotCache: several candidates with equally likely names, or no input has the
+            ``wanted`` name.
 
     """
     if wanted is not None:

@@ -63,7 +63,7 @@ def conditional(
 ) -> Sequence[Tensor]:
     """Run a region and keep its values, or estimate its outputs from kept ones.
 
-    ``written`` says where values go, None where a later reader of the input writes it.
+    ``written`` are the slots to write, None where a later reader of the input does.
     """
     if not predicate:
         return estimate(*inputs, *state, weights)  # type: ignore[no-any-return]
@@ -86,7 +86,7 @@ def make_conditional(
     """Give every outlined region its cached branch; values of full steps unchanged.
 
     ``watched`` names the input whose prediction error the decision looks at,
-    ``latents`` and ``conditioning`` the inputs that tell trajectories apart. The
+    ``latents`` and ``conditioning`` the inputs that identify a trajectory. The
     layout of the added graph inputs is in ``gm.meta["rfc_state"]``.
     """
     calls = outlined_calls(gm)
@@ -149,7 +149,7 @@ def _placeholders(gm: fx.GraphModule, ring: Ring) -> list[fx.Node]:
 
 @dataclass(frozen=True)
 class Watch:
-    """The nodes that the signal reads (``rfc_compile.signal.step_signal``)."""
+    """The nodes that the signal reads (``step_signal``)."""
 
     current: fx.Node
     history: tuple[fx.Node, ...]

@@ -28,10 +28,10 @@ from rfc_compile.passes.fx_utils import aten, is_copy, is_layout, tensor_of
 from rfc_compile.torch_internals import graph_module, invoke_subgraph
 
 FEWEST = 3
-"""Repetitions that are worth a submodule."""
+"""The fewest repetitions that become a submodule."""
 
 SHORTEST = 16
-"""Nodes that are worth a submodule."""
+"""The fewest nodes of a submodule."""
 
 _PERIODS = 64  # distances that are looked at: those between the most equal nodes
 _FORBIDDEN = 1 << 20  # values at a border that count as too many
@@ -63,7 +63,6 @@ class Repeats:
         copies: the nodes of each stretch, in order, as many in each.
         operands: for each value from outside that a stretch reads, its node in each.
         outputs: positions of the nodes that are read outside, in any copy.
-
     """
 
     copies: tuple[tuple[fx.Node, ...], ...]
@@ -137,7 +136,7 @@ def _periods(kinds: Sequence[int]) -> list[int]:
 
 
 def _runs(kinds: Sequence[int], length: int) -> Iterator[tuple[int, int]]:
-    """Where and for how many nodes the kinds repeat themselves."""
+    """Where, and for how many nodes, the kinds repeat."""
     same = (a == b for a, b in zip(kinds, kinds[length:], strict=False))
     start = 0
     for equal, stretch in groupby(same):
@@ -148,7 +147,7 @@ def _runs(kinds: Sequence[int], length: int) -> Iterator[tuple[int, int]]:
 
 
 def _border(run: Sequence[fx.Node], length: int) -> int | None:
-    """Where the first copy begins: where the fewest values cross into the next one.
+    """The start of the first copy: where the fewest values cross into the next one.
 
     Views must not cross: a submodule may not return what it was given.
     """
@@ -206,7 +205,7 @@ def _read_outside(copy: Sequence[fx.Node]) -> Iterator[int]:
 def _may_fold(repeats: Repeats) -> bool:
     """Whether tensors only go in and out, no view comes out, none goes in twice.
 
-    A tracer takes one tensor given twice for one value, which other copies may not do.
+    A tracer merges a tensor that is passed twice, which may differ between copies.
     """
     for copy in repeats.copies:
         if any(

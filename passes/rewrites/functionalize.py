@@ -53,7 +53,6 @@ def functionalize(
     Raises:
         CannotCache: the forward writes to its inputs, draws random numbers, or
             cannot be retraced.
-
     """
     levels = functorch_levels()
     try:
@@ -109,7 +108,7 @@ def _refuse_side_effects(gm: fx.GraphModule) -> None:
 
 
 def _is_idle_dropout(node: fx.Node) -> bool:
-    """Attention ops carry the random tag for their dropout, which is mostly zero."""
+    """Whether an attention op's random tag is due to a dropout of zero."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     for position, argument in enumerate(schema):
         if argument.name == "dropout_p":

@@ -3,8 +3,8 @@
     before   _transformer_encoder_layer_fwd(x, 64, 4, qkv_weight, ...)    one op
     after    add(x, attention(x)), layer_norm, add(x, linear(gelu(linear(x)))), ...
 
-In one op no residual stream is seen, and what torch says of the strides of its result
-is wrong. The ops and their order are those of the op's kernel on CPU
+One op hides the residual stream, and torch's fake strides of its result are wrong. The
+ops and their order are those of the op's kernel on CPU
 (aten/src/ATen/native/transformers): there the values are the same bit for bit.
 """
 
@@ -26,7 +26,7 @@ from rfc_compile.torch_internals import (
 
 
 def opened(function: Any, arguments: Sequence[Any]) -> Any:
-    """The function that stands for a call of ``function``, itself mostly."""
+    """The decomposition of ``function``; most are left as they are."""
     if function is FUSED_LAYER:
         return encoder_layer
     if function is FUSED_ATTENTION:

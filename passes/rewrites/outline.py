@@ -6,7 +6,7 @@
     view_12 = aten.view(addmm_6, ...)        getitem = region_000_attn[0]
     div = aten.div(view_12, 1.0)             div = aten.div(getitem, 1.0)
 
-Nodes keep their metadata; they move only as far as the operands of a call make them.
+Nodes keep their metadata, and move only as far as the operands of a call need.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class OutlinedRegion:
         input_of: for each output, the index of its input.
         bases: for each output, the stream before the region; empty where outputs are
             kept as they are.
-
     """
 
     name: str
@@ -77,7 +76,7 @@ def outlined_calls(gm: fx.GraphModule) -> list[tuple[fx.Node, OutlinedRegion]]:
 
 
 def _move(gm: fx.GraphModule, region: Region) -> tuple[fx.Node, list[fx.Node]]:
-    """One region; its call and what stands for each of its outputs."""
+    """Outline one region: its call and the replacement of each output."""
     inside = set(region.nodes)
     operands = dict.fromkeys(
         operand

@@ -30,7 +30,7 @@ _PURE_MODULES = frozenset(
         *("torch._C._nn", "torch._C._linalg", "torch._C._special", "torch._C._fft"),
     }
 )
-"""Where functions of tensors live; those that switch modes live elsewhere."""
+"""Modules with functions of tensors; none that switch modes."""
 
 _CONSTANTS = (
     *(bool, int, float, complex, str, type(None), type(Ellipsis)),
@@ -88,7 +88,7 @@ def _whole(run: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
 
 
 class _Unusual(Exception):
-    """Not an op of tensors and constants that returns tensors and does nothing else."""
+    """Not a pure op of tensors and constants that returns tensors."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,6 @@ class _ByOp:
 
         Raises:
             _Unusual: it cannot be traced op by op.
-
         """
         inputs = enumerate(fakes)
         for node in self.gm.graph.nodes:
@@ -150,10 +149,8 @@ class _ByOp:
     def _copy(
         self, template: _Template, node: fx.Node, operands: Sequence[fx.Node]
     ) -> Any:
-        """Copy a template to the end of the graph; its nodes tell of ``node``."""
-        told = {
-            key: value for key, value in node.meta.items() if key != "example_value"
-        }
+        """Append a copy of a template to the graph, with the meta of ``node``."""
+        meta = {k: value for k, value in node.meta.items() if k != "example_value"}
         copies: dict[fx.Node, fx.Node] = {}
         inputs = iter(operands)
         for old in template.graph.nodes:
@@ -161,7 +158,7 @@ class _ByOp:
                 copies[old] = next(inputs)
             elif old.op != "output":
                 copies[old] = self.graph.node_copy(old, copies.__getitem__)
-                copies[old].meta.update(told)
+                copies[old].meta.update(meta)
         results = tuple(copies[old] for old in results_of(template.graph))
         return results if template.many else results[0]
 
@@ -189,7 +186,7 @@ def _template(node: fx.Node, arguments: Any, operands: Sequence[fx.Node]) -> _Te
         many = isinstance(result, tuple | list)
         return tuple(result) if many else (result,)
 
-    # traces tell tensors apart by identity, and nodes share an example
+    # tracing identifies tensors by id, and nodes share an example
     examples = [operand.meta["val"].detach() for operand in operands]
     traced = _whole(run, examples)
     for made in traced.graph.nodes:
@@ -204,7 +201,7 @@ def _template(node: fx.Node, arguments: Any, operands: Sequence[fx.Node]) -> _Te
 
 
 def _check(value: Any) -> None:
-    """Refuse what a copy of the trace could not have, too: symbols, odd layouts."""
+    """Refuse values that a copied trace cannot reproduce: symbols, odd layouts."""
     if isinstance(value, torch.Tensor):
         _kind(value)
     elif isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):

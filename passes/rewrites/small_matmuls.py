@@ -8,10 +8,9 @@
                                            sum_2 = aten.sum(w_1 * x[1], [-1])
                                            add = aten.stack([sum_1, sum_2]) + b
 
-Such a matmul (the modulation of a block by the timestep) does little but read its
-weight, and a processor's matmul reads it at a quarter of the memory's speed. The result
-differs by rounding: for cached steps and the probe only, a full graph is the inner
-backend's.
+Such a matmul (the modulation of a block by the timestep) is bound by reading
+its weight, and a CPU's matmul reads it at a quarter of the memory bandwidth. The result
+differs by rounding, so only cached steps and the probe are rewritten.
 """
 
 from __future__ import annotations

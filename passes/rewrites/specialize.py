@@ -7,11 +7,11 @@
     O = conditional(...)
     out = x + gate * O ...
 
-``probe`` runs up to the signal; ``full`` and ``cached`` go on from its live values, so
-no work is done twice. Without a probe, ``full`` and ``cached`` are whole forwards that
-return the signal after the model's outputs. A probe that stands apart gives the signal
-only, and ``full`` and ``cached`` are whole forwards without it: for graphs that may
-take over the decision of another one. Writes to the state come last in ``full``.
+``probe`` runs up to the signal; ``full`` and ``cached`` continue from its live values,
+so no work is done twice. Without a probe, ``full`` and ``cached`` are whole forwards
+that return the signal after the model's outputs. A standalone probe returns only the
+signal, and ``full`` and ``cached`` are whole forwards without it: for graphs that may
+follow the decision of another one. Writes to the state come last in ``full``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class Subgraph:
         takes: names of its inputs, in order: placeholders of the whole graph, or
             names of the probe's live values.
         gives: names of its outputs, in order.
-
     """
 
     gm: fx.GraphModule
@@ -62,7 +61,6 @@ class Specialized:
         cached: estimates every region.
         inputs: names of all inputs: the model's, the state's, ``weights``, ``limit``.
         examples: their fake values.
-
     """
 
     probe: Subgraph | None
@@ -78,13 +76,12 @@ class Specialized:
         return {name: graph for name, graph in named.items() if graph is not None}
 
 
-SIGNAL = "rfc_signal"
-"""Name of the signal among the outputs of a graph."""
-
 _ORIGIN = "rfc_origin"  # key of node.meta: the node's name in the conditional graph
 
 
-def specialize(gm: fx.GraphModule, *, probe: bool, apart: bool = False) -> Specialized:
+def specialize(
+    gm: fx.GraphModule, *, probe: bool, standalone_probe: bool = False
+) -> Specialized:
     """Split a hoisted conditional graph; ``gm`` itself is left as it is."""
     before = _before_signal(gm)
     full, cached = _branch(gm, taken=True), _branch(gm, taken=False)
@@ -93,7 +90,7 @@ def specialize(gm: fx.GraphModule, *, probe: bool, apart: bool = False) -> Speci
     placeholders = gm.graph.find_nodes(op="placeholder")
     inputs = tuple(node.name for node in placeholders)
     examples = tuple(node.meta["val"] for node in placeholders)
-    if apart:
+    if standalone_probe:
         head = _head(gm, before, [])
         whole = (_whole(full, signal=False), _whole(cached, signal=False))
         return Specialized(head, *whole, inputs, examples)
@@ -181,9 +178,9 @@ def _module(gm: fx.GraphModule, reference: object) -> fx.GraphModule:
 
 
 def _before_signal(gm: fx.GraphModule) -> set[str]:
-    """Names of what the probe can give: what the signal needs, less the placeholders.
+    """Names of the values that the probe can return: what the signal needs, computed.
 
-    Asked of the conditional graph, for a branch may lack what the other one reads.
+    Of the conditional graph, since a branch may lack what the other one reads.
     """
     ancestry = Ancestry(gm.graph)
     (signal,) = gm.graph.find_nodes(op="call_module")

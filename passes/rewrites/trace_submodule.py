@@ -17,7 +17,7 @@ def traced(
 ) -> fx.GraphModule:
     """The graph of tensor code for arguments like these fake ones."""
     with fake_mode, torch.no_grad():
-        # tracing tells arguments apart by identity, and slots share an example
+        # tracing identifies arguments by id, and slots share an example
         return make_fx(function, tracing_mode="real")(*map(twin, examples))
 
 
@@ -43,7 +43,7 @@ class Tracer:
     ) -> fx.Node:
         """A ``get_attr`` node of the traced function, at the graph's insert point.
 
-        ``structure`` tells functions of one name apart that group equal nodes
+        ``structure`` is part of the key: functions of one name may group equal nodes
         differently.
         """
         examples = [node.meta["val"] for node in nodes]

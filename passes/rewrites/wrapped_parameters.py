@@ -5,7 +5,7 @@
     linear(x, weight)         rebuilt = Int8Tensor(weight_qdata, weight_scale)
                               linear(x, rebuilt)
 
-A wrapper says by itself what each operation does with the tensors inside
+A wrapper defines what each operation does with its inner tensors
 (``__tensor_flatten__``), so retracing leaves ordinary operations on these.
 """
 
@@ -73,7 +73,6 @@ def with_plain_parameters(
 
     Returns:
         The graph, itself if there are none, and a fake value for each of its inputs.
-
     """
     wrapped = wrapped_parameters(gm, fakes)
     if not wrapped:

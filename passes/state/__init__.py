@@ -1,1 +1,1 @@
-"""What is kept between full steps, and how it lies in memory."""
+"""What is kept between full steps, and its layout in memory."""

@@ -39,7 +39,6 @@ class StateOptions:
         estimator: what predicts from them.
         dtype: of kept inputs and outputs; None for their own.
         per_sample: whether every sample of a batch has coefficients of its own.
-
     """
 
     estimator: Estimator

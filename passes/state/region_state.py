@@ -31,7 +31,6 @@ class RegionState:
         input_of: for each output, the index of its input.
         bases: whether every output has a base.
         examples: a fake tensor like each output.
-
     """
 
     estimator: Estimator
@@ -43,7 +42,7 @@ class RegionState:
 
     @property
     def structure(self) -> object:
-        """Tells apart what groups arguments of equal shapes differently."""
+        """How the arguments are grouped, for the key of a trace."""
         strides = (str(example.stride()) for example in self.examples)
         return (self.inputs, self.outputs, self.input_of, self.bases, *strides)
 

@@ -22,7 +22,6 @@ class Storage:
     Attributes:
         length: values kept; 0 for none.
         dtype: of the kept values, None for their own.
-
     """
 
     length: int

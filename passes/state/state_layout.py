@@ -1,4 +1,4 @@
-"""The state of a conditional graph, as the runtime has to allocate and pass it."""
+"""The state of a conditional graph, as the runtime allocates and passes it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class Ring:
         example: a fake tensor with shape, dtype and device of one slot.
         device: of a slot. Of ``example`` it cannot be read while running: a fake tensor
             is on ``meta`` while another thread compiles with its mode.
-
     """
 
     name: str
@@ -53,7 +52,6 @@ class StateLayout:
         weights: a fake tensor like the coefficients.
         conditioning: number of conditioning inputs in the signal.
         device: of the coefficients, as ``Ring.device``.
-
     """
 
     rings: tuple[Ring, ...]

@@ -15,7 +15,7 @@ class PassObserver:
         self._count = 0
 
     def __call__(self, name: str, gm: fx.GraphModule) -> None:
-        """Take note of the graph that the pass ``name`` left."""
+        """Dump the graph after the pass ``name``."""
         dump_graph(f"rfc_{self._count:02d}_{name}", gm)
         log.debug("after %s: %d nodes", name, len(gm.graph.nodes))
         self._count += 1

@@ -56,7 +56,6 @@ class LazyGraph:
             time to launch it).
 
     The ``lock`` is that of all graphs of one ``fake_mode``.
-
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class LazyGraph:
 
         Raises:
             InnerBackendFailed: the inner backend cannot.
-
         """
         with self._lock:
             if self._compiled is None:
@@ -119,8 +117,7 @@ class LazyGraph:
 def _distinct_examples(gm: fx.GraphModule, fake_mode: Any) -> list[Any]:
     """A fake value per input, no two the same object.
 
-    Compilers take one object given twice for one argument given twice, and slots of a
-    ring share an example.
+    Compilers merge inputs that are one object; the slots of a ring share an example.
     """
     examples: list[Any] = []
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""What will be cached of one graph, and what it will cost: before anything compiles.
+"""The plan of one graph: what is cached and what it costs, before anything compiles.
 
 Dynamo graph -> capture (analyse) -> complete_plan (rewrite) -> Plan
 """
@@ -44,8 +44,7 @@ class Plan:
         graphs: those of a step, and the state that they take.
         fake_mode: Dynamo's, in which the graph was traced.
         options: those given, with what is chosen by the graph.
-        batch: how the samples lie in the inputs, where every one decides for itself.
-
+        batch: the samples in the inputs, with ``per_sample=True``.
     """
 
     captured: Captured
@@ -74,7 +73,6 @@ def capture(
 
     Raises:
         CannotCache: the graph cannot be cached, with the reason.
-
     """
     fake_mode = torch_internals.dynamo_fake_mode()
     captured = analyse(
@@ -90,11 +88,11 @@ def capture(
     report.flops = captured.regions.flops
     report.block_flops = captured.block_flops
     report.refused = captured.regions.refused
-    for reason in captured.regions.apart:
+    for reason in captured.regions.merge_refusals:
         report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
     remedy = name_the_timestep(captured.inputs)
-    if remedy and not report.piece:
+    if remedy and not report.fragment:
         report.note(f"no input is known to be the timestep: {remedy}")
     report.streams = find_streams(captured)
     return captured
@@ -113,8 +111,7 @@ def complete_plan(
     ``grouped`` says whether ranks decide together, which they do by the input.
 
     Raises:
-        CannotCache: its samples cannot decide for themselves.
-
+        CannotCache: ``per_sample=True`` is not possible.
     """
     fake_mode = torch_internals.dynamo_fake_mode()
     options = _for_graph(options, captured)
@@ -131,6 +128,7 @@ def complete_plan(
         optional=_optional_passes(options),
     )
     _report_state(report, captured, graphs.layout)
+    report.full_cost, report.cached_cost = graphs.full, graphs.cached
     return Plan(captured, graphs, fake_mode, options, batch)
 
 
@@ -169,7 +167,7 @@ def _refuse_little_coverage(captured: Captured, options: Options) -> None:
 
 
 def _percent_below(share: float) -> str:
-    """With one digit, rounded down: what is less than a limit reads as less."""
+    """With one digit, rounded down, so that less than a limit is printed as less."""
     return f"{math.floor(share * 1000) / 10:g}"
 
 
@@ -178,7 +176,7 @@ def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) 
     report.timestep = None if where is None else captured.inputs.names[where]
     sizes = {ring.name: ring.bytes for ring in layout.rings}
     report.state_bytes = report.following_bytes = sum(sizes.values())
-    if where is None:  # its probe stands apart, and it alone reads the latents
+    if where is None:  # only its standalone probe reads the latents
         latents = len(layout.latents)
         report.following_bytes -= sum(list(sizes.values())[:latents])
     regions = []

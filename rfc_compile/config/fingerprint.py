@@ -1,4 +1,4 @@
-"""What tells one model from another, and one sampler: the facts of a fingerprint."""
+"""Fingerprints: what identifies a model and a sampler."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rfc_compile.version import __version__
 def model_fingerprint(model: nn.Module) -> dict[str, JSON]:
     """The class, the parameters' shapes and the config of a model, compiled or not.
 
-    Weights are not in it: options hold for a fine-tuned model too.
+    Without weights, so that options also apply to a fine-tuned model.
     """
     plain = _uncompiled(model)
     shapes: list[JSON] = [*sorted({shape_name(x) for x in plain.parameters()})]
@@ -37,7 +37,6 @@ def known_of(source: Any) -> dict[str, Any]:
 
     Raises:
         OptionError: it is neither.
-
     """
     if isinstance(source, nn.Module):
         return {"model": model_fingerprint(source)}
@@ -66,7 +65,7 @@ def _uncompiled(model: nn.Module) -> nn.Module:
 
 
 def _belongs(name: str) -> bool:
-    """Not where the model was loaded from, nor the version that saved it."""
+    """Private entries are the path of the model and the version that saved it."""
     return not name.startswith("_")
 
 
@@ -82,7 +81,7 @@ def _plain(value: Any) -> JSON:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What options were tuned on; a value that is not known stands as None.
+    """The model and sampler that options were tuned on; None for unknown values.
 
     Attributes:
         model: the class of the model, its parameters, and its config's fields.
@@ -90,7 +89,6 @@ class Fingerprint:
         steps: denoising steps.
         torch: version.
         rfc_compile: version.
-
     """
 
     model: Mapping[str, JSON]
@@ -100,9 +98,9 @@ class Fingerprint:
     rfc_compile: str | None = None
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """How another model or sampler differs, a field a line; versions do not count.
+        """How another model or sampler differs, one field a line; versions are ignored.
 
-        Only what is known of both is compared.
+        Only fields that both have are compared.
         """
         pairs = {
             f"model.{name}": (self.model.get(name), other.model.get(name))
@@ -118,5 +116,5 @@ class Fingerprint:
 
 
 def shape_name(x: Tensor) -> str:
-    """A shape in a word: ``128x512``."""
+    """A shape as text: ``128x512``."""
     return "x".join(map(str, x.shape))

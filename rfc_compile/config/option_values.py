@@ -1,4 +1,4 @@
-"""What values of options may be: an error names the option and what is allowed."""
+"""Checks of option values: an error names the option and the allowed values."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import distributed
 
 from rfc_compile.config import removed_options
 from rfc_compile.errors import OptionError, did_you_mean
+from rfc_compile.schedules.base import Intervals
 
 
 def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
@@ -42,6 +43,26 @@ def integer(name: str, value: object, low: int) -> None:
         raise OptionError(
             f"{name}={value!r} is not allowed; allowed: a whole number >= {low}"
         )
+
+
+def intervals(name: str, value: object) -> int | Intervals:
+    """A whole number, or pairs of a timestep and one, in a run's order, as tuples."""
+    if isinstance(value, int):
+        integer(name, value, low=1)
+        return value
+    try:
+        pairs = tuple((float(at), steps) for at, steps in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        pairs = ()
+    times = [at for at, _ in pairs]
+    whole = all(type(steps) is int and steps >= 1 for _, steps in pairs)
+    ordered = times in (sorted(set(times)), sorted(set(times), reverse=True))
+    if not (pairs and whole and ordered and all(map(math.isfinite, times))):
+        raise OptionError(
+            f"{name}={value!r} is not allowed; allowed: a whole number >= 1, or pairs "
+            "(timestep, whole number >= 1) whose timesteps fall, or rise"
+        )
+    return pairs
 
 
 def process_group(name: str, value: object) -> None:

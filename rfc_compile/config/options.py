@@ -13,6 +13,7 @@ from rfc_compile.config import removed_options
 from rfc_compile.config.option_values import (
     flag,
     integer,
+    intervals,
     number,
     one_of,
     process_group,
@@ -26,7 +27,7 @@ from rfc_compile.passes.pipeline import OPTIONAL_PASSES
 from rfc_compile.passes.state.kept_values import StateOptions
 from rfc_compile.passes.state.ring_storage import CACHE_DTYPES
 from rfc_compile.schedules import SCHEDULES
-from rfc_compile.schedules.base import Schedule
+from rfc_compile.schedules.base import Intervals, Schedule
 from rfc_compile.schedules.promise import tolerance_for
 from rfc_compile.torch_internals import find_backend
 
@@ -37,7 +38,7 @@ CORRECTORS = ("auto", "off")
 DEFAULT_SCHEDULE = "error_control"
 
 CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time")
-"""Options that are chosen where they are left out."""
+"""Options whose defaults depend on the graph."""
 
 HIGHEST_PSNR = 100.0
 
@@ -47,11 +48,11 @@ class Options:
     """How the backend caches. Unknown or wrong values raise ``OptionError``.
 
     Attributes:
-        preset: ``quality``, ``balanced`` or ``fast``: how much error is allowed, where
-            neither a tolerance nor a threshold nor a target is given.
+        preset: ``quality``, ``balanced`` or ``fast``: the error allowed, without a
+            tolerance, a threshold and a target.
         estimator: how outputs are predicted: ``subspace``, ``rfe`` (the paper's),
             ``taylor`` or ``reuse`` (FORA's); None is ``subspace`` for modules,
-            ``taylor`` for whole blocks.
+            ``taylor`` for larger regions.
         order: changes between full steps that a prediction uses (``subspace`` 1 to 3,
             ``rfe`` and ``taylor`` 1 to 2, ``reuse`` 0); None is 2 for modules, 1 for
             whole blocks, 0 for ``reuse``.
@@ -61,19 +62,20 @@ class Options:
             by steps where a pipeline or ``rfc_compile.trajectory(num_steps=...)`` says
             how many there are, else by timesteps.
         target_speedup: the same for ``steps / (full + c * cached)``, where c is the
-            share of the FLOPs outside of regions; more than the speed-up in time, for a
-            cached step has its state to read.
+            share of the FLOPs outside of regions; an upper bound of the speed-up in
+            time, since a cached step also reads its state.
         tolerance: for ``error_control``, the largest relative error of the latent that
             a cached run may owe; smaller is more faithful. None is the preset's.
-        min_psnr: in dB, what the image's PSNR against the uncached run is to be, in
-            place of a tolerance: nine of ten runs hold it. Where no error can be
-            foretold, every step is full, with a warning.
+        min_psnr: in place of a tolerance, the PSNR against the uncached image, in dB,
+            that nine of ten runs reach. Where the error cannot be estimated, every step
+            is full, with a warning.
         threshold: for ``rcs``, the accumulated relative prediction error of the input
             above which a step is full; larger is faster. Given alone it chooses
             ``rcs``. None is the preset's.
-        corrector: ``auto``: a full step repays what the cached steps before it
-            integrated wrongly, where the sampler is linear in the outputs; ``off``.
-        interval: for ``interval``, one full step in this many.
+        corrector: ``auto``: a full step corrects the integration error of the cached
+            steps before it, where the sampler is linear in the outputs; ``off``.
+        interval: for ``interval``, one full step in this many; or pairs (timestep,
+            interval from there on), as tuning finds them.
         full_steps: for ``mask``, the indices of the full steps.
         warmup: full steps at the start of a trajectory.
         max_cached_run: most cached steps in a row, None for no limit.
@@ -83,7 +85,7 @@ class Options:
             else a call as a whole, by its worst sample.
         time: what predictions extrapolate in: ``timestep``, as it is given; ``step``,
             the index of the step. None is ``timestep``, where the graph has one.
-        ridge: for ``subspace``, the pull towards Taylor extrapolation in time.
+        ridge: for ``subspace``, the weight of Taylor extrapolation in time.
         cache_dtype: of what is kept of inputs and outputs: ``bfloat16`` or ``float16``
             (values beyond 65504 become 65504). None keeps them as the model computes
             them.
@@ -101,11 +103,10 @@ class Options:
             ``fold_repeats``.
         min_coverage: share of the FLOPs that must lie inside regions, 0 to 1; a
             forward with less runs uncached.
-
     """
 
     chosen: ClassVar[frozenset[str]]
-    """Of an instance: the options that were left out. No option itself."""
+    """Of an instance: the options that were left out. Not an option itself."""
 
     preset: str = "balanced"
     estimator: str | None = None
@@ -117,7 +118,7 @@ class Options:
     min_psnr: float | None = None
     threshold: float | None = None
     corrector: str = "auto"
-    interval: int = 4
+    interval: int | Intervals = 4
     full_steps: tuple[int, ...] = ()
     warmup: int = 1
     max_cached_run: int | None = None
@@ -169,7 +170,7 @@ class Options:
             number("min_psnr", self.min_psnr, low=0, high=HIGHEST_PSNR)
         number("ridge", self.ridge, low=0)
         number("min_coverage", self.min_coverage, low=0, high=1)
-        integer("interval", self.interval, low=1)
+        object.__setattr__(self, "interval", intervals("interval", self.interval))
         integer("warmup", self.warmup, low=1)
         integer("final_full", self.final_full, low=0)
         if self.max_cached_run is not None:
@@ -211,9 +212,7 @@ class Options:
             integer("full_steps", step, low=0)
         object.__setattr__(self, "full_steps", tuple(steps))
         if self.schedule == "mask" and not self.full_steps:
-            raise OptionError(
-                "schedule='mask' needs full_steps, the indices to compute"
-            )
+            raise OptionError("schedule='mask' needs full_steps, their indices")
 
     def _check_target(self) -> None:
         nfc, speedup, cap = self.target_nfc, self.target_speedup, self.max_cached_run
@@ -280,7 +279,7 @@ class Options:
     def for_graph(self, *, timed: bool) -> Options:
         """These options for a graph that is given the timestep, or not.
 
-        Without it there are no noise levels, by which alone a stack is predicted well.
+        A stack is predicted well only with the timestep.
         """
         if timed or "granularity" not in self.chosen:
             return self
@@ -292,9 +291,8 @@ class Options:
         """Options from the dict given to ``torch.compile``.
 
         Raises:
-            OptionError: an unknown name (with the nearest known one), one that is gone
-                (with what to use instead) or a bad value.
-
+            OptionError: an unknown name (with the nearest known one), a removed one
+                (with its replacement) or a bad value.
         """
         names = [item.name for item in fields(cls)]
         for name in options:
@@ -311,7 +309,7 @@ class Options:
         return ESTIMATORS[self.estimator](self.order, self.ridge)
 
     def make_state_options(self) -> StateOptions:
-        """How these options have the values of regions kept."""
+        """How the values of regions are kept."""
         dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
         return StateOptions(self.make_estimator(), dtype, self.per_sample)
 

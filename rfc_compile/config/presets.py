@@ -1,4 +1,4 @@
-"""The presets: how much error is allowed, in one word."""
+"""The presets: how much error is allowed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 
 class Preset(NamedTuple):
-    """What a preset stands for.
+    """The options that a preset sets.
 
     Attributes:
         threshold: of ``rcs``.
         tolerance: of ``error_control``.
         even_steps: full steps of a run of 50 where nothing can be measured.
-
     """
 
     threshold: float
@@ -25,4 +24,4 @@ PRESETS = {
     "balanced": Preset(threshold=0.35, tolerance=0.02, even_steps=14),
     "fast": Preset(threshold=0.75, tolerance=0.06, even_steps=9),
 }
-"""Chosen by `python -m benchmarks matrix`, on all models but the one judged."""
+"""Chosen by `python -m benchmarks matrix`, leaving out the model under test."""

@@ -1,15 +1,14 @@
-"""What one run asks for in place of the options that its model was compiled with.
+"""Options of one run, which replace those that its model was compiled with.
 
     trajectory("left", num_steps=50, target_nfc=12)      full steps of this run
     trajectory("right", num_steps=50, off=True)          every step full
     rows([Row("left", 50, target_nfc=12), ...])          of each row of a batch
 
-Graphs stay: they do not depend on which steps are full.
+The compiled graphs stay: they do not depend on which steps are full.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, fields, replace
 
 from rfc_compile.config.option_values import flag
@@ -17,21 +16,20 @@ from rfc_compile.config.options import DEFAULT_SCHEDULE, Options
 from rfc_compile.errors import OptionError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Which steps of one run are full; at most one of the attributes is given.
 
     Attributes:
         preset: ``quality``, ``balanced`` or ``fast``.
         tolerance: of ``error_control``.
-        min_psnr: what the image's PSNR against the uncached run is to be, in dB.
+        min_psnr: the wanted PSNR against the uncached image, in dB.
         target_nfc: full steps wanted, spread evenly.
         target_speedup: the speed-up wanted, by full steps spread evenly.
         off: every step is full.
 
     Raises:
         OptionError: a value that is not allowed, or several.
-
     """
 
     preset: str | None = None
@@ -52,15 +50,14 @@ class RunOptions:
 
     @property
     def _given(self) -> dict[str, object]:
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {item.name: getattr(self, item.name) for item in fields(RunOptions)}
         return {n: v for n, v in values.items() if v is not None and v is not False}
 
     def applied_to(self, options: Options) -> Options:
         """The options of a model with those of the run.
 
         Raises:
-            OptionError: they exclude what the model was compiled with.
-
+            OptionError: they and the model's options exclude each other.
         """
         if not self._given:
             return options
@@ -72,7 +69,7 @@ class RunOptions:
 
 
 def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
-    """The same graphs by another schedule; what the old one went by is left out."""
+    """The same graphs with another schedule, without the old one's options."""
     rule: dict[str, object] = dict.fromkeys(
         ("tolerance", "min_psnr", "threshold", "target_nfc", "target_speedup")
     )
@@ -80,56 +77,30 @@ def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
 
 
 AS_COMPILED = RunOptions()
-"""Of a run that asks for nothing of its own."""
+"""Of a run without options of its own."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a server says of one row of a batch.
+class Row(RunOptions):
+    """The request of one row of a batch, and its options.
 
     Attributes:
         name: of its request. Rows of one call with the same name are the guidance
             branches of one request, always in the same order.
         num_steps: steps of the request, None if not known.
-        preset: this attribute and those that follow are the arguments of
-            `rfc_compile.trajectory`; at most one of them is given.
-        tolerance: see there.
-        min_psnr: see there.
-        target_nfc: see there.
-        target_speedup: see there.
-        off: see there.
 
     Raises:
         ValueError: ``num_steps`` is not positive.
         OptionError: an option that is not allowed.
-
     """
 
     name: str
     num_steps: int | None = None
-    preset: str | None = None
-    tolerance: float | None = None
-    min_psnr: float | None = None
-    target_nfc: int | None = None
-    target_speedup: float | None = None
-    off: bool = False
 
     def __post_init__(self) -> None:
         """Check the values by themselves."""
         positive(self.num_steps)
-        _ = self.asked
-
-    @functools.cached_property
-    def asked(self) -> RunOptions:
-        """What it asks for in place of the model's options."""
-        return RunOptions(
-            self.preset,
-            self.tolerance,
-            self.min_psnr,
-            self.target_nfc,
-            self.target_speedup,
-            self.off,
-        )
+        super().__post_init__()
 
 
 def positive(num_steps: int | None) -> None:
@@ -137,7 +108,6 @@ def positive(num_steps: int | None) -> None:
 
     Raises:
         ValueError: it is not positive.
-
     """
     if num_steps is not None and num_steps < 1:
         raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")

@@ -2,8 +2,7 @@
 
     {"schema": 1, "options": {...}, "measured": {...}, "fingerprint": {...}}
 
-It is data: nothing in it is executed, and whatever is not expected is refused by its
-place in the file.
+Nothing in it is executed; unexpected content is refused with its place in the file.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from rfc_compile.io.json_files import JSON, Unexpected, field_of, read_json, sho
 from rfc_compile.io.schema import check_fields, check_schema, made_of, object_at
 
 SCHEMA: Final = 1
-"""Version of the file's form; a reader refuses later ones."""
+"""Version of the file format; later ones are refused."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,10 @@ class Measured:
         images: number of images compared.
         state_bytes: kept between steps, for all CFG branches of a run, in bytes.
         graph_breaks: counted by Dynamo.
-        recompiles: compilations of code that had been compiled before.
+        recompiles: compilations of code that was compiled before.
         seconds: median of a run, compilation not in it; None where it was not timed.
         uncached_seconds: the same of the model under the inner backend alone.
         speedup: median of the quotients of runs that take turns.
-
     """
 
     nfc: float
@@ -69,12 +67,11 @@ class Tuned:
 
     Attributes:
         options: for ``torch.compile(model, backend="rfc", options=...)``.
-        measured: what they gave; None for options that were written by hand.
+        measured: the results with them; None for options written by hand.
         fingerprint: the model and the sampler they were measured with.
         drawn: ``target`` and settings that `rfc-compile check` draws with again; None
             where they are not known.
         schema: version of the file's form.
-
     """
 
     options: Mapping[str, JSON]
@@ -88,7 +85,6 @@ class Tuned:
 
         Raises:
             OSError: it cannot be written.
-
         """
         text = json.dumps(self.record(), indent=1, allow_nan=False)
         replace_file(Path(path), text + "\n")
@@ -107,18 +103,16 @@ class Tuned:
         Raises:
             TunedFileError: the file cannot be read or holds something unexpected; the
                 message names the place in it.
-
         """
         return cls.from_record(read_json(path), path)
 
     @classmethod
     def from_record(cls, record: Any, path: str | Path) -> Tuned:
-        """What ``record`` gave, read from a file.
+        """The inverse of ``record``.
 
         Raises:
             TunedFileError: it holds something unexpected; the message names the file
                 and the place in it.
-
         """
         try:
             return _tuned(record)
@@ -134,7 +128,6 @@ class Tuned:
 
         Returns:
             The differences.
-
         """
         found = self.fingerprint.differences(Fingerprint(model, **known))
         if found:
@@ -177,7 +170,6 @@ def load(path: str | Path, model: Any = None) -> dict[str, Any]:
     Raises:
         TunedFileError: the file is malformed, too large, of a later schema or holds
             an unknown field.
-
     """
     tuned = Tuned.read(path)
     if model is not None:
@@ -225,7 +217,7 @@ def _checked_options(options: dict[str, JSON]) -> dict[str, JSON]:
 
 
 def _check_inner_options(options: JSON) -> None:
-    """Numbers, true and false alone: a text may name a program that is then run."""
+    """Only numbers, true and false: a text may name a program to run."""
     for name, value in object_at("$.options.inner_options", options).items():
         if not isinstance(value, int | float):
             raise Unexpected(

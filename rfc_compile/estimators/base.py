@@ -1,4 +1,4 @@
-"""What every estimator is: coefficients on the last changes of a region's output.
+"""The base of every estimator: coefficients of the last changes of a region's output.
 
     O_hat = O_0 + sum_j c_j (O_j - O_{j+1})          O_0 the newest full step
 
@@ -63,7 +63,6 @@ class Estimator(ABC):
     Attributes:
         name: the value of the option ``estimator``.
         orders: the orders that the option ``order`` may name.
-
     """
 
     name: str
@@ -79,9 +78,9 @@ class Estimator(ABC):
         return self.order + 1
 
     @property
-    @abstractmethod
     def inputs_kept(self) -> int:
         """Full steps whose input is kept."""
+        return 0
 
     @property
     def statistics(self) -> int:
@@ -122,19 +121,6 @@ class Estimator(ABC):
         """O_hat, in the shape and dtype of the kept outputs."""
         c = self.coefficients(current, inputs, statistics, weights)
         return extrapolate(outputs, c)
-
-
-class RelatesChanges(Estimator):
-    """One that measures at full steps how the input's changes lie to each other."""
-
-    @property
-    def statistics(self) -> int:
-        """The Gram matrix of the input's changes."""
-        return self.order * (self.order + 1) // 2
-
-    def observe(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
-        """The upper triangle of the Gram matrix, by rows."""
-        return torch.stack(gram_matrix(changes(inputs, self.order)), dim=1)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
-"""What a step tells the host before the decision: one small tensor.
+"""The signal of a step, read by the host before the decision: one small tensor.
 
     error[g] = ||I - I_taylor||_1 / ||I||_1        the paper's e(s), per group
     change   = max over samples of ||x - x_before||_1 / ||x||_1
 
 I is the input of the first region that depends on the latent, which is as good as
 watching all of them (PAPER: relational cache scheduling); x is the latent itself, whose
-change from call to call tells a step from another image. One number per conditioning
-input follows, so that a call with another prompt is never taken for the next step.
+change between calls distinguishes a step from another image. A hash of every
+conditioning input follows: a call with another prompt is not the next step.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 from rfc_compile.estimators.base import TAYLOR, changes
 
 LARGEST = 1e6
-"""Conditioning is told apart below this magnitude."""
+"""Values of the conditioning are clamped to this magnitude."""
 
 NOT_FINITE = (
     "an input holds NaN or Inf (or the latent is all zero): such steps run uncached"
 )
-"""What users are shown of a step whose signal is not finite."""
+"""The warning about a step whose signal is not finite."""
 
 TAYLOR_ORDER = 2
 """Highest order of the input's prediction (PAPER.md uses up to 2)."""
@@ -99,7 +99,7 @@ def relative_distance(value: Tensor, other: Tensor) -> Tensor:
 
 
 def fingerprint(value: Tensor) -> Tensor:
-    """A number that tells two conditioning inputs apart, shape (1,).
+    """A hash of a conditioning input, shape (1,).
 
     Equal inputs give equal bits; the weights make it sensitive to order. Attention
     masks hold values that would overflow the sum.
@@ -129,7 +129,6 @@ class Signal:
         conditioning: fingerprints of the conditioning inputs.
         finite: whether the latent, the watched input, the conditioning and the timestep
             hold ordinary numbers only.
-
     """
 
     errors: tuple[float, ...]

@@ -24,13 +24,14 @@ from torch import Tensor
 from rfc_compile.estimators.base import (
     TAYLOR,
     VALID,
-    RelatesChanges,
+    Estimator,
     changes,
+    gram_matrix,
     inner_product,
 )
 
 
-class Subspace(RelatesChanges):
+class Subspace(Estimator):
     """Coefficients of the input's least-squares fit, pulled to Taylor's weights."""
 
     name = "subspace"
@@ -40,6 +41,15 @@ class Subspace(RelatesChanges):
     def inputs_kept(self) -> int:
         """As many as outputs."""
         return self.order + 1
+
+    @property
+    def statistics(self) -> int:
+        """The Gram matrix of the input's changes."""
+        return self.order * (self.order + 1) // 2
+
+    def observe(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+        """The upper triangle of the Gram matrix, by rows."""
+        return torch.stack(gram_matrix(changes(inputs, self.order)), dim=1)
 
     def coefficients(
         self,

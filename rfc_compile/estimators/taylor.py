@@ -19,12 +19,7 @@ class Taylor(Estimator):
     """Extrapolation in time alone: ``order + 1`` kept outputs, no kept input."""
 
     name = "taylor"
-    orders = (1, 2)
-
-    @property
-    def inputs_kept(self) -> int:
-        """None."""
-        return 0
+    orders: tuple[int, ...] = (1, 2)
 
     def coefficients(
         self,

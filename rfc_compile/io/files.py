@@ -10,12 +10,11 @@ from rfc_compile.errors import OptionError
 def read_text(path: Path, most: int) -> str:
     """The text of a file of at most ``most`` bytes.
 
-    The bytes that come count, not the size that is told, so that a pipe is no way out.
+    Counts the bytes read, since the size of a pipe is not known.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is larger, or not UTF-8.
-
     """
     with path.open("rb") as file:
         data = file.read(most + 1)
@@ -29,7 +28,6 @@ def replace_file(path: Path, content: str | bytes) -> None:
 
     Raises:
         OSError: it cannot be written; what was there before is still there.
-
     """
     data = content.encode() if isinstance(content, str) else content
     part = _part(path)
@@ -46,7 +44,6 @@ def replace_section(path: Path, start: str, end: str, content: str, most: int) -
     Raises:
         OSError: the file cannot be read or written.
         ValueError: it lacks one of the lines, or is larger.
-
     """
     before, begun, rest = read_text(path, most).partition(f"{start}\n")
     _, ended, after = rest.partition(f"{end}\n")
@@ -61,7 +58,6 @@ def check_writable(path: Path, argument: str) -> None:
     Raises:
         OptionError: the file cannot be written, or not replaced; the message names
             ``argument``.
-
     """
     if not path.name:
         raise OptionError(f"argument {argument}: {str(path)!r} is no file")
@@ -71,6 +67,18 @@ def check_writable(path: Path, argument: str) -> None:
             file.open("a", encoding="utf-8").close()
             if not existed:
                 file.unlink()
+    except OSError as error:
+        raise OptionError(f"argument {argument}: {error}") from error
+
+
+def make_folder(path: Path, argument: str) -> None:
+    """Make a folder, with those that it is in.
+
+    Raises:
+        OptionError: it cannot be made; the message names ``argument``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"argument {argument}: {error}") from error
 

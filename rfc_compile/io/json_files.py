@@ -33,7 +33,6 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         TunedFileError: the file cannot be read, is too large or is not JSON.
-
     """
     try:
         return load_json(path)
@@ -50,7 +49,6 @@ def load_json(
 
     Raises:
         Unexpected: the file cannot be read, is too large or is not JSON.
-
     """
     try:
         text = read_text(Path(path), most)
@@ -70,7 +68,6 @@ def parse_json(text: str, *, infinite: bool = False) -> JSON:
     Raises:
         Unexpected: it is not JSON, has a name twice in one object, or a number that is
             not finite or too large.
-
     """
     try:
         value: JSON = json.loads(

@@ -34,7 +34,6 @@ def check_schema(value: JSON, newest: int, again: str) -> None:
 
     Raises:
         Unexpected: it is missing, no version, or a later one.
-
     """
     if value is None:
         raise Unexpected(f"$.schema is missing; allowed: {newest}")
@@ -85,7 +84,6 @@ def made_of(kind: type[T], place: str, value: JSON) -> T:
 
     Raises:
         Unexpected: a field is unknown, missing, or of another type than is declared.
-
     """
     record = object_at(place, value)
     check_fields(place, record, kind)
@@ -105,7 +103,6 @@ def typed(declared: Any, place: str, value: JSON) -> Any:
 
     Raises:
         Unexpected: it is of another type.
-
     """
     if declared is Any:
         return value

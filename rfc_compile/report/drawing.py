@@ -13,7 +13,6 @@ def drawing(name: str) -> ModuleType:
 
     Raises:
         ModuleNotFoundError: there is no matplotlib.
-
     """
     try:
         return import_module(f"rfc_compile.report.{name}")

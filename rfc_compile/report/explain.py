@@ -12,8 +12,10 @@ from rfc_compile.graph_report import (
     model_of,
     reports_of,
     tensor_ids,
+    uncached_reasons,
 )
 from rfc_compile.passes.analysis.records import Refusal
+from rfc_compile.report.cached_step import CachedStep, cached_step
 from rfc_compile.report.drawing import drawing
 from rfc_compile.report.numbers import counted, scaled, size
 from rfc_compile.report.region_errors import GraphMap, maps_of
@@ -44,14 +46,14 @@ class Explanation:
         coverage: share of all FLOPs inside regions, 0 to 1.
         block_coverage: share of the repeated blocks' FLOPs inside regions, 0 to 1.
         refused: candidates that are not cached.
-        fallbacks: why a forward, or steps of it, run uncached.
+        uncached_reasons: why a forward, or steps of it, run uncached.
         timestep: name of the timestep input of each cached graph.
         graph_breaks: why Dynamo cut the forward into several graphs.
-        notes: what the runtime learnt about the calls.
+        notes: what the runtime noted about the calls.
         cache_bytes: state kept for one CFG branch of one trajectory, in bytes: that of
             the regions, and the latent and the input that distinguishes steps.
         maps: what ``plot`` draws, one for each graph with regions.
-
+        cached_step: what a cached step still runs; None where nothing is cached.
     """
 
     graphs: int
@@ -59,12 +61,18 @@ class Explanation:
     coverage: float
     block_coverage: float
     refused: tuple[Refusal, ...]
-    fallbacks: tuple[str, ...]
+    uncached_reasons: tuple[str, ...]
     timestep: tuple[str, ...]
     graph_breaks: tuple[str, ...]
     notes: tuple[str, ...]
     cache_bytes: int = 0
     maps: tuple[GraphMap, ...] = ()
+    cached_step: CachedStep | None = None
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """The name of ``uncached_reasons`` in 0.1."""
+        return self.uncached_reasons
 
     def plot(self) -> Figure:
         """The residual streams with the regions, coloured twice.
@@ -75,14 +83,13 @@ class Explanation:
 
         Raises:
             ModuleNotFoundError: there is no matplotlib.
-
         """
         figure: Figure = drawing("explanation_plot").explanation_figure(self)
         return figure
 
     def __str__(self) -> str:
-        """A table of the regions, then refusals and fallbacks."""
-        reasons = [f"uncached: {reason}" for reason in self.fallbacks]
+        """A table of the regions, then the refusals and why calls run uncached."""
+        reasons = [f"uncached: {reason}" for reason in self.uncached_reasons]
         if not self.graphs:
             return "\n".join(reasons or [_NOTHING])
         rows = [
@@ -101,6 +108,7 @@ class Explanation:
             f"{counted(len(self.regions), 'region')} with {self.coverage:.1%} of the "
             f"FLOPs; {size(self.cache_bytes)} of state for each guidance branch",
             *_table([header, *rows] if rows else []),
+            *([str(self.cached_step)] if self.cached_step else []),
             *(f"timestep input: {name}" for name in self.timestep),
             *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
             *reasons,
@@ -143,7 +151,6 @@ def explain(model: Any = None) -> Explanation:
 
     Raises:
         TypeError: the model is something else.
-
     """
     model = model_of(model)
     sharded = model is not None and gathers_weights(model)
@@ -158,7 +165,7 @@ def explain(model: Any = None) -> Explanation:
             "its weights are on the meta device between calls, as offloading leaves "
             "them: no graph is known to be its own, explain() shows those of all models"
         )
-        return replace(found, fallbacks=(reason,))
+        return replace(found, uncached_reasons=(reason,))
     if sharded:
         reason = (
             "its weights are sharded between calls (fully_shard), so its graphs are "
@@ -182,11 +189,12 @@ def explanation_of(
         coverage=inside / total if total else 0.0,
         block_coverage=min(1.0, inside / blocks) if blocks else 0.0,
         refused=tuple(item for report in reports for item in report.refused),
-        fallbacks=tuple(dict.fromkeys(r for x in reports for r in x.fallbacks)),
+        uncached_reasons=uncached_reasons(reports),
         timestep=tuple(r.timestep for r in reports if r.timestep is not None),
         graph_breaks=tuple(
             dict.fromkeys(r.graph_break for r in reports if r.graph_break is not None)
         ),
         notes=tuple(dict.fromkeys(text for r in reports for text in r.notes)),
         cache_bytes=_state_bytes(reports, ids),
+        cached_step=cached_step(reports),
     )

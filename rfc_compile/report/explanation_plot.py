@@ -83,7 +83,7 @@ def explanation_figure(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write it as the ending of the file says; the text of an SVG stays text."""
+    """Write it in the format of the file's suffix; text in an SVG stays text."""
     with rc_context({"svg.fonttype": "none"}):
         figure.savefig(path, dpi=160)
 
@@ -99,7 +99,7 @@ def _notes(found: Explanation) -> list[str]:
     """What is not cached and why, one line each."""
     lines = [
         *(f"refused: {item.candidate}: {item.reason}" for item in found.refused),
-        *(f"uncached: {reason}" for reason in found.fallbacks),
+        *(f"uncached: {reason}" for reason in found.uncached_reasons),
         *(f"graph break: {reason}" for reason in found.graph_breaks),
     ]
     short = [_shortened(line) for line in lines[:_MOST_NOTES]]

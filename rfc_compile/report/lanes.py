@@ -12,13 +12,12 @@ from rfc_compile.passes.analysis.streams import (
 
 @dataclass(frozen=True)
 class Lane:
-    """Where one region hangs on the streams, for pictures with a row for each region.
+    """The streams next to one region, in a drawing with a row for each region.
 
     Attributes:
         passing: indices of the streams that pass it.
         added: of those that it is added to.
         joined: pairs of a stream that ends here and the one it becomes a part of.
-
     """
 
     passing: tuple[int, ...]

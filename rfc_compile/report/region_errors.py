@@ -1,8 +1,8 @@
 """The regions on their streams, with how well a run predicts their outputs.
 
-Nothing is measured while the model runs: the newest kept output is predicted from those
-kept before it. One change less is left for that than the estimator uses, and the step
-is as wide as the gap between full steps: wider than that of a cached step.
+Nothing is measured while the model runs: the newest kept output is predicted from the
+older ones. That leaves one change less than the estimator uses, and a step as wide as
+the gap between full steps, wider than that of a cached step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rfc_compile.runtime.state import BranchState
 def maps_of(
     reports: Sequence[GraphReport], run: tuple[Session, Dispatcher] | None
 ) -> tuple[GraphMap, ...]:
-    """The maps of these graphs, with what the run that was the last one tells."""
+    """The maps of these graphs, with the shares and errors of the newest run."""
     shares: dict[int, float] = {}
     errors: dict[int, dict[str, float]] = {}
     session, leader = run or (None, None)
@@ -54,9 +54,9 @@ def maps_of(
 def kept_states(
     session: Session, reports: Sequence[GraphReport]
 ) -> Iterator[tuple[GraphReport, BranchState]]:
-    """What the branch that was called last keeps, with the graph that each is of.
+    """The states of the newest branch, each with the report of its graph.
 
-    Of a graph that serves several layers one state after the other.
+    A graph that serves several layers has several states.
     """
     branch = None if session.current is None else session.current.newest
     if branch is None:
@@ -163,7 +163,6 @@ class GraphMap:
         errors: for each region, by name, how well the output of the last full step
             would have been predicted from those kept before it (relative, an upper
             bound for cached steps); regions of which too little is kept are left out.
-
     """
 
     regions: tuple[RegionInfo, ...]

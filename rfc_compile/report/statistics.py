@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
-from rfc_compile.graph_report import model_of, reports_of, tensor_ids
+from rfc_compile.graph_report import (
+    model_of,
+    reports_of,
+    tensor_ids,
+    uncached_reasons,
+)
 from rfc_compile.report.drawing import drawing
 from rfc_compile.report.numbers import counted, size
 from rfc_compile.runtime.registry import Dispatcher, newest_run
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
 REASONS: Final = {
     "warmup": "first steps of a run",
     "error_control": "the error owed would be too large",
-    "not_foretold": "min_psnr, and no error can be foretold",
+    "not_foretold": "min_psnr, and the error cannot be estimated",
     "even": "due by the even spread",
     "threshold": "predicted too badly",
     "interval": "due by the interval",
@@ -56,19 +61,18 @@ class Statistics:
         steps: denoising steps so far.
         decisions: one record per call of the model.
         estimator: what predicts the regions at cached steps, all alike: ``taylor 2``.
-        estimated_psnr: what images of such runs have on average against the uncached
-            run, in dB, give or take 5: inf with every step full, None where no full
-            step has shown what cached ones owed. Of several samples the least.
+        estimated_psnr: average PSNR of such runs against the uncached image, in dB (+-
+            5): inf with every step full, None if no full step has measured the error
+            of cached ones. Of several samples the least.
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
         host_seconds: time in the runtime around these graphs, in seconds.
         last: the trajectory before this one, None if there was none.
-        fallbacks: why forwards, or steps of them, ran uncached.
+        uncached_reasons: why forwards, or steps of them, ran uncached.
         samples: with ``per_sample=True`` every sample's, in the order in which they
             joined, the last 64 of those that have left among them. The numbers above
             are then sums, ``steps`` the most, and ``branch`` of a decision is the index
             of its sample.
-
     """
 
     name: str = ""
@@ -81,8 +85,13 @@ class Statistics:
     graph_seconds: dict[str, float] = field(default_factory=dict)
     host_seconds: float = 0.0
     last: Statistics | None = None
-    fallbacks: tuple[str, ...] = ()
+    uncached_reasons: tuple[str, ...] = ()
     samples: tuple[Statistics, ...] = ()
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """The name of ``uncached_reasons`` in 0.1."""
+        return self.uncached_reasons
 
     def plot(self) -> Figure:
         """The prediction error and the decisions, with their reasons, step by step.
@@ -91,14 +100,13 @@ class Statistics:
 
         Raises:
             ModuleNotFoundError: there is no matplotlib.
-
         """
         figure: Figure = drawing("statistics_plot").statistics_figure(self)
         return figure
 
     def __str__(self) -> str:
-        """A line of totals, then why steps were full or cached, then what fell back."""
-        reasons = [f"uncached: {reason}" for reason in self.fallbacks]
+        """Totals, the reasons of full and cached steps, and why calls ran uncached."""
+        reasons = [f"uncached: {reason}" for reason in self.uncached_reasons]
         if not self.decisions:
             return "\n".join(["no step yet", *reasons])
         return "\n".join(
@@ -152,13 +160,11 @@ def stats(model: Any = None) -> Statistics:
 
     Raises:
         TypeError: the model is something else.
-
     """
     model = model_of(model)
     ids = tensor_ids(model)
     reports = reports_of(model, ids)
-    reasons = [reason for report in reports for reason in report.fallbacks]
-    return replace(_newest(model, ids), fallbacks=tuple(dict.fromkeys(reasons)))
+    return replace(_newest(model, ids), uncached_reasons=uncached_reasons(reports))
 
 
 def _newest(model: nn.Module | None, ids: frozenset[int] | None) -> Statistics:

@@ -1,7 +1,7 @@
-"""Who calls: the owner of the trajectory, and what is known of the call beforehand.
+"""The context of a call: the owner of its trajectory, and what callers declare.
 
-Nothing here has to be given: without it, the timestep and the latent say which step of
-which run a call is (rfc_compile.runtime.placement).
+All of it is optional: without it, the timestep and the latent identify the step
+(rfc_compile.runtime.placement).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar, Token
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from rfc_compile.config.run_options import AS_COMPILED, Row, RunOptions
@@ -20,18 +21,17 @@ from rfc_compile.errors import OptionError
 
 
 class CallContext(NamedTuple):
-    """What is known of a call before its inputs are looked at.
+    """What is known of a call before its inputs are read.
 
     Attributes:
-        owner: unique to whom the trajectory belongs: a name, a thread or a task.
-        num_steps: steps of its run, None if not known.
-        run: number of its run, 0 if nobody tells where runs start.
-        iterations: iterations of that run, None if nobody tells: about its steps, a
-            sampler of a higher order has more, a model that shares the run has fewer.
-        branch: name of its CFG branch, None if nobody tells.
-        asked: what the run asks for in place of the model's options.
-        rows: what is said of each row of the batch; empty if nobody says anything.
-
+        owner: of the trajectory: a name, a thread or a task.
+        num_steps: steps of its run, None if unknown.
+        run: number of its run, 0 where the boundaries of runs are not declared.
+        iterations: of the sampling loop, None if unknown. A higher-order sampler calls
+            the model more often, a model that shares the run is called less often.
+        branch: name of its CFG branch, None if unknown.
+        asked: options of the run that replace the model's.
+        rows: name and options of each row of the batch; empty if not declared.
     """
 
     owner: str
@@ -44,15 +44,14 @@ class CallContext(NamedTuple):
 
     @property
     def run_is_known(self) -> bool:
-        """Whether somebody tells where the run begins and ends."""
+        """Whether the boundaries of the run are declared."""
         return self.run > 0 or self.num_steps is not None
 
     def by_row(self, count: int) -> list[CallContext]:
         """The context of each row of a batch; a request's rows are its branches.
 
         Raises:
-            OptionError: as many rows are not named.
-
+            OptionError: the batch has another number of rows.
         """
         if not self.rows:
             return [self] * count
@@ -66,8 +65,8 @@ class CallContext(NamedTuple):
         for row in self.rows:
             branch = f"row {seen[row.name]}"
             seen[row.name] += 1
-            told = row.name, row.num_steps, self.run, self.iterations, branch, row.asked
-            contexts.append(CallContext(*told))
+            run = self.run, self.iterations
+            contexts.append(CallContext(row.name, row.num_steps, *run, branch, row))
         return contexts
 
 
@@ -84,49 +83,41 @@ _branch: ContextVar[str | None] = ContextVar("rfc_branch", default=None)
 _runs = itertools.count(1)
 
 
-@contextlib.contextmanager
-def named(name: str, num_steps: int | None, asked: RunOptions) -> Iterator[None]:
+def named(
+    name: str, num_steps: int | None, asked: RunOptions
+) -> AbstractContextManager[None]:
     """Give calls inside the block an owner of this name, and options of their run."""
-    token = _named.set(_Named(name, num_steps, asked))
-    try:
-        yield
-    finally:
-        _leave(_named, token)
+    return _set_inside(_named, _Named(name, num_steps, asked))
 
 
-@contextlib.contextmanager
-def named_rows(rows: Sequence[Row]) -> Iterator[None]:
-    """Say of calls inside the block which request each row belongs to."""
-    token = _named.set(_Named("rows", None, AS_COMPILED, tuple(rows)))
-    try:
-        yield
-    finally:
-        _leave(_named, token)
+def named_rows(rows: Sequence[Row]) -> AbstractContextManager[None]:
+    """Declare which request each row of the calls inside the block belongs to."""
+    return _set_inside(_named, _Named("rows", None, AS_COMPILED, tuple(rows)))
 
 
-@contextlib.contextmanager
-def branch(name: str) -> Iterator[None]:
+def branch(name: str) -> AbstractContextManager[None]:
     """Name the CFG branch that calls inside the block belong to."""
-    token = _branch.set(name)
+    return _set_inside(_branch, name)
+
+
+@contextlib.contextmanager
+def _set_inside(variable: ContextVar[Any], value: object) -> Iterator[None]:
+    """Reset the variable after the block, unless that ends in another context.
+
+    The garbage collector closes a suspended generator in any context.
+    """
+    token = variable.set(value)
     try:
         yield
     finally:
-        _leave(_branch, token)
-
-
-def _leave(variable: ContextVar[Any], token: Token[Any]) -> None:
-    """Undo a change, unless somebody else ends the block.
-
-    A generator that was left inside one is closed by the collector, in any context.
-    """
-    with contextlib.suppress(ValueError):
-        variable.reset(token)
+        with contextlib.suppress(ValueError):
+            variable.reset(token)
 
 
 def begin_run(iterations: int | None = None) -> int:
     """The next call of this thread or task is the first of a run; its number.
 
-    ``iterations`` is how many iterations the run says it has.
+    ``iterations`` is the number that the pipeline gives.
     """
     number = next(_runs)
     _run.set((number, iterations))
@@ -140,12 +131,12 @@ def leave_run(number: int) -> None:
 
 
 def current_context() -> CallContext:
-    """Who calls now."""
+    """The context of the current call."""
     named = _named.get()
     if named is None:
         named = _Named(_thread_or_task(), None, AS_COMPILED)
-    told = named.name, named.num_steps, *_run.get(), _branch.get()
-    return CallContext(*told, named.asked, named.rows)
+    name, num_steps, asked, rows = named
+    return CallContext(name, num_steps, *_run.get(), _branch.get(), asked, rows)
 
 
 def _thread_or_task() -> str:

@@ -1,7 +1,7 @@
-"""Whether a call was given a branch's conditioning, seen before a graph runs.
+"""Whether a call has a branch's conditioning, before a graph runs.
 
-A graph tells it exactly, but only after it has run: a full step of another branch would
-have overwritten the oldest of what this one keeps.
+A graph compares it exactly, but only after it has run: a full step of another branch
+would have overwritten the oldest kept values of this one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ norm of what is summed."""
 def rule_out(
     branch: GuidanceBranch, given: Sequence[Tensor], varying: Set[int]
 ) -> Mismatch | None:
-    """That a call's inputs are not those of the branch's last call, beyond rounding.
+    """A mismatch if a call's inputs differ from the branch's by more than rounding.
 
     One copy to the host. ``varying`` are the indices of inputs that are not compared.
     """

@@ -68,7 +68,6 @@ class Debt:
             step before.
         fit: how the newest latent followed; None before that is known.
         residual: the largest of the fits since the last full step.
-
     """
 
     nodes: tuple[float, ...] = ()

@@ -16,12 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from rfc_compile.compiler.inner_graphs import LazyGraph
+from rfc_compile.compiler.plan import Plan
 from rfc_compile.config.options import Options
 from rfc_compile.estimators.step_signal import NOT_FINITE, Signal
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.rewrites.specialize import Specialized
-from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime import model_forward, registry
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import (
@@ -52,8 +50,8 @@ from rfc_compile.schedules.decision import Decision, log_decision
 from rfc_compile.torch_internals import without_autocast
 
 ALONE = 3
-"""Calls of one layer in a row, all leading, no other graph between, after which none is
-expected to follow: nothing is noted for it then."""
+"""Leading calls of one layer in a row, without another graph between them, after which
+followers are no longer expected or tracked."""
 
 _serials = itertools.count()
 
@@ -62,25 +60,23 @@ class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
 
     ``seconds`` is the time in it so far, that in its graphs and compilation included;
-    ``layout`` that of the state which its graphs take; ``ranks`` are those that decide
-    together, None if this one decides by itself.
+    ``layout`` that of its graphs' state; ``ranks`` are those that decide together, None
+    if this rank decides by itself.
     """
 
     def __init__(
         self,
-        specialized: Specialized,
+        plan: Plan,
         graphs: dict[str, LazyGraph],
-        layout: StateLayout,
-        options: Options,
         report: GraphReport,
-        inputs: ForwardInputs,
         ranks: Ranks | None = None,
     ) -> None:
+        specialized, layout = plan.graphs.specialized, plan.graphs.layout
+        inputs = plan.captured.inputs
         self.graphs, self.ranks, self.report = graphs, ranks, report
         self.seconds = 0.0
         self.layout = self._layout = layout
         self._conditioning, self._latents = layout.conditioning, layout.latents
-        self.decide_by(options)
         count = len(specialized.inputs) - layout.slots - 2  # weights and limit
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         self._static = picker(inputs.static_indices)
@@ -99,6 +95,11 @@ class Dispatcher(ABC):
         self._serial = next(_serials)
         self._led, self._calls = 0, 0
         self._led_layer: LayerKey | None = None
+        self._prepare(plan)
+
+    def _prepare(self, plan: Plan) -> None:
+        """Set up what depends on the kind of dispatcher."""
+        self.decide_by(plan.options)
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""
@@ -118,7 +119,7 @@ class Dispatcher(ABC):
         in_a_row = calls == self._calls + 1 and layer == self._led_layer
         self._led = self._led + 1 if in_a_row else 0
         self._calls, self._led_layer = calls, layer
-        alone = self._led >= ALONE and not self.report.piece
+        alone = self._led >= ALONE and not self.report.fragment
         if alone:
             model_forward.leave(context.owner)
         given = [arguments[i] for i in self._given]
@@ -145,9 +146,9 @@ class Dispatcher(ABC):
     def _session_of(
         self, context: CallContext, key: Key, arguments: Sequence[Any]
     ) -> Session:
-        """The scope of a call; a run continues where Dynamo recompiles its forward.
+        """The session of a call; a run continues after Dynamo recompiles its forward.
 
-        It does so to make a graph more general: for other sizes, strides or numbers.
+        It does so for a more general graph: for other sizes, strides or numbers.
         """
         session = self._sessions.get(context.owner, key)
         if session.used:
@@ -169,13 +170,13 @@ class Dispatcher(ABC):
     def _look_for_layers(
         self, running: ModelForward, layer: LayerKey, given: Sequence[Any]
     ) -> None:
-        """See whether the graph is a part of a model that is compiled in parts."""
+        """Find out whether the graph is a layer of a model compiled block by block."""
 
     timed: bool
     """Whether the timestep of a call is known."""
 
     follows: bool
-    """Whether it takes over the decisions of other graphs, not only of other layers."""
+    """Whether it follows the decisions of other graphs, not only of other layers."""
 
     def _lead_together(
         self,
@@ -184,7 +185,7 @@ class Dispatcher(ABC):
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
-        """Lead as all ranks do, in a new run of all if they take it for other steps."""
+        """Lead as all ranks do; in a new run if the ranks disagree about the step."""
         session.expire()
         try:
             return self._lead(session, context, arguments, weights)
@@ -221,7 +222,7 @@ class Dispatcher(ABC):
         arguments: Sequence[Any],
         weights: ParameterVersion,
     ) -> Sequence[Any]:
-        """Run as the leading graph decided; in full where there is no history yet."""
+        """Run as the leading graph decided; in full without history."""
         branch = running.branch
         assert branch is not None, "only a live branch includes members"
         member = layer, running.occurrence(layer)
@@ -267,7 +268,7 @@ class Dispatcher(ABC):
         return BranchState(self._layout, self._sizes.bind(arguments), unused, weights)
 
     def _limit(self, call: PlacedStep) -> tuple[float, str]:
-        """The largest error with which a step may be cached, and why no larger."""
+        """The largest error with which a step may be cached, and the reason."""
         if call.positions is None:
             self.report.fall_back(UNEVEN_TIMESTEPS)
             return FULL, "timesteps"
@@ -275,11 +276,10 @@ class Dispatcher(ABC):
         return limit, call.refused or reason
 
     def _schedule(self, run: Trajectory) -> Schedule:
-        """That of the options, or of what the run asks for.
+        """The schedule of a run: by its own options, else the model's.
 
         Raises:
-            OptionError: what it asks for is excluded by the options.
-
+            OptionError: the run's options exclude the model's.
         """
         if run.schedule is None:
             options = run.asked.applied_to(self._options)
@@ -287,7 +287,7 @@ class Dispatcher(ABC):
         return run.schedule
 
     def _drop_broken(self, call: PlacedStep) -> None:
-        """Forget what a full step has kept of an input that is broken."""
+        """Discard what a full step has kept of an input that is not finite."""
         weights = call.branch.state.computed_with
         call.branch.state = self._new_state(call.arguments, weights)
         call.branch.followers.clear()

@@ -1,4 +1,4 @@
-"""What a forward's graphs compute, where their inputs come from and whose they are."""
+"""The inputs of a forward's graphs: picked by position; what the graphs compute."""
 
 from __future__ import annotations
 
@@ -51,13 +51,12 @@ def _in_a_row(positions: Sequence[int]) -> Iterator[slice]:
 class GraphInputs(NamedTuple):
     """What the graphs of a step pick their inputs from.
 
-    Not one list: a graph that takes few parameters touches no others.
+    Not one list, so that a graph reads only the parameters that it takes.
 
     Attributes:
         arguments: what Dynamo passes.
         slots: the state, as ``BranchState.slots``.
         others: the coefficients, behind the probe its results, too.
-
     """
 
     arguments: Sequence[Any]
@@ -112,9 +111,9 @@ def owned_by_modules(
 def without_reader(
     specialized: Specialized, layout: StateLayout, first: int
 ) -> frozenset[int]:
-    """The rings that a call which follows does not read.
+    """The rings that a following call does not read.
 
-    Where the probe stands apart, only a call that leads runs it.
+    A standalone probe runs only in a leading call.
     """
     graphs = [specialized.full, specialized.cached]
     if specialized.probe is not None and len(specialized.probe.gives) > 1:

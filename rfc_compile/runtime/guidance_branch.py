@@ -1,10 +1,11 @@
-"""One guidance branch of a run: what it keeps, and where it stands."""
+"""One guidance branch of a run: its state and its position."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ blocks are compiled alone and no output of the sampler's is seen."""
 
 
 KEPT_OUTPUTS = 2
-"""Steps of which what the sampler was given is kept."""
+"""Steps whose latents and outputs are kept."""
 
 
 class Mismatch(NamedTuple):
@@ -31,7 +32,6 @@ class Mismatch(NamedTuple):
         changed: indices of the conditioning inputs that differ.
         signal: that of the call, where one was read.
         name: of the call's guidance branch, where it has one.
-
     """
 
     reason: str
@@ -51,7 +51,6 @@ class Returned(NamedTuple):
             decided by itself.
         partners: for every further row that has the same latent, the rows' indices:
             guidance in one batch mixes their outputs.
-
     """
 
     step: int
@@ -67,18 +66,28 @@ class Returned(NamedTuple):
         return [self.output, *mixed, *self.others]
 
 
+class Seen(NamedTuple):
+    """Copies of a call's inputs that may be the latent, and of its outputs."""
+
+    step: int
+    latents: Sequence[Any]
+    outputs: Sequence[Any]
+
+
 @dataclass(eq=False)
 class GuidanceBranch:
-    """One guidance branch: the state it keeps and where it stands.
+    """One guidance branch: its state and its position.
 
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two
-    outputs, newest first, and those of the run's ``unfitted`` steps. ``debt`` is what a
-    full step repays, without the cached steps ``pending``: their index and time, and
-    whether each came right after the branch's step before. ``curvature`` is what its
-    last full step showed. ``followers`` is the state
-    of the layers that take over its decisions. ``clock`` are the conditioning inputs
-    that change at every step, None until seen (blocks compiled alone).
+    outputs, newest first, and those of the run's ``unfitted`` steps; ``seen`` is its
+    whole last call until the latent is confirmed, ``mixed`` the rows that guidance
+    combines with it (``per_sample=True``). ``debt`` is what a full step repays, without
+    the cached steps ``pending``: their index and time, and whether each came right
+    after the branch's step before. ``curvature`` is what its last full step showed.
+    ``followers`` is the state of the layers that take over its decisions. ``clock`` are
+    the conditioning inputs that change at every step, None until seen (blocks compiled
+    alone).
     """
 
     index: int
@@ -91,6 +100,8 @@ class GuidanceBranch:
     conditioning: tuple[float, ...] = ()
     name: str | None = None
     returned: list[Returned] = field(default_factory=list)
+    seen: Seen | None = None
+    mixed: WeakSet[GuidanceBranch] = field(default_factory=WeakSet)
     debt: Debt = field(default_factory=Debt)
     pending: list[tuple[int, float, bool]] = field(default_factory=list)
     curvature: Curvature | None = None

@@ -44,7 +44,6 @@ class Placement:
         step: index of its step.
         reason: why it continues no branch; None for the first call of all.
         new: whether it begins a new trajectory.
-
     """
 
     branch: GuidanceBranch | None
@@ -177,8 +176,8 @@ class LatentDispatcher(Dispatcher):
             branch = GuidanceBranch(index, state, first_step=step, name=context.branch)
         if placement.reason == "no_clock":
             self.report.fall_back(
-                "nothing that this graph is given changes with the timestep, which "
-                "is not among its inputs: its steps cannot be told from other images"
+                "no input of this graph changes with the timestep, so its steps cannot "
+                "be distinguished from those of other images"
             )
         call = PlacedStep(
             context,

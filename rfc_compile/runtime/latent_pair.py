@@ -3,14 +3,17 @@
     latent (B, 4, H, W)  ->  output (B, 4, H, W)     images or packed tokens
     latent (B, 9, H, W)  ->  output (B, 4, H, W)     masks and conditions joined to it
     latent (B, 4, H, W)  ->  output (B, 8, H, W)     learned sigma
+    latent (B, 9, D)     ->  output (B, 9, D)        reference tokens joined to it
+    latent (B, 4, H, W)  ->  output (2 B, 4, H, W)   guidance, which the caller mixes
 
-Found from the shapes of a call; the residual of the fit confirms it (``sampler_fit``).
+Guessed from the shapes of the first call; what the sampler moves between two calls
+confirms it (``latent_search``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,8 +35,12 @@ class LatentPair:
     Attributes:
         index: of the latent among those of the graph.
         output: position of its output among the results.
-        dim: the dimension whose sizes may differ.
-        size: what both have of it.
+        dim: the dimension of which both may have more.
+        size: what they have in common of it.
+        start: where that begins in the latent.
+        output_start: where it begins in the output.
+        copies: rows of the output for each of the latent's, which is repeated so often.
+        confirmed: whether a run has shown that it is the latent.
 
     """
 
@@ -41,19 +48,24 @@ class LatentPair:
     output: int
     dim: int
     size: int
+    start: int = 0
+    output_start: int = 0
+    copies: int = 1
+    confirmed: bool = field(default=False, compare=False)
 
     def latent(self, latents: Sequence[Any]) -> Tensor:
         """The latent of a call, (R, N); ``latents`` are all of the graph."""
         value: Tensor = latents[self.index]
         if value.shape[self.dim] != self.size:
-            value = value.narrow(self.dim, 0, self.size)
-        return value.flatten(1)
+            value = value.narrow(self.dim, self.start, self.size)
+        rows = value.flatten(1)
+        return rows.repeat(self.copies, 1) if self.copies > 1 else rows
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
         """What is returned for it, (R, N)."""
         value: Tensor = outputs[self.output]
         if value.shape[self.dim] != self.size:
-            value = value.narrow(self.dim, 0, self.size)
+            value = value.narrow(self.dim, self.output_start, self.size)
         return value.flatten(1)
 
     @staticmethod
@@ -70,27 +82,37 @@ class LatentPair:
         """
         results = list(outputs)
         result: Tensor = results[self.output].clone()
-        part = result.narrow(self.dim, 0, self.size)
-        guess = predicted[self.output].narrow(self.dim, 0, self.size)
+        own = self.dim, self.output_start, self.size
+        part, guess = result.narrow(*own), predicted[self.output].narrow(*own)
         error = part.float() - guess.float()
         part.copy_(part.float() + amount.view(-1, *[1] * (error.ndim - 1)) * error)
         results[self.output] = result
         return results
 
 
+def sizes_of(latents: Sequence[Any]) -> tuple[torch.Size, ...]:
+    """What a session knows a pair by."""
+    return tuple([latent.shape for latent in latents])
+
+
 def find_latent_pair(
     latents: Sequence[Any], outputs: Sequence[Any]
 ) -> LatentPair | None:
-    """The first latent with an output of its shape but for one size at most."""
-    for most in (0, 1):
-        for index, latent in enumerate(latents):
-            for output, value in enumerate(outputs):
-                dims = _differing(latent, value)
-                if dims is not None and len(dims) <= most:
-                    dim = dims[0] if dims else 1
-                    sizes = latent.shape[dim], value.shape[dim]
-                    return LatentPair(index, output, dim, min(sizes))
-    return None
+    """The first latent with an output of its shape but for one size at most.
+
+    An output with several rows for each of the latent's comes after the others.
+    """
+    found = [
+        (copies, len(dims), LatentPair(index, output, dim, min(sizes), copies=copies))
+        for index, latent in enumerate(latents)
+        for output, value in enumerate(outputs)
+        if (copies := copies_of(latent, value))
+        for dims in [_differing(latent, value)]
+        if len(dims) <= 1
+        for dim in [dims[0] if dims else 1]
+        for sizes in [(latent.shape[dim], value.shape[dim])]
+    ]
+    return min(found, key=lambda one: one[:2])[2] if found else None
 
 
 def partners(latent: Tensor) -> tuple[tuple[int, ...], ...]:
@@ -114,13 +136,17 @@ def alike(latent: Tensor) -> list[list[int]]:
     return [[x for x in groups[value] if x != row] for row, value in enumerate(prints)]
 
 
-def _differing(latent: Any, output: Any) -> list[int] | None:
-    """The dimensions whose sizes differ; None for values that cannot be compared."""
+def copies_of(latent: Any, output: Any) -> int:
+    """Rows of an output for each of the latent's; 0 if they cannot be compared."""
     if not isinstance(latent, Tensor) or not isinstance(output, Tensor):
-        return None
+        return 0
     if latent.ndim != output.ndim or latent.ndim < 2 or not output.is_floating_point():
-        return None
-    sizes = list(zip(latent.shape, output.shape, strict=True))
-    if sizes[0][0] != sizes[0][1]:
-        return None
-    return [dim for dim, (a, b) in enumerate(sizes) if a != b]
+        return 0
+    copies, rest = divmod(len(output), max(1, len(latent)))
+    return 0 if rest else copies
+
+
+def _differing(latent: Tensor, output: Tensor) -> list[int]:
+    """The dimensions, but for the rows, whose sizes differ."""
+    sizes = enumerate(zip(latent.shape, output.shape, strict=True))
+    return [dim for dim, (a, b) in sizes if dim > 0 and a != b]

@@ -5,10 +5,10 @@
 
 Where a model is compiled block by block, or breaks into several graphs, no graph sees
 the whole call. A graph takes part in the running one if its layer has not run yet and
-it is given a tensor of that call: a result (the stream), or an argument that no call
-before has seen (the timestep's embedding; a prompt or a label may be any model's). A
-layer that has run takes part again if every tensor that it is given is of that call.
-Nothing is noted of the calls of a graph that nobody has followed for a while.
+it is given a tensor of that call: a result (the stream), or an argument that is new in
+it (the timestep's embedding; a prompt or a label may be shared by models). A layer that
+has run takes part again if all its tensors belong to that call. Calls of a graph that
+has had no followers for a while are not tracked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 
 MAX_OWNERS = 64
-"""Threads, tasks and names whose running call is remembered; oldest goes."""
+"""Threads, tasks and names whose running call is kept; the oldest is evicted."""
 
 MAX_RUNS_OF_A_LAYER = 64
 """Runs of one layer in a call, each with state of its own; one more is a new call."""
@@ -41,7 +41,7 @@ _NEVER = -1, -1
 
 
 class ModelForward:
-    """What the graph that leads a call tells the others.
+    """What the leading graph of a forward passes to its followers.
 
     Attributes:
         leader: the serial number of the graph that leads.
@@ -55,7 +55,7 @@ class ModelForward:
         computes: what the leading graph computes.
         layered: whether another layer that computes the same has continued it.
 
-    ``over`` says that another call has been made since, which nothing was noted of.
+    ``over`` is set once a later call has been made that was not tracked.
     ``_given`` holds the numbers of the first and the last call that were given a
     tensor, ``_results`` that of the last call which it is a result of.
     """
@@ -89,7 +89,7 @@ class ModelForward:
         self._results: Any = WeakTensorKeyDictionary()
 
     def comes_after(self, before: ModelForward) -> None:
-        """Go on with what is known of the tensors of its owner's call before."""
+        """Take over what is known of the tensors of its owner's previous call."""
         self._resumed = before.over
         self.number = before.number + 1
         self._given, self._results = before._given, before._results
@@ -168,7 +168,7 @@ _lock = threading.Lock()
 
 
 def running(context: CallContext) -> ModelForward | None:
-    """The call that a context is in, or has made last."""
+    """The call that a context is in, or made last."""
     call = _running.get(context.owner)
     if call is None or call.over or call.context != context:
         return None
@@ -176,7 +176,7 @@ def running(context: CallContext) -> ModelForward | None:
 
 
 def leave(owner: str) -> None:
-    """An owner makes a call that no other graph takes part in."""
+    """End the call of an owner: the next one has no followers."""
     call = _running.get(owner)
     if call is not None:
         call.over = True

@@ -1,14 +1,14 @@
-"""What shows that a layer's weights are no longer those of the steps before.
+"""Whether the parameters of a layer have changed since the steps before.
 
-    other tensors             another layer                     (rfc_compile.scopes)
+    other tensors             another layer                   (runtime.session_table)
     written to in place       load_state_dict, copy_            their version counters
     a number of a module      the scale of an adapter           its value
-    a whole adapter swapped   peft's hotswap, by way of .data   it tells us
+    a whole adapter swapped   peft's hotswap, by way of .data   reported by
                                                   (rfc_compile.integrations.adapters)
 
-Values kept from full steps hold for the weights they were computed with, so a branch
-goes on only while the reading stays the same. A write to ``tensor.data`` by somebody
-else leaves no trace: ``rfc_compile.reset(model)`` is for that.
+Kept values are valid only for the parameters that they were computed with: a branch
+continues only while its parameter version is unchanged. Other writes to ``tensor.data``
+cannot be detected; call ``rfc_compile.reset(model)`` after them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rfc_compile.runtime.graph_inputs import picker
 from rfc_compile.schedules.decision import Decision
 
 ParameterVersion = tuple[Any, ...]
-"""What the weights of a call show; equal for equal weights."""
+"""The version of the parameters of a call; equal for unchanged parameters."""
 
 
 MANY_CHANGES = 3
-"""Changes of the weights without a cached step between them that are worth a word."""
+"""Changes of the parameters without a cached step between them before a warning."""
 
 
 class ParameterVersions:
@@ -44,7 +44,7 @@ class ParameterVersions:
     def read(
         self, static: Sequence[Tensor], arguments: Sequence[Any]
     ) -> ParameterVersion:
-        """The reading of a call; takes no look at large or distant tensors.
+        """The version of a call; reads no values of tensors on an accelerator.
 
         ``static`` are the parameters and buffers among the arguments.
         """
@@ -79,7 +79,7 @@ _counter = attrgetter("_version")
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor has been written to, 0 where nobody counts."""
+    """How often a tensor has been written to, 0 if not counted."""
     return 0 if tensor.is_inference() else _counter(tensor)
 
 

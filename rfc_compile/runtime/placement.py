@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rfc_compile.runtime.call_context import CallContext
@@ -34,15 +33,13 @@ from rfc_compile.runtime.sampler_fit import (
     Fit,
     fit_of,
     gram_matrix,
+    rounding_of,
     step_vectors,
 )
 from rfc_compile.runtime.trajectory import Time, Trajectory
 
 MOST_UNFITTED = 8
 """Steps of a run whose fits may be put off: what they need is kept until then."""
-
-ROUNDING = 0.5
-"""Relative error of a latent that is rounded to its dtype, in units of its epsilon."""
 
 
 @dataclass(frozen=True)
@@ -223,8 +220,7 @@ def _fits(moved: Sequence[_Moved]) -> list[Fit | None]:
         outputs = [outputs_of(run, branch, one.step) for one in kept]
         latents = [one.latent for one in kept]
         grams.append(gram_matrix(step_vectors(latent, latents, outputs)))
-        rounding = ROUNDING * torch.finfo(latent.dtype).eps
-        sizes.append((grams[-1].shape, len(outputs[0]), rounding))
+        sizes.append((grams[-1].shape, len(outputs[0]), rounding_of(latent)))
     read = iter(read_all(grams)) if grams else iter(())
     return [
         fit_of(np.reshape(next(read), shape), count, rounding) if shape else None
@@ -233,7 +229,7 @@ def _fits(moved: Sequence[_Moved]) -> list[Fit | None]:
 
 
 def put_off(run: Trajectory, step: int) -> None:
-    """A run goes on with a step whose fit is not looked at yet."""
+    """Continue the run with a step whose fit is not evaluated yet."""
     assert run.newest is not None
     if run.unfitted and run.unfitted[-1][0] == step:
         return
@@ -314,7 +310,7 @@ def fits_of(pairs: Sequence[tuple[GuidanceBranch, Tensor]]) -> list[list[Fit]]:
             found.append([NOT_MOVED] * len(latents))
             continue
         values, gram = next(read)
-        rounding = ROUNDING * torch.finfo(latents.dtype).eps
+        rounding = rounding_of(latents)
         rows = np.reshape(values, gram.shape)
         found.append([fit_of(row[None], size, rounding) for row in rows])
     return found

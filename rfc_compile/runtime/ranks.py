@@ -5,7 +5,7 @@
     rank 1   probe -> place, error, change, fingerprints -+
 
 A graph with collectives in it (tensor, context or sequence parallel) must run in full
-on all of its ranks or on none, or they wait for each other for ever. So the ranks meet
+on all of its ranks or on none, or they deadlock. So the ranks meet
 after every probe, in one collective of a few numbers outside of the compiled graphs,
 and all go on with the same signal: the largest error, the largest change of the latent,
 not finite if any is not, the sum of the fingerprints. A static schedule is probed there
@@ -15,7 +15,7 @@ Whatever else a decision depends on (step, history, changed weights) is the same
 ranks as long as they make the same calls. ``place`` stands for it: where that differs,
 as after a reset of one rank, all see it and begin a new run.
 
-Ranks that share nothing have no group, meet nowhere and decide for themselves: data
+Ranks that share no computation have no group and decide by themselves: data
 parallel ones, guidance branches on ranks of their own, and those of FSDP, which gathers
 weights around the graphs.
 """
@@ -46,7 +46,7 @@ _CODES = 1 << 24
 
 
 class OutOfStep(RanksError):
-    """The ranks take a call for different steps; all of them see it at once."""
+    """The ranks disagree about the step of a call; every rank raises it."""
 
 
 class Ranks:
@@ -62,11 +62,11 @@ class Ranks:
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of ranks."""
         return math.prod(distributed.get_world_size(group) for group in self.groups)
 
     def include(self, others: Ranks) -> bool:
-        """Whether a decision of these is one of all the others, too."""
+        """Whether a decision of these ranks holds for the others, too."""
         return all(_covered(group, self.groups) for group in others.groups)
 
     def agree(
@@ -78,9 +78,8 @@ class Ranks:
         many fingerprints of conditioning inputs at the end; ``timestep`` its value.
 
         Raises:
-            OutOfStep: not all ranks take the call for the same.
-            RanksError: a rank does not come, or has another graph.
-
+            OutOfStep: the ranks disagree about the step.
+            RanksError: a rank is missing, or has another graph.
         """
         errors = len(signal) - conditioning - 1
         numbers = [self._structure, _code(place), timestep]
@@ -102,9 +101,8 @@ class Ranks:
             )
         if len(set(places)) > 1:
             raise OutOfStep(
-                f"the {self.count} ranks that share this model take a call for "
-                "different steps, although it is the first of a new run: make the "
-                "same calls on all of them"
+                f"the {self.count} ranks that share this model disagree about the step "
+                "of a call, even in a new run: make the same calls on all of them"
             )
         _, error, change, *fingerprints = values
         return Signal(
@@ -124,10 +122,10 @@ class Ranks:
                 distributed.all_gather(list(gathered.chunk(size)), rows, group=group)
             except RuntimeError as error:
                 raise RanksError(
-                    f"rank {distributed.get_rank()} waited in vain for the "
+                    f"rank {distributed.get_rank()} did not hear from the "
                     f"{self.count} ranks that share this model: one of them has "
-                    "raised, has ended, makes other calls or runs uncached; see what "
-                    "it printed, and rfc_compile.explain(model) there "
+                    "raised, has ended, makes other calls or runs uncached; see its "
+                    "output, and rfc_compile.explain(model) there "
                     f"({str(error).splitlines()[0]})"
                 ) from error
             rows = gathered
@@ -135,12 +133,12 @@ class Ranks:
 
 
 def may_follow(own: Ranks | None, leading: Ranks | None, report: GraphReport) -> bool:
-    """Whether a graph may follow a decision: of all the ranks that it meets itself."""
+    """Whether a graph may follow a decision: one of all its own ranks."""
     if own is None or (leading is not None and leading.include(own)):
         return True
     report.fall_back(
-        "this graph holds collectives, but the graph that decides for it does not know "
-        "their ranks, so it runs in full: name them by the option process_group"
+        "this graph has collectives, but the graph that decides for it does not know "
+        "their ranks, so it runs in full: pass the option process_group"
     )
     return False
 
@@ -155,7 +153,6 @@ def find_groups(
 
     Raises:
         CannotCache: a collective does not tell its group.
-
     """
     found = [] if given is None else [given]
     if distributed.is_available() and distributed.is_initialized():

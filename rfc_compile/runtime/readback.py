@@ -1,4 +1,4 @@
-"""Small tensors on their way to the host, in one copy that nobody has to wait for."""
+"""Small tensors copied to the host together, without blocking."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _HOST = torch.empty(0).cpu().device
 
 
 def on_host(value: Any) -> bool:
-    """Whether looking at a value waits for no accelerator."""
+    """Whether a value can be read without a copy from an accelerator."""
     return not isinstance(value, Tensor) or value.device == _HOST
 
 
 def copy_to_host(packed: Tensor) -> tuple[Tensor, Any]:
-    """Start a copy; its destination, and the event that tells when it is there."""
+    """Start a copy; returns its destination and the event of its end."""
     host = torch.empty_like(packed, device=_HOST, pin_memory=True)
     host.copy_(packed, non_blocking=True)
     event = torch.Event(packed.device)
@@ -53,7 +53,7 @@ class Readback:
         return bool(self._event.query())
 
     def values(self) -> list[Tensor]:
-        """The tensors on the host, flat; waits until they are there."""
+        """The tensors on the host, flat; waits for the copy."""
         self._event.synchronize()
         parts = torch.split(self._host, self._bytes)
         pairs = zip(parts, self._dtypes, strict=True)

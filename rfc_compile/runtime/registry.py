@@ -19,7 +19,7 @@ from rfc_compile.runtime.session import Session
 
 
 class Dispatcher(Protocol):
-    """What is asked of a dispatcher by others than those who call it."""
+    """What reports and tools use of a dispatcher."""
 
     report: GraphReport
     graphs: dict[str, LazyGraph]
@@ -27,7 +27,7 @@ class Dispatcher(Protocol):
     seconds: float
 
     def sessions(self, of: Set[int] | None = None) -> list[Session]:
-        """The scopes, of layers that hold one of these parameter ids if given."""
+        """The sessions, of layers that hold one of these parameter ids if given."""
 
     def reset(self, of: Set[int] | None = None) -> None:
         """Drop trajectories and their state; compiled graphs stay."""
@@ -55,7 +55,7 @@ def _dispatchers_of(reports: Iterable[GraphReport]) -> list[Dispatcher]:
 def newest_run(
     model: nn.Module | None, ids: frozenset[int] | None = None
 ) -> tuple[Session, Dispatcher] | None:
-    """The scope that ran most recently, and the dispatcher that led it.
+    """The session that ran most recently, and the dispatcher that led it.
 
     The model's ``tensor_ids`` may be given where they are known.
     """

@@ -16,12 +16,12 @@ from rfc_compile.runtime.sampler_fit import Array
 from rfc_compile.schedules.base import Curvature
 
 DECIMALS = 6
-"""Of the share that is repaid: how a sum was rounded must not show in the image."""
+"""The repaid share is rounded to these, so that the order of a sum does not matter."""
 
 
 @dataclass(frozen=True)
 class Repayment:
-    """What a full step showed of the cached steps before it.
+    """What a full step measured of the cached steps before it.
 
     Attributes:
         outputs: what the step returns.
@@ -30,7 +30,6 @@ class Repayment:
             row; None where it is not known.
         repaid: the share of it that the outputs repay, of the row with the least.
         curvature: what the error says of the steps to come.
-
     """
 
     outputs: Sequence[Any]
@@ -42,13 +41,12 @@ class Repayment:
 
 @dataclass(frozen=True)
 class Done:
-    """What a step gave.
+    """The results of a step.
 
     Attributes:
         outputs: of the graph.
         history: the kept full steps before a full step; None for a cached one.
         repayment: what a full step showed and repaid, where it was predicted.
-
     """
 
     outputs: Sequence[Any]

@@ -1,10 +1,10 @@
-"""Where runs end, as far as somebody tells: their state is freed at once.
+"""The declared boundaries of runs: at its end the state of a run is freed.
 
-    trajectory(name, num_steps=...)     the user says so
-    rows(rows)                          a server says so, of each row of a batch
-    end_run(number)                     a pipeline says so (rfc_compile.integrations)
+    trajectory(name, num_steps=...)     by the user
+    rows(rows)                          by a server, for each row of a batch
+    end_run(number)                     by a pipeline (rfc_compile.integrations)
 
-Without a word, a run that nobody continues is freed after a while.
+Other runs are freed after some calls that do not continue them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def trajectory(
 ) -> Iterator[None]:
     """Name the trajectory that calls inside the block belong to.
 
-    Needed only to interleave several runs that the timesteps cannot tell apart, or to
-    give ``num_steps`` beforehand: the calls of each CFG branch. The block may be
+    Needed only to interleave runs that have the same timesteps, or to give
+    ``num_steps`` beforehand: the calls of each CFG branch. The block may be
     entered once per run or once per step. The same name is the same trajectory, in
     whatever thread or task it is used; without a name, every thread and asyncio task
     has trajectories of its own. After ``num_steps`` steps its state is freed.
@@ -45,9 +45,15 @@ def trajectory(
         ValueError: ``num_steps`` is not positive.
         OptionError: an option that is not allowed; where the model's own options
             forbid it, its call raises.
-
     """
-    asked = RunOptions(preset, tolerance, min_psnr, target_nfc, target_speedup, off)
+    asked = RunOptions(
+        preset=preset,
+        tolerance=tolerance,
+        min_psnr=min_psnr,
+        target_nfc=target_nfc,
+        target_speedup=target_speedup,
+        off=off,
+    )
     positive(num_steps)
     with named(name, num_steps, asked):
         yield
@@ -62,14 +68,13 @@ def rows(rows: Sequence[Row]) -> Iterator[None]:
 
     ``rows`` are in the order of the batch. Each request has its own number of steps and
     quality from its first call on, wherever its rows are in later ones; without names,
-    rows are told apart by their latents, and two requests for one image may change
-    places. ``stats(model).samples`` has them by name.
+    rows are identified by their latents, and two requests for one image may be
+    swapped. ``stats(model).samples`` has them by name.
 
     Raises:
         OptionError: by the model's call, where the batch has another number of rows,
             the model was compiled without ``per_sample=True``, or its own options
             forbid what a row asks for.
-
     """
     with named_rows(rows):
         yield

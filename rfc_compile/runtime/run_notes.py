@@ -1,4 +1,4 @@
-"""What is said of runs that no step could be cached in."""
+"""Warnings about runs without a cached step."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.error_control import NOT_FORETOLD
 
 SHORT_RUN = 8
-"""Steps of a run that may all be full without a word."""
+"""Runs of fewer steps may be all full without a warning."""
 
 UNLINKED_RUNS = 4
-"""Calls in a row, each the first of a run, that are worth a word."""
+"""Calls in a row, each the first of a run, before a warning."""
 
 REMEDIES = {
     "new_run": "its latents do not follow from what the model returned: say where runs "
     "begin, by a pipeline or rfc_compile.trajectory(name, num_steps=...)",
-    "conditioning": "its prompt or other conditioning is another one at every step",
+    "conditioning": "its prompt or other conditioning changes at every step",
     "weights": "its weights change at every step",
 }
 """What to do where a whole run was full, by the reason of its steps."""
 
 NO_PROMISE = {
-    NOT_FORETOLD: "the error of cached steps cannot be foretold, because the sampler "
+    NOT_FORETOLD: "the error of cached steps cannot be estimated, because the sampler "
     "is not linear in what the model returns (fresh noise, edited latents) or its "
     "latent is not known; leave min_psnr out, or give target_nfc",
     "error_control": "cached steps would err by more than that; ask for less",
@@ -38,7 +38,7 @@ UNEVEN_TIMESTEPS = (
 
 
 def note_end(run: Trajectory, report: GraphReport) -> None:
-    """Say so once if a whole run had no cached step, unless it asked for that."""
+    """Warn once about a run without a cached step, unless its options ask for that."""
     if run.asked.off:
         return
     full = [made for made in run.decisions if made.full]
@@ -60,7 +60,7 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
 
 
 def note_not_continued(run: Trajectory, report: GraphReport) -> None:
-    """Say that a run is freed, and what its end shows."""
+    """Note that a run is freed, and what its decisions show."""
     note_end(run, report)
     report.note(
         f"a run of {len(run.times)} steps was not continued: its state is freed"
@@ -68,7 +68,7 @@ def note_not_continued(run: Trajectory, report: GraphReport) -> None:
 
 
 def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
-    """Say so where one call after the other begins a run of its own."""
+    """Warn where every call begins a run of its own."""
     recent = runs[-UNLINKED_RUNS:]
     alone = [
         run
@@ -90,11 +90,11 @@ def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
 
 
 def note_lone_calls(count: int, report: GraphReport) -> None:
-    """Say so where every call of a block that is given no timestep begins a run."""
+    """Warn where every call of a block without a timestep input begins a run."""
     if count == UNLINKED_RUNS:
         report.fall_back(
             f"{count} calls in a row of a block were each the first of a run, so all "
-            "were full: its input moves too far from one to the next to be told from "
-            "another image's; say where a run begins: a pipeline does, or "
+            "were full: its input changes too much between calls to be recognised "
+            "as the same image; say where a run begins: a pipeline does, or "
             "rfc_compile.trajectory(name, num_steps=...)"
         )

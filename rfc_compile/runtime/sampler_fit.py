@@ -41,6 +41,9 @@ leaves."""
 _REPEATED = 1e-12
 """Cosines of outputs that are the same differ from 1 by less."""
 
+_ROUNDING = 0.5
+"""Of a rounded value, in units of its dtype's epsilon."""
+
 _RIDGE = 1e-10
 """Of the largest diagonal entry: outputs that are equal, or zero, stay solvable."""
 
@@ -59,7 +62,6 @@ class Fit(NamedTuple):
         c: factor of the latent's move before, (R,); 0 where one step is enough.
         d: factors of the outputs before the last, (R, outputs); 0 likewise.
         returns: whether the latent is the one before the last again.
-
     """
 
     residual: float
@@ -101,6 +103,11 @@ def gram_matrix(vectors: Sequence[Tensor]) -> Tensor:
     stacked = torch.stack([vector.to(dtype) for vector in vectors], dim=1)
     products = [(stacked * stacked[:, i : i + 1]).sum(-1) for i in range(len(vectors))]
     return torch.stack(products, dim=1)
+
+
+def rounding_of(latent: Tensor) -> float:
+    """Relative error of a latent that is rounded to its dtype."""
+    return _ROUNDING * torch.finfo(latent.dtype).eps
 
 
 def precise(values: Tensor) -> Tensor:

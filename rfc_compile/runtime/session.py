@@ -1,4 +1,4 @@
-"""The runs of one owner: those under way, and the last that has ended."""
+"""The runs of one owner: the unfinished ones and the last finished one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
 IDLE_CALLS = 8
-"""A run is freed when nobody has continued it for this many times as many calls as lay
-between two steps of any run, or as there are branches of one step."""
+"""An idle run is freed after this many times the longest gap between two steps of a run
+(in calls), or the number of branches that have had one step."""
 
 MAX_BRANCHES_KEPT = 64
 """Guidance branches of one owner whose state is kept; the oldest run goes."""
@@ -40,11 +40,11 @@ class Session:
     """The runs of one owner, in the order in which they began.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
-    counts those that lead, ``lone_calls`` the newest that were runs by themselves;
-    ``alone`` says that no other graph follows them. Of the runs that have ended the
-    last one is kept for its decisions. ``pairs`` are the latents with their outputs, by
-    the latents' shapes. Where every sample decides for itself, ``samples`` holds them.
-    What a run shows at its end goes to the ``report``. Calls that lead hold the
+    counts the leading ones, ``lone_calls`` the latest of them that were runs of one
+    call; ``alone`` is set when no other graph follows. The last finished run is kept
+    for its decisions. ``pairs`` are the latents with their outputs, by the latents'
+    shapes; the conditioning inputs ``moving`` have turned out to be latents.
+    ``samples`` are the rows of batches with ``per_sample=True``. Leading calls hold the
     ``lock``.
     """
 
@@ -57,19 +57,19 @@ class Session:
     lone_calls: int = 0
     alone: bool = False
     pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
+    moving: set[int] = field(default_factory=set)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def begin(self, context: CallContext) -> Trajectory:
-        """Start a run; one that somebody has ended by this is freed.
+        """Begin a run; a declared run with the same number ends.
 
         Raises:
-            OptionError: rows are named, where a batch is decided about as a whole.
-
+            OptionError: rows are named without ``per_sample=True``.
         """
         if context.rows:
             raise OptionError(
-                "rows() tells the rows of a batch apart: compile the model with "
-                "options={'per_sample': True} and dynamic=True"
+                "rows() needs a model compiled with options={'per_sample': True} and "
+                "dynamic=True"
             )
         for run in self.live:
             if context.run_is_known and run.run == context.run:
@@ -81,16 +81,23 @@ class Session:
                 context.num_steps,
                 context.iterations,
                 asked=context.asked,
+                varying=set(self.moving),
             )
         )
 
+    def moves(self, index: int) -> None:
+        """A conditioning input is a latent: runs are not distinguished by it."""
+        self.moving.add(index)
+        for run in self.live:
+            run.varying.add(index)
+
     def end(self, run: Trajectory) -> None:
-        """No call continues it any more; say so if it shows that something is wrong."""
+        """End a run, and report it if none of its steps was cached."""
         note_end(run, self.report)
         run.finish()
 
     def add(self, run: Trajectory) -> Trajectory:
-        """Note a run as the newest."""
+        """Add a run as the newest."""
         run.last_call = self.calls
         self.runs.append(run)
         ended = [old for old in self.runs if old.finished]
@@ -99,12 +106,12 @@ class Session:
 
     @property
     def live(self) -> list[Trajectory]:
-        """The runs that have not ended, the one that was continued last first."""
+        """The unfinished runs, most recently continued first."""
         live = [run for run in self.runs if not run.finished]
         return sorted(live, key=attrgetter("last_call"), reverse=True)
 
     def expire(self) -> None:
-        """Free the runs that nobody has continued for long, and the oldest of many."""
+        """Free idle runs, and the oldest of too many."""
         if len(self.runs) < 2:
             return
         live = self.live
@@ -120,7 +127,7 @@ class Session:
 
     @property
     def current(self) -> Trajectory | None:
-        """The run that was continued last; one that all branches have left is not."""
+        """The most recently continued run that still has branches."""
 
         def latest(run: Trajectory) -> tuple[int, bool]:
             return run.last_call, bool(run.branches)
@@ -136,18 +143,18 @@ class Session:
 
     @property
     def running(self) -> list[Trajectory]:
-        """The trajectories that have not ended."""
+        """The unfinished trajectories."""
         under_way = [sample.trajectory for sample in self.samples.under_way]
         return [run for run in (*self.runs, *under_way) if not run.finished]
 
     @property
     def states(self) -> list[BranchState]:
-        """What the branches of these keep."""
+        """The state of their branches."""
         return [branch.state for known in self.running for branch in known.branches]
 
     @property
     def decisions(self) -> Sequence[Decision]:
-        """Those of the current run, or of all samples."""
+        """The decisions of the current run, or of all samples."""
         current = self.current
         return self.samples.decisions if current is None else current.decisions
 

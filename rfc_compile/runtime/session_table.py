@@ -1,9 +1,8 @@
-"""Whose state is whose: one scope per caller, layer and set of shapes.
+"""The sessions of a graph: one per caller, layer and set of shapes.
 
-A graph may be called by several threads, for several resolutions, and, where one
-compiled block serves all layers, with other parameters at every call. Which objects a
-tuple holds is compared as bytes, faster than their ids: a model has hundreds of
-parameters.
+A graph may be called by several threads, for several resolutions, and, if one compiled
+block serves all layers, with different parameters. The hundreds of parameters of a call
+are identified by the bytes of their tuple, which is faster than by their ids.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from rfc_compile.runtime.state import Geometry
 from rfc_compile.runtime.trajectory import Trajectory
 
 MAX_SCOPES = 8
-"""Owners (threads, tasks, names, shapes) whose state one graph keeps; oldest goes."""
+"""Sessions whose state one graph keeps; the oldest is evicted."""
 
 MANY_SHORT_LIVES = 3
-"""Layers that were called once before their weights were freed, to be worth a word."""
+"""Layers called once before their weights were freed, after which that is reported."""
 
 Addresses = bytes | tuple[int, ...]
-"""Equal for tuples of the same objects, as long as these live."""
+"""Equal for tuples of the same live objects."""
 
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 
@@ -47,7 +46,7 @@ def _ids(values: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _is_array_of_pointers() -> bool:
-    """Whether this Python lays tuples out so."""
+    """Whether this Python stores a tuple like that."""
     pair = object(), object()
     pointers = [id(value).to_bytes(_POINTER, "little") for value in pair]
     return tuple.__itemsize__ == _POINTER and _packed(pair) == b"".join(pointers)
@@ -56,17 +55,17 @@ def _is_array_of_pointers() -> bool:
 addresses: Callable[[tuple[Any, ...]], Addresses] = (
     _packed if _is_array_of_pointers() else _ids
 )
-"""What a tuple holds."""
+"""The identity of the objects in a tuple."""
 
 Key = tuple[LayerKey, tuple[Any, ...]]
 """A layer with its shapes, and the numbers that a call passes."""
 
 
 class SessionTable:
-    """The scopes of one graph.
+    """The sessions of one graph.
 
-    ``others`` are the positions of the arguments whose shapes tell calls apart,
-    ``numbers`` those of the numbers that do. ``examples`` are the arguments that the
+    ``others`` are the positions of the arguments whose shapes are part of the key,
+    ``numbers`` those of the numbers in it. ``examples`` are the arguments that the
     graph was traced with: sizes that are no symbols are the same at every call.
     """
 
@@ -92,7 +91,7 @@ class SessionTable:
             _all.add(self)
 
     def key(self, static: tuple[Tensor, ...], arguments: Sequence[Any]) -> Key:
-        """The layer of a call and its shapes; the first call of a layer is noted.
+        """The layer of a call and its shapes; registers a new layer.
 
         ``static`` are the parameters and buffers among the arguments.
         """
@@ -121,7 +120,7 @@ class SessionTable:
         return layer
 
     def get(self, name: str, key: Key) -> Session:
-        """The scope of an owner's calls with this key."""
+        """The session of an owner's calls with this key."""
         whose = name, key
         with self._lock:
             session = self._sessions.get(whose)
@@ -138,9 +137,9 @@ class SessionTable:
     def take(
         self, name: str, key: Key, slots: Sequence[Geometry], layout: StateLayout
     ) -> Session | None:
-        """Give an owner's scope away to a graph with another layout.
+        """Hand an owner's session over to a graph with another layout.
 
-        None, and it is gone, if it holds no run or its state does not have these slots.
+        None, and it is dropped, if it has no run or its state has other slots.
         """
         with self._lock:
             session = self._sessions.pop((name, key), None)
@@ -153,18 +152,18 @@ class SessionTable:
         return session
 
     def put(self, name: str, key: Key, session: Session) -> None:
-        """Go on with a scope that another graph gave away."""
+        """Continue a session that another graph handed over."""
         with self._lock:
             self._sessions[name, key] = session
 
     def of(self, ids: Set[int] | None) -> list[Session]:
-        """The scopes, of layers that hold one of these parameter ids if given."""
+        """The sessions, of layers that hold one of these parameter ids if given."""
         with self._lock:
             sessions = list(self._sessions.values())
         return [session for session in sessions if ids is None or ids & session.layer]
 
     def drop(self, ids: Set[int] | None) -> None:
-        """Forget the scopes that ``of`` gives, with their state."""
+        """Drop the sessions that ``of`` gives, with their state."""
         with self._lock:
             for key, session in list(self._sessions.items()):
                 if ids is None or ids & session.layer:

@@ -1,4 +1,4 @@
-"""What one CFG branch of one trajectory keeps, and the weights of its next step."""
+"""The state of one CFG branch, and the coefficients of its next step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _weights_tensor(
 
 
 class Geometry(NamedTuple):
-    """What a slot is made like."""
+    """Shape, dtype and device of a slot."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -63,11 +63,10 @@ class BranchState:
     """The rings of state tensors of one branch, passed to the graphs newest first.
 
     ``unused`` are the rings that no graph of this branch reads: they stay empty.
-    ``computed_with`` tells the weights that the values come from.
+    ``computed_with`` is the version of the parameters that the values come from.
 
     Raises:
         NoRoomForState: the slots cannot be allocated.
-
     """
 
     def __init__(
@@ -102,13 +101,13 @@ class BranchState:
         return [Geometry(x.shape, x.dtype, x.device) for x in self.slots]
 
     def unusable(self, weights: ParameterVersion, report: GraphReport) -> str | None:
-        """Why it cannot be gone on with under these weights; None if it can."""
+        """Why it cannot be continued with these parameters; None if it can."""
         if self.computed_with != weights:
             return "weights"
         if tuple(map(_address, self.slots)) == self._addresses:
             return None
         report.fall_back(
-            "tensors of the state were freed or moved by somebody else: the step runs "
+            "tensors of the state were freed or moved by other code: the step runs "
             "uncached and begins a new history"
         )
         return "lost_state"
@@ -132,12 +131,12 @@ class BranchState:
         return GraphInputs(arguments, self.slots, [self.weights(step, times)])
 
     def remember(self, latents: Sequence[Tensor]) -> None:
-        """Keep the latents of a call, to tell the next step from another image."""
+        """Keep the latents of a call, to compare the next call's with."""
         for slot, latent in zip(self.slots, latents, strict=False):
             slot.copy_(latent)
 
     def forget(self) -> list[int]:
-        """Take the history away while a full step overwrites it; returns it."""
+        """Clear the history while a full step overwrites it; returns it."""
         kept, self.full_steps = self.full_steps, []
         return kept
 

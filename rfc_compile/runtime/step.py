@@ -38,14 +38,13 @@ class PlacedStep:
         time: its timesteps.
         refused: why it did not continue an earlier branch, for a fresh branch.
         fit: how the latent follows from those of the run, its branch's own output
-            first; None where that was not looked at.
+            first; None if not evaluated.
         leaves: whether its branch continues as a run of its own.
         joins: the run that a branch which leaves joins.
         latents: the arguments that the sampler may move, likeliest first.
         pair: which of them it does, and what is returned for it; None if not known.
-        put_off: whether its fit is only looked at where a full step needs it.
-        follows: whether it comes right after its branch's step before.
-
+        put_off: whether its fit is evaluated only when a full step needs it.
+        follows: whether it is the step right after its branch's newest.
     """
 
     context: CallContext
@@ -65,7 +64,7 @@ class PlacedStep:
     follows: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compare it with its branch, which is still at the step before."""
+        """Compare it with its branch, which is at the step before."""
         self.follows = self.step == self.branch.step + 1
 
     @functools.cached_property
@@ -100,7 +99,10 @@ class PlacedStep:
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
         branch, known = self.branch, self.trajectory.timesteps[: self.step]
-        kept = branch.state.full_steps
+        kept, curvature = branch.state.full_steps, branch.curvature
+        if curvature is not None:
+            for other in self.trajectory.branches:
+                curvature = curvature.joined(other.curvature)
         return Position(
             step=self.step,
             own_step=self.step - branch.first_step,
@@ -111,7 +113,8 @@ class PlacedStep:
             steps=self.trajectory.steps,
             times=[*known, mean_time(self.time)],
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
-            curvature=branch.curvature,
+            curvature=curvature,
+            first=self.trajectory.decided(self.step),
         )
 
     def decided(
@@ -140,7 +143,7 @@ class PlacedStep:
 
     @property
     def place(self) -> tuple[Hashable, ...]:
-        """All that decides about the step but its signal: ranks must have it alike."""
+        """What the decision depends on besides the signal: equal on all ranks."""
         run, branch = self.trajectory, self.branch
         return (
             self.step,

@@ -8,20 +8,14 @@ record   what was decided, what the sampler was given       _record
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from rfc_compile.compiler.inner_graphs import LazyGraph
-from rfc_compile.config.options import Options
+from rfc_compile.compiler.plan import Plan
 from rfc_compile.estimators.step_signal import Signal
-from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.rewrites.specialize import Specialized
-from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.conditioning import rule_out
 from rfc_compile.runtime.dispatcher import Dispatcher
@@ -32,11 +26,11 @@ from rfc_compile.runtime.guidance_branch import (
     Mismatch,
     Returned,
 )
-from rfc_compile.runtime.latent_pair import LatentPair, find_latent_pair, partners
+from rfc_compile.runtime.latent_pair import LatentPair, partners, sizes_of
+from rfc_compile.runtime.latent_search import guessed, looked_for, seen
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, fits_by_branch, places, put_off
-from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.run_notes import note_unlinked
 from rfc_compile.runtime.session import LayerKey, Session
@@ -48,15 +42,8 @@ from rfc_compile.schedules.base import FULL
 CHANGES_IN_A_ROW = 3
 """Steps in a row at which a conditioning input is new until it counts as varying."""
 
-_BESIDE = re.compile(r"control|cond|ref|hint|guid|mask|prior")
-"""Names of inputs shaped like the latent that stand beside it, where several are."""
-
 MakeStep = Callable[..., PlacedStep]
 """Places a call in a run, as a branch's step."""
-
-
-def _sizes_of(latents: Sequence[Any]) -> tuple[torch.Size, ...]:
-    return tuple([latent.shape for latent in latents])
 
 
 class TimestepDispatcher(Dispatcher):
@@ -64,25 +51,20 @@ class TimestepDispatcher(Dispatcher):
 
     timed = True
 
-    def __init__(
-        self,
-        specialized: Specialized,
-        graphs: dict[str, LazyGraph],
-        layout: StateLayout,
-        options: Options,
-        report: GraphReport,
-        inputs: ForwardInputs,
-        ranks: Ranks | None = None,
-    ) -> None:
-        super().__init__(specialized, graphs, layout, options, report, inputs, ranks)
+    def _prepare(self, plan: Plan) -> None:
+        super()._prepare(plan)
+        inputs, layout = plan.captured.inputs, plan.graphs.layout
         assert inputs.timestep_index is not None
         self._timestep = inputs.timestep_index
-        self.follows = report.piece  # a whole model knows the step by itself
+        self.follows = self.report.fragment  # a whole model knows the step by itself
         self._conditioning_indices = inputs.conditioning_indices
         self._conditioning_names = inputs.conditioning_names
         self._latents_first = sorted(
-            layout.latents, key=lambda i: bool(_BESIDE.search(inputs.names[i]))
+            layout.latents, key=lambda i: i in inputs.conditioning_indices
         )
+        as_conditioning = {i: n for n, i in enumerate(inputs.conditioning_indices)}
+        self._as_conditioning = [as_conditioning.get(i) for i in self._latents_first]
+        self._searches = self.ranks is None  # they may not see the same of a latent
 
     def _lead(
         self,
@@ -312,11 +294,10 @@ class TimestepDispatcher(Dispatcher):
         if full:
             repaid = done.repayment
             branch.curvature = None if repaid is None else repaid.curvature
-        if call.pair is None and not self.follows:
-            sizes, pairs = _sizes_of(call.latents), call.session.pairs
-            if sizes not in pairs:
-                pairs[sizes] = find_latent_pair(call.latents, outputs)
-            call.pair = pairs[sizes]
+        if not self.follows and (call.pair is None or not call.pair.confirmed):
+            call.pair = guessed(call.session, call.latents, outputs)
+            if self._searches:
+                branch.seen = seen(call.step, call.latents, outputs)
         if call.pair is None:
             return
         if call.positions is not None and self._tracks_debt(call.trajectory):
@@ -336,7 +317,12 @@ class TimestepDispatcher(Dispatcher):
 
     def _pair(self, session: Session, latents: Sequence[Any]) -> LatentPair | None:
         """The latent and its output; none where a sampler sees neither."""
-        return None if self.follows else session.pairs.get(_sizes_of(latents))
+        if self.follows:
+            return None
+        pair = session.pairs.get(sizes_of(latents))
+        if not self._searches or (pair is not None and pair.confirmed):
+            return pair
+        return looked_for(session, latents, self._as_conditioning)
 
     def _moved_by_sampler(self, arguments: Sequence[Any]) -> list[Any]:
         """The arguments that may be the sampler's latent, likeliest first."""

@@ -15,10 +15,10 @@ from rfc_compile.schedules.base import Schedule
 from rfc_compile.schedules.decision import Decision
 
 MAX_BRANCHES = 8
-"""Guidance branches of one run; a call more begins a new one."""
+"""Guidance branches of one run; a further one begins a new run."""
 
 MANY_TIMESTEPS = 64
-"""Of more of them (one a token) the least and the largest are looked at."""
+"""Above this number (one per token) only the least and the largest are compared."""
 
 Time = tuple[float, ...]
 """The timesteps of a call, one where all are the same."""
@@ -28,7 +28,7 @@ Time = tuple[float, ...]
 class Trajectory:
     """One denoising run.
 
-    ``name`` is its owner's, ``run`` the number of the run where a pipeline tells it;
+    ``name`` is its owner's, ``run`` the number of a declared run, else 0;
     ``num_steps`` and ``iterations`` are those of its first call's ``CallContext``.
     ``asked`` are the options that it has of its own. ``last_call`` is the session's
     call that continued it last, ``longest_gap`` the most calls from one step to the
@@ -76,30 +76,35 @@ class Trajectory:
 
     @property
     def steps(self) -> int | None:
-        """How many steps it has, None where nobody says."""
+        """The number of its steps, None if unknown."""
         return self.num_steps or self.iterations
 
     @property
     def complete(self) -> bool:
-        """Whether every branch has run as many steps as the user said."""
+        """Whether every branch has run ``num_steps`` steps."""
         if self.num_steps is None or not self.branches:
             return False
         return all(b.step == self.num_steps - 1 for b in self.branches)
 
     @property
     def full_up(self) -> bool:
-        """Whether no branch may be added."""
+        """Whether it has as many branches as allowed."""
         return len(self.branches) >= MAX_BRANCHES
 
     @property
     def free_index(self) -> int:
-        """Of a branch that is added."""
+        """The index of a branch that is added."""
         return 1 + max((branch.index for branch in self.branches), default=-1)
 
     @property
     def nfc(self) -> int:
         """Full computations, over all branches."""
         return sum(decision.full for decision in self.decisions)
+
+    def decided(self, step: int) -> Decision | None:
+        """The decision about a step that another branch has already run."""
+        newest = self.decisions[-1] if self.decisions else None
+        return newest if newest is not None and newest.step == step else None
 
     def goes_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest, seen in the direction of the run."""
@@ -177,11 +182,11 @@ class Trajectory:
         self.branches.append(branch)
 
     def drop(self, branch: GuidanceBranch) -> None:
-        """No call continues this branch any more."""
+        """Remove a branch."""
         self.branches = [other for other in self.branches if other is not branch]
 
     def finish(self) -> None:
-        """No call continues it any more: its state is freed, its decisions stay."""
+        """End the run: its state is freed, its decisions are kept."""
         self.finished = True
         self.branches, self.unfitted = [], []
         self.newest = None

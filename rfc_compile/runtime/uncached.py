@@ -1,7 +1,7 @@
-"""What cannot be done while running: the forward as Dynamo gave it takes over.
+"""Run-time failures: back to the forward as Dynamo gave it.
 
-The state cannot be allocated: this call runs uncached. The inner backend refuses one of
-the graphs of a step: so do this call and all that follow.
+If the state cannot be allocated, the call runs uncached. If the inner backend refuses a
+graph of a step, this call and all later ones do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORWARD_MODE = (
 
 
 class WithUncached:
-    """A dispatcher that gives way to the plain forward, and says why."""
+    """A dispatcher with the plain forward to run where it cannot."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ def note_call_with_regions() -> int:
 
 
 class Uncached:
-    """A graph that runs as it is; its report stays with it."""
+    """A graph that runs uncached; it keeps its report alive."""
 
     def __init__(self, compiled: CompiledGraph, report: GraphReport) -> None:
         self.report = report
@@ -79,7 +79,7 @@ class Uncached:
 
     def __call__(self, *arguments: Any) -> Any:
         """One call of the graph."""
-        if self.report.piece and self._calls < CALLS:
+        if self.report.fragment and self._calls < CALLS:
             self._look_for_regions()
         return self._compiled(*arguments)
 
@@ -88,6 +88,6 @@ class Uncached:
         self._seen = _with_regions
         if self._calls == CALLS:
             self.report.fall_back(
-                "graph breaks (see explain) cut the forward into pieces, and no piece "
-                "that runs holds an attention or MLP on a residual stream"
+                "graph breaks (see explain) split the forward, and no graph that runs "
+                "has an attention or MLP on a residual stream"
             )

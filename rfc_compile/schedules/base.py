@@ -1,8 +1,8 @@
-"""When to compute in full: every schedule answers with a limit on the step's error.
+"""When to compute in full: every schedule returns a limit on the step's error.
 
 A step is full iff the error that its signal reports exceeds the limit, so ``-inf``
-means full and ``inf`` means cached whatever the input does. A static schedule gives
-only those two and needs to look at nothing.
+means full and ``inf`` means cached whatever the input is. A static schedule returns
+only those two and needs no signal.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from rfc_compile.graph_report import GraphReport
+from rfc_compile.schedules.decision import Decision
 from rfc_compile.schedules.promise import psnr_from_debt
 
 FULL, CACHED = -math.inf, math.inf
+
+Intervals = tuple[tuple[float, int], ...]
+"""(timestep, one full step in so many once it has passed), in the order of a run."""
 
 
 class Curvature(NamedTuple):
@@ -37,6 +41,13 @@ class Curvature(NamedTuple):
     output_weight: float
     nodes: tuple[float, ...]
 
+    def joined(self, other: Curvature | None) -> Curvature:
+        """The worse of two guidance branches, if they are predicted alike."""
+        if other is None or other.nodes != self.nodes:
+            return self
+        output_weight = max(self.output_weight, other.output_weight)
+        return Curvature(max(self.weight, other.weight), output_weight, self.nodes)
+
     def debt(self, times: Sequence[float]) -> float:
         """What cached steps at these times add to the latent's relative error."""
         nodes, weight = self.nodes, self.weight
@@ -51,7 +62,7 @@ class Curvature(NamedTuple):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a branch stands before a step.
+    """The position of a branch before a step.
 
     Attributes:
         step: index of the step in its run.
@@ -60,10 +71,11 @@ class Position:
         recorded: full steps whose values are kept and may be used.
         since_full: cached steps since the last full one.
         error: sum of the errors of those cached steps.
-        steps: of the whole run, None where nobody says.
+        steps: of the whole run, None if unknown.
         times: the timestep of every step so far, this one's last.
         last_interval: steps between its last two full steps; None before two.
         curvature: measured at the last full step; None where it could not be.
+        first: the decision about this step where another guidance branch has run it.
 
     """
 
@@ -77,13 +89,14 @@ class Position:
     times: Sequence[float]
     last_interval: int | None = None
     curvature: Curvature | None = None
+    first: Decision | None = None
 
 
 class ScheduleOptions(Protocol):
     """The options that schedules read (``rfc_compile.Options``)."""
 
     @property
-    def interval(self) -> int:
+    def interval(self) -> int | Intervals:
         """One full step in this many."""
 
     @property
@@ -120,7 +133,7 @@ class ScheduleOptions(Protocol):
 
     @property
     def min_psnr(self) -> float | None:
-        """What the image's PSNR is to be, in dB."""
+        """The wanted PSNR of the image, in dB."""
 
     @property
     def even_steps(self) -> int | None:
@@ -133,7 +146,7 @@ class Schedule(ABC):
     Attributes:
         name: the value of the option ``schedule`` and the reason it gives.
         static: whether every limit is ``FULL`` or ``CACHED``.
-        measures: whether it goes by the curvature of full steps.
+        measures: whether it uses the curvature of full steps.
         strictness: the option that makes it more or less strict, None for none.
 
     """
@@ -155,9 +168,9 @@ class Schedule(ABC):
         return "scheduled" if self.static else "within_limit"
 
     def expected_psnr(self, debts: Sequence[float]) -> float | None:
-        """What its runs with cached steps have on average, in dB.
+        """The average PSNR of its runs with cached steps, in dB.
 
-        ``debts`` are those that the full steps of a run showed. None if there are none.
+        ``debts`` are those measured at the full steps of a run. None without any.
         """
         return psnr_from_debt(max(debts)) if debts else None
 
@@ -167,7 +180,11 @@ class Schedule(ABC):
 
 
 def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
-    """The schedule's limit behind the guards that hold for all, and the reason."""
+    """The schedule's limit after the checks common to all schedules, and the reason.
+
+    All guidance branches of a step are decided alike: guidance multiplies their
+    difference, in which the errors of alike predictions cancel.
+    """
     options = schedule.options
     if position.recorded == 0 or position.own_step < options.warmup:
         return FULL, "warmup"
@@ -177,4 +194,7 @@ def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
     cap = options.longest_run
     if cap is not None and position.since_full >= cap:
         return FULL, "cap"
+    first = position.first
+    if first is not None:
+        return (FULL, first.reason) if first.full else (CACHED, schedule.name)
     return schedule.decide(position)

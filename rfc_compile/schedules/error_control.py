@@ -4,12 +4,12 @@
                or the relative error of the step's own output its bound
 
 The debt is what the predictions' errors add up to in the latent, relative to its norm
-(``Curvature``). It is foretold from the curvature of the last full outputs and the
-sampler's own weights, so one tolerance means about the same error of the image on every
-model. Nothing of a cached step is looked at. Intervals grow slowly, because curvature
-behind does not foretell the curvature far ahead.
+(``Curvature``). It is estimated from the curvature of the last full outputs and
+the sampler's own weights, so one tolerance gives about the same error of the image on
+every model. Cached steps need no signal. Intervals grow slowly, because past curvature
+says little about the curvature far ahead.
 
-Where the sampler is not linear in the outputs, or none is seen, full steps are spread
+Where the sampler is not linear in the outputs, or not observed, full steps are spread
 evenly (``even``); with ``min_psnr``, which needs the debt, every step is full.
 """
 
@@ -30,7 +30,7 @@ from rfc_compile.schedules.even import Even
 from rfc_compile.schedules.promise import psnr_of
 
 NOT_FORETOLD = "not_foretold"
-"""Why a step is full where a PSNR was asked for and nothing can be measured."""
+"""The reason of full steps with ``min_psnr`` where the error cannot be estimated."""
 
 LONGEST_INTERVAL = 6
 

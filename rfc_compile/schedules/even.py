@@ -2,9 +2,9 @@
 
     full  <=>  floor(n s / steps) is another number than at the last full step
 
-for step s and n full steps in all. Where nobody says how many steps a run has, a number
-of full steps is spread over the timesteps instead: from the first one to that of the
-image. A speed-up needs no length: one step in so many is full.
+for step s and n full steps in all. Where the number of steps is unknown,
+full steps are spread over the timesteps instead, from the first one to that of the
+image. A speed-up needs no number of steps: a fixed share of them is full.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRESET_STEPS = 50
 
 
 class Even(Schedule):
-    """The same distance between full steps, whatever their errors are."""
+    """Full steps at equal distances, whatever their errors."""
 
     name = "even"
     static = True

@@ -1,4 +1,4 @@
-"""What the debts of a run say of its image, and what an image asks of them.
+"""The PSNR of an image from the tolerance or the debts of its run, and back.
 
     psnr = OFFSET - SLOPE log10(tolerance)          on average over runs
     tolerance that nine of ten runs need            the same line, MARGIN dB lower
@@ -26,13 +26,13 @@ DEBT_SLOPE = 9.1
 
 
 def tolerance_for(min_psnr: float) -> float:
-    """The tolerance by which nine of ten runs have so many dB."""
+    """The tolerance with which nine of ten runs reach this PSNR."""
     tolerance: float = 10 ** ((OFFSET - MARGIN - min_psnr) / SLOPE)
     return tolerance
 
 
 def psnr_of(tolerance: float) -> float:
-    """The average PSNR in dB of runs that owe so much at most."""
+    """The average PSNR in dB of runs with this tolerance."""
     return OFFSET - SLOPE * math.log10(tolerance) if tolerance > 0 else math.inf
 
 

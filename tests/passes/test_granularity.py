@@ -42,6 +42,7 @@ BLOCKS = {  # inputs and outputs of every region, where they are not 1 and 1 eac
     "Packed": [(2, 2), (2, 2)],
     "Crossed": [(1, 2)],
     "FromLinear": [(1, 1)] * 3,
+    "Decoupled": [(1, 1)] * 4,
     "Guided": [(1, 1)] * 4,
     "GatedSkips": [(1, 1)] * 5,
 }
@@ -94,8 +95,8 @@ def check_regions(name: str) -> None:
         merged = [region for region in found if region.kind in GRANULARITIES]
         assert len(merged) == len(found) - PARTS.get((name, granularity), 0)
         for region in merged:
-            sum_of_skips = name == "GatedSkips" and region.kind == "stack"
-            kept_whole = region.kind == "model" or sum_of_skips
+            joined = name in ("GatedSkips", "Decoupled") and region.kind == "stack"
+            kept_whole = region.kind == "model" or joined
             assert len(region.bases) == (0 if kept_whole else len(region.outputs))
             assert {n.name for n in region.nodes}.isdisjoint(
                 n.name for n in (*region.inputs, *region.bases)
@@ -174,9 +175,9 @@ def test_where_a_merge_ends(
         regions = captured.found.regions
         assert len(regions.found) == wanted
         assert all(region.bases for region in regions.found)
-        told = reason if granularity == "stack" else None
-        assert bool(regions.apart) == bool(told)
-        assert not told or any(told in text for text in regions.apart)
+        expected = reason if granularity == "stack" else None
+        assert bool(regions.merge_refusals) == bool(expected)
+        assert not expected or any(expected in text for text in regions.merge_refusals)
         check_full_steps(captured)
 
 
@@ -197,7 +198,7 @@ def test_a_block_that_is_read_inside_stays_in_parts() -> None:
     captured = capture(build(Leaking), tokens(), timesteps(9), granularity="block")
     regions = captured.found.regions
     assert kinds_of(captured) == ["attention", "mlp", "block"]
-    assert [text.split(":")[0] for text in regions.apart] == ["blocks.0.attn"]
+    assert [text.split(":")[0] for text in regions.merge_refusals] == ["blocks.0.attn"]
 
 
 def test_golden() -> None:

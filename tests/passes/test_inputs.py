@@ -1,4 +1,4 @@
-"""classify_inputs: timestep, latent, text and the rest, without being told."""
+"""classify_inputs: timestep, latent, text and the rest, found in the graph."""
 
 from __future__ import annotations
 
@@ -209,12 +209,12 @@ def test_a_second_latent_may_have_channels_of_its_own() -> None:
     assert set(roles(captured)[1]) == {"x", "audio"}
 
 
-def test_a_modulation_is_no_latent_of_a_piece() -> None:
-    class Piece(Stack):
+def test_a_modulation_is_no_latent_of_a_fragment() -> None:
+    class Fragment(Stack):
         def forward(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
             return self.run_blocks(x + c * y, self.embed(c)[:, 0], x)
 
-    captured = capture(build(Piece), tokens(), tokens(1), torch.randn(2, 1, 16))
+    captured = capture(build(Fragment), tokens(), tokens(1), torch.randn(2, 1, 16))
     assert len(captured.found.inputs.latents) == 2
     assert captured.found.inputs.conditioning_names == ("c",)
 
@@ -247,7 +247,7 @@ def test_tables_of_positions_are_no_latents() -> None:
 
 
 def test_text_and_masks_are_no_latents() -> None:
-    class Piece(Stack):
+    class Fragment(Stack):
         def forward(
             self, image: Tensor, t: Tensor, encoder_states: Tensor, mask: Tensor
         ) -> Tensor:
@@ -256,17 +256,17 @@ def test_text_and_masks_are_no_latents() -> None:
             return super().forward(torch.cat([x, text], 1), t)[:, : text.shape[1]]
 
     image, mask = torch.randn(2, 16, 2, 3), torch.ones(2, 4, 16)
-    captured = capture(build(Piece), image, timesteps(9), text_tokens(), mask)
+    captured = capture(build(Fragment), image, timesteps(9), text_tokens(), mask)
     assert roles(captured) == ("t", ["image"], ["encoder_states", "mask"])
 
 
 def test_without_a_timestep_the_streams_are_the_latents() -> None:
-    class Piece(Stack):
+    class Fragment(Stack):
         def forward(self, x: Tensor, other: Tensor, c: Tensor) -> Tensor:
             return self.norm(self.run_blocks(x, c + other.mean(1), x))[:, 1:]
 
     other = torch.randn(2, 5, 16)
-    captured = capture(build(Piece), tokens(), other, torch.randn(2, 16))
+    captured = capture(build(Fragment), tokens(), other, torch.randn(2, 16))
     names = captured.found.inputs
     assert names.timestep is None
     assert [node.name for node in names.latents] == ["arg0_1"] or len(

@@ -20,7 +20,7 @@ def test_the_model_is_one_region_whatever_lies_between(model: type[Stack]) -> No
     (region,) = captured.found.regions.found
     assert (region.kind, region.bases) == ("model", ())
     assert len(region.outputs) == (2 if model is Returned else 1)
-    assert not captured.found.regions.apart
+    assert not captured.found.regions.merge_refusals
     assert captured.whole is not None
     left = [n for n in captured.whole.cached.gm.graph.nodes if is_expensive(n)]
     paths = {module_path([node]) for node in left}
@@ -53,4 +53,4 @@ def test_results_that_cannot_be_predicted_leave_the_stack(model: type[Stack]) ->
     captured = capture(build(model), tokens(), timesteps(9), granularity="model")
     regions = captured.found.regions
     assert [region.kind for region in regions.found] == ["stack"]
-    assert "is no batch of numbers" in regions.apart[0]
+    assert "is no batch of numbers" in regions.merge_refusals[0]

@@ -40,7 +40,7 @@ class Anything(Table):
 
 
 class Labelled(Table):
-    """A label and a timestep that nothing tells apart from it."""
+    """A label, and a timestep that looks the same in the graph."""
 
     def forward(self, x: Tensor, y: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
         return self.run_blocks(self.embed(x), self.look_up(y) + self.look_up(k), x)
@@ -89,7 +89,7 @@ def test_where_none_is_found_a_note_names_the_inputs() -> None:
 def test_per_sample_tells_a_remedy_that_applies() -> None:
     (reason,) = explained(
         build(Unknown), tokens(), timesteps(9), per_sample=True
-    ).fallbacks
+    ).uncached_reasons
     assert reason.endswith("options={'timestep': ...} if it is one of these: k")
 
 

@@ -98,7 +98,7 @@ def test_a_stack_whose_skips_are_summed_is_one_region() -> None:
     assert not region.bases
     assert [str(node.target) for node in region.outputs] == ["aten.sum.dim_IntList"]
     assert captured.found.regions.coverage > 0.9
-    assert not captured.found.regions.apart
+    assert not captured.found.regions.merge_refusals
 
 
 def test_constants_read_no_tensor() -> None:

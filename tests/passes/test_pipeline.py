@@ -63,8 +63,8 @@ def test_a_pass_that_is_disabled_is_left_out(
     assert bool(of_few_rows) == ("small_matmuls" in disabled)
     folded = any(node.target is invoke_subgraph for node in calls(gm))
     assert folded == ("fold_repeats" not in disabled)
-    told = [text for text in caplog.messages if text.startswith("passes left out")]
-    assert told == ([f"passes left out: {', '.join(disabled)}"] if disabled else [])
+    logged = [text for text in caplog.messages if text.startswith("passes left out")]
+    assert logged == ([f"passes left out: {', '.join(disabled)}"] if disabled else [])
 
 
 def test_every_graph_is_shown_in_the_order_of_the_pipeline() -> None:

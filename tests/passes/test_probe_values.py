@@ -104,4 +104,4 @@ def test_the_second_size_is_cached(
                 torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-6)
         full = [d.full for d in rfc_compile.stats(compiled).decisions]
         assert {*full} == {True, False}
-    assert not rfc_compile.explain(compiled).fallbacks
+    assert not rfc_compile.explain(compiled).uncached_reasons

@@ -65,6 +65,7 @@ KINDS: dict[str, list[tuple[str, int, int]]] = {
     "OpaqueBlock": ATTN_MLP,
     "Mapped": ATTN_MLP,
     "Pooled": ATTN_MLP,
+    "Decoupled": [*ATTN_MLP, *[("attention", 1, 1)] * 2],
     "Guided": ATTN_MLP * 2,
     "EncoderLayers": ATTN_MLP,
     "GatedSkips": [*ATTN_MLP[:2], ("mlp", 1, 1)] * 2 + ATTN_MLP[:2],

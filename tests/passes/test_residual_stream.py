@@ -50,6 +50,7 @@ ADDS = {
     "OpaqueBlock": 4,
     "Mapped": 4,  # none on the conditioning
     "Pooled": 4,
+    "Decoupled": 6,
     "Guided": 8,
     "EncoderLayers": 4,
     "GatedSkips": 8,

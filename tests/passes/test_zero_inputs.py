@@ -62,4 +62,4 @@ def test_an_input_of_zeros_is_cached(until: int) -> None:
     reasons = [d.reason for d in rfc_compile.stats(model).decisions]
     assert "non_finite" not in reasons
     assert reasons.count("scheduled") >= 3
-    assert not rfc_compile.explain(model).fallbacks
+    assert not rfc_compile.explain(model).uncached_reasons

@@ -149,8 +149,8 @@ def test_reasons_are_those_of_stats(page: Path) -> None:
 
 def test_the_presets_are_told_as_they_are() -> None:
     text = (DOCS / "quality.md").read_text()
-    told = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|$", text, re.M))
-    assert {name: float(value) for name, value in told.items()} == {
+    printed = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|$", text, re.M))
+    assert {name: float(value) for name, value in printed.items()} == {
         name: preset.tolerance for name, preset in PRESETS.items()
     }
 

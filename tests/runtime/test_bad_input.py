@@ -95,8 +95,8 @@ def test_other_models_run_uncached(
         warnings.simplefilter("error")  # once is enough
         assert torch.equal(rfc(*values), model(*values))
     assert torch.equal(result, model(*values))
-    (fallback,) = rfc_compile.explain(model).fallbacks
-    assert reason in fallback
+    (found,) = rfc_compile.explain(model).uncached_reasons
+    assert reason in found
     assert reason in str(rfc_compile.explain(rfc))
     assert rfc_compile.stats(rfc).steps == 0
 
@@ -117,7 +117,7 @@ def test_training_runs_uncached_with_gradients() -> None:
     first_step(model).square().mean().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad)
-    assert "gradients" in rfc_compile.explain(rfc).fallbacks[0]
+    assert "gradients" in rfc_compile.explain(rfc).uncached_reasons[0]
 
 
 def test_an_input_that_requires_grad_runs_uncached() -> None:
@@ -169,7 +169,7 @@ def test_non_finite_latents_run_uncached(schedule: str, value: float) -> None:
     assert "NaN" in str(warning.message)
     last = rfc_compile.stats(rfc).decisions[-1]
     assert (last.full, last.reason) == (True, "non_finite")
-    assert "NaN" in rfc_compile.explain(rfc).fallbacks[-1]
+    assert "NaN" in rfc_compile.explain(rfc).uncached_reasons[-1]
     assert torch.equal(run(rfc, seed=1), clean)
 
 
@@ -191,4 +191,4 @@ def test_a_healthy_run_warns_of_nothing() -> None:
         warnings.simplefilter("error", rfc_compile.UncachedWarning)
         rfc = compiled(threshold=0.6)
         run(rfc)
-    assert rfc_compile.explain(rfc).fallbacks == ()
+    assert rfc_compile.explain(rfc).uncached_reasons == ()

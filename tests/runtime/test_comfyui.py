@@ -92,7 +92,9 @@ def test_runs_are_cached_and_compile_nothing_anew(
     torch.testing.assert_close(exact, expected[1], rtol=0, atol=1e-5)
     statistics = rfc_compile.stats(few.get_attachment("rfc_compile"))
     assert (statistics.steps, statistics.nfc) == (STEPS + 4, 5 * (1 + separate))
-    assert not rfc_compile.explain(patched.get_attachment("rfc_compile")).fallbacks
+    assert not rfc_compile.explain(
+        patched.get_attachment("rfc_compile")
+    ).uncached_reasons
 
 
 def test_the_model_that_is_given_stays_as_it_is(
@@ -160,9 +162,9 @@ def test_statistics_say_what_was_cached(
         node.tell(model, {"samples": None})
     patched = compile_node(model)
     latent = ksampler(patched, 0, STEPS)
-    told = node.tell(patched, {"samples": latent})
-    (text,) = told["result"]
-    assert told["ui"]["text"] == [text]
+    said = node.tell(patched, {"samples": latent})
+    (text,) = said["result"]
+    assert said["ui"]["text"] == [text]
     assert "predict 1 region" in text
     nfc = rfc_compile.stats(patched.get_attachment("rfc_compile")).nfc
     assert f"{nfc} " in text

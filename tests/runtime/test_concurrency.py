@@ -210,7 +210,7 @@ def named_steps(model: Any, seed: int) -> Iterator[Tensor]:
 
 @by_schedule
 def test_generators_that_name_themselves(options: dict[str, Any]) -> None:
-    """Interleaved, their names overlap; every call is told apart all the same."""
+    """Interleaved, their names overlap; calls are distinguished all the same."""
     watched = Watched(**options)
     runs = [named_steps(watched, seed) for seed in SEEDS]
     for _ in itertools.zip_longest(*runs):
@@ -283,7 +283,7 @@ def test_a_pipeline_in_a_callback_of_another() -> None:
 
 @by_schedule
 def test_a_copy_made_within_a_run(options: dict[str, Any]) -> None:
-    """The run goes on as if nothing was; the copy begins one of its own."""
+    """The run continues unchanged; the copy begins one of its own."""
     watched = Watched(**options)
     x = watched.begin(4, seed=SEEDS[0])
     other = copy.deepcopy(watched.rfc)
@@ -293,7 +293,7 @@ def test_a_copy_made_within_a_run(options: dict[str, Any]) -> None:
 
 
 def test_pickled_within_a_run() -> None:
-    """What is compiled in place is sent as a plain model; the run goes on."""
+    """What is compiled in place is sent as a plain model; the run continues."""
     model, plain = build(Stack), build(Stack)
     model.compile(backend="rfc", options={"inner": "eager", **STATIC})
     expected = draw(model, 1)
@@ -331,7 +331,7 @@ def test_weights_that_change_within_a_run(
     change(watched.model)
     watched.run(x=x, first=4)
     assert watched.kinds[4] == "F"
-    assert not watched.fallbacks
+    assert not watched.uncached_reasons
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,10 @@ def test_nothing_in_a_graph_goes_to_the_host(options: dict[str, Any]) -> None:
 def test_weights_are_static_for_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a CUDA graph would copy all of them at every step."""
     compile_fx = importlib.import_module("torch._inductor.compile_fx")
-    told: list[tuple[int, list[int]]] = []
+    given: list[tuple[int, list[int]]] = []
 
     def inner(gm: Any, inputs: Any, **settings: Any) -> Any:
-        told.append((len(inputs), list(settings["static_input_idxs"])))
+        given.append((len(inputs), list(settings["static_input_idxs"])))
         return torch._functorch.aot_autograd.make_boxed_func(gm.forward)
 
     monkeypatch.setattr(compile_fx, "compile_fx_inner", inner)
@@ -109,8 +109,8 @@ def test_weights_are_static_for_inductor(monkeypatch: pytest.MonkeyPatch) -> Non
         placeholders = graph.gm.graph.find_nodes(op="placeholder")
         static = [i for i, node in enumerate(placeholders) if is_static_input(node)]
         expected.append((len(placeholders), static))
-    assert sorted(told) == sorted(expected)
-    assert all(0 < len(static) < count for count, static in told)
+    assert sorted(given) == sorted(expected)
+    assert all(0 < len(static) < count for count, static in given)
 
 
 @pytest.mark.skipif(

@@ -104,4 +104,4 @@ def test_every_size_is_right(dynamic: bool | None, regional: bool) -> None:
         for a, b in zip(found, references[size], strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
     assert rfc_compile.explain(model).graphs <= allowed
-    assert not rfc_compile.explain(model).fallbacks
+    assert not rfc_compile.explain(model).uncached_reasons

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import rfc_compile
 from rfc_compile import UncachedWarning
-from rfc_compile.dynamo_frames import graph_break_reason, is_piece
+from rfc_compile.dynamo_frames import graph_break_reason, is_fragment
 
 
 class Halves(nn.Module):
@@ -61,11 +61,11 @@ Found = list[tuple[bool, str | None]]
 
 
 def facts(model: nn.Module, wrap: Callable[[nn.Module, Any], Any]) -> Found:
-    """Of every graph of a forward: whether it is a piece, and why."""
+    """Of every graph of a forward: whether it is a fragment, and why."""
     found: Found = []
 
     def backend(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        found.append((is_piece(gm), graph_break_reason(gm)))
+        found.append((is_fragment(gm), graph_break_reason(gm)))
         return gm.forward
 
     with torch.no_grad():
@@ -106,12 +106,12 @@ def broken_elsewhere() -> None:
 
 @pytest.mark.usefixtures("broken_elsewhere")
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
-def test_a_whole_forward_is_no_piece(wrap: Callable[..., Any]) -> None:
+def test_a_whole_forward_is_no_fragment(wrap: Callable[..., Any]) -> None:
     assert facts(Halves(), wrap) == [(False, None)]
 
 
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
-def test_both_halves_are_pieces_and_the_cut_is_told_once(
+def test_both_halves_are_fragments_and_the_break_is_reported_once(
     wrap: Callable[..., Any],
 ) -> None:
     (first, why), (second, nothing) = facts(Cut(), wrap)
@@ -124,13 +124,13 @@ def test_both_halves_are_pieces_and_the_cut_is_told_once(
 
 @pytest.mark.usefixtures("broken_elsewhere")
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
-def test_parts_of_a_forward_that_was_given_up_are_pieces(
+def test_parts_of_a_forward_that_was_given_up_are_fragments(
     wrap: Callable[..., Any],
 ) -> None:
     found = facts(GivenUp(), wrap)
     assert found
-    for piece, why in found:
-        assert piece
+    for fragment, why in found:
+        assert fragment
         assert "graph_break" in str(why)
         assert "(test_dynamo_frames.py:" in str(why)
 
@@ -148,13 +148,13 @@ class Keyed(Stack):
 def test_the_recompile_limit_is_told_once() -> None:
     net = build(Keyed)
     model = torch.compile(net, backend="rfc", options={"inner": "eager"})
-    told = []
+    warned = []
     with warnings.catch_warnings(record=True) as seen, torch.no_grad():
         warnings.simplefilter("always", UncachedWarning)
         for count in range(1, 6):
             net.key = "a" * count
             model(tokens(), timesteps(9))
-            told.append(len([w for w in seen if w.category is UncachedWarning]))
-    assert told == [0, 0, 1, 1, 1]
-    (reason,) = rfc_compile.explain(model).fallbacks
+            warned.append(len([w for w in seen if w.category is UncachedWarning]))
+    assert warned == [0, 0, 1, 1, 1]
+    (reason,) = rfc_compile.explain(model).uncached_reasons
     assert "compiled 3 times, Dynamo's limit" in reason

@@ -94,7 +94,7 @@ CALLS: dict[str, tuple[Callable[[Tensor, Tensor], PlacedStep], str]] = {
 
 @by_schedule
 def test_one_broken_call(options: dict[str, Any]) -> None:
-    """Computed in full, for a reason; the run goes on without it."""
+    """Computed in full, for a reason; the run continues without it."""
     watched = Watched(**options)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", UncachedWarning)
@@ -106,7 +106,7 @@ def test_one_broken_call(options: dict[str, Any]) -> None:
             watched.check_clean()
     (warning,) = [w for w in seen if w.category is UncachedWarning]
     assert NOT_FINITE in str(warning.message)
-    assert NOT_FINITE in watched.fallbacks
+    assert NOT_FINITE in watched.uncached_reasons
 
 
 @by_schedule
@@ -139,7 +139,7 @@ def test_a_prompt_exchanged_in_every_run(options: dict[str, Any]) -> None:
 
 @by_schedule
 def test_a_prompt_that_changed_at_every_step(options: dict[str, Any]) -> None:
-    """It is left out of the comparison only for as long as it goes on changing."""
+    """It is left out of the comparison only for as long as it changes."""
     watched = Watched(**options)
     x = tokens(5)
     for step in range(STEPS):
@@ -173,7 +173,7 @@ def test_odd_timesteps(options: dict[str, Any]) -> None:
         for value in values:
             x = x - 0.03 * watched(x, timesteps(value))
         watched.check_clean()
-    assert not watched.fallbacks
+    assert not watched.uncached_reasons
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64], ids=str)
@@ -201,7 +201,7 @@ def test_broken_weights_are_repaired_within_a_run(options: dict[str, Any]) -> No
     watched.model.load_state_dict(good)
     watched.run(x=x, first=AFTER)
     assert watched.kinds[AFTER + 1] == "F"
-    assert not watched.fallbacks
+    assert not watched.uncached_reasons
     watched.check_clean()
 
 
@@ -239,7 +239,7 @@ def test_lost_state(
         x = watched.step(x, AFTER)
     if form == "whole" or which == 0:
         assert (watched.kinds[-1], watched.reason) == ("F", "lost_state")
-    assert "freed or moved" in watched.fallbacks
+    assert "freed or moved" in watched.uncached_reasons
     watched.run(x=x, first=AFTER + 1)
     watched.check_clean()
 
@@ -273,7 +273,7 @@ def test_no_memory_for_the_state() -> None:
 
     with little_memory(), pytest.warns(UncachedWarning, match="cannot be alloc"):
         x = walk(tokens(batch=LARGE), range(3))
-    assert "such calls run uncached" in watched.fallbacks
+    assert "such calls run uncached" in watched.uncached_reasons
     walk(x, range(3, 6))
     assert watched.kinds == "UUU" + "FFC"
 
@@ -304,7 +304,7 @@ def test_a_graph_that_does_not_compile(
     with pytest.warns(UncachedWarning, match=says):
         watched.run()
     assert watched.kinds == kinds
-    assert f"cannot compile the {name} graph" in watched.fallbacks
+    assert f"cannot compile the {name} graph" in watched.uncached_reasons
     watched.kinds = ""
     watched.run(2)
     assert watched.kinds == "U" * STEPS

@@ -72,13 +72,15 @@ def test_what_is_learnt_of_varying_prompts_does_not_outlive_a_run(
 
 
 @pytest.mark.usefixtures("silent")
-@pytest.mark.parametrize("told", [False, True], ids=["untold", "told"])
+@pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
 @pytest.mark.parametrize("every", [20, 10, 5])
-def test_a_target_is_met_by_a_run_that_prompts_split(every: int, *, told: bool) -> None:
+def test_a_target_is_met_by_a_run_that_prompts_split(
+    every: int, *, named: bool
+) -> None:
     """Every part is at least one step in full, and the whole has the target."""
     model, before = compiled(target_nfc=8), 0
     for _ in range(3):
-        if told:
+        if named:
             with rfc_compile.trajectory("run", num_steps=STEPS):
                 prompted(model, (3, 8, 5, 1), every)
         else:
@@ -130,7 +132,9 @@ def test_fresh_noise_that_nobody_told_of_is_computed_in_full(
     with warnings.catch_warnings():
         warnings.simplefilter("error", UncachedWarning)
         ddpm(model, seed=1)  # said once
-    assert any(UNLINKED in reason for reason in rfc_compile.explain(model).fallbacks)
+    assert any(
+        UNLINKED in reason for reason in rfc_compile.explain(model).uncached_reasons
+    )
 
 
 @torch.no_grad()

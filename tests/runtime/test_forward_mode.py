@@ -48,9 +48,9 @@ def test_tangents_are_those_of_the_model(
                 torch.testing.assert_close(found, exact)
             else:  # images are cached as ever
                 model(*call)
-        told = [str(w.message) for w in seen if w.category is UncachedWarning]
+        warned = [str(w.message) for w in seen if w.category is UncachedWarning]
     full = [d.full for d in rfc_compile.stats(model).decisions]
     assert {*full} == {True, False}
     if tangent is by_dual_numbers:  # Dynamo leaves jvp alone
-        (text,) = told
+        (text,) = warned
         assert "forward-mode derivatives are wanted" in text

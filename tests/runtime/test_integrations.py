@@ -74,7 +74,7 @@ def test_the_iterations_of_a_pipeline_are_the_steps_of_its_run(iterations: int) 
         assert full == [s for s in range(20) if (s * 5) % iterations < 5]
     assert torch.equal(*drawn)
     if iterations == 20:
-        with rfc_compile.trajectory("told", num_steps=20):
+        with rfc_compile.trajectory("named", num_steps=20):
             *_, image = steps_of(model)
         assert torch.equal(image, drawn[0])
 

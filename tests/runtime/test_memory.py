@@ -98,7 +98,7 @@ def checked_run(model: Any, plain: Any) -> Tensor:
     [("subspace", "module"), ("rfe", "block"), ("taylor", "module")],
 )
 def test_a_smaller_dtype_is_nearly_as_good(estimator: str, granularity: str) -> None:
-    """Full steps are exact, cached ones close, and the state as small as told."""
+    """Full steps are exact, cached ones close, and the state as small as predicted."""
     errors, sizes = {}, {}
     plain = small_glyph()
     expected = torch.stack(list(steps_of(plain)))

@@ -79,7 +79,7 @@ def test_batch_sizes_and_dynamic_shapes(dynamic: bool | None, inner: str) -> Non
         torch.testing.assert_close(
             walk(rfc, batch=batch), walk(model, batch=batch), rtol=0, atol=1e-5
         )
-    assert rfc_compile.explain(rfc).fallbacks == ()
+    assert rfc_compile.explain(rfc).uncached_reasons == ()
 
 
 @torch.no_grad()

@@ -41,10 +41,10 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def call(model: Any, told: Sequence[tuple[Request, Row]]) -> None:
+def call(model: Any, pairs: Sequence[tuple[Request, Row]]) -> None:
     """One call for these requests."""
-    with rfc_compile.rows([row for _, row in told]):
-        step(model, [request for request, _ in told])
+    with rfc_compile.rows([row for _, row in pairs]):
+        step(model, [request for request, _ in pairs])
 
 
 def drawn_alone(model: Any, request: Request, row: Row) -> Tensor:
@@ -67,7 +67,7 @@ def test_requests_for_one_image_keep_their_own_quality() -> None:
     expected = TinyRequest(0, STEPS)
     while not expected.finished:
         step(plain, [expected])
-    told = [
+    pairs = [
         (TinyRequest(0, STEPS), Row(name, STEPS, **asked))
         for name, asked in (
             ("exact", {"off": True}),
@@ -75,17 +75,17 @@ def test_requests_for_one_image_keep_their_own_quality() -> None:
             ("exact too", {"off": True}),
         )
     ]
-    told.append((TinyRequest(1, STEPS), Row("other", STEPS)))
+    pairs.append((TinyRequest(1, STEPS), Row("other", STEPS)))
     shuffled = random.Random(0)
     for at in range(STEPS):
         if at == 5:
-            few = rfc_compile.rows([row for _, row in told[:2]])
+            few = rfc_compile.rows([row for _, row in pairs[:2]])
             with pytest.raises(OptionError, match="2 rows for a batch of 4"), few:
-                step(model, [request for request, _ in told])
-        shuffled.shuffle(order := list(told))
+                step(model, [request for request, _ in pairs])
+        shuffled.shuffle(order := list(pairs))
         call(model, order)
     assert counts().items() >= {"exact": 12, "fast": 4, "exact too": 12}.items()
-    distances = [torch.dist(request.x, expected.x) for request, _ in told[:3]]
+    distances = [torch.dist(request.x, expected.x) for request, _ in pairs[:3]]
     assert max(distances[0], distances[2]) < ROUNDING < distances[1]
 
 
@@ -105,13 +105,13 @@ class Guided(GlyphRequest):
         super().take(empty + self.scale * (wanted - empty))
 
 
-def guided_call(model: Any, told: Sequence[tuple[Guided, Row]], named: bool) -> None:
-    rows = [request.row() for request, _ in told]
+def guided_call(model: Any, pairs: Sequence[tuple[Guided, Row]], named: bool) -> None:
+    rows = [request.row() for request, _ in pairs]
     given = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-    names = [row for _, row in told for _ in range(2)] if named else []
+    names = [row for _, row in pairs for _ in range(2)] if named else []
     with rfc_compile.rows(names), torch.no_grad():
         predictions = model(**given).sample
-    for (request, _), prediction in zip(told, predictions.split(2), strict=True):
+    for (request, _), prediction in zip(pairs, predictions.split(2), strict=True):
         request.take(prediction)
 
 
@@ -119,7 +119,7 @@ def guided_call(model: Any, told: Sequence[tuple[Guided, Row]], named: bool) -> 
 def test_guidance_is_the_same_in_every_batch(named: bool) -> None:
     """Its rows are full at different steps, and others come and go.
 
-    Two requests that begin with the same noise are kept apart by their names.
+    Two requests that begin with the same noise are distinguished by their names.
     """
 
     def requests() -> list[tuple[Guided, Row]]:
@@ -138,7 +138,7 @@ def test_guidance_is_the_same_in_every_batch(named: bool) -> None:
     rfc_compile.reset(model)
     for at in range(16):
         joined = beside if named else beside[: 1 + at // 2]
-        waiting = [told for told in joined if not told[0].finished]
+        waiting = [pair for pair in joined if not pair[0].finished]
         if waiting:
             guided_call(model, waiting[:: -1 if at % 2 else 1], named)
     assert [sample.nfc for sample in rfc_compile.stats(model).samples] == decided
@@ -165,13 +165,13 @@ def test_requests_with_fresh_noise_are_cached_and_equal_those_alone() -> None:
         drawn_alone(model, NoisyRequest(i, 9 + i), row) for i, row in enumerate(asked)
     ]
     rfc_compile.reset(model)
-    told = [(NoisyRequest(i, 9 + i), row) for i, row in enumerate(asked)]
+    pairs = [(NoisyRequest(i, 9 + i), row) for i, row in enumerate(asked)]
     for at in range(20):
-        waiting = [x for i, x in enumerate(told) if i <= at and not x[0].finished]
+        waiting = [x for i, x in enumerate(pairs) if i <= at and not x[0].finished]
         if waiting:
             call(model, waiting[:: -1 if at % 2 else 1])
     assert counts() == {"0": 4, "1": 5, "2": 6, "3": 7}
-    for (request, _), expected in zip(told, alone, strict=True):
+    for (request, _), expected in zip(pairs, alone, strict=True):
         torch.testing.assert_close(request.x, expected, rtol=0, atol=ROUNDING)
 
 

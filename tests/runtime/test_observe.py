@@ -15,7 +15,9 @@ import pytest
 import torch
 from denoising import LABELS, compiled, run, small_glyph
 from diffusers import DiTTransformer2DModel
+from models import Stack, build, timesteps, tokens
 from options import MODULES
+from original_forms import Decoupled
 from paths import SUPPORT
 from torch import nn
 
@@ -219,7 +221,25 @@ def test_the_table_names_every_region() -> None:
         wanted = f"{scaled(region.flops, 'FLOP')} {size(region.cache_bytes)}"
         assert " ".join(amounts) == wanted
     assert "timestep input: timestep" in rows
+    assert str(explanation.cached_step) in rows
     assert all(region.cache_bytes > 0 for region in explanation.regions)
+
+
+def test_what_a_cached_step_still_runs() -> None:
+    """The modulations between two regions feed only the second one: they do not run."""
+    model = compiled(build(Decoupled), granularity="block")
+    with torch.no_grad():
+        for t in range(9, 5, -1):
+            model(tokens(), timesteps(t))
+    explanation = rfc_compile.explain(model)
+    step = explanation.cached_step
+    assert step is not None
+    assert step.flops < 1 - explanation.coverage
+    assert "embed" in step.modules
+    assert 0 < step.operations < step.full_operations
+    assert step.time is None or step.time > 0
+    uncalled = rfc_compile.explain(compiled(build(Stack)))
+    assert uncalled.cached_step is None
 
 
 def test_statistics_in_a_few_lines() -> None:
@@ -277,9 +297,11 @@ def test_none_stands_for_every_model() -> None:
     assert everything.graphs == before.graphs + 2
     assert set(everything.regions) >= {*of_wide.regions, *of_narrow.regions}
     assert 0 < everything.coverage < 1
-    assert everything.fallbacks == before.fallbacks
-    told = before.fallbacks
-    last = replace(rfc_compile.stats(narrow), fallbacks=told)  # it ran last
+    assert everything.uncached_reasons == before.uncached_reasons
+    reasons = before.uncached_reasons
+    last = replace(rfc_compile.stats(narrow), uncached_reasons=reasons)  # it ran last
     assert rfc_compile.stats(None) == last
     run(wide)
-    assert rfc_compile.stats() == replace(rfc_compile.stats(wide), fallbacks=told)
+    assert rfc_compile.stats() == replace(
+        rfc_compile.stats(wide), uncached_reasons=reasons
+    )

@@ -110,7 +110,7 @@ def test_int8_weights(quantize: Any, denoiser: Denoiser, form: str) -> None:
     compare(denoiser, rfc, eager).check()
     explanation = rfc_compile.explain(rfc)
     assert explanation.block_coverage > 0.9
-    assert not explanation.fallbacks
+    assert not explanation.uncached_reasons
     if form == "whole":
         assert len(explanation.regions) == denoiser.regions
 
@@ -122,7 +122,7 @@ def test_float8_weights() -> None:
     rfc = compiled(model, **MODULES)
     compare(FLUX, rfc, model).check()
     assert len(rfc_compile.explain(rfc).regions) == FLUX.regions
-    assert not rfc_compile.explain(rfc).fallbacks
+    assert not rfc_compile.explain(rfc).uncached_reasons
 
 
 def test_int8_weights_may_move(quantize: Any) -> None:
@@ -166,7 +166,7 @@ def test_quantized_weights_in_half_precision(config: str, granularity: str) -> N
     rfc = compiled(model, granularity=granularity)
     compare(denoiser, rfc, eager).check()
     explanation = rfc_compile.explain(rfc)
-    assert not explanation.fallbacks
+    assert not explanation.uncached_reasons
     assert explanation.block_coverage > 0.9
     assert len(explanation.regions) == (FLUX.regions if granularity == "module" else 1)
 

@@ -104,7 +104,7 @@ def draw(
     run: Run,
     after: Callable[[tuple[Tensor, ...], Any], None] = lambda call, result: None,
 ) -> list[Tensor]:
-    """The latents after every step; ``after`` is told of every call."""
+    """The latents after every step; ``after`` is called after each."""
     x = recipe.latent(100 * run.seed)
     latents = []
     for step in range(min(run.steps, run.stops)):

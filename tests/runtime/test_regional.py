@@ -73,7 +73,7 @@ def test_like_the_whole_model(name: str) -> None:
     for step in range(3):
         assert torch.equal(found[step], uncached[step])
     assert largest_error(found, uncached) <= 1.5 * largest_error(expected, uncached)
-    assert not rfc_compile.explain(regional).fallbacks
+    assert not rfc_compile.explain(regional).uncached_reasons
     compute_all_steps(regional)
     found = results(denoiser, regional)
     assert rfc_compile.stats(regional).nfc == STEPS
@@ -192,7 +192,7 @@ def test_guidance_by_two_calls(name: str) -> None:
 
 
 def test_class_guidance_hidden_in_the_embedding() -> None:
-    """Blocks of a class-conditional model: two calls a step, told apart."""
+    """Blocks of a class-conditional model: two calls a step, distinguished."""
     uncached = list(guided_steps(small_glyph()))
     model = compile_blocks(small_glyph())
     found = list(guided_steps(model))

@@ -211,7 +211,7 @@ def test_threads_do_not_mix(options: dict[str, Any]) -> None:
 
 @BOTH
 def test_another_prompt_in_the_middle_starts_anew(options: dict[str, Any]) -> None:
-    """The latent goes on smoothly, the class does not: nothing old may be used."""
+    """The latent changes smoothly, the class does not: nothing kept may be used."""
     model = compiled(**options)
     steps = latents(model, seed=1)
     for _ in range(8):
@@ -225,15 +225,15 @@ def test_another_prompt_in_the_middle_starts_anew(options: dict[str, Any]) -> No
 
 
 @BOTH
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("named", [True, False])
 def test_other_latents_start_anew_unless_the_run_is_told(
-    told: bool, options: dict[str, Any]
+    named: bool, options: dict[str, Any]
 ) -> None:
-    """Somebody exchanges them between two steps; a told run is never split."""
+    """Somebody exchanges them between two steps; a named run is never split."""
     model, plain = compiled(**options), small_glyph()
     with contextlib.ExitStack() as stack:
-        if told:
-            stack.enter_context(rfc_compile.trajectory("told", num_steps=20))
+        if named:
+            stack.enter_context(rfc_compile.trajectory("named", num_steps=20))
         steps = latents(model, seed=1)
         for _ in range(8):
             next(steps)
@@ -242,14 +242,14 @@ def test_other_latents_start_anew_unless_the_run_is_told(
         with torch.no_grad():
             ours, exact = (f(noise, **inputs).sample for f in (model, plain))
     stats = rfc_compile.stats(model)
-    if told:
+    if named:
         assert stats.steps == 9
         return
     assert torch.equal(ours, exact)
     assert (stats.steps, stats.decisions[-1].reason) == (1, "new_run")
     assert stats.last is not None
     assert stats.last.steps == 8
-    *_, last = steps  # the image goes on beside it
+    *_, last = steps  # while the image continues
     assert torch.equal(last, fresh(options, seed=1))
     assert rfc_compile.stats(model).steps == 20
 
@@ -311,7 +311,7 @@ def test_the_state_of_a_run_that_is_over_is_freed_in_the_next() -> None:
 
 def test_final_steps_are_full_where_the_length_is_told() -> None:
     model = compiled(**{**STATIC, "interval": 4, "final_full": 2})
-    with rfc_compile.trajectory("told", num_steps=20):
+    with rfc_compile.trajectory("named", num_steps=20):
         run(model)
     last = rfc_compile.stats(model).decisions[-2:]
     assert [(d.full, d.reason) for d in last] == [(True, "final")] * 2

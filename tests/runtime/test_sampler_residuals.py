@@ -128,7 +128,7 @@ def test_every_step_is_explained(
 def test_fresh_noise_is_not_explained(
     sampler: str, separate: bool, dtype: torch.dtype
 ) -> None:
-    """Untold, no step is cached and that is said; told, it is one run, and cached."""
+    """Without a name no step is cached, with a warning; named, it is one cached run."""
     drawn = drawing(sampler, separate=separate, dtype=dtype)
     with pytest.warns(UncachedWarning, match="do not follow from what the model"):
         drawn.draw()
@@ -136,11 +136,11 @@ def test_fresh_noise_is_not_explained(
     assert set(others) == {1}
     assert last <= 2  # the last step of all adds no noise
     assert full_calls(drawn.model) >= (STEPS - 1) * (2 if separate else 1)
-    with rfc_compile.trajectory("told", num_steps=STEPS):
+    with rfc_compile.trajectory("named", num_steps=STEPS):
         found = drawn.draw(seed=1)
     assert min(found[:-1]) > 2 * EXPLAINED
     stats = rfc_compile.stats(drawn.model)
-    assert stats.name == "told"
+    assert stats.name == "named"
     assert stats.steps == STEPS
     assert stats.nfc < len(stats.decisions)
 

@@ -44,7 +44,7 @@ def check(model: Any, served: Sequence[Request], expected: Sequence[Alone]) -> N
     assert decided == sorted(x for one in expected for x in one.trajectories)
     for request, reference in zip(served, expected, strict=True):
         torch.testing.assert_close(request.x, reference.image, rtol=0, atol=ROUNDING)
-    assert not rfc_compile.explain(model).fallbacks
+    assert not rfc_compile.explain(model).uncached_reasons
 
 
 ARRIVALS: list[tuple[int, Callable[[], Request]]] = [

@@ -187,7 +187,7 @@ def test_every_request_gets_the_image_that_it_gets_alone(
         if "off" in order:  # which is the model itself
             assert_same(image, drawn_uncached(plain, serving.SAMPLER, order))
             assert full_steps == order["steps"]
-    assert not rfc_compile.explain(model).fallbacks
+    assert not rfc_compile.explain(model).uncached_reasons
 
 
 @pytest.mark.parametrize(

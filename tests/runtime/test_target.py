@@ -44,12 +44,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("told", ["by trajectory", "by a pipeline"])
-def test_with_the_length_told_every_run_meets_it(told: str) -> None:
+@pytest.mark.parametrize("source", ["by trajectory", "by a pipeline"])
+def test_with_the_length_known_every_run_meets_it(source: str) -> None:
     model = compiled(small_glyph(1), target_nfc=9)
     for seed, (scheduler, steps, _) in enumerate(CASES):
-        if told == "by trajectory":
-            with rfc_compile.trajectory("told", num_steps=steps):
+        if source == "by trajectory":
+            with rfc_compile.trajectory("named", num_steps=steps):
                 draw(model, seed, steps=steps, scheduler=scheduler)
         else:
             number = begin_run(steps)
@@ -61,7 +61,7 @@ def test_with_the_length_told_every_run_meets_it(told: str) -> None:
         assert reasons == {"even", "new_run" if seed else "warmup"}
         gaps = [b - a for a, b in pairwise(full_steps(model))]
         assert max(gaps) - min(gaps) <= 1
-    assert not rfc_compile.explain(model).fallbacks
+    assert not rfc_compile.explain(model).uncached_reasons
 
 
 @pytest.mark.parametrize(("scheduler", "steps", "nfc"), CASES)
@@ -78,7 +78,7 @@ def test_untold_it_is_spread_over_the_timesteps(
         found.append(full_steps(model))
     assert found[0] == found[1]
     assert nfc - 2 <= len(found[0]) <= nfc
-    assert not rfc_compile.explain(model).fallbacks
+    assert not rfc_compile.explain(model).uncached_reasons
 
 
 @pytest.mark.parametrize(("scheduler", "nfc"), [("euler", 5), ("unipc", 4)])
@@ -90,7 +90,7 @@ def test_a_last_step_that_moves_the_latent_far_is_one_of_its_run(
     settings: dict[str, Any] = {"scheduler": scheduler, "steps": 20, "guidance": 1.0}
     labels = torch.arange(8)
     for seed in (3000, 7000):
-        with rfc_compile.trajectory("told", num_steps=20):
+        with rfc_compile.trajectory("named", num_steps=20):
             sample(model, labels=labels, seed=seed, **settings)
         stats = rfc_compile.stats(model)
         assert (stats.nfc, stats.steps) == (nfc, 20)
@@ -114,7 +114,7 @@ def test_every_branch_has_the_target() -> None:
 @pytest.mark.parametrize("estimator", ["reuse", "taylor", "rfe", "subspace"])
 def test_whatever_the_estimator(estimator: str) -> None:
     model = compiled(small_glyph(1), target_nfc=7, estimator=estimator)
-    with rfc_compile.trajectory("told", num_steps=20):
+    with rfc_compile.trajectory("named", num_steps=20):
         draw(model, 0)
     assert rfc_compile.stats(model).nfc == 7
 
@@ -125,7 +125,7 @@ def test_blocks_that_are_compiled_one_by_one() -> None:
     blocks: Any = model.transformer_blocks
     for block in blocks:
         block.compile(backend="rfc", options={"inner": "eager", "target_nfc": 7})
-    with rfc_compile.trajectory("told", num_steps=20):
+    with rfc_compile.trajectory("named", num_steps=20):
         draw(model, 0)
     stats = rfc_compile.stats(model)
     assert (stats.nfc, stats.steps) == (7, 20)
@@ -151,7 +151,7 @@ def test_a_speedup_beyond_the_flops_outside_is_told() -> None:
 
 def test_guards_come_before_the_target() -> None:
     model = compiled(small_glyph(1), target_nfc=9, max_cached_run=3)
-    with rfc_compile.trajectory("told", num_steps=40):
+    with rfc_compile.trajectory("named", num_steps=40):
         draw(model, 0, steps=40)
     decisions = rfc_compile.stats(model).decisions
     assert "cap" in {d.reason for d in decisions if d.full}

@@ -13,7 +13,7 @@ from rfc_compile.tools.measure.metrics import psnr
 
 
 def test_twins_of_other_speed_are_not_taken_for_each_other() -> None:
-    """In 12 and in 24 steps, one of them later: the fit tells them apart."""
+    """In 12 and in 24 steps, one of them later: the fit distinguishes them."""
     arrivals = [(0, 12), (0, 24), (2, 15)]
     plain, exact = small_glyph(), []
     for _, steps in arrivals:

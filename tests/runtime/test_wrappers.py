@@ -80,7 +80,7 @@ def test_shared_modules(
     compare(denoiser, rfc, eager).check()
     compare(denoiser, rfc, eager, seed=1, steps=5).check(CADENCE[:5])
     assert len(rfc_compile.stats(rfc).decisions) == 5, "one decision a call"
-    assert not rfc_compile.explain(rfc).fallbacks
+    assert not rfc_compile.explain(rfc).uncached_reasons
 
 
 def test_a_block_in_a_loop_keeps_little_state() -> None:

@@ -31,8 +31,8 @@ CADENCE = "FFFCCFCCFCCF"
 
 DEEP_FLUX, WAN = ALL["FluxTransformer2DModel"], ALL["WanTransformer3DModel"]
 QWEN, DIT = ALL["QwenImageTransformer2DModel"], ALL["DiTTransformer2DModel"]
-FLUX = replace(DEEP_FLUX, build=functools.partial(flux, joint=1), regions=5)
-"""One joint block and two single ones, which are traced in less time."""
+FLUX = replace(DEEP_FLUX, build=functools.partial(flux, joint=1, single=1), regions=4)
+"""One joint block and a single one, which are traced in less time."""
 
 flux_and_wan = pytest.mark.parametrize(
     "denoiser",

@@ -29,7 +29,7 @@ def small_glyph(blocks: int = 2, dtype: torch.dtype = torch.float32) -> nn.Modul
 
 
 def compiled(model: nn.Module | None = None, **options: Any) -> Any:
-    """A model behind the backend, with the eager inner backend unless told."""
+    """A model behind the backend, with the eager inner backend by default."""
     options = {"inner": "eager", "min_coverage": 0.0, **options}
     return torch.compile(model or small_glyph(), backend="rfc", options=options)
 

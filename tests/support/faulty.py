@@ -110,16 +110,16 @@ class Watched:
         return self.decision.reason
 
     @property
-    def fallbacks(self) -> str:
+    def uncached_reasons(self) -> str:
         """What ran uncached, and why."""
-        return "; ".join(rfc_compile.explain(self.rfc).fallbacks)
+        return "; ".join(rfc_compile.explain(self.rfc).uncached_reasons)
 
     def check_clean(self) -> None:
         """The next run is that of a model that was just compiled, bit for bit."""
         self.kinds = ""
         image = self.run(FRESH_SEED)
         expected, kinds = fresh(self.form, **self.options)
-        assert self.kinds == kinds, self.fallbacks
+        assert self.kinds == kinds, self.uncached_reasons
         assert torch.equal(image, expected)
 
 

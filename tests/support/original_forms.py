@@ -1,7 +1,7 @@
 """Small models in the forms of original repositories, on top of tests/models.py.
 
-Mapping networks, shifted windows, opaque attention, guidance inside of the forward,
-layers of torch.nn with gated skips.
+Mapping networks, shifted windows, opaque attention, guidance inside of the forward (its
+answers mixed or not), layers of torch.nn with gated skips.
 """
 
 from __future__ import annotations
@@ -99,6 +99,40 @@ class Guided(Stack):
         return without + 2.5 * (with_time - without)
 
 
+class TokenBlock(Block):
+    """A gate and a scale for every token."""
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        scale, gate = self.by_token(c).chunk(2, dim=-1)
+        return x + gate * self.attn(x * (1 + scale))
+
+    def build(self) -> None:
+        super().build()
+        self.by_token = nn.Linear(WIDTH, 2 * WIDTH)
+
+
+class Decoupled(Stack):
+    """A second stack whose tokens the first one's modulate, and the head's as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = nn.ModuleList(TokenBlock() for _ in range(2))
+        self.last = nn.Linear(WIDTH, WIDTH)
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        tokens = F.silu(super().run_blocks(x, c, text) + c[:, None])
+        for block in self.decoder:
+            x = block(x, tokens, text)
+        return x * (1 + self.last(tokens))
+
+
+class Doubled(Stack):
+    """Guidance in one batch made inside of the forward; the caller mixes answers."""
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
+        return super().forward(torch.cat([x, x]), torch.cat([t, t * 0 + 1]))
+
+
 class EncoderLayers(nn.Module):
     """Layers of torch.nn, each of which PyTorch's fast path runs as one op."""
 
@@ -166,4 +200,4 @@ assert TOKENS % 2 == 0, "windows and parts are halves"
 
 
 ORIGINAL_BLOCKS = (WindowBlock, OpaqueBlock)
-ORIGINAL_MODELS = (Mapped, Pooled, Guided, EncoderLayers, GatedSkips)
+ORIGINAL_MODELS = (Mapped, Pooled, Decoupled, Guided, EncoderLayers, GatedSkips)

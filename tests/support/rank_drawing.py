@@ -35,7 +35,7 @@ MANY_LABELS = (LABELS, torch.tensor([1, 4, 7]))
 """Labels of data parallel ranks: batches of different sizes."""
 
 GUIDED = {**RCS, "corrector": "off"}
-"""A rank does not see what the other branch returned: its run is told, and it does not
+"""A rank does not see what the other branch returned: its run is named, and it does not
 know what it owes."""
 
 Drawn = tuple[Tensor, list[Any]]

@@ -64,7 +64,7 @@ def tensor_parallel(rank: int, expected: dict[str, Any]) -> None:
     assert max(call.args[1].nbytes for call in met.call_args_list) <= 24
     assert exchanged(model) == {"probe": 0, "full": 4, "cached": 0}
     assert "the 2 ranks that share" in str(rfc_compile.explain(model))
-    assert not rfc_compile.explain(model).fallbacks
+    assert not rfc_compile.explain(model).uncached_reasons
     assert_same(drawn(model), expected["rcs"][0])
 
 
@@ -134,7 +134,7 @@ def drawn_together(model: Any, rank: int) -> Drawn:
 
 
 def one_decision(rank: int, expected: dict[str, Any]) -> None:
-    """A group that is told: the worst image of all ranks decides for all."""
+    """A process group is given: the worst image of all ranks decides for all."""
     short = distributed.new_group(timeout=datetime.timedelta(seconds=60))
     model = compiled(**RCS, process_group=short)
     batch, decisions = expected["rcs"][0]
@@ -219,7 +219,7 @@ def one_raises(model: Any, rank: int, group: Any) -> None:
         list(steps_together(denoise, rank))
     assert time.monotonic() - start < 30
     if rank == 0:
-        assert "rank 0 waited in vain for the 2 ranks" in str(raised.value)
+        assert "rank 0 did not hear from the 2 ranks" in str(raised.value)
 
 
 def different_graphs(rank: int, expected: dict[str, Any]) -> None:
@@ -255,7 +255,7 @@ def two_replicas(rank: int, expected: dict[str, Any]) -> None:
 
 
 def two_groups(rank: int, expected: dict[str, Any]) -> None:
-    """The same pairs with one image each, told to decide together: two meetings."""
+    """The same pairs with one image each, that decide together: two meetings."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "tensor"))
     split_model = split(small_glyph(), mesh["tensor"])
     model = compiled(split_model, **RCS, process_group=mesh["replica"].get_group())

@@ -158,12 +158,12 @@ def test_the_command_writes_a_picture_and_numbers(
     arguments = ["analyse", "tests.tools.test_analyse:factory", "--interval", "3"]
     monkeypatch.chdir(ROOT)
     assert main([*arguments, "--output", str(folder)]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     record = json.loads((folder / "analysis.json").read_text())
     for region in record["regions"]:
-        assert f"{region['module']} ({region['kind']})" in told
+        assert f"{region['module']} ({region['kind']})" in printed
         for error in region["mean_errors"].values():
-            assert f"{error:.1%}" in told
+            assert f"{error:.1%}" in printed
     assert (folder / "analysis.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in folder.iterdir()) == ["analysis.json", "analysis.png"]
 

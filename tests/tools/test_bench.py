@@ -154,8 +154,8 @@ def test_nfc_is_the_work_in_the_blocks() -> None:
 def test_our_nfc_is_that_of_the_decisions() -> None:
     options = {"schedule": "interval", "interval": 3, "warmup": 1}
     assert nfc(OURS, options, steps=20) == 7
-    told = nfc(OURS, {"target_nfc": 5}, steps=20)  # the first run: its length is told
-    assert told == 5
+    count = nfc(OURS, {"target_nfc": 5}, steps=20)  # the first run knows num_steps
+    assert count == 5
 
 
 RUNS = [

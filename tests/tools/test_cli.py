@@ -86,11 +86,13 @@ def test_demo_writes_two_pictures(demo: str, output: Path) -> None:
         assert pixels.std() > 20  # with something drawn on it
 
 
-def test_a_bad_argument_is_one_line() -> None:
-    result = rfc_compile("draw")
-    assert result.returncode == 2
-    assert result.stdout == ""
-    line = one_line(result.stderr)
+def test_a_bad_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main.main(["draw"])
+    assert exit_info.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    line = one_line(err)
     assert all(text in line for text in ("draw", "demo"))
 
 

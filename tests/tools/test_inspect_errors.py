@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from inspecting import FACTORY, Inspect, Output, model_folder, process
+from inspecting import FACTORY, Inspect, model_folder
 
 
 @pytest.fixture
@@ -13,9 +13,11 @@ def inspect(capsys: pytest.CaptureFixture[str]) -> Inspect:
     return Inspect(capsys)
 
 
-def test_a_process_reports_a_bad_model_in_one_line(tmp_path: Path) -> None:
-    result = process("no/such/folder", cwd=tmp_path)
-    assert Output(result.returncode, result.stdout, result.stderr).error.endswith(
+def test_a_bad_model_is_one_line(
+    inspect: Inspect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert inspect("no/such/folder").error.endswith(
         "no such folder, and neither a hub id (owner/name) nor package.module:factory"
     )
 
@@ -50,7 +52,7 @@ def test_a_factory_may_give_inputs_in_order(factory: str, inspect: Inspect) -> N
     found = inspect.json(f"{factory}:in_order")
     assert found["inputs"] == {"0": [1, 4, 8], "1": [1]}
     assert found["regions"] == []
-    assert "no attention or MLP" in found["fallbacks"][0]
+    assert "no attention or MLP" in found["uncached_reasons"][0]
 
 
 def test_a_factory_takes_no_sizes(factory: str, inspect: Inspect) -> None:

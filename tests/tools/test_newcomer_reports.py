@@ -132,6 +132,6 @@ def test_a_stack_is_drawn_on_its_stream() -> None:
 
 
 def test_every_reason_is_put_in_words() -> None:
-    told = re.search(r"reason: (.*?)statistic:", Decision.__doc__ or "", re.DOTALL)
-    assert told is not None
-    assert set(re.findall(r"``(\w+)``", told[1])) == REASONS.keys()
+    listed = re.search(r"reason: (.*?)statistic:", Decision.__doc__ or "", re.DOTALL)
+    assert listed is not None
+    assert set(re.findall(r"``(\w+)``", listed[1])) == REASONS.keys()

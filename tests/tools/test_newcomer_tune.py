@@ -18,7 +18,7 @@ from rfc_compile.tools.cli.target_arguments import target_of
 from rfc_compile.tools.cli.tune import interrupted
 from rfc_compile.tools.measure.target import Settings, Target, resolve_target
 from rfc_compile.tools.tuning.clock import Clock
-from rfc_compile.tools.tuning.progress import showing
+from rfc_compile.tools.tuning.progress import SearchProgress
 from rfc_compile.tools.tuning.study import STUDY_FILE
 
 LITTLE = ("tune", SPEC, "--seeds", "1", "--inner", "eager", "--time-limit", "0.0001")
@@ -43,8 +43,7 @@ def test_without_time_the_defaults_are_told_and_written(
     phases = [line.split(" s  ")[1] for line in output.err.splitlines()]
     assert [phase for phase in phases if ":" not in phase] == [
         "reference",
-        "cost",
-        "screen",
+        "climb",
         "finals",
     ]
 
@@ -67,18 +66,17 @@ def test_a_clock_knows_its_shares() -> None:
     assert not Clock(1000).is_past(0.5)
 
 
-def test_a_file_gets_a_line_a_phase() -> None:
+def test_there_is_a_line_a_phase() -> None:
     file = io.StringIO()
-    with showing(True, file) as progress:
-        progress.begin("screen")
-        progress.note("soon after: no line of its own")
-        progress.begin("finals")
-    assert file.getvalue().splitlines() == ["    0 s  screen", "    0 s  finals"]
+    progress = SearchProgress(True, file)
+    progress.begin("climb")
+    progress.note("soon after: no line of its own")
+    progress.begin("finals")
+    assert file.getvalue().splitlines() == ["    0 s  climb", "    0 s  finals"]
 
 
 def test_nothing_is_shown_unasked(capsys: pytest.CaptureFixture[str]) -> None:
-    with showing(False) as progress:
-        progress.begin("screen")
+    SearchProgress(False).begin("climb")
     assert capsys.readouterr() == ("", "")
 
 

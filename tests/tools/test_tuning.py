@@ -1,9 +1,8 @@
-"""The parts of the search: goals, the space, the journal, trials and calibration."""
+"""The parts of the search: goals, settings, the journal, trials and the climb."""
 
 from __future__ import annotations
 
-import json
-import math
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,35 +10,26 @@ from typing import Any
 
 import pytest
 import tuning_factory
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_runs import full_steps
 from tuning_factory import FIXED, STEPS
 
 from rfc_compile import OptionError, Options
-from rfc_compile.config.options import GRANULARITIES
 from rfc_compile.config.tuned_file import Measured
-from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.tools.measure.reference import draw_reference
 from rfc_compile.tools.measure.target import resolve_target
-from rfc_compile.tools.tuning.calibration import POWERS, calibrate
+from rfc_compile.tools.tuning.climb import Mask, climb, even_mask
 from rfc_compile.tools.tuning.clock import Clock, TimeUpError
 from rfc_compile.tools.tuning.goal import Goal
 from rfc_compile.tools.tuning.journal import Journal
-from rfc_compile.tools.tuning.masks import best_masks
 from rfc_compile.tools.tuning.space import (
-    default_graph,
+    SEARCHED,
     describe,
-    dynamic_settings,
-    even_setting,
-    graph_part,
-    graph_settings,
-    interval_settings,
-    least_nfc,
+    graph_setting,
     mask_setting,
 )
-from rfc_compile.tools.tuning.threshold import fit_threshold
-from rfc_compile.tools.tuning.timing import StepCost
-from rfc_compile.tools.tuning.trials import Trials
+from rfc_compile.tools.tuning.trials import Trials, Tried
 
 
 def measured(speedup: float, psnr: float, nfc: float = 10) -> Measured:
@@ -104,58 +94,84 @@ def test_an_impossible_goal_is_refused(limits: Any, message: str) -> None:
         Goal(**limits)
 
 
-def test_every_estimator_order_and_granularity_is_searched() -> None:
-    graphs = graph_settings({})
-    assert len({json.dumps(g) for g in graphs}) == len(graphs)
-    orders = sum(len(kind.orders) for kind in ESTIMATORS.values())
-    assert len(graphs) == orders * len(GRANULARITIES)
-    assert graphs[0] == default_graph({})
+def test_given_options_are_in_every_setting() -> None:
     own = Options()
-    assert graphs[0]["estimator"] == own.estimator
-    assert graphs[0]["granularity"] == own.granularity
+    assert graph_setting({}) == {
+        "estimator": own.estimator,
+        "order": own.order,
+        "granularity": own.granularity,
+    }
+    given = {"granularity": "block", "cache_dtype": "bfloat16"}
+    assert graph_setting(given).items() >= given.items()
+    for name in SEARCHED:
+        with pytest.raises(OptionError, match=f"{name} is searched by tuning"):
+            graph_setting({name: None})
 
 
-def test_fixed_options_are_in_every_setting() -> None:
-    graphs = graph_settings({"granularity": "block", "cache_dtype": "bfloat16"})
-    assert {g["granularity"] for g in graphs} == {"block"}
-    assert {g["cache_dtype"] for g in graphs} == {"bfloat16"}
-    assert len(graphs) == len(graph_settings({})) / len(GRANULARITIES)
-    for graph in graphs:
-        Options.from_mapping(graph)
+TIMES = [981.0 - 20 * step for step in range(50)]
 
 
-@given(steps=st.integers(4, 60), data=st.data())
-def test_no_schedule_has_more_full_steps_than_wanted(
-    steps: int, data: st.DataObject
-) -> None:
-    count = data.draw(st.integers(3, steps))
-    assert least_nfc(even_setting(steps, count), steps) == count
-    settings = [*interval_settings(steps, count), *dynamic_settings(steps, count)]
-    for setting in settings:
-        Options.from_mapping(setting)
-        assert least_nfc(setting, steps) <= count
+@given(st.sets(st.integers(1, 49), max_size=20), st.sampled_from([1, -1, 1e-3]))
+def test_a_setting_has_the_steps_of_its_mask(others: set[int], scale: float) -> None:
+    """Whatever the unit of timesteps, and whether they fall or rise."""
+    mask = (0, *sorted(others))
+    times = [scale * time for time in TIMES]
+    setting = mask_setting(mask, times)
+    assert setting["schedule"] == "interval"
+    full = full_steps([0.1] * 50, 50, times=times, **setting)
+    assert full == list(mask)
 
 
-def test_a_setting_is_split_and_described() -> None:
-    setting = {**FIXED, **mask_setting((0, 3, 7))}
-    assert graph_part(setting) == FIXED
+@pytest.mark.parametrize("times", [[], [3.0], [3.0, 2.0, 2.0], [1.0, 2.0, 1.0]])
+def test_a_mask_stays_one_where_timesteps_tell_no_step(times: list[float]) -> None:
+    wanted = {"schedule": "mask", "full_steps": [0, 2]}
+    assert mask_setting((0, 2), times) == wanted
+
+
+def test_a_setting_is_described() -> None:
+    setting = {**FIXED, **mask_setting((0, 3, 7), TIMES[:9])}
     assert describe(setting) == (
-        "taylor 1, stack, min_coverage=0.0, time=step, full steps 0 3 7"
+        "taylor 1, stack, min_coverage=0.0, time=step, one step in 3 4 2"
+    )
+    assert describe({"schedule": "mask", "full_steps": [0, 3]}) == (
+        "taylor 1, stack, full steps 0 3"
     )
     assert describe({"threshold": 0.25, "cache_dtype": "bfloat16"}) == (
-        "taylor 1, stack, cache_dtype=bfloat16, rcs 0.25, warm-up 1, no cap"
+        "taylor 1, stack, cache_dtype=bfloat16, rcs 0.25"
     )
-    assert describe({"tolerance": 0.02, "max_cached_run": 4}) == (
-        "taylor 1, stack, error_control 0.02, warm-up 1, at most 4 cached"
-    )
+    assert describe({"tolerance": 0.02}) == "taylor 1, stack, error_control 0.02"
+    assert describe({"target_nfc": 9}) == "taylor 1, stack, even, 9"
 
 
-def test_costs_tell_the_speed_up() -> None:
-    cost = StepCost(full=1.1, cached=0.1)
-    assert cost.speedup(10, 50) == pytest.approx(50 / (11 + 4))
-    for wanted in (1.5, 3, 6):
-        assert cost.speedup(cost.most_nfc(wanted, 50), 50) == pytest.approx(wanted)
-    assert cost.most_nfc(20, 50) < 0
+@given(steps=st.integers(1, 60), data=st.data())
+def test_an_even_mask_has_the_wanted_number(steps: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, steps))
+    mask = even_mask(steps, count)
+    assert len(mask) == count
+    assert mask[0] == 0
+    gaps = {b - a for a, b in itertools.pairwise([*mask, steps])}
+    assert max(gaps) - min(gaps) <= 1
+
+
+@given(steps=st.integers(2, 40), data=st.data())
+@settings(deadline=None)
+def test_a_climb_ends_where_no_move_helps(steps: int, data: st.DataObject) -> None:
+    """With a cost of its own for every step, and so a known end."""
+    count = data.draw(st.integers(1, steps))
+    goal, start = tuple(range(count)), even_mask(steps, count)
+    seen = [start]
+
+    def cost(mask: Mask) -> int:
+        return sum((a - b) ** 2 for a, b in zip(mask, goal, strict=True))
+
+    def better(mask: Mask) -> bool:
+        assert mask[0] == 0
+        assert all(a < b <= steps for a, b in itertools.pairwise([*mask, steps]))
+        assert mask not in seen
+        seen.append(mask)
+        return cost(mask) < min(map(cost, seen[:-1]))
+
+    assert climb(start, steps, better) == goal
 
 
 def as_it_is(place: str, value: Any) -> Any:
@@ -202,8 +218,8 @@ def begun() -> Iterator[Trials]:
     target = resolve_target(tuning_factory.make())
     journal = Journal.open(None, {}, resume=False)
     reference = draw_reference(target, (0, 1))
-    made = Trials(reference, journal, Clock(None), lambda _: None)
-    made.begin(FIXED)
+    made = Trials(FIXED, reference, journal, Clock(None), lambda _: None)
+    made.begin()
     yield made
     made.close()
 
@@ -214,66 +230,58 @@ def trials(begun: Trials) -> Trials:
     return begun
 
 
-def test_trials_count_the_steps(trials: Trials) -> None:
+def test_trials_know_the_run(trials: Trials) -> None:
     assert trials.steps == STEPS
+    assert len(trials.times) == STEPS
+    assert trials.times == tuple(sorted(trials.times, reverse=True))
 
 
-def test_a_trial_has_the_schedule_that_it_asks_for(trials: Trials) -> None:
+def test_a_trial_has_the_full_steps_that_it_asks_for(trials: Trials) -> None:
     """Graphs are shared, so a schedule must not be that of the trial before."""
     for count in (8, 10, 8):
-        setting = {**FIXED, **even_setting(STEPS, count)}
-        tried = trials.measure("even mask", setting, count)
+        tried = trials.measure("even", even_mask(STEPS, count))
         assert tried is not None
         assert tried.measured.nfc == count
         assert tried.measured.images == 2
+        schedule = {n: x for n, x in tried.setting.items() if n not in FIXED}
+        assert trials.full_steps_of(schedule) == tried.mask
     done = trials.done
-    trials.measure("even mask", setting, 8)
+    trials.measure("even", even_mask(STEPS, 8))
     assert trials.done == done  # it is known
 
 
-def test_a_setting_that_cannot_win_is_not_drawn(trials: Trials) -> None:
+def test_a_mask_that_is_far_behind_is_not_drawn_with_all_seeds(trials: Trials) -> None:
+    rival = trials.measure("even", even_mask(STEPS, 8))
     done, skipped = trials.done, trials.skipped
-    assert trials.measure("", {**FIXED, **even_setting(STEPS, 8)}, 5) is None
-    assert trials.done == done
-    strict = {**FIXED, "schedule": "rcs", "threshold": 1e-9}
-    assert trials.measure("", strict, 5) is None  # stopped at its sixth full step
-    assert (trials.done, trials.skipped) == (done + 1, skipped + 2)
-    assert trials.measure("", strict, 5) is None
-    assert trials.done == done + 1
+    assert trials.measure("", (0, 1, 2, 3), rival) is None
+    assert (trials.done, trials.skipped) == (done + 1, skipped + 1)
 
 
-def test_a_threshold_is_fitted(trials: Trials) -> None:
-    setting = {**FIXED, "schedule": "rcs", "warmup": 2, "max_cached_run": None}
-    counts = []
-    for count in (4, 8):
-        tried = fit_threshold(trials, setting, count)
-        assert tried is not None
-        assert tried.measured.nfc <= count + 0.5
-        counts.append(tried.measured.nfc)
-    assert counts[0] < counts[1]
+def tried_with(*psnrs: float) -> Tried:
+    each = tuple(measured(2, psnr) for psnr in psnrs)
+    return Tried("", (0,), {}, each)
+
+
+@pytest.mark.parametrize(
+    ("psnrs", "beats"),
+    [
+        ((31, 41, 36), True),
+        ((30, 40, 35), False),
+        ((34, 39, 34.5), False),  # one seed's luck
+        ((30.1, 40.1, 35.2), True),
+    ],
+)
+def test_what_is_better_is_so_beyond_chance(psnrs: list[float], beats: bool) -> None:
+    assert tried_with(*psnrs).beats(tried_with(30, 40, 35)) is beats
+
+
+def test_with_one_seed_any_gain_counts() -> None:
+    assert tried_with(30.1).beats(tried_with(30))
+    assert not tried_with(30).beats(tried_with(30))
 
 
 def test_time_stops_trials(trials: Trials) -> None:
     late = replace(trials, clock=Clock(0))
     with pytest.raises(TimeUpError):
-        late.measure("", {**FIXED, **even_setting(STEPS, 5)}, 5)
-    known = {**FIXED, **even_setting(STEPS, 8)}
-    assert late.measure("", known, 8) is not None  # costs no time
-
-
-def test_calibrated_costs_are_of_what_masks_leave_out(trials: Trials) -> None:
-    tables = calibrate(trials, FIXED, range(2, 6))
-    assert len(tables) == len(POWERS)
-    for costs in tables:
-        for step, row in enumerate(costs):
-            assert set(row) == {g for g in range(1, 6) if g == 1 or step + g <= STEPS}
-            assert row[1] == 0
-            assert all(0 < cost < math.inf for g, cost in row.items() if g > 1)
-            values = [row[g] for g in sorted(row)]
-            assert values == sorted(values)  # farther predictions are worse
-        assert best_masks(costs, 12).keys() >= {8, 12}
-    assert calibrate(trials, FIXED, range(2, 6)) == tables
-    early, late = [
-        costs[STEPS - 4][2] / costs[STEPS // 5][2] for costs in (tables[0], tables[-1])
-    ]
-    assert late > 2 * early  # DDIM's last steps weigh most
+        late.measure("", even_mask(STEPS, 5))
+    assert late.measure("", even_mask(STEPS, 8)) is not None  # it costs no time

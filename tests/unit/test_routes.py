@@ -1,4 +1,4 @@
-"""Picking inputs by position, and telling objects apart."""
+"""Picking inputs by position, and identifying objects."""
 
 from __future__ import annotations
 

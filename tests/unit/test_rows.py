@@ -1,4 +1,4 @@
-"""Rows of a batch: picked in the layout of the batch, and told apart by their bits."""
+"""Rows of a batch: picked in the layout of the batch, and compared by their bits."""
 
 from __future__ import annotations
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_runs import ERRORS, STEPS, full_steps, simulate
 
+from rfc_compile import OptionError
 from rfc_compile.config.options import Options
+from rfc_compile.graph_report import GraphReport
 from rfc_compile.schedules.base import FULL, Position, guarded_limit
 
 
@@ -41,6 +44,71 @@ def test_foras_interval(interval: int) -> None:
 def test_interval_ignores_the_errors() -> None:
     options = {"schedule": "interval", "interval": 4}
     assert full_steps([9.0] * 20, **options) == full_steps([0.0] * 20, **options)
+
+
+BY_LEVEL = [[900, 2], [700, 5], [200, 3]]
+
+
+def falling(steps: int, start: float = 1000.0) -> list[float]:
+    return [start * (1 - step / steps) for step in range(steps)]
+
+
+def by_level(times: list[float], report: Any = None) -> list[int]:
+    options = {"schedule": "interval", "interval": BY_LEVEL, "report": report}
+    return full_steps([0.1] * len(times), times=times, **options)
+
+
+@pytest.mark.parametrize("steps", [28, 50, 100, 400])
+def test_intervals_by_noise_level_serve_any_number_of_steps(steps: int) -> None:
+    times = falling(steps)
+    full = by_level(times)  # nobody says how many steps there are
+    share = 0.3 / 2 + 0.5 / 5 + 0.2 / 3
+    assert len(full) == pytest.approx(share * steps, abs=1.5)
+    at = [times[step] for step in full]
+    assert sum(t > 700 for t in at) == pytest.approx(0.15 * steps, abs=1.1)
+    assert sum(t < 200 for t in at) == pytest.approx(steps / 15, abs=1.1)
+
+
+def test_with_other_steps_intervals_are_half_as_different() -> None:
+    """Geometric means of their own and the average, for ten steps here."""
+    options: Any = {"schedule": "interval", "interval": BY_LEVEL}
+    times = falling(10)
+    assert full_steps([0.1] * 10, 10, times=times, **options) == by_level(times)
+    times = falling(1000)
+    report = GraphReport()
+    found = full_steps([0.1] * 1000, 1000, times=times, report=report, **options)
+    at = [times[step] for step in found]
+    (note,) = report.notes
+    assert note.startswith("interval is for runs of 10 steps, and this one has 1000")
+    for high, low, interval in ((1000, 700, 2), (700, 200, 5), (200, 0, 3)):
+        count = sum(low <= time < high for time in at)
+        expected = (high - low) / math.sqrt(interval * 1000 / 3)
+        assert count == pytest.approx(expected, abs=1.1)
+
+
+def test_a_run_that_begins_late_has_the_intervals_of_its_levels() -> None:
+    assert by_level(falling(20, start=640.0)) == [0, 5, 10, 15, 18]
+
+
+def test_intervals_of_other_timesteps_are_spread_evenly() -> None:
+    report = GraphReport()
+    full = by_level([t / 1000 for t in falling(30)], report)
+    assert full == [0, 4, 7, 10, 14, 17, 20, 24, 27]
+    (note,) = report.notes
+    assert note == (
+        "the run begins at timestep 1, and interval is for timesteps from 900 to 200: "
+        "full steps are spread evenly"
+    )
+
+
+WRONG: Any = [0, 2.5, None, "4", [], [3, 4], [[900, 0]], [[900, 2.0]]]
+DISORDERED = [[[1, 2], [3, 2], [2, 2]], [[900, 2], [900, 3]], [[math.nan, 2]]]
+
+
+@pytest.mark.parametrize("interval", [*WRONG, *DISORDERED])
+def test_a_wrong_interval_is_refused(interval: Any) -> None:
+    with pytest.raises(OptionError, match=r"interval=.* is not allowed; allowed: a wh"):
+        Options(schedule="interval", interval=interval)
 
 
 def test_mask() -> None:
@@ -95,7 +163,7 @@ def test_final_full_needs_the_number_of_steps() -> None:
 
 
 def test_steps_past_the_end_are_ordinary() -> None:
-    """A run that goes on for longer than was told is not all full."""
+    """A run longer than its num_steps is not all full."""
     options = {"schedule": "interval", "interval": 100}
     steps = full_steps([0.0] * 15, steps=10, final_full=2, warmup=1, **options)
     assert steps == [0, 8, 9]

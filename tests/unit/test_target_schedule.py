@@ -108,8 +108,8 @@ def test_a_speedup_that_cannot_be_met_is_told() -> None:
 def test_a_preset_says_how_many_of_50(preset: str) -> None:
     wanted = PRESETS[preset].even_steps
     known = full_steps([0.1] * STEPS, STEPS, schedule="even", preset=preset)
-    untold = full_steps([0.1] * STEPS, schedule="even", preset=preset)
-    assert len(known) == len(untold) == wanted
+    unknown = full_steps([0.1] * STEPS, schedule="even", preset=preset)
+    assert len(known) == len(unknown) == wanted
     more = full_steps([0.1] * 200, 200, schedule="even", preset=preset)
     assert len(more) == 2 * wanted  # as the root of the number of steps
 

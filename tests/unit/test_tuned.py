@@ -255,7 +255,7 @@ def test_the_same_model_is_recognised_compiled_or_not(file: Path) -> None:
 
 
 def test_a_compiled_model_with_other_shapes_is_noticed(file: Path) -> None:
-    """Though `load` was told no model."""
+    """Though `load` was given no model."""
     options = {**TUNED.options, "inner": "eager", "min_coverage": 0.0}
     model = small_glyph()
     facts = model_fingerprint(model)

@@ -30,7 +30,7 @@ PARTLY_UNCACHED = {
     "QwenImage21Transformer2DModel",
     "WanAnimate2Transformer3DModel",
 }
-"""They break into pieces of which one holds no region, which is said."""
+"""Their forward has graph breaks, and one of the graphs holds no region: a note."""
 
 ONE_SIZE = {
     "AnyFlowFARTransformer3DModel",

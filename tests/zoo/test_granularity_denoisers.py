@@ -35,7 +35,7 @@ OFTEN = {
 }
 CASES = [(name, "block") for name in BLOCKS]
 CASES += [(name, "stack") for name in (*STACKS, *AT_NIGHT)]
-APART = {"Lumina2Transformer2DModel": 2}
+REGIONS_OF_STACK = {"Lumina2Transformer2DModel": 2}
 """Stacks, where they are not one: a refiner's stream is no longer read by its shape."""
 
 
@@ -61,6 +61,6 @@ def test_merged_regions(name: str, granularity: str) -> None:
     assert set(kinds) == {granularity}, str(found)
     assert len(kinds) < denoiser.regions
     if granularity == "stack":
-        assert len(kinds) == APART.get(name, 1), str(found)
+        assert len(kinds) == REGIONS_OF_STACK.get(name, 1), str(found)
     reasons = [text for text in found.notes if text.startswith("granularity=")]
     assert bool(reasons) == (granularity == "stack" and len(kinds) > 1), reasons

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from comparing import (
     flux_and_wan,
 )
 from denoisers.base import Denoiser
-from denoisers.flux import flux
 from options import MODULES
 from torch import nn
 
@@ -27,7 +24,7 @@ import rfc_compile
 from rfc_compile.errors import UncachedWarning
 
 CPU = torch.device("cpu")
-NO_REGION = "no piece that runs holds an attention or MLP"
+NO_REGION = "no graph that runs has an attention or MLP"
 
 
 def offload_groups(model: nn.Module, kind: str) -> nn.Module:
@@ -46,7 +43,7 @@ def offload_groups(model: nn.Module, kind: str) -> nn.Module:
 @pytest.mark.parametrize("form", FORMS)
 @flux_and_wan
 def test_groups_of_blocks(denoiser: Denoiser, form: str) -> None:
-    """The hooks cut the forward between the blocks, which are cached."""
+    """The hooks break the forward between the blocks, which are cached."""
     model = offload_groups(denoiser.model(), "block_level")
     rfc = compiled(model, form)
     compare(denoiser, rfc, denoiser.model()).check()
@@ -54,7 +51,7 @@ def test_groups_of_blocks(denoiser: Denoiser, form: str) -> None:
     explanation = rfc_compile.explain(rfc)
     assert explanation.block_coverage > 0.9
     assert explanation.graph_breaks
-    assert not explanation.fallbacks
+    assert not explanation.uncached_reasons
 
 
 def offload_leaves(model: nn.Module) -> nn.Module:
@@ -84,13 +81,12 @@ def test_hooks_around_every_layer(
     hook: Callable[[nn.Module], nn.Module], form: str
 ) -> None:
     """Dynamo leaves out such hooks, so no graph holds a branch: uncached, and said."""
-    denoiser = replace(FLUX, build=functools.partial(flux, joint=1, single=1))
-    model = hook(denoiser.model())
+    model = hook(FLUX.model())
     rfc = compiled(model, form)
     with pytest.warns(UncachedWarning, match=NO_REGION):
-        compare(denoiser, rfc, denoiser.model(), steps=4).check("UUUU")
+        compare(FLUX, rfc, FLUX.model(), steps=4).check("UUUU")
     assert NO_REGION in str(rfc_compile.explain())
-    assert rfc_compile.explain(rfc).fallbacks
+    assert rfc_compile.explain(rfc).uncached_reasons
 
 
 @pytest.mark.parametrize("in_place", [False, True])

@@ -9,9 +9,9 @@ its row's own timestep, conditioning and latent. So rows may join, leave and cha
 places between calls; guidance by a doubled batch is rows like any.
 
 The graphs must run for any part of a batch. Dynamo has to give them a symbol for its
-size (analysis.batch_dimension); whether the model keeps its samples apart is tried out
-at the first batch (independence), else it runs uncached. A batch of one has its own
-graph, which takes the samples over and gives them back.
+size (analysis.batch_dimension); whether samples are independent is tested at the
+first batch (independence), and if not, it runs uncached. A batch of one has a graph of
+its own, which takes the samples over and gives them back.
 """
 
 from __future__ import annotations
@@ -25,14 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfc_compile.compiler.inner_graphs import LazyGraph
-from rfc_compile.config.options import Options
+from rfc_compile.compiler.plan import Plan
 from rfc_compile.estimators.step_signal import NOT_FINITE
-from rfc_compile.graph_report import GraphReport
-from rfc_compile.passes.analysis.batch_dimension import Batch
-from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.rewrites.specialize import Specialized
-from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import Mismatch
@@ -45,7 +39,7 @@ from rfc_compile.runtime.per_sample.matching import (
     by_fit,
     by_name,
 )
-from rfc_compile.runtime.per_sample.placed_row import Placed
+from rfc_compile.runtime.per_sample.placed_row import Placed, together
 from rfc_compile.runtime.per_sample.repayment import note_partners, repay_row, row_of
 from rfc_compile.runtime.per_sample.row_reading import Row, look_at
 from rfc_compile.runtime.per_sample.rows import (
@@ -55,7 +49,6 @@ from rfc_compile.runtime.per_sample.rows import (
     write_back,
     written_slots,
 )
-from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.repayment import Done
 from rfc_compile.runtime.run_notes import note_end
 from rfc_compile.runtime.session import Session
@@ -69,23 +62,14 @@ from rfc_compile.schedules.decision import Decision
 class SampleDispatcher(TimestepDispatcher):
     """Places every row of a call, and decides about each."""
 
-    def __init__(
-        self,
-        specialized: Specialized,
-        graphs: dict[str, LazyGraph],
-        layout: StateLayout,
-        options: Options,
-        report: GraphReport,
-        inputs: ForwardInputs,
-        ranks: Ranks | None = None,
-        *,
-        batch: Batch,
-    ) -> None:
-        super().__init__(specialized, graphs, layout, options, report, inputs, ranks)
-        self._batch = batch
-        self._written = written_slots(layout)
+    def _prepare(self, plan: Plan) -> None:
+        super()._prepare(plan)
+        assert plan.batch is not None
+        batch = self._batch = plan.batch
+        self._written = written_slots(plan.graphs.layout)
         self._smallest = 0 if batch.rows else 1  # 0 before the model is tried out
         self._mixes = False
+        self._searches = False  # a row alone does not show whose outputs are mixed
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()
@@ -115,9 +99,9 @@ class SampleDispatcher(TimestepDispatcher):
             return self._run_whole("full", GraphInputs(arguments, state.slots, others))
         found = self._continuations(session, context, arguments, rows, weights)
         placed = []
-        for i, told in enumerate(zip(contexts, rows, found, strict=True)):
+        for i, row in enumerate(zip(contexts, rows, found, strict=True)):
             own = pick(self._batch, arguments, [i])
-            placed.append(self._place(session, own, weights, *told))
+            placed.append(self._place(session, own, weights, *row))
         outputs = self._run_placed(arguments, placed)
         note_partners([one.call for one in placed])
         for one in placed:
@@ -211,12 +195,10 @@ class SampleDispatcher(TimestepDispatcher):
         """Probe all rows, decide about each, run the rest of the forward."""
         inputs = self._probe(arguments, placed)
         errors = inputs.others[1][: len(placed)].tolist()
+        decided = together(map(self._decide, placed, errors))
         groups: dict[str, list[int]] = {}
-        decided = []
-        for i, (one, error) in enumerate(zip(placed, errors, strict=True)):
-            name, one = self._decide(one, error)
-            decided.append(one)
-            groups.setdefault(name, []).append(i)
+        for i, one in enumerate(decided):
+            groups.setdefault("full" if one.full else "cached", []).append(i)
         if len(groups) == 1:
             (name,) = groups
             return self._go_on(name, inputs, decided, count=len(decided))
@@ -243,15 +225,15 @@ class SampleDispatcher(TimestepDispatcher):
         inputs.others.extend(self._run("probe", inputs))
         return inputs
 
-    def _decide(self, one: Placed, error: float) -> tuple[str, Placed]:
-        """The graph that a row continues in, and the row with its signal and reason."""
+    def _decide(self, one: Placed, error: float) -> Placed:
+        """The row with its signal, whether it is full, and the reason."""
         finite = one.signal.finite and math.isfinite(error)
         signal = replace(one.signal, errors=(error,), finite=finite)
         limit, reason = self._limit(one.call)
-        if finite and error <= limit:
+        full = not (finite and error <= limit)
+        if not full:
             reason = self._schedule(one.call.trajectory).reason_to_cache
-            return "cached", replace(one, signal=signal, reason=reason)
-        return "full", replace(one, signal=signal, reason=reason)
+        return replace(one, signal=signal, reason=reason, full=full)
 
     def _go_on(
         self, name: str, inputs: GraphInputs, rows: Sequence[Placed], *, count: int
@@ -287,7 +269,7 @@ class SampleDispatcher(TimestepDispatcher):
         """No other graph follows a row."""
 
     def _tried_out(self, arguments: Sequence[Any], rows: Sequence[Row]) -> bool:
-        """Whether the model keeps samples apart, tried out at the first whole batch."""
+        """Whether samples are independent, tested at the first finite batch."""
         if self._mixes:
             return False
         usable = [i for i, row in enumerate(rows) if row.finite]

@@ -1,4 +1,4 @@
-"""Does a model keep the samples of a batch apart? Tried out once, at its first batch.
+"""Are the samples of a batch independent? Tested once, at the model's first batch.
 
     all rows, one of them broken      must leave every other row as it is
     all rows, all but one broken      must leave that row as it is

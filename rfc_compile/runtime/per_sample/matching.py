@@ -118,7 +118,6 @@ class Continuation:
         fit: how its latent follows; None for one that begins.
         mismatch: why it cannot go on with what that sample keeps; None if it can.
         pace: how much its step differs from the sample's last one, relative to that.
-
     """
 
     row: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -64,3 +65,4 @@ def note_partners(calls: Sequence[PlacedStep]) -> None:
         own = [j for j in same[i] if calls[j].context.owner == owner]
         mixed = newest[i]._replace(others=[newest[j].output for j in own])
         call.branch.returned = [mixed, *call.branch.returned[1:]]
+        call.branch.mixed = WeakSet([calls[j].branch for j in own])

@@ -1,4 +1,4 @@
-"""What the rows of a call show before its graphs run: enough to tell samples apart.
+"""What identifies the rows of a call, read before its graphs run.
 
 Two copies to the host in a step: the timesteps and fingerprints of the rows, then how
 far their latents are from those of the samples that they may continue.
@@ -30,7 +30,6 @@ class Row:
         timestep: its timestep; the mean where it has several.
         conditioning: fingerprints of its conditioning inputs.
         change: of its latent from zeros: 1, or NaN if it holds NaN, Inf or zeros only.
-
     """
 
     timestep: float

@@ -1,5 +1,6 @@
 """The picture: speed-up against quality of every timed setting, and the front."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.records import Records
 from rfc_compile.tools.bench.workloads import GLYPH
-from rfc_compile.tools.measure.pareto import front
+from rfc_compile.tools.measure.pareto import Point, front
 
 _MARKERS: Final = "sDv^<>pPXh*d8H"
 
@@ -18,7 +19,12 @@ def save_plot(path: Path, records: Records) -> None:
     """Saves a PNG; two panels, reported PSNR over speed-up, all settings over NFC."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     by_time, by_work = figure.subplots(1, 2, sharey=True)
-    timed, swept = _timed_points(records), _swept_points(records)
+    timed = _by_method((t.method, point) for t, point in records.points_of(GLYPH.name))
+    swept = _by_method(
+        (quality.method, (score.nfc, score.psnr))
+        for quality in records.qualities
+        if (score := quality.selection) is not None
+    )
     _draw(by_time, timed)
     _draw(by_work, swept)
     best = front((name, point) for name, points in timed.items() for point in points)
@@ -30,7 +36,7 @@ def save_plot(path: Path, records: Records) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _draw(ax: Axes, series: dict[str, list[tuple[float, float]]]) -> None:
+def _draw(ax: Axes, series: Mapping[str, list[Point]]) -> None:
     names = list(METHODS)
     for name, points in series.items():
         ours = METHODS[name].ours
@@ -45,17 +51,8 @@ def _draw(ax: Axes, series: dict[str, list[tuple[float, float]]]) -> None:
     ax.grid(alpha=0.3)
 
 
-def _timed_points(records: Records) -> dict[str, list[tuple[float, float]]]:
-    series: dict[str, list[tuple[float, float]]] = {}
-    for timing, point in records.points_of(GLYPH.name):
-        series.setdefault(timing.method, []).append(point)
-    return series
-
-
-def _swept_points(records: Records) -> dict[str, list[tuple[float, float]]]:
-    series: dict[str, list[tuple[float, float]]] = {}
-    for quality in records.qualities:
-        score = quality.selection
-        if score is not None:
-            series.setdefault(quality.method, []).append((score.nfc, score.psnr))
+def _by_method(points: Iterable[tuple[str, Point]]) -> dict[str, list[Point]]:
+    series: dict[str, list[Point]] = {}
+    for name, point in points:
+        series.setdefault(name, []).append(point)
     return series

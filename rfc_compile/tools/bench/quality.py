@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rfc_compile.errors import one_line
 from rfc_compile.tools.bench.frechet import Classifier, frechet_distance
 from rfc_compile.tools.bench.methods.base import Method
 from rfc_compile.tools.bench.records import Score
@@ -133,9 +134,3 @@ def measure_quality(
     except Exception as error:  # whatever a rival raises belongs in the table
         return one_line(error)
     return judge(*found)
-
-
-def one_line(error: Exception) -> str:
-    """Type and start of the message."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"

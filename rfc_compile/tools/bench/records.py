@@ -33,7 +33,6 @@ class Score:
         psnr_min: of the worst image, in dB.
         ssim: mean over the images.
         frechet: distance to the uncached images in the classifier's features.
-
     """
 
     nfc: float
@@ -57,7 +56,6 @@ class Quality:
         selection: on the images that settings are chosen by; None where it failed.
         report: on the other images; None for settings that were not chosen.
         error: why numbers are missing.
-
     """
 
     method: str
@@ -85,7 +83,6 @@ class Timing:
         recompiles: compilations of code that had been compiled before.
         extra_bytes: tensors kept between steps, over those before the run.
         error: why there are no numbers.
-
     """
 
     workload: str
@@ -152,7 +149,6 @@ class Records:
         Raises:
             OptionError: the file cannot be read or holds something unexpected; the
                 message names the place in it.
-
         """
         try:
             data = object_at("$", load_json(path, _MOST_BYTES, infinite=True))

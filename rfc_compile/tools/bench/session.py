@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rfc_compile.errors import OptionError
-from rfc_compile.io.files import replace_file
+from rfc_compile.io.files import make_folder, replace_file
 from rfc_compile.tools.bench.frechet import load_classifier
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.base import SETTINGS, Method, Mode, describe
@@ -45,7 +45,6 @@ class Size:
         timed_images: per timed run of the bundled model.
         repeats: timed runs.
         training: images and steps that the classifier is trained on.
-
     """
 
     images: int
@@ -66,10 +65,7 @@ def run_session(args: Namespace) -> int:
     if not methods:
         names = ", ".join(METHODS)
         raise OptionError(f"--methods {args.methods!r} is in no name of: {names}")
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"argument --output: {error}") from error
+    make_folder(args.output, "--output")
     deadline = time.monotonic() + 60 * args.minutes
     session = Session(args.output, size, args.quick, _records(args, size), deadline)
     session.sweep(methods)
@@ -79,7 +75,7 @@ def run_session(args: Namespace) -> int:
             session.time(methods, WORKLOADS[name])
     session.report()
     if session.is_late():
-        console.print("Time is up; --resume goes on.")
+        console.print("Time is up; --resume continues.")
     if args.readme is not None:
         write_readme(args.readme, readme_table(session.records))
     return 0

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from rfc_compile.errors import one_line
 from rfc_compile.tools.bench.methods.base import (
     INDUCTOR,
     Applied,
@@ -22,7 +23,7 @@ from rfc_compile.tools.bench.methods.base import (
     compile_model,
     describe,
 )
-from rfc_compile.tools.bench.quality import one_line, run_eagerly
+from rfc_compile.tools.bench.quality import run_eagerly
 from rfc_compile.tools.bench.records import Timing
 from rfc_compile.tools.bench.workloads import (
     REPORT_SEED,

@@ -46,7 +46,9 @@ def verdicts(records: Records, targets: Sequence[float]) -> list[Verdict]:
 def _quality(records: Records, target: float) -> Verdict:
     """Of ours the one that was best on the selection, of the rivals on the report."""
     claim = f"best images at NFC {target:g}"
-    ours = best_at([q for q in records.qualities if _is_ours(q.method)], target)
+    ours = best_at(
+        [q for q in records.qualities if q.method in _names(ours=True)], target
+    )
     rivals = [
         (quality, quality.report)
         for name in _names(ours=False)
@@ -118,22 +120,10 @@ def _names(*, ours: bool) -> list[str]:
     return [m.name for m in METHODS.values() if (m.ours if ours else m.rival)]
 
 
-def _is_ours(method: str) -> bool:
-    return method in _names(ours=True)
-
-
-def _is_rival(method: str) -> bool:
-    return method in _names(ours=False)
-
-
 def _points(records: Records, *, rivals: bool) -> list[tuple[Timing, Point]]:
     """(speed-up, PSNR) of the timed settings on the bundled model."""
-    wanted = _is_rival if rivals else _is_ours
-    return [
-        (timing, point)
-        for timing, point in records.points_of(GLYPH.name)
-        if wanted(timing.method)
-    ]
+    names, points = _names(ours=not rivals), records.points_of(GLYPH.name)
+    return [(timing, point) for timing, point in points if timing.method in names]
 
 
 def _describe(timing: Timing, point: Point) -> str:

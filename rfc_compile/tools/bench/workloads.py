@@ -43,7 +43,6 @@ class Step:
         timestep: 0 to 1000.
         sigma: share of noise in the latent, 0 to 1.
         branch: of guidance, `cond` or `uncond`; `both` if they are in one batch.
-
     """
 
     index: int
@@ -72,10 +71,9 @@ class Workload:
         modules: names of the cacheable modules inside a block.
         blocks: names of the lists of transformer blocks.
         steps: of the sampler in an ordinary run.
-        calls: steps at which the model is called in such a run; caches that must be
-            told beforehand are told this.
+        calls: steps at which the model is called in such a run, for caches that need
+            the number in advance.
         separate: whether guidance takes two calls a step.
-
     """
 
     name: str

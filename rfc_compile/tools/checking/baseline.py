@@ -33,7 +33,6 @@ class Baseline:
         name: of its file.
         measured: its numbers.
         fingerprint: of the model and sampler that it ran.
-
     """
 
     name: str

@@ -25,38 +25,24 @@ def cached(trial: Trial, *, allow_uncached: bool) -> Verdict:
     reason = nothing_cached(trial)
     if not reason and trial.uncached:
         reason = f"calls ran uncached: {'; '.join(trial.uncached)}"
-    return Verdict(
-        name="cached",
-        label="cached steps",
-        limit="not required" if allow_uncached else "some, and no call uncached",
-        value=f"{steps - nfc:.4g} of {steps}",
-        passed=allow_uncached or not reason,
-        reason="" if allow_uncached else reason,
-    )
+    reason = "" if allow_uncached else reason
+    wanted = "not required" if allow_uncached else "some, and no call uncached"
+    value = f"{steps - nfc:.4g} of {steps}"
+    return Verdict("cached", "cached steps", wanted, value, not reason, reason)
 
 
 def finite(trial: Trial) -> Verdict:
     """The images drawn with caching hold numbers alone."""
     bad = sum(not bool(run.images.isfinite().all()) for run in trial.runs)
-    held = f"{bad} of {len(trial.runs)} batches hold NaN or Inf" if bad else "finite"
-    return Verdict(
-        name="finite",
-        label="images with caching",
-        limit="finite",
-        value=held,
-        passed=not bad,
-        reason=held if bad else "",
-    )
+    reason = f"{bad} of {len(trial.runs)} batches hold NaN or Inf" if bad else ""
+    value = reason or "finite"
+    return Verdict("finite", "images with caching", "finite", value, not bad, reason)
 
 
 def same_model(differing: Sequence[str]) -> Verdict:
     """Model and sampler are those of the tuned file and of the baseline."""
     value = f"{len(differing)} differences" if differing else "the same"
+    label, passed = "model and sampler", not differing
     return Verdict(
-        name="fingerprint",
-        label="model and sampler",
-        limit="the same",
-        value=value,
-        passed=not differing,
-        reason="; ".join(differing),
+        "fingerprint", label, "the same", value, passed, "; ".join(differing)
     )

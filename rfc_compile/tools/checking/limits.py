@@ -21,7 +21,6 @@ class Limit:
         quantity: what is bounded.
         bound: what it must reach, or not exceed.
         origin: where the bound comes from, if the user did not give it himself.
-
     """
 
     quantity: Quantity
@@ -60,7 +59,6 @@ class Verdict:
         reason: why not, in words; empty when it holds.
         bound: the bound as a number, where it is one.
         measured: what was measured as a number, where it is one.
-
     """
 
     name: str
@@ -118,13 +116,5 @@ def judge(limit: Limit, value: float | None, obstacle: str = "") -> Verdict:
         reason = "it was not measured, or is not a number"
     elif not reason and not limit.holds(number):
         reason = f"{shown} measured, {limit} wanted"
-    return Verdict(
-        name=limit.name,
-        label=limit.quantity.label,
-        limit=str(limit),
-        value=shown,
-        passed=not reason,
-        reason=reason,
-        bound=limit.bound,
-        measured=number,
-    )
+    what = limit.name, limit.quantity.label, str(limit), shown
+    return Verdict(*what, not reason, reason, limit.bound, number)

@@ -31,7 +31,6 @@ class Outcome:
         seconds: that the check took.
         ended: when it was done, UTC.
         environment: where it ran.
-
     """
 
     target: str

@@ -29,7 +29,6 @@ class Quantity:
         high: largest bound that makes sense.
         timed: whether the model must be timed for it.
         of_caching: whether it says nothing where no step was cached.
-
     """
 
     field: str
@@ -125,7 +124,6 @@ def _bytes(name: str, value: object) -> int:
 
     Raises:
         OptionError: it is neither; names it ``name``.
-
     """
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from rfc_compile.errors import OptionError
-from rfc_compile.io.files import check_writable, replace_file
+from rfc_compile.io.files import check_writable, make_folder, replace_file
 from rfc_compile.tools.checking.junit import junit
 from rfc_compile.tools.checking.markdown import markdown
 from rfc_compile.tools.checking.outcome import Outcome
@@ -35,7 +35,6 @@ class Reports:
     Attributes:
         paths: by name of the writer.
         summary: a file that the Markdown is appended to, None for none.
-
     """
 
     paths: Mapping[str, Path]
@@ -52,7 +51,7 @@ class Reports:
             same = known.setdefault(path.resolve(), name)
             if same != name:
                 raise OptionError(f"arguments --{same} and --{name} name the same file")
-            _make_folder(path, f"--{name}")
+            make_folder(path.parent, f"--{name}")
             check_writable(path, f"--{name}")
         if self.summary is not None:
             check_writable(self.summary, "--github-summary")
@@ -86,10 +85,3 @@ def step_summary() -> Path:
             "or use --markdown FILE outside GitHub Actions"
         )
     return Path(path)
-
-
-def _make_folder(path: Path, argument: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"argument {argument}: {error}") from error

@@ -54,7 +54,6 @@ class Config:
         name: of their file, or what else they are.
         options: of the backend.
         tuned: what the file says besides; None where there is none.
-
     """
 
     name: str = "default options"
@@ -90,7 +89,6 @@ class Rules:
         strict: another model or sampler than that of the file or baseline is a miss.
         allow_uncached: a model that is not cached, or not at every call, is no miss.
         timed: whether runs are timed though no limit asks for it.
-
     """
 
     limits: tuple[Limit, ...] = ()

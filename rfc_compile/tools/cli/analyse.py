@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from rfc_compile.config.options import GRANULARITIES
 from rfc_compile.errors import OptionError
-from rfc_compile.io.files import check_writable, replace_file
+from rfc_compile.io.files import check_writable, make_folder, replace_file
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.measure.analysis import Analysis, RegionSeries, analyse, median
 
@@ -56,10 +56,7 @@ def run(args: Namespace) -> int:
 
     if args.interval < 2:
         raise OptionError(f"--interval {args.interval}: give a number of at least 2")
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"argument --output: {error}") from error
+    make_folder(args.output, "--output")
     picture, numbers = args.output / "analysis.png", args.output / "analysis.json"
     for path in (picture, numbers):
         check_writable(path, "--output")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
 
@@ -35,3 +35,15 @@ def name_and_value(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def add_named_values(parser: ArgumentParser, option: str, meaning: str) -> None:
+    """Add an option of pairs `NAME=VALUE`."""
+    parser.add_argument(
+        option,
+        type=name_and_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"{meaning}; may be repeated",
+    )

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from rfc_compile.dynamo_frames import recompile_limit_of
-from rfc_compile.errors import OptionError
+from rfc_compile.io.files import make_folder
 from rfc_compile.report.statistics import Statistics, stats
 from rfc_compile.report.statistics_plot import statistics_figure
 from rfc_compile.runtime.run_boundaries import trajectory
@@ -78,10 +78,7 @@ def draw_all(args: Namespace) -> None:
     Raises:
         OptionError: the output folder cannot be made.
     """
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"argument --output: {error}") from error
+    make_folder(args.output, "--output")
     console = Console()
     settings = [None, *args.tolerances]
     torch.compiler.reset()

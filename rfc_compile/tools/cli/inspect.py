@@ -27,7 +27,7 @@ from rfc_compile.errors import OptionError, one_line
 from rfc_compile.io.files import check_writable
 from rfc_compile.report.drawing import drawing
 from rfc_compile.report.numbers import in_words
-from rfc_compile.tools.cli.arguments import name_and_value, positive
+from rfc_compile.tools.cli.arguments import add_named_values, positive
 from rfc_compile.tools.inspection.dry_run import DryRun, dry_run
 from rfc_compile.tools.measure.factory import call_factory, is_factory
 
@@ -61,14 +61,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     for name, meaning in _SIZES.items():
         add(f"--{name}", type=positive, help=f"{meaning}; not for a factory")
     add("--dtype", choices=_DTYPES, help="of weights and inputs (default: bfloat16)")
-    add(
-        "--options",
-        type=name_and_value,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the backend, as estimator=taylor; may be repeated",
-    )
+    words = "an option of the backend, as estimator=taylor"
+    add_named_values(parser, "--options", words)
     add("--json", action="store_true", help="print JSON")
     add(
         "--graph",
@@ -211,9 +205,9 @@ def _shape(value: Any) -> Any:
 
 
 def _forward_error(error: Exception) -> str:
-    """What went wrong; Dynamo tells it in the middle of a long explanation."""
-    told = re.search(r"got (\w+)\(['\"](.*?)['\"]\)", str(error), re.DOTALL)
-    return ": ".join(told.groups()) if told else one_line(error)
+    """What went wrong: one part of Dynamo's long message."""
+    found = re.search(r"got (\w+)\(['\"](.*?)['\"]\)", str(error), re.DOTALL)
+    return ": ".join(found.groups()) if found else one_line(error)
 
 
 @contextmanager

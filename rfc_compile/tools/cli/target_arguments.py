@@ -10,7 +10,7 @@ from pathlib import Path
 from rfc_compile.errors import OptionError
 from rfc_compile.io.files import read_text
 from rfc_compile.io.json_files import JSON, MOST_BYTES
-from rfc_compile.tools.cli.arguments import name_and_value, number, positive
+from rfc_compile.tools.cli.arguments import add_named_values, number, positive
 from rfc_compile.tools.measure.target import (
     BUNDLED,
     Settings,
@@ -41,15 +41,8 @@ def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> Non
     add("--images", type=positive, help="per seed, of the bundled model (default: 4)")
     add("--prompt", action="append", default=[], help="of a pipeline; may be repeated")
     add("--prompts-file", type=Path, help="a prompt a line")
-    add(
-        "--call",
-        type=name_and_value,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an argument of the pipeline's call, as height=512 or a list, as "
-        "class_labels=[3,7]; may be repeated",
-    )
+    call = "an argument of the pipeline's call, as height=512 or class_labels=[3,7]"
+    add_named_values(parser, "--call", call)
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="of a pipeline's folder (default: float32)")
 
@@ -62,7 +55,6 @@ def target_of(args: Namespace, drawn: Mapping[str, JSON] | None = None) -> Targe
     Raises:
         OptionError: as ``resolve_target``; or the file of prompts cannot be read.
         TargetError: as ``resolve_target``.
-
     """
     prompts = list(args.prompt)
     if args.prompts_file is not None:

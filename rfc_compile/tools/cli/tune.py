@@ -1,7 +1,7 @@
 """`rfc-compile tune`: searches options and writes `rfc.json`, a plot and a report.
 
-What was measured is kept in the study file as it comes, so that a search that was
-stopped, by Ctrl-C or by its time limit, goes on with `--resume`.
+Every measurement is written to the study file at once: a search stopped by Ctrl-C or
+by its time limit continues with `--resume`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from rfc_compile.io.files import read_text
 from rfc_compile.report.numbers import size
-from rfc_compile.tools.cli.arguments import name_and_value, number, positive
+from rfc_compile.tools.cli.arguments import add_named_values, number, positive
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.tuning import MINUTES
 from rfc_compile.tools.tuning.goal import Goal
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 EXIT_MISSED: Final = 1
-EXIT_INTERRUPTED: Final = 130
-"""As a shell reports a process that Ctrl-C ended."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -48,14 +46,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--min-ssim", type=number, help="mean over the images, at most 1")
     add("--seed", type=int, default=0, help="of the first run")
     add("--seeds", type=positive, default=3, help="runs that are compared (default: 3)")
-    add(
-        "--options",
-        type=name_and_value,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option that is not searched, as granularity=block; may be repeated",
-    )
+    words = "an option that is not searched, as granularity=block"
+    add_named_values(parser, "--options", words)
     add("--inner", default="inductor", help="inner backend, whose graphs are timed")
     add(
         "--time-limit",
@@ -94,7 +86,7 @@ def run(args: Namespace) -> int:
         study = run_study(target_of(args), goal, plan, show=True)
     except KeyboardInterrupt:
         console.print(interrupted(args.output))
-        return EXIT_INTERRUPTED
+        raise
     _print(console, study)
     return EXIT_MISSED if study.missed else 0
 
@@ -103,7 +95,7 @@ def interrupted(folder: Path) -> str:
     """What is left of a study, the first line of whose file says whose it is."""
     file = folder / STUDY_FILE
     if file.exists() and len(read_text(file, MOST_BYTES).splitlines()) > 1:
-        return f"Interrupted; `--resume --output {folder}` goes on."
+        return f"Interrupted; `--resume --output {folder}` continues."
     return "Interrupted before anything was measured: there is nothing to resume."
 
 
@@ -117,9 +109,12 @@ def _print(console: Console, study: Study) -> None:
         )
     console.print(_table(study))
     console.print(
-        f"{search.trials.done} runs tried, {search.trials.skipped} settings skipped "
-        f"that could not win, {study.seconds:.0f} s."
-        + (" Time was up: --resume with a longer --time-limit goes on." * search.late),
+        f"{search.trials.done} runs tried, {search.trials.skipped} masks dropped after "
+        f"their first seeds, {study.seconds:.0f} s."
+        + (
+            " Time was up; continue by --resume and a longer --time-limit."
+            * search.late
+        ),
         soft_wrap=True,
     )
     if study.missed:

@@ -34,7 +34,6 @@ class DryRun:
     Attributes:
         explanation: as of a model that was compiled and called.
         reports: one for every graph of the forward, in the order of tracing.
-
     """
 
     explanation: Explanation
@@ -50,7 +49,6 @@ def dry_run(
 
     Raises:
         Exception: whatever the forward raises with these inputs.
-
     """
     planner = _trace(model, inputs, options)
     if len(planner.reports) > 1:  # a first call may break where it makes tables
@@ -100,14 +98,13 @@ class _Planner:
             fakes = torch_internals.fake_inputs(gm, example_inputs)
             captured = capture(gm, fakes, self.options, report, observer)
             complete_plan(captured, self.options, report, observer)
-        except NothingToCache as nothing:
-            if dynamo_frames.is_piece(gm):
-                text = f"a piece of the forward runs uncached: {nothing.reason}"
+        except CannotCache as refusal:
+            if isinstance(refusal, NothingToCache) and dynamo_frames.is_fragment(gm):
+                text = f"one graph of the forward runs uncached: {refusal.reason}"
                 report.notes.append(text)
             else:
-                report.fallbacks.append(f"this forward runs uncached: {nothing.reason}")
-        except CannotCache as refusal:
-            report.fallbacks.append(f"this forward runs uncached: {refusal.reason}")
+                text = f"this forward runs uncached: {refusal.reason}"
+                report.uncached_reasons.append(text)
 
 
 class _ShapesOnly:

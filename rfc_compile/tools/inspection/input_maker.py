@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,6 +34,11 @@ _TEXT_WIDTHS = (
 """Config fields for the width of the text's embedding, the first that is set."""
 
 
+IMAGE_TOKENS = 257
+"""Tokens of an image encoder: 16 x 16 patches and one for the whole."""
+
+MASK = "mask: text_tokens"
+
 Arguments = dict[str, Any]
 """Keyword arguments; None leaves an optional one out."""
 
@@ -46,7 +52,6 @@ class InputMaker:
         accepted: names of its arguments; required ones are True.
         sizes: of the inputs.
         dtype: of floating point inputs.
-
     """
 
     config: Mapping[str, Any]
@@ -69,6 +74,30 @@ class InputMaker:
     def indices(self, *shape: int) -> Tensor:
         """Zeros of shape (B, ...)."""
         return torch.zeros((self.sizes.batch, *shape), dtype=torch.long)
+
+    def size(self, word: str) -> int:
+        """A number, a field of ``InputSizes`` or of the config, or a count of tokens.
+
+        ``patches`` are those of a latent packed by 2 x 2, ``grid`` those of the model.
+        """
+        known = {**vars(self.sizes), "image_tokens": IMAGE_TOKENS}
+        if word in known:
+            return int(known[word])
+        if word in ("patches", "grid"):
+            return math.prod(getattr(self, word))
+        return int(word) if word.isdigit() else int(self.config[word])
+
+    def shaped(self, words: str) -> Tensor:
+        """Ones of shape (B, ...), by its sizes; ``mask:`` and ``index:`` go before."""
+        kind, _, sizes = words.rpartition(":")
+        make = {"": self.per_sample, "mask": self.mask, "index": self.indices}[kind]
+        return make(*map(self.size, sizes.split()))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the model's patches."""
+        step = self.config["patch_size"]
+        return self.sizes.height // step, self.sizes.width // step
 
     @property
     def patches(self) -> tuple[int, int]:
@@ -103,5 +132,13 @@ class InputMaker:
         return self.per_sample(self.sizes.text_tokens, width or self.text_width)
 
 
-IMAGE_TOKENS = 257
-"""Tokens of an image encoder: 16 x 16 patches and one for the whole."""
+Rule: TypeAlias = str | Callable[[InputMaker], Any]
+"""A shape for ``InputMaker.shaped``, or a function; None leaves the argument out."""
+
+ClassRules: TypeAlias = Mapping[str, Rule] | Callable[[InputMaker], Arguments]
+"""The rules of a class by argument, or a function that returns its arguments."""
+
+
+def where(field: str, words: str) -> Rule:
+    """A shape if the config's field is set, else None."""
+    return lambda make: make.shaped(words) if make.config.get(field) else None

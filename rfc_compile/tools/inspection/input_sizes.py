@@ -33,7 +33,6 @@ class InputSizes:
         height, width: of the latent, in its own cells.
         frames: of the latent; of an audio model's, its length.
         text_tokens: of the prompt.
-
     """
 
     batch: int

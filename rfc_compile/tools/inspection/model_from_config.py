@@ -32,7 +32,6 @@ def build_from_config(target: str, dtype: torch.dtype) -> nn.Module:
 
     Raises:
         OptionError: there is no config, or diffusers cannot build the class.
-
     """
     config = _read_config(target)
     name = config.get("_class_name")

@@ -8,7 +8,7 @@ are ones, indices are zeros: the graph depends on shapes only.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -16,8 +16,12 @@ from torch import nn
 
 from rfc_compile.errors import OptionError
 from rfc_compile.tools.inspection.input_maker import (
-    IMAGE_TOKENS,
+    MASK,
+    Arguments,
+    ClassRules,
     InputMaker,
+    Rule,
+    where,
 )
 from rfc_compile.tools.inspection.input_sizes import InputSizes
 
@@ -26,52 +30,36 @@ def _axes(make: InputMaker) -> int:
     return len(make.config["axes_dims_rope"])
 
 
-def _where(field: str, *shape: int) -> Callable[[InputMaker], Any]:
-    """Made if the config's field is set; its value is the last size."""
-
-    def rule(make: InputMaker) -> Any:
-        width = make.config.get(field)
-        return make.per_sample(*shape, int(width)) if width else None
-
-    return rule
-
-
-RULES: Mapping[str, Callable[[InputMaker], Any]] = {
+RULES: Mapping[str, Rule] = {
     "hidden_states": InputMaker.latent,
-    "timestep": InputMaker.per_sample,
+    "timestep": "",
     "encoder_hidden_states": InputMaker.text,
-    "pooled_projections": _where("pooled_projection_dim"),
-    "guidance": lambda make: (
-        make.per_sample() if make.config.get("guidance_embeds") else None
-    ),
-    "img_ids": lambda make: torch.zeros(make.patches[0] * make.patches[1], _axes(make)),
+    "pooled_projections": where("pooled_projection_dim", "pooled_projection_dim"),
+    "guidance": where("guidance_embeds", ""),
+    "img_ids": lambda make: torch.zeros(make.size("patches"), _axes(make)),
     "txt_ids": lambda make: torch.zeros(make.sizes.text_tokens, _axes(make)),
     "img_shapes": lambda make: [[(1, *make.patches)]] * make.sizes.batch,
-    "class_labels": lambda make: (
-        make.indices() if make.config.get("num_embeds_ada_norm") else None
-    ),
+    "class_labels": where("num_embeds_ada_norm", "index:"),
     "added_cond_kwargs": lambda make: {
         "resolution": make.per_sample(2),
         "aspect_ratio": make.per_sample(1),
     },
-    "original_size": lambda make: make.per_sample(2),
-    "target_size": lambda make: make.per_sample(2),
-    "crop_coords": lambda make: make.per_sample(2),
+    **dict.fromkeys(("original_size", "target_size", "crop_coords"), "2"),
     "num_frames": lambda make: make.sizes.frames,
     "height": lambda make: make.sizes.height,
     "width": lambda make: make.sizes.width,
-    "encoder_hidden_states_image": _where("image_dim", IMAGE_TOKENS),
+    "encoder_hidden_states_image": where("image_dim", "image_tokens image_dim"),
     "timestep_r": lambda make: (
         make.per_sample()
         if make.accepted["timestep_r"] or make.config.get("use_meanflow")
         else None
     ),
 }
-"""What to pass for an argument, by its name; None for an optional one left out."""
+"""What to pass for an argument, by its name."""
 
-RULES_IF_REQUIRED: Mapping[str, Callable[[InputMaker], Any]] = {
-    "encoder_attention_mask": lambda make: make.mask(make.sizes.text_tokens),
-    "encoder_hidden_states_mask": lambda make: make.mask(make.sizes.text_tokens),
+RULES_IF_REQUIRED: Mapping[str, Rule] = {
+    "encoder_attention_mask": MASK,
+    "encoder_hidden_states_mask": MASK,
 }
 """The same for arguments that are left out wherever the model allows it."""
 
@@ -88,29 +76,28 @@ def make_inputs(
 
     Raises:
         OptionError: an argument that no rule knows.
-
     """
     from rfc_compile.tools.inspection.audio_inputs import AUDIO_RULES
     from rfc_compile.tools.inspection.image_inputs import IMAGE_RULES
     from rfc_compile.tools.inspection.video_inputs import VIDEO_RULES
 
-    families = {**AUDIO_RULES, **IMAGE_RULES, **VIDEO_RULES}
+    families: dict[str, ClassRules] = {**AUDIO_RULES, **IMAGE_RULES, **VIDEO_RULES}
     name = type(model).__name__
     config: dict[str, Any] = {**cast(Any, model).config, "_class_name": name}
     parameters = list(inspect.signature(type(model).forward).parameters.values())[1:]
     accepted = {p.name: p.default is p.empty for p in parameters}
     make = InputMaker(config, accepted, InputSizes.resolve(config, sizes), dtype)
+    special = families.get(name, {})
     try:
-        special = families[name](make) if name in families else {}
-        inputs = {}
+        inputs = special(make) if callable(special) else _by_rules(special, make)
         for argument, required in accepted.items():
-            rule = RULES.get(argument) or (
-                RULES_IF_REQUIRED.get(argument) if required else None
-            )
-            if argument in special:
-                inputs[argument] = special[argument]
-            elif rule is not None:
-                inputs[argument] = rule(make)
+            rule = RULES.get(argument)
+            if rule is None and required:
+                rule = RULES_IF_REQUIRED.get(argument)
+            if argument in inputs:
+                continue
+            if rule is not None:
+                inputs |= _by_rules({argument: rule}, make)
             elif required:
                 raise OptionError(f"no rule makes its input {argument!r}")
     except (OptionError, KeyError) as error:
@@ -118,4 +105,12 @@ def make_inputs(
         raise OptionError(
             f"{name}: {why}; give package.module:factory that returns (model, inputs)"
         ) from error
-    return {argument: x for argument, x in inputs.items() if x is not None}
+    given = {argument: inputs.get(argument) for argument in accepted}
+    return {argument: x for argument, x in given.items() if x is not None}
+
+
+def _by_rules(rules: Mapping[str, Rule], make: InputMaker) -> Arguments:
+    return {
+        argument: make.shaped(rule) if isinstance(rule, str) else rule(make)
+        for argument, rule in rules.items()
+    }

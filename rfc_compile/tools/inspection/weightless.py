@@ -45,7 +45,6 @@ def build_without_weights(
         make: builds the model; what it computes (tables of positions) is computed.
         dtype: of its parameters.
         in_float32: names of submodules or parameters that stay in float32.
-
     """
     with _default_dtype(dtype), _EmptyOnMeta():
         model = make().eval()

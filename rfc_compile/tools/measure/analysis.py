@@ -53,7 +53,6 @@ class RegionSeries:
         output_change: the same of its output; of several outputs the mean.
         ratio: ``||O(s) - O(s-1)|| / ||I(s) - I(s-1)||``.
         errors: for each estimator ``||O_hat - O|| / ||O||``, at predicted steps.
-
     """
 
     name: str
@@ -87,7 +86,6 @@ class Analysis:
         interval: a step in this many is kept.
         estimators: names of the estimators, with their orders.
         regions: in the order of the forward.
-
     """
 
     target: str
@@ -143,7 +141,6 @@ def analyse(
         OptionError: an order or granularity that is not allowed.
         TargetError: nothing of the model would be cached, its run is too short, or
             drawing fails.
-
     """
     estimators = _estimators(order)
     options: dict[str, Any] = {
@@ -170,10 +167,10 @@ def analyse(
     names = tuple(estimators)
     regions = recorder.regions(names)
     if all(region.error(name) is None for region in regions for name in names):
-        found = explain.explain(compiled)
+        reasons = explain.explain(compiled).uncached_reasons
         raise TargetError(
             f"{target.name}: nothing was predicted in {calls} calls; "
-            + ("; ".join(found.fallbacks) or f"give more than {interval + 2} steps")
+            + "; ".join(reasons or [f"give more than {interval + 2} steps"])
         )
     steps = len(regions[0].ratio)
     return Analysis(target.name, target.sampler, seed, steps, interval, names, regions)

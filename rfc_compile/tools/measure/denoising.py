@@ -27,7 +27,6 @@ class Guidance:
         scale: 1 is no guidance, and no computation for it.
         separate: whether the empty condition has a call of its own, after the other;
             else both are in one batch, of 2 B samples.
-
     """
 
     scale: float

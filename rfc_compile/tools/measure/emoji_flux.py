@@ -8,7 +8,7 @@ Shape suffixes: B images, N tokens, C channels, H height, W width.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rfc_compile.tools.measure.denoising import Inputs
 from rfc_compile.tools.measure.schedulers import flow_schedulers
 from rfc_compile.tools.measure.trained_model import ASSETS, TrainedModel
-from rfc_compile.tools.measure.word_table import WordTable, load_words, words_of
+from rfc_compile.tools.measure.word_table import load_words, words_of
 
 STYLES: Final = ("twitter", "google", "fluent")
 LENGTH: Final = 10
@@ -50,14 +50,8 @@ def unpack(tokens_BNC: Tensor) -> Tensor:
     return nn.functional.pixel_shuffle(grid, PATCH)
 
 
-@cache
-def words() -> WordTable:
-    """The bundled model's words.
-
-    Raises:
-        OptionError: its files are damaged.
-    """
-    return load_words(ASSETS / _NAME, LENGTH, WIDTH)
+words: Final = cache(partial(load_words, ASSETS / _NAME, LENGTH, WIDTH))
+"""The bundled model's words; `OptionError` if its files are damaged."""
 
 
 @torch.no_grad()

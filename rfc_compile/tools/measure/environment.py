@@ -24,7 +24,6 @@ class Environment:
         threads: threads that torch uses for one operation.
         torch: its version.
         python: its version.
-
     """
 
     command: str

@@ -20,7 +20,6 @@ def call_factory(spec: str) -> Any:
 
     Raises:
         OptionError: there is no such function, or it fails.
-
     """
     module_name, _, name = spec.partition(":")
     sys.path.insert(0, str(Path.cwd()))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 import torch
-from diffusers import DiTTransformer2DModel, SchedulerMixin
+from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
 from rfc_compile.tools.measure.denoising import Inputs, Progress, draw_noise, seeded
@@ -42,6 +42,8 @@ GLYPH_DIT: Final = TrainedModel(
     modules=("attn1", "ff"),
 )
 MODEL_FOLDER: Final = GLYPH_DIT.folder
+make_scheduler: Final = GLYPH_DIT.make_scheduler
+count_calls: Final = GLYPH_DIT.count_calls
 SCHEDULERS: Final = tuple(name for name in GLYPH_DIT.schedulers if name != "ddpm")
 """Those that add no noise on the way."""
 
@@ -57,27 +59,9 @@ def default_device() -> torch.device:
     return torch.device("cpu") if accelerator is None else accelerator
 
 
-def make_scheduler(name: str, steps: int) -> SchedulerMixin:
-    """Makes the noise scheduler `name` of the bundled model, set to `steps` steps.
-
-    Raises:
-        ValueError: `name` is not in `SCHEDULERS`, or `steps` is not in 1..1000.
-    """
-    return GLYPH_DIT.make_scheduler(name, steps)
-
-
 def initial_noise(count: int, seed: int) -> Tensor:
     """Draws normal noise (count, C, H, W); image i depends on `seed + i` alone."""
     return draw_noise(seeded(count, seed), IMAGE_SHAPE)
-
-
-def count_calls(scheduler: str, steps: int) -> int:
-    """How often a run of so many steps calls the model; `heun` about twice for each.
-
-    Raises:
-        ValueError: as `make_scheduler`.
-    """
-    return GLYPH_DIT.count_calls(scheduler, steps)
 
 
 def sample(
@@ -91,21 +75,10 @@ def sample(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Draws one image per label.
+    """Images (B, C, H, W) in [-1, 1] of `labels` (B,) int64, the classes 0..9.
 
-    Args:
-        denoise: the model, compiled or not, on the device of `labels`.
-        labels: (B,) int64, the classes to draw, 0..9.
-        seed: image i starts from the noise of seed + i, whatever batch it is in.
-        scheduler: a name in `SCHEDULERS`, or `ddpm`.
-        steps: denoising steps; `heun` calls the model about twice for each.
-        guidance: classifier-free guidance scale; 1 calls the model without guidance,
-            on B images instead of 2 B.
-        dtype: of the model's input; the sampler itself works in float32.
-        progress: called after each model call with (calls done, calls in all).
-
-    Returns:
-        Images (B, C, H, W) in [-1, 1], float32.
+    `denoise` is the model, compiled or not, on the device of `labels`; the rest is as
+    in `TrainedModel.sample`.
 
     Raises:
         ValueError: an unknown scheduler or a bad number of steps.

@@ -9,7 +9,7 @@ Shape suffixes: B clips, C channels, T frames, H height, W width.
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 import torch
@@ -37,14 +37,8 @@ _TOKENS: Final = math.prod(
 )
 
 
-@cache
-def words() -> WordTable:
-    """The bundled model's words.
-
-    Raises:
-        OptionError: its files are damaged.
-    """
-    return load_words(ASSETS / _NAME, LENGTH, WIDTH)
+words: Final = cache(partial(load_words, ASSETS / _NAME, LENGTH, WIDTH))
+"""The bundled model's words; `OptionError` if its files are damaged."""
 
 
 @torch.no_grad()

@@ -42,7 +42,6 @@ class Reference:
         calls: of the model in one run, by seed.
         span: difference of the largest and the smallest possible value: 2 for images
             in [-1, 1], else that of the values drawn.
-
     """
 
     target: Target
@@ -66,7 +65,6 @@ def draw_reference(target: Target, seeds: Sequence[int]) -> Reference:
     Raises:
         TargetError: the sampler fails, never calls the model, returns something else
             than a tensor of finite floats, or not the same for the same seed.
-
     """
     images, calls = {}, {}
     for seed in seeds:
@@ -119,7 +117,6 @@ def draw_with(target: Target, model: nn.Module, seed: int) -> Tensor:
 
     Raises:
         TargetError: it fails, or returns something else than a tensor of floats.
-
     """
     try:
         with torch.no_grad():
@@ -147,7 +144,6 @@ def similarity(drawn: Sequence[Tensor], reference: Reference) -> dict[str, Any]:
 
     Raises:
         TargetError: the shapes are not those of the reference.
-
     """
     decibels, similarities = [], []
     for images, wanted in zip(drawn, reference.images.values(), strict=True):

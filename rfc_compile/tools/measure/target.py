@@ -49,7 +49,6 @@ class Target:
         steps: denoising steps, None if not known.
         config: facts of the model, for the fingerprint.
         drawn: what draws the same again, as JSON; None where only Python can tell.
-
     """
 
     name: str
@@ -80,7 +79,6 @@ class Settings:
             when they are used up.
         call: more arguments of a pipeline's call.
         dtype: of a pipeline that is loaded from a folder.
-
     """
 
     steps: int | None = None
@@ -98,7 +96,6 @@ def resolve_target(source: Any, settings: Settings | None = None) -> Target:
     Raises:
         OptionError: there is no such target, or a setting does not fit it.
         TargetError: what a factory returns is no pair (model, sample).
-
     """
     settings = settings or Settings()
     if isinstance(source, tuple):
@@ -136,7 +133,6 @@ def drawn_again(drawn: Mapping[str, JSON]) -> tuple[str, Settings]:
 
     Raises:
         OptionError: the target is code, which no file may name, or a setting is wrong.
-
     """
     spec = drawn.get("target")
     if not isinstance(spec, str) or is_factory(spec):

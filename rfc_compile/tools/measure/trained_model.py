@@ -53,7 +53,6 @@ class TrainedModel:
         decode: final latents -> images (B, C, H, W) or clips (B, C, T, H, W).
         blocks: names of its lists of transformer blocks.
         modules: names of the attention and MLP modules in a block.
-
     """
 
     name: str

@@ -30,31 +30,11 @@ from rfc_compile.schedules.decision import Decision
 from rfc_compile.tools.measure.reference import (
     Reference,
     TooManyFullSteps,
-    draw_reference,
     draw_with,
     similarity,
 )
 from rfc_compile.tools.measure.target import Target
 from rfc_compile.torch_internals import CompileCounts
-
-__all__ = [
-    "Measured",
-    "Reference",
-    "Run",
-    "TimedModel",
-    "TooManyFullSteps",
-    "Trial",
-    "compare",
-    "compile_model",
-    "decide_by",
-    "draw_cached",
-    "draw_reference",
-    "draw_with",
-    "forget_compiled",
-    "measure",
-    "similarity",
-    "time_in_turn",
-]
 
 
 @dataclass(frozen=True)
@@ -65,7 +45,6 @@ class Run:
         images: (B, ...), on the CPU.
         decisions: of the backend, one a call; fewer where calls were uncached.
         calls: of the model.
-
     """
 
     images: Tensor
@@ -122,7 +101,6 @@ def draw_cached(
     Raises:
         TargetError: as ``draw_with``.
         TooManyFullSteps: more than ``most_full`` steps of a branch were full.
-
     """
     reset(compiled)
     decisions: list[Decision] = []
@@ -148,7 +126,6 @@ def compare(
     Raises:
         TargetError: as ``draw_with``; or the images have another shape.
         TooManyFullSteps: more than ``most_full`` steps of a branch were full.
-
     """
     counts = CompileCounts()
     target = reference.target
@@ -167,7 +144,7 @@ def compare(
         recompiles=recompiles,
         **quality,
     )
-    return Trial(measured, runs, explanation.fallbacks)
+    return Trial(measured, runs, explanation.uncached_reasons)
 
 
 def measure(
@@ -191,7 +168,6 @@ def measure(
     Raises:
         TargetError: as ``draw_with``.
         OptionError: a wrong option.
-
     """
     forget_compiled()
     compiled = compile_model(target.model, "eager", options)

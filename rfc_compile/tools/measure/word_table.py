@@ -35,7 +35,6 @@ class WordTable(nn.Module):
         vocabulary: the words; the first is the padding.
         length: tokens of a prompt.
         width: of a vector.
-
     """
 
     def __init__(self, vocabulary: Sequence[str], length: int, width: int) -> None:

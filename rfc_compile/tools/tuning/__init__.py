@@ -29,7 +29,7 @@ def tune(
     resume: bool = False,
     progress: bool = False,
 ) -> Tuned:
-    """Search for the options that are fast or close enough.
+    """Search for the full steps that are fast or close enough.
 
         tuned = rfc_compile.tune(pipe, target_speedup=2.5)
         pipe.transformer.compile(backend="rfc", options=dict(tuned.options))
@@ -55,7 +55,7 @@ def tune(
         inner: the inner backend, whose graphs are timed.
         output: a folder for `rfc.json`, the plot, the report and the study.
         resume: go on with the study in that folder.
-        progress: show bars.
+        progress: tell on the error stream what is done.
 
     Raises:
         OptionError: a wrong argument, or a folder that cannot be written to.

@@ -22,6 +22,11 @@ class Clock:
         """Since the search began."""
         return time.monotonic() - self._start
 
+    @property
+    def share(self) -> float:
+        """Of the time, so far."""
+        return self.seconds / self.limit
+
     def is_past(self, share: float = 1.0) -> bool:
         """Whether this share of the time is up."""
         return self.seconds > share * self.limit

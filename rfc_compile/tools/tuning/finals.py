@@ -1,12 +1,12 @@
 """The settings that are left at the end: other seeds, and times.
 
 Each is compared on seeds that the search has not seen, and timed in turn with the
-uncached model. Settings with the same graphs are timed with one compilation.
+uncached model. All have the same graphs, which are compiled once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from rfc_compile.tools.measure.trial import (
 )
 from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.journal import Journal
-from rfc_compile.tools.tuning.space import Setting, describe, graph_part, is_static
+from rfc_compile.tools.tuning.space import Setting, describe
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Times:
     recompiles: int
 
 
-def _times(place: str, value: JSON) -> dict[str, Any]:
+def _read_times(place: str, value: JSON) -> dict[str, Any]:
     return asdict(made_of(Times, place, value))
 
 
@@ -69,8 +69,7 @@ class Finals:
     Attributes:
         reference: of seeds that no trial has drawn.
         journal: where times are kept.
-        clock: when to stop; the first graphs are drawn in any case, and timed while
-            there is time.
+        clock: when to time no more.
         repeats: pairs of runs with and without caching.
         inner: the backend whose graphs are timed.
 
@@ -83,59 +82,57 @@ class Finals:
     inner: str
 
     def measure(
-        self, chosen: Iterable[Candidate], note: Callable[[str], None]
-    ) -> Iterator[Finalist]:
-        """Measure candidates, one by one.
+        self, chosen: Sequence[Candidate], note: Callable[[str], None]
+    ) -> list[Finalist]:
+        """Measure candidates: first the images of all, then, while there is time, how
+        long they take.
 
         Raises:
-            TimeUpError: the time is up, and at least one was measured.
             TargetError: drawing fails.
 
         """
-        groups: dict[str, list[Candidate]] = {}
-        for candidate in chosen:
-            graph = graph_part(candidate.setting)
-            name = f"{sorted(graph.items())} {is_static(candidate.setting)}"
-            groups.setdefault(name, []).append(candidate)
-        for place, group in enumerate(groups.values()):
-            if place:
-                self.clock.check()
-            yield from self._measure_group(group, note)
-
-    def _measure_group(
-        self, group: list[Candidate], note: Callable[[str], None]
-    ) -> Iterator[Finalist]:
-        """Candidates with the same graphs: first the images of all, then the times."""
-        first, target = group[0].setting, self.reference.target
+        if not chosen:
+            return []
+        first, target = chosen[0].setting, self.reference.target
         forget_compiled()
         before = newest_number()
         compiled = compile_model(target.model, "eager", first)
         draw_cached(target, compiled, self.reference.seeds[0])
         drawn = []
-        for candidate in group:
+        for candidate in chosen:
             note(describe(candidate.setting))
             decide_by(compiled, candidate.setting)
             drawn.append(compare(self.reference, compiled))
         reports = [r for r in reports_of(compiled) if r.number > before]
         explanation = explanation_of(reports)
+        found = []
+        for candidate, times, trial in zip(
+            chosen, self._times(chosen, note), drawn, strict=True
+        ):
+            measured = replace(trial.measured, **times)
+            found.append(
+                Finalist(
+                    candidate.kind, candidate.setting, measured, trial.runs, explanation
+                )
+            )
+        return found
+
+    def _times(
+        self, chosen: Sequence[Candidate], note: Callable[[str], None]
+    ) -> Iterator[dict[str, Any]]:
+        """By the names in `Measured`; empty where the time is up."""
         timed: TimedModel | None = None
-        for candidate, trial in zip(group, drawn, strict=True):
-            key = {
-                "times": dict(candidate.setting),
-                "seeds": list(self.reference.seeds),
-                "inner": self.inner,
-            }
-            times = self.journal.get(key, _times)
-            if times is None and self.clock.is_past():
-                times = {}
-            elif times is None:
-                note(f"time {describe(candidate.setting)}")
+        for candidate in chosen:
+            setting, seeds = candidate.setting, self.reference.seeds
+            key = {"times": dict(setting), "seeds": list(seeds), "inner": self.inner}
+            times = self.journal.get(key, _read_times)
+            if times is None and not self.clock.is_past():
+                note(f"time {describe(setting)}")
                 if timed is None:
-                    timed = TimedModel(target, first, self.reference.seeds, self.inner)
-                timed.decide_by(candidate.setting)
+                    timed = TimedModel(
+                        self.reference.target, setting, seeds, self.inner
+                    )
+                timed.decide_by(setting)
                 times = timed.times(self.repeats)
                 self.journal.add(key, times)
-            measured = replace(trial.measured, **times)
-            yield Finalist(
-                candidate.kind, candidate.setting, measured, trial.runs, explanation
-            )
+            yield times or {}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, Final
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -15,25 +14,16 @@ from rfc_compile.report.statistics import Statistics
 from rfc_compile.report.statistics_plot import statistics_figure
 from rfc_compile.tools.measure.image_grid import save_comparison
 from rfc_compile.tools.measure.pareto import front
-from rfc_compile.tools.tuning.finals import Finalist
 from rfc_compile.tools.tuning.goal import speedup
 from rfc_compile.tools.tuning.study import Study
-from rfc_compile.tools.tuning.trials import Tried
 
 _MOST_IMAGES: Final = 6
-_COLOURS: Final = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown")
 
 
 def pareto_plot(study: Study) -> bytes:
-    """Two panels: the finals by speed-up, every trial by its full steps."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    by_time, by_work = figure.subplots(1, 2, sharey=True)
-    _draw_finals(by_time, study)
-    _draw_trials(by_work, study)
-    return _png(lambda file: figure.savefig(file, dpi=120))
-
-
-def _draw_finals(ax: Axes, study: Study) -> None:
+    """The finals by speed-up and quality; the star is the best."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    ax = figure.subplots()
     points = [
         (final, (speedup(final.measured), final.measured.psnr))
         for final in study.search.measured
@@ -52,21 +42,7 @@ def _draw_finals(ax: Axes, study: Study) -> None:
     ax.set(xlabel="speed-up over the uncached model", ylabel="PSNR in dB")
     ax.set_title("finals, on seeds of their own; the star is the best", fontsize=10)
     ax.grid(alpha=0.3)
-
-
-def _draw_trials(ax: Axes, study: Study) -> None:
-    trials = [*study.search.screened, *study.search.tried]
-    kinds = list(dict.fromkeys(tried.kind for tried in trials))
-    for kind, colour in zip(kinds, _COLOURS * len(kinds), strict=False):
-        own = [(t.measured.nfc, t.measured.psnr) for t in trials if t.kind == kind]
-        x, y = zip(*own, strict=True)
-        ax.plot(x, y, "o", markersize=4, alpha=0.6, color=colour, label=kind)
-    ax.set(xlabel="full steps (NFC)")
-    title = "every trial, on the first seed" if trials else "nothing was tried"
-    ax.set_title(title, fontsize=10)
-    ax.grid(alpha=0.3)
-    if kinds:
-        ax.legend(fontsize=8, loc="lower right")
+    return _png(lambda file: figure.savefig(file, dpi=120))
 
 
 def images_plot(study: Study) -> bytes | None:
@@ -102,45 +78,17 @@ def steps_plot(study: Study) -> bytes:
 
 
 def schedules_plot(study: Study) -> bytes:
-    """Which steps each final computes in full, a row for every run."""
+    """Which steps each final computes in full, in the first of its runs."""
     finals = study.search.measured
     figure = Figure(figsize=(9, 0.8 + 0.35 * len(finals)), layout="constrained")
     ax = figure.subplots()
     for row, final in enumerate(finals):
-        ax.eventplot(
-            _full_steps(final),
-            lineoffsets=[row + 0.2, row - 0.2][: len(final.runs)],
-            linelengths=0.35,
-            linewidths=3,
-        )
+        own = [d for d in final.runs[0].decisions if d.branch == 0]
+        full = [step for step, decision in enumerate(own) if decision.full]
+        ax.eventplot(full, lineoffsets=row, linelengths=0.7, linewidths=3)
     ax.set_yticks(range(len(finals)), [str(row + 1) for row in range(len(finals))])
     ax.set(xlabel="step", ylabel="final", xlim=(-1, study.search.steps))
     ax.invert_yaxis()
-    return _png(lambda file: figure.savefig(file, dpi=120))
-
-
-def _full_steps(final: Finalist) -> list[list[int]]:
-    """Of the first branch, for every run."""
-    runs = []
-    for run in final.runs:
-        own = [decision for decision in run.decisions if decision.branch == 0]
-        runs.append([step for step, decision in enumerate(own) if decision.full])
-    return runs
-
-
-def memory_plot(study: Study) -> bytes:
-    """State of a run against quality, for every setting drawn with all seeds."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    ax = figure.subplots()
-    points: list[Tried | Finalist] = [*study.search.points, *study.search.measured]
-    names = sorted({str(p.setting["granularity"]) for p in points})
-    for name, colour in zip(names, _COLOURS, strict=False):
-        own = [p.measured for p in points if p.setting["granularity"] == name]
-        x = [max(1, found.state_bytes) / 2**20 for found in own]
-        ax.plot(x, [f.psnr for f in own], "o", color=colour, alpha=0.7, label=name)
-    ax.set(xlabel="state of a run in MiB", ylabel="PSNR in dB", xscale="log")
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
     return _png(lambda file: figure.savefig(file, dpi=120))
 
 

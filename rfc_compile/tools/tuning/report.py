@@ -16,7 +16,6 @@ from rfc_compile.report.numbers import scaled, size
 from rfc_compile.tools.measure.environment import environment
 from rfc_compile.tools.tuning.plots import (
     images_plot,
-    memory_plot,
     schedules_plot,
     steps_plot,
 )
@@ -42,11 +41,10 @@ def render_report(study: Study, plot: bytes) -> str:
         pictures=[(title, _data_uri(image)) for title, image in pictures],
         finals=[_row(f.kind, f.setting, f.measured) for f in search.measured],
         best=search.measured.index(search.best),
-        comparison=mask_comparison(search.points),
-        costs=search.costs,
+        comparison=mask_comparison(search.tried),
         regions=_regions(search.best.explanation.regions),
         explanation=search.best.explanation,
-        trials=[_row(t.kind, t.setting, t.measured) for t in _all(study)],
+        trials=[_row(t.kind, t.setting, t.measured) for t in search.tried],
     )
 
 
@@ -57,7 +55,6 @@ def _pictures(study: Study, plot: bytes) -> list[tuple[str, bytes]]:
         *([] if images is None else [("Images, and differences times 4", images)]),
         ("Steps of the best", steps_plot(study)),
         ("Schedules", schedules_plot(study)),
-        ("Memory", memory_plot(study)),
     ]
 
 
@@ -79,33 +76,19 @@ def _row(kind: str, setting: Any, found: Measured) -> dict[str, str]:
     }
 
 
-def _all(study: Study) -> list[Tried]:
-    search = study.search
-    return [*search.points, *search.tried, *search.screened]
-
-
-def mask_comparison(points: Iterable[Tried]) -> list[dict[str, str]]:
-    """Schedules of the same graphs at the same number of full steps, a row for each.
-
-    A cell has the PSNR of the best of its kind with all seeds, and its full steps.
-    """
-    known = list(points)
-    kinds = list(dict.fromkeys(tried.kind for tried in known))
-    rows: dict[tuple[str, int], dict[str, Tried]] = {}
-    for tried in sorted(known, key=lambda one: one.measured.psnr):
-        setting = tried.setting
-        graph = f"{setting['estimator']} {setting['order']}, {setting['granularity']}"
-        rows.setdefault((graph, round(tried.measured.nfc)), {})[tried.kind] = tried
+def mask_comparison(tried: Iterable[Tried]) -> list[dict[str, str]]:
+    """Where full steps come from and what images they give, a row for each number."""
+    best: dict[int, dict[str, float]] = {}
+    kinds: dict[str, None] = {}
+    for one in sorted(tried, key=lambda one: (len(one.mask), one.psnr)):
+        kinds[one.kind] = None
+        best.setdefault(len(one.mask), {})[one.kind] = one.psnr
     return [
         {
-            "graphs": graph,
             "full steps": str(count),
-            **{
-                kind: f"{found[kind].measured.psnr:.2f}" if kind in found else ""
-                for kind in kinds
-            },
+            **{kind: f"{own[kind]:.2f}" if kind in own else "" for kind in kinds},
         }
-        for (graph, count), found in sorted(rows.items())
+        for count, own in best.items()
     ]
 
 

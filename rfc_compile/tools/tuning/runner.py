@@ -14,8 +14,9 @@ from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.finals import Finals
 from rfc_compile.tools.tuning.goal import Goal
 from rfc_compile.tools.tuning.journal import Journal
-from rfc_compile.tools.tuning.progress import SearchProgress, showing
+from rfc_compile.tools.tuning.progress import SearchProgress
 from rfc_compile.tools.tuning.search import Search
+from rfc_compile.tools.tuning.space import graph_setting
 from rfc_compile.tools.tuning.study import (
     OPTIONS_FILE,
     PLOT_FILE,
@@ -34,30 +35,30 @@ def run_study(target: Target, goal: Goal, plan: Plan, *, show: bool) -> Study:
         target: the model and sampler.
         goal: the limits.
         plan: the rest.
-        show: whether to show bars, on the error stream.
+        show: whether to tell on the error stream what is done.
 
     Raises:
         OptionError: the folder cannot be written to, or its study is another one.
         TargetError: nothing can be measured with this model and sampler.
 
     """
+    graph = graph_setting(plan.fixed)
     study_file = None if plan.output is None else plan.output / STUDY_FILE
     if plan.output is not None:
         _check_output(plan.output)
     clock = Clock(None if plan.time_limit is None else 60 * plan.time_limit)
-    with showing(show) as progress:
-        progress.begin("reference")
-        searched = _draw(target, plan.search_seeds(), progress)
-        held_out = _draw(target, plan.held_out_seeds(), progress)
-        journal = Journal.open(study_file, _study(target, plan), resume=plan.resume)
-        search = Search(
-            goal,
-            Trials(searched, journal, clock, progress.note),
-            Finals(held_out, journal, clock, plan.repeats, plan.inner),
-            plan.fixed,
-            progress,
-        )
-        search.run()
+    progress = SearchProgress(show)
+    progress.begin("reference")
+    searched = _draw(target, plan.search_seeds(), progress)
+    held_out = _draw(target, plan.held_out_seeds(), progress)
+    journal = Journal.open(study_file, _study(target, plan), resume=plan.resume)
+    search = Search(
+        goal,
+        Trials(graph, searched, journal, clock, progress.note),
+        Finals(held_out, journal, clock, plan.repeats, plan.inner),
+        progress,
+    )
+    search.run()
     study = Study(goal, plan, search, held_out, clock.seconds)
     if plan.output is not None:
         _write(study, plan.output)

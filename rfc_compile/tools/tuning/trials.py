@@ -1,206 +1,218 @@
-"""Trials: settings on a few seeds, with graphs that run eagerly.
+"""Trials: full steps on a few seeds, with graphs that run eagerly.
 
-A model is compiled once for all settings that differ in the schedule alone. What was
-measured is in the journal, seed by seed, and not measured again.
+The model is compiled once. What was measured is in the journal, seed by seed, and not
+measured again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from torch import nn
 
 from rfc_compile.config.tuned_file import Measured
 from rfc_compile.errors import TargetError
-from rfc_compile.io.json_files import JSON
-from rfc_compile.io.schema import made_of
+from rfc_compile.io.schema import made_of, typed
 from rfc_compile.report.explain import explain
-from rfc_compile.runtime.registry import dispatchers_of
-from rfc_compile.tools.measure.reference import Reference, TooManyFullSteps
+from rfc_compile.tools.measure.reference import Reference
 from rfc_compile.tools.measure.trial import (
+    Run,
     compare,
     compile_model,
     decide_by,
     draw_cached,
     forget_compiled,
 )
+from rfc_compile.tools.tuning.climb import Mask
 from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.journal import Journal
-from rfc_compile.tools.tuning.space import (
-    Setting,
-    describe,
-    graph_part,
-    is_static,
-    least_nfc,
-)
+from rfc_compile.tools.tuning.space import Setting, describe, mask_setting
 
-SLACK = 0.5
-"""A trial may have up to this many full steps more than it should, on the mean."""
-
-
-SHARE = 0.7
-"""Of the time for trials; the rest is for the times of the best."""
+BEHIND = 1.0
+"""In dB: a mask that is so far behind on its first n seeds, over n, gets no more."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One setting and its numbers on the seeds of the search."""
+    """Full steps and their numbers on the seeds of the search.
+
+    Attributes:
+        kind: where they come from.
+        mask: the full steps.
+        setting: the options that have them.
+        each: the numbers, seed by seed.
+
+    """
 
     kind: str
+    mask: Mask
     setting: Setting
-    measured: Measured
-    seeds: tuple[int, ...]
+    each: tuple[Measured, ...]
 
+    @property
+    def measured(self) -> Measured:
+        """The numbers of all seeds together."""
+        return combined(self.each)
 
-@dataclass(frozen=True)
-class Stopped:
-    """A trial that was not drawn to its end: it had too many full steps."""
+    @property
+    def psnr(self) -> float:
+        """Mean over the seeds, in dB."""
+        return _mean_psnr(self.each)
 
-    stopped: bool = True
+    def beats(self, rival: Tried) -> bool:
+        """Whether it is better by more than the standard error over the seeds.
+
+        What is better by less is so for these seeds alone.
+        """
+        gains = _gains(self.each, rival.each)
+        return statistics.mean(gains) > _standard_error(gains)
 
 
 @dataclass
 class Trials:
-    """Measures settings; knows how many steps a run has once `begin` was called.
+    """Measures full steps; knows what a run is like once `begin` was called.
 
     Attributes:
+        graph: the options that the graphs are compiled with.
         reference: of all seeds that trials draw.
         journal: where numbers are kept.
         clock: when to stop.
-        note: is told what is done, in a line.
+        note: called with each action, in one line.
+        until: share of the time after which no trial is begun.
         steps: of a run, for one CFG branch.
-        skipped: trials that could not win and were not drawn to their end.
+        times: the timestep of every step of a run.
+        skipped: masks that were not drawn with all seeds.
         done: trials, seeds counted one by one.
 
     """
 
+    graph: Setting
     reference: Reference
     journal: Journal
     clock: Clock
     note: Callable[[str], None]
+    until: float = 1.0
     steps: int = 0
+    times: tuple[float, ...] = ()
     skipped: int = 0
     done: int = 0
-    _graph: dict[str, Any] = field(default_factory=dict)
     _compiled: nn.Module | None = None
 
-    def begin(self, graph: Setting) -> None:
+    def begin(self) -> None:
         """Learn how many steps a run has, and whether any can be cached.
 
         Raises:
             TargetError: none can, with the reason.
 
         """
-        compiled = self.compiled(graph)
-        self.decide_by({**graph, "schedule": "rcs", "threshold": 1e9, "warmup": 2})
-        run = draw_cached(self.reference.target, compiled, self.reference.seeds[0])
+        run = self._draw({"schedule": "mask", "full_steps": [0]})
         self.steps = round(run.steps)
+        self.times = tuple(d.timestep for d in run.decisions if d.branch == 0)
         if run.nfc < run.steps:
             return
-        found = explain(compiled)
-        reasons = "; ".join(dict.fromkeys(found.fallbacks)) or (
-            f"all of its {self.steps} steps change the latent too much"
-        )
+        assert self._compiled is not None
+        reasons = "; ".join(
+            dict.fromkeys(explain(self._compiled).uncached_reasons)
+        ) or (f"all of its {self.steps} steps change the latent too much")
         raise TargetError(
             f"{self.reference.target.name}: nothing can be cached: {reasons}"
         )
-
-    def compiled(self, graph: Setting) -> nn.Module:
-        """The model with caching, its graphs eager and with a probe."""
-        if self._compiled is None or self._graph != graph:
-            self.close()
-            self._graph = dict(graph)
-            options = {**graph, "schedule": "rcs"}
-            self._compiled = compile_model(
-                self.reference.target.model, "eager", options
-            )
-        return self._compiled
 
     def close(self) -> None:
         """Free what was compiled."""
         self._compiled = None
         forget_compiled()
 
-    def decide_by(self, setting: Setting) -> None:
-        """Have the compiled model follow the schedule of a setting.
+    def full_steps_of(self, schedule: Setting) -> Mask:
+        """Which steps of the first seed a schedule computes in full.
 
-        A model that has not run has nothing yet that decides, so it runs one call.
+        Raises:
+            TimeUpError: the time is up.
+
         """
-        assert self._compiled is not None
-        if not dispatchers_of(self._compiled):
-            target, seed = self.reference.target, self.reference.seeds[0]
-            with contextlib.suppress(TooManyFullSteps):
-                draw_cached(target, self._compiled, seed, most_full=0)
-        decide_by(self._compiled, setting)
+        key = {"full steps of": {**self.graph, **schedule}}
+        known = self.journal.get(key, partial(typed, list[int]))
+        if known is not None:
+            return tuple(known)
+        self.clock.check(self.until)
+        own = [d for d in self._draw(schedule).decisions if d.branch == 0]
+        mask = tuple(step for step, decision in enumerate(own) if decision.full)
+        self.journal.add(key, list(mask))
+        return mask
 
     def measure(
-        self,
-        kind: str,
-        setting: Setting,
-        most_nfc: float,
-        seeds: Sequence[int] | None = None,
+        self, kind: str, mask: Mask, rival: Tried | None = None
     ) -> Tried | None:
-        """A setting's numbers, mean over seeds; None if it has too many full steps.
-
-        Args:
-            kind: what the report calls such settings.
-            setting: options without `inner`.
-            most_nfc: with more full steps it cannot win.
-            seeds: of the reference; None for all of them.
+        """A mask's numbers; None if it is far behind a rival on its first seeds.
 
         Raises:
             TimeUpError: the time is up.
             TargetError: drawing fails.
 
         """
-        seeds = self.reference.seeds if seeds is None else tuple(seeds)
-        if least_nfc(setting, self.steps) > most_nfc + SLACK:
-            self.skipped += 1
-            return None
-        found = []
-        for seed in seeds:
-            one = self._one(setting, seed, most_nfc)
-            if one is None:
+        setting = {**self.graph, **mask_setting(mask, self._times_or_steps)}
+        found: list[Measured] = []
+        for seed in self.reference.seeds:
+            found.append(self._one(mask, setting, seed))
+            if rival is not None and _is_behind(_gains(found, rival.each)):
                 self.skipped += 1
                 return None
-            found.append(one)
-        measured = combined(found)
-        if measured.nfc > most_nfc + SLACK:  # the latent jumped, which no option tells
-            return None
-        return Tried(kind, setting, measured, seeds)
+        return Tried(kind, mask, setting, tuple(found))
 
-    def _one(self, setting: Setting, seed: int, most_nfc: float) -> Measured | None:
-        most = None if is_static(setting) else most_nfc + SLACK
-        key = {"trial": dict(setting), "seed": seed, "most": most}
-        known = self.journal.get(key, _outcome)
+    @property
+    def _times_or_steps(self) -> Sequence[float]:
+        """Timesteps where every step has one."""
+        return self.times if len(self.times) == self.steps else ()
+
+    def _one(self, mask: Mask, setting: Setting, seed: int) -> Measured:
+        key = {"mask": list(mask), "graph": dict(self.graph), "seed": seed}
+        known = self.journal.get(key, partial(made_of, Measured))
         if known is not None:
-            return known if isinstance(known, Measured) else None
-        self.clock.check(SHARE)
+            return known
+        self.clock.check(self.until)
         self.note(describe(setting))
-        compiled = self.compiled(graph_part(setting))
-        self.decide_by(setting)
+        compiled = self._following(setting)
         self.done += 1
-        try:
-            part = self.reference.of([seed])
-            limit = math.inf if most is None else most
-            measured = compare(part, compiled, limit).measured
-        except TooManyFullSteps:
-            self.journal.add(key, asdict(Stopped()))
-            return None
+        measured = compare(self.reference.of([seed]), compiled).measured
         self.journal.add(key, asdict(measured))
         return measured
 
+    def _draw(self, schedule: Setting) -> Run:
+        compiled = self._following({**self.graph, **schedule})
+        return draw_cached(self.reference.target, compiled, self.reference.seeds[0])
 
-def _outcome(place: str, value: JSON) -> Measured | Stopped:
-    """Of a trial, as the journal has it."""
-    if isinstance(value, dict) and "stopped" in value:
-        return made_of(Stopped, place, value)
-    return made_of(Measured, place, value)
+    def _following(self, setting: Setting) -> nn.Module:
+        """The model with caching, by the schedule of a setting."""
+        if self._compiled is None:
+            self.close()
+            target = self.reference.target
+            self._compiled = compile_model(target.model, "eager", setting)
+        decide_by(self._compiled, setting)
+        return self._compiled
+
+
+def _gains(each: Sequence[Measured], others: Sequence[Measured]) -> list[float]:
+    """In dB, of the seeds that both have."""
+    return [one.psnr - other.psnr for one, other in zip(each, others, strict=False)]
+
+
+def _is_behind(gains: Sequence[float]) -> bool:
+    return statistics.mean(gains) < -BEHIND / len(gains)
+
+
+def _standard_error(gains: Sequence[float]) -> float:
+    """Of their mean; 0 of a single one."""
+    if len(gains) < 2:
+        return 0.0
+    return statistics.stdev(gains) / math.sqrt(len(gains))
+
+
+def _mean_psnr(each: Sequence[Measured]) -> float:
+    return statistics.mean(one.psnr for one in each)
 
 
 def combined(found: Sequence[Measured]) -> Measured:
@@ -209,7 +221,7 @@ def combined(found: Sequence[Measured]) -> Measured:
     return replace(
         found[0],
         nfc=statistics.mean(one.nfc for one in found),
-        psnr=statistics.mean(one.psnr for one in found),
+        psnr=_mean_psnr(found),
         psnr_min=min(one.psnr_min for one in found),
         ssim=statistics.mean(similar) if similar else None,
         images=sum(one.images for one in found),

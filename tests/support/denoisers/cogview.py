@@ -57,7 +57,7 @@ DENOISERS = [
     Denoiser("CogView3PlusTransformer2DModel", _cogview3, _cogview_inputs, regions=4),
     # 2 blocks: attention, image MLP, text MLP; the last text MLP is dead code
     Denoiser("CogView4Transformer2DModel", _cogview4, _cogview_inputs, regions=5),
-    # the same, in the piece after the boolean index, which writes to what it is given
+    # the same, in the graph after the boolean index, which writes to its input
     Denoiser(
         "GlmImageTransformer2DModel",
         _glm_image,
@@ -65,6 +65,6 @@ DENOISERS = [
         regions=0,
         graphs=2,
         share=0.0,
-        why="the piece with the blocks writes to the prior embedding of the one before",
+        why="the graph with the blocks writes to the prior embedding, its input",
     ),
 ]

@@ -33,7 +33,7 @@ _inputs = by_rules(partial(_hidream, 0), height=8, width=8, text_tokens=6, whole
 
 DENOISERS = [
     # 2 joint blocks: attention, image MLP, text MLP; 2 single blocks: attention, MLP;
-    # the last joint block's text goes on into the single ones
+    # the single blocks take the last joint block's text
     Denoiser(
         "HiDreamImageTransformer2DModel-dense",
         partial(_hidream, 0),

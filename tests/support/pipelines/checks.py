@@ -37,7 +37,7 @@ def follows_the_schedule(runs: Runs) -> None:
 def regions_without_fallbacks(runs: Runs) -> None:
     """Regions are found, and no forward or step runs uncached."""
     assert runs.explanation.regions, str(runs.explanation)
-    assert not runs.explanation.fallbacks, str(runs.explanation)
+    assert not runs.explanation.uncached_reasons, str(runs.explanation)
 
 
 def close_but_different(runs: Runs) -> None:

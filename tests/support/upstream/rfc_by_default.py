@@ -90,5 +90,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         "-", f"rfc: {len(seen)} checks, {len(cached)} cached, {regions} regions"
     )
     for test, found in seen.items():
-        for reason in found.fallbacks:
+        for reason in found.uncached_reasons:
             terminalreporter.write_line(f"{test}: {reason}")

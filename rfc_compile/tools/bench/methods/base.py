@@ -4,6 +4,7 @@ A method is one file here and one line in `METHODS`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -34,7 +35,6 @@ class Applied:
         begin: to be called before every run.
         close: undoes what was done outside the model.
         nfc: full computations of the last run, where the method knows them itself.
-
     """
 
     denoise: Denoise
@@ -61,7 +61,6 @@ class Method:
         modes: how it is timed.
         on_shapes: settings for models whose images mean nothing, where thresholds that
             were found on another decide anything; none for its best on the bundled one.
-
     """
 
     name: str
@@ -102,11 +101,11 @@ def compile_model(model: nn.Module, backend: str, **arguments: Any) -> nn.Module
 
 
 def calling(model: nn.Module, around: Callable[[Step], Any]) -> Denoise:
-    """Calls of a model inside the context that `around(step)` makes."""
+    """Calls of a model after `around(step)`, inside the context that it may return."""
     predict = plain(model)
 
     def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
-        with around(step):
+        with around(step) or nullcontext():
             return predict(step, x, **inputs)
 
     return denoise

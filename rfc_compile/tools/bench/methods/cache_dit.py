@@ -85,13 +85,8 @@ def _sweep(calibrator: Mapping[str, Any]) -> list[dict[str, Any]]:
             "max_continuous_cached_steps": cap,
         }
         for threshold, warmup, cap in (
-            (0.2, 4, 3),
-            (0.4, 4, 5),
-            (0.08, 8, -1),
-            (0.12, 4, 3),
-            (0.3, 4, 4),
-            (0.6, 3, 6),
-            (1.0, 3, 8),
+            *((0.2, 4, 3), (0.4, 4, 5), (0.08, 8, -1), (0.12, 4, 3), (0.3, 4, 4)),
+            *((0.6, 3, 6), (1.0, 3, 8)),
         )
     ]
     static: list[dict[str, Any]] = [

@@ -14,8 +14,14 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from rfc_compile.tools.bench.methods.base import Applied, Method, Mode, compiled
-from rfc_compile.tools.bench.workloads import Denoise, Step, Workload, plain
+from rfc_compile.tools.bench.methods.base import (
+    Applied,
+    Method,
+    Mode,
+    calling,
+    compiled,
+)
+from rfc_compile.tools.bench.workloads import Step, Workload
 
 
 @dataclass
@@ -101,17 +107,10 @@ def _apply(
         for module in cached:
             module.derivatives.clear()
 
-    return Applied(_advancing(compiled(model, mode), run), begin=begin)
-
-
-def _advancing(model: nn.Module, run: _Run) -> Denoise:
-    predict = plain(model)
-
-    def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
+    def advance(step: Step) -> None:
         run.advance(step.index, step.branch)
-        return predict(step, x, **inputs)
 
-    return denoise
+    return Applied(calling(compiled(model, mode), advance), begin=begin)
 
 
 METHODS: Final = (

@@ -18,8 +18,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from rfc_compile.tools.bench.methods.base import Applied, Method, Mode, compiled
-from rfc_compile.tools.bench.workloads import Denoise, Step, Workload, plain
+from rfc_compile.tools.bench.methods.base import (
+    Applied,
+    Method,
+    Mode,
+    calling,
+    compiled,
+)
+from rfc_compile.tools.bench.workloads import Step, Workload
 
 DEGREE: Final = 4
 RIDGE: Final = 0.1
@@ -146,17 +152,7 @@ def _apply(
         for block in stand_ins:
             block.forget()
 
-    return Applied(_advancing(compiled(model, mode), run), begin=begin)
-
-
-def _advancing(model: nn.Module, run: _Run) -> Denoise:
-    predict = plain(model)
-
-    def denoise(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
-        run.advance(step)
-        return predict(step, x, **inputs)
-
-    return denoise
+    return Applied(calling(compiled(model, mode), run.advance), begin=begin)
 
 
 METHODS: Final = (

@@ -1,0 +1,170 @@
+"""What the sampler moves between two calls: which input is its latent, and what of it.
+
+    first call     guessed from shapes                       (``latent_pair``)
+    second call    of every input, what has moved is taken for the latent, with every
+                   output of its size; the pair whose move the sampler's fit explains
+                   best is the one
+
+So conditions and reference tokens may stand before the latent or behind it, and other
+inputs of its shape beside it. Where no pair is explained, the guess stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rfc_compile.runtime.guidance_branch import GuidanceBranch, Returned, Seen
+from rfc_compile.runtime.latent_pair import (
+    LatentPair,
+    copies_of,
+    find_latent_pair,
+    partners,
+    sizes_of,
+)
+from rfc_compile.runtime.readback import read_all
+from rfc_compile.runtime.sampler_fit import (
+    EXACT,
+    Fit,
+    fit_of,
+    gram_matrix,
+    rounding_of,
+    step_vectors,
+)
+from rfc_compile.runtime.session import Session
+from rfc_compile.runtime.trajectory import Trajectory
+
+GUIDED = 3
+"""Channels of an image that guidance in one batch is for, where it is not for all
+(``eps[:, :3]``, DiT's ``forward_with_cfg``)."""
+
+
+def guessed(
+    session: Session, latents: Sequence[Any], outputs: Sequence[Any]
+) -> LatentPair | None:
+    """The pair of these sizes that is known, or the guess from their shapes."""
+    sizes = sizes_of(latents)
+    if sizes not in session.pairs:
+        session.pairs[sizes] = find_latent_pair(latents, outputs)
+    return session.pairs[sizes]
+
+
+def looked_for(
+    session: Session, latents: Sequence[Any], as_conditioning: Sequence[int | None]
+) -> LatentPair | None:
+    """The latent among the inputs of a call that may be it, and its output.
+
+    ``as_conditioning`` are these inputs' indices among the conditioning, where they
+    were taken for references.
+    """
+    guess = session.pairs.get(sizes_of(latents))
+    found = _best(guess, session.live, latents)
+    if found is None:
+        return guess
+    found = replace(found, confirmed=True)
+    session.pairs[sizes_of(latents)] = found
+    reference = as_conditioning[found.index]
+    if reference is not None:
+        session.moves(reference)
+    for branch in [branch for run in session.live for branch in run.branches]:
+        if branch.seen is not None:
+            branch.returned, branch.seen = [_returned(found, branch.seen)], None
+    return found
+
+
+def seen(step: int, latents: Sequence[Any], outputs: Sequence[Any]) -> Seen:
+    """A call, until the latent is confirmed; the caller may write into both."""
+    with torch.inference_mode(mode=False):
+        return Seen(step, _copies(latents), _copies(outputs))
+
+
+def _copies(values: Sequence[Any]) -> list[Any]:
+    return [x.clone() if isinstance(x, Tensor) else x for x in values]
+
+
+def _best(
+    guess: LatentPair | None, runs: Sequence[Trajectory], latents: Sequence[Any]
+) -> LatentPair | None:
+    """The pair that explains best how a call continues one of the runs."""
+    found = [
+        (fit.residual > EXACT or pair != guess, fit.residual, pair)
+        for run in runs
+        for pair, fit in _fits(guess, run, latents)
+        if fit.moved and fit.explained
+    ]
+    return min(found, key=lambda one: one[:2])[2] if found else None
+
+
+def _returned(pair: LatentPair, call: Seen) -> Returned:
+    """What the sampler was given by a call."""
+    latent = pair.latent(call.latents)
+    with torch.inference_mode(mode=False):
+        output = pair.returned(call.outputs).clone()
+        return Returned(call.step, latent.clone(), output, partners(latent))
+
+
+def _fits(
+    guess: LatentPair | None, run: Trajectory, latents: Sequence[Any]
+) -> Iterator[tuple[LatentPair, Fit]]:
+    """Every pair that a call may show after the newest step of a run, and its fit."""
+    calls = [b.seen for b in _newest_first(run) if b.seen and b.seen.step == run.step]
+    if not calls:
+        return
+    for pair in dict.fromkeys(_pairs(guess, calls[0], latents)):
+        given = [_returned(pair, call) for call in calls]
+        outputs = [output for one in given for output in one.outputs]
+        now = pair.latent(latents)
+        gram = gram_matrix(step_vectors(now, [given[0].latent], [outputs]))
+        (read,) = read_all([gram])
+        rows = np.reshape(read, gram.shape)
+        yield pair, fit_of(rows, len(outputs), rounding_of(now))
+
+
+def _newest_first(run: Trajectory) -> list[GuidanceBranch]:
+    return sorted(run.branches, key=lambda branch: branch is not run.newest)
+
+
+def _pairs(
+    guess: LatentPair | None, before: Seen, latents: Sequence[Any]
+) -> Iterator[LatentPair]:
+    """The guess, then what has moved with the outputs that have its size."""
+    if guess is not None:
+        yield guess
+        if guess.dim == 1 and latents[guess.index].ndim > 3 and guess.size > GUIDED:
+            yield replace(guess, size=GUIDED)
+    for index, (old, new) in enumerate(zip(before.latents, latents, strict=True)):
+        if not isinstance(new, Tensor) or old.shape != new.shape:
+            continue
+        for dim, start, size in _moved_parts(old, new):
+            for output, value in enumerate(before.outputs):
+                copies = copies_of(new, value)
+                for begin in _starts(new, value, dim, start, size):
+                    yield LatentPair(index, output, dim, size, start, begin, copies)
+
+
+def _moved_parts(old: Tensor, new: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Dimension, start and size of what differs where that is one range."""
+    differs = old != new
+    for dim in range(1, new.ndim):
+        moved = differs.movedim(dim, 0).flatten(1).any(1).nonzero().flatten().tolist()
+        if moved and moved[-1] - moved[0] == len(moved) - 1:
+            yield dim, moved[0], len(moved)
+
+
+def _starts(
+    latent: Tensor, output: Any, dim: int, start: int, size: int
+) -> Iterator[int]:
+    """Where an output may hold the answer to a part of the latent."""
+    if not copies_of(latent, output) or output.shape[dim] < size:
+        return
+    sizes = enumerate(zip(latent.shape, output.shape, strict=True))
+    if any(a != b for d, (a, b) in sizes if d not in (0, dim)):
+        return
+    yield 0
+    if start and output.shape[dim] >= start + size:
+        yield start
