@@ -149,7 +149,7 @@ def ours(cell: Cell, setting: Mapping[str, Any], images: int) -> Found:
     item = workload(cell, cell.scheduler, cell.steps)
     with torch._dynamo.config.patch(recompile_limit=4 * MOST_COMPILED):
         if not dispatchers_of(model):
-            item.draw(plain(model), 1, 1, SEED)
+            item.draw(plain(model), images, 1, SEED)  # compiles for this batch
         decide_by(model, setting)
         reset(model)
         with trajectory("run", num_steps=cell.calls):

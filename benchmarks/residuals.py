@@ -27,12 +27,12 @@ from diffusers import (
 from torch import Tensor
 
 from benchmarks.report import Grid, save, show
-from rfc_compile.runtime.placement import ROUNDING
 from rfc_compile.runtime.sampler_fit import (
     EXPLAINED,
     Fit,
     fit_of,
     gram_matrix,
+    rounding_of,
     step_vectors,
 )
 from rfc_compile.tools.measure.bundled_models import bundled
@@ -154,7 +154,7 @@ def fit_step(own: Recorded, step: int, history: int, now: Tensor) -> Fit:
     back = range(step - 1, max(step - 1 - history, -1), -1)
     latents = [own.latents[i] for i in back]
     vectors = step_vectors(now, latents, [own.outputs[i] for i in back])
-    rounding = ROUNDING * torch.finfo(now.dtype).eps
+    rounding = rounding_of(now)
     return fit_of(gram_matrix(vectors).numpy(), len(vectors) - 2, rounding)
 
 
