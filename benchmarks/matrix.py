@@ -14,7 +14,8 @@ the better one of UniPC and DPM++ 2M.
 
 Results are JSON lines in `results/matrix.jsonl`, one per cell, method and setting; what
 is there is not measured again, except by `--again METHOD`, and the newest line counts.
-Graphs run eagerly; who compiles them changes images by rounding only.
+Graphs run eagerly; who compiles them changes images by rounding only. Ours are kept
+from one schedule to the next.
 """
 
 import gc
@@ -23,14 +24,15 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.cells import Cell, all_cells, workload
+from benchmarks.cells import Cell, all_cells, int8, workload
 from benchmarks.matrix_tables import write_tables
 from benchmarks.report import console
 from benchmarks.rivals import RIVALS, Rival
@@ -45,11 +47,18 @@ from benchmarks.scores import (
     fingerprint,
     read_lines,
 )
+from rfc_compile.report.statistics import stats
+from rfc_compile.runtime.registry import dispatchers_of, reset
+from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.tools.bench.methods import METHODS
-from rfc_compile.tools.bench.methods.base import describe
+from rfc_compile.tools.bench.methods.base import compile_model, describe
 from rfc_compile.tools.bench.quality import one_line, run_eagerly
 from rfc_compile.tools.bench.selection import SLACK
+from rfc_compile.tools.bench.workloads import plain
+from rfc_compile.tools.measure.bundled_models import MODELS
+from rfc_compile.tools.measure.glyph_dit import default_device
 from rfc_compile.tools.measure.metrics import psnr
+from rfc_compile.tools.measure.trial import decide_by
 
 EVEN: Final[tuple[dict[str, Any], ...]] = (
     {},
@@ -71,6 +80,12 @@ PAPERS_OPTIONS: Final[dict[str, Any]] = {
     "warmup": 2,
 }
 """Brought to the full steps by `threshold`."""
+
+OF_GRAPHS: Final = ("estimator", "granularity", "order", "corrector", "time")
+"""Options that another schedule leaves as they are."""
+
+MOST_COMPILED: Final = 24
+"""Models of ours that are kept."""
 
 SOLVERS: Final = ("unipc", "dpmpp_2m")
 
@@ -98,7 +113,7 @@ def uncached(cell: Cell, scheduler: str, steps: int, images: int) -> Tensor:
     path = REFERENCES / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     if not path.exists():
         item = workload(replace(cell, separate=False), scheduler, steps)
-        drawn, _ = run_eagerly(METHODS["uncached"], item, {}, images, steps, SEED)
+        drawn = item.draw(plain(item.make()), images, steps, SEED)
         REFERENCES.mkdir(parents=True, exist_ok=True)
         save_file({"images": drawn.cpu().contiguous()}, path)
     return load_file(path)["images"]
@@ -116,6 +131,33 @@ def cached(cell: Cell, method: str, setting: Mapping[str, Any], images: int) -> 
     item = workload(cell, cell.scheduler, cell.steps)
     drawn, full = run_eagerly(METHODS[method], item, setting, images, cell.steps, SEED)
     return Found(describe(setting), full, drawn.cpu())
+
+
+@lru_cache(maxsize=MOST_COMPILED)
+def compiled(model: str, is_int8: bool, guided: bool, options: str) -> nn.Module:
+    """Ours for one size of the batch; ``options`` as JSON."""
+    made = int8(model) if is_int8 else MODELS[model].load().to(default_device())
+    settings = {**json.loads(options), "inner": "eager"}
+    return compile_model(made, "rfc", dynamic=False, options=settings)
+
+
+def ours(cell: Cell, setting: Mapping[str, Any], images: int) -> Found:
+    """One run of this package in a cell, named and with its number of steps."""
+    graph = {name: x for name, x in setting.items() if name in OF_GRAPHS}
+    guided = cell.guidance > 1 and not cell.separate
+    model = compiled(cell.model, cell.is_int8, guided, json.dumps(graph))
+    item = workload(cell, cell.scheduler, cell.steps)
+    with torch._dynamo.config.patch(recompile_limit=4 * MOST_COMPILED):
+        if not dispatchers_of(model):
+            item.draw(plain(model), images, 1, SEED)  # compiles for this batch
+        decide_by(model, setting)
+        reset(model)
+        with trajectory("run", num_steps=cell.calls):
+            drawn = item.draw(plain(model), images, cell.steps, SEED)
+    known = stats(model)
+    assert known is not None
+    full = sum(decision.full for decision in known.decisions)
+    return Found(describe(setting), full / (1 + cell.separate), drawn.cpu())
 
 
 def fewer_steps(cell: Cell, images: int, schedulers: Sequence[str]) -> Iterator[Found]:
@@ -138,7 +180,10 @@ def rival(cell: Cell, kind: Rival, images: int) -> Iterator[Found]:
     found: list[Found] = []
 
     def run(setting: Mapping[str, Any]) -> float:
-        found.append(cached(cell, kind.method, setting, images))
+        if kind.method == OURS:
+            found.append(ours(cell, setting, images))
+        else:
+            found.append(cached(cell, kind.method, setting, images))
         return found[-1].full
 
     for _ in kind.tries(run, cell.calls, cell.full):
@@ -166,7 +211,7 @@ def entries() -> Iterator[tuple[str, str, Runs]]:
 def _told(options: Mapping[str, Any]) -> Runs:
     def runs(cell: Cell, images: int) -> Iterator[Found]:
         setting = {**options, "target_nfc": cell.full}
-        yield cached(cell, "rfc, stack", setting, images)
+        yield ours(cell, setting, images)
 
     return runs
 
@@ -174,7 +219,7 @@ def _told(options: Mapping[str, Any]) -> Runs:
 def _steered(options: Mapping[str, Any], key: str, least: float, most: float) -> Runs:
     return _rival(
         Rival(
-            "rfc, stack",
+            OURS,
             steered=lambda calls, full: options,
             key=key,
             least=least,
@@ -184,7 +229,7 @@ def _steered(options: Mapping[str, Any], key: str, least: float, most: float) ->
 
 
 def _untold(cell: Cell, images: int) -> Iterator[Found]:
-    yield cached(cell, "rfc, stack", {}, images)
+    yield ours(cell, {}, images)
 
 
 def _rival(kind: Rival) -> Runs:
@@ -281,7 +326,6 @@ def run(
         )
         add_line(line)
         console.print(_short(line), highlight=False, soft_wrap=True)
-        torch.compiler.reset()
         gc.collect()
     write_tables(read_lines())
 
