@@ -25,7 +25,7 @@ from rfc_compile.runtime.sampler_fit import Array
 
 LARGEST_ERROR = 0.15
 """Relative size of a prediction's error above which less of it is repaid: then the
-steps between lie on no simple curve (`python -m benchmarks corrector`)."""
+steps between lie on no simple curve."""
 
 
 @dataclass(frozen=True)

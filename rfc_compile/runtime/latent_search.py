@@ -6,7 +6,8 @@
                    best is the one
 
 So conditions and reference tokens may stand before the latent or behind it, and other
-inputs of its shape beside it. Where no pair is explained, the guess stays.
+inputs of its shape beside it. Where no pair is explained in a run's first steps (fresh
+noise), the guess stays.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from rfc_compile.runtime.latent_pair import (
 from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import (
     EXACT,
-    Fit,
     fit_of,
     gram_matrix,
     rounding_of,
@@ -42,6 +42,10 @@ from rfc_compile.runtime.trajectory import Trajectory
 GUIDED = 3
 """Channels of an image that guidance in one batch is for, where it is not for all
 (``eps[:, :3]``, DiT's ``forward_with_cfg``)."""
+
+SEARCHED_STEPS = 4
+"""Steps of a run whose calls are kept and compared: more would wait for the device in
+every step of a sampler that no pair explains."""
 
 
 def guessed(
@@ -77,8 +81,13 @@ def looked_for(
     return found
 
 
-def seen(step: int, latents: Sequence[Any], outputs: Sequence[Any]) -> Seen:
-    """A call, until the latent is confirmed; the caller may write into both."""
+def seen(step: int, latents: Sequence[Any], outputs: Sequence[Any]) -> Seen | None:
+    """A copy of a call, as long as the run's latent is looked for.
+
+    The caller may write into what it passed and what it was returned.
+    """
+    if step >= SEARCHED_STEPS:
+        return None
     with torch.inference_mode(mode=False):
         return Seen(step, _copies(latents), _copies(outputs))
 
@@ -91,12 +100,14 @@ def _best(
     guess: LatentPair | None, runs: Sequence[Trajectory], latents: Sequence[Any]
 ) -> LatentPair | None:
     """The pair that explains best how a call continues one of the runs."""
-    found = [
-        (fit.residual > EXACT or pair != guess, fit.residual, pair)
-        for run in runs
-        for pair, fit in _fits(guess, run, latents)
-        if fit.moved and fit.explained
-    ]
+    candidates = [one for run in runs for one in _candidates(guess, run, latents)]
+    read = read_all([gram for _, gram, _ in candidates])
+    found = []
+    for (pair, gram, outputs), values in zip(candidates, read, strict=True):
+        rounding = rounding_of(latents[pair.index])
+        fit = fit_of(np.reshape(values, gram.shape), outputs, rounding)
+        if fit.moved and fit.explained:
+            found.append((fit.residual > EXACT or pair != guess, fit.residual, pair))
     return min(found, key=lambda one: one[:2])[2] if found else None
 
 
@@ -108,21 +119,21 @@ def _returned(pair: LatentPair, call: Seen) -> Returned:
         return Returned(call.step, latent.clone(), output, partners(latent))
 
 
-def _fits(
+def _candidates(
     guess: LatentPair | None, run: Trajectory, latents: Sequence[Any]
-) -> Iterator[tuple[LatentPair, Fit]]:
-    """Every pair that a call may show after the newest step of a run, and its fit."""
+) -> Iterator[tuple[LatentPair, Tensor, int]]:
+    """The pairs that a call may show after the newest step of a run.
+
+    Each with the Gram matrix of its fit, on the device, and the number of outputs.
+    """
     calls = [b.seen for b in _newest_first(run) if b.seen and b.seen.step == run.step]
     if not calls:
         return
     for pair in dict.fromkeys(_pairs(guess, calls[0], latents)):
         given = [_returned(pair, call) for call in calls]
         outputs = [output for one in given for output in one.outputs]
-        now = pair.latent(latents)
-        gram = gram_matrix(step_vectors(now, [given[0].latent], [outputs]))
-        (read,) = read_all([gram])
-        rows = np.reshape(read, gram.shape)
-        yield pair, fit_of(rows, len(outputs), rounding_of(now))
+        vectors = step_vectors(pair.latent(latents), [given[0].latent], [outputs])
+        yield pair, gram_matrix(vectors), len(outputs)
 
 
 def _newest_first(run: Trajectory) -> list[GuidanceBranch]:
@@ -144,7 +155,10 @@ def _pairs(
             for output, value in enumerate(before.outputs):
                 copies = copies_of(new, value)
                 for begin in _starts(new, value, dim, start, size):
-                    yield LatentPair(index, output, dim, size, start, begin, copies)
+                    part = dim, size, start, begin
+                    if size == new.shape[dim] == value.shape[dim]:  # all, by any dim
+                        part = 1, new.shape[1], 0, 0
+                    yield LatentPair(index, output, *part, copies)
 
 
 def _moved_parts(old: Tensor, new: Tensor) -> Iterator[tuple[int, int, int]]:

@@ -66,11 +66,6 @@ class Goal:
         """Whether a quality is given."""
         return self.min_psnr is not None or self.min_ssim is not None
 
-    @property
-    def is_front(self) -> bool:
-        """Whether nothing is given."""
-        return not (self.limits_cost or self.limits_quality)
-
     def keeps_quality(self, found: Measured) -> bool:
         """Whether the images are close enough."""
         low_psnr = self.min_psnr is not None and found.psnr < self.min_psnr
