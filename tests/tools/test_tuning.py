@@ -112,6 +112,7 @@ TIMES = [981.0 - 20 * step for step in range(50)]
 
 
 @given(st.sets(st.integers(1, 49), max_size=20), st.sampled_from([1, -1, 1e-3]))
+@settings(deadline=None)
 def test_a_setting_has_the_steps_of_its_mask(others: set[int], scale: float) -> None:
     """Whatever the unit of timesteps, and whether they fall or rise."""
     mask = (0, *sorted(others))
@@ -281,6 +282,7 @@ def test_with_one_seed_any_gain_counts() -> None:
 
 
 def test_time_stops_trials(trials: Trials) -> None:
+    trials.measure("", even_mask(STEPS, 8))
     late = replace(trials, clock=Clock(0))
     with pytest.raises(TimeUpError):
         late.measure("", even_mask(STEPS, 5))
