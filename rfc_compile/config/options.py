@@ -18,7 +18,7 @@ from rfc_compile.config.option_values import (
     one_of,
     process_group,
 )
-from rfc_compile.config.presets import PRESETS
+from rfc_compile.config.presets import PRESETS, even_steps
 from rfc_compile.errors import OptionError, did_you_mean
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import Estimator
@@ -340,8 +340,8 @@ class Options:
 
     @property
     def even_steps(self) -> int:
-        """Full steps of a run of 50, by the preset."""
-        return PRESETS[self.preset].even_steps
+        """Full steps of a run of 50 where nothing is measured."""
+        return even_steps(self.largest_debt)
 
     def make_schedule(self, report: GraphReport | None = None) -> Schedule:
         """The schedule these options name, for the graph of this report."""

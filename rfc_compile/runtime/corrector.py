@@ -133,6 +133,8 @@ class Debt:
         remainder, by = abs(_product(time, self.nodes)), self.weight
         if by is None or remainder == 0 or len(nodes) < len(self.nodes):
             return None
+        # one more node from now on: the next difference is as large over that distance
+        remainder *= abs(time - self.nodes[0]) ** (len(nodes) - len(self.nodes))
         output, latent = (np.where(size > 0, size, 1.0) for size in sizes)
         weight = float((by * error / latent).max()) / remainder
         own = float((error / output).max()) / remainder

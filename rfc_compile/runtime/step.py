@@ -15,6 +15,7 @@ from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import LatentPair
+from rfc_compile.runtime.noise_level import noise_level
 from rfc_compile.runtime.placement import settle
 from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.sampler_fit import Fit
@@ -43,7 +44,7 @@ class PlacedStep:
         joins: the run that a branch which leaves joins.
         latents: the arguments that the sampler may move, likeliest first.
         pair: which of them it does, and what is returned for it; None if not known.
-        put_off: whether its fit is evaluated only when a full step needs it.
+        put_off: whether its fit is evaluated only when it is needed.
         follows: whether it is the step right after its branch's newest.
     """
 
@@ -86,7 +87,7 @@ class PlacedStep:
         if run.unfitted:
             settle(run, self.latent if self.put_off else None)
         if self.put_off:
-            fit = run.fits.get(self.branch.index)
+            fit, self.put_off = run.fits.get(self.branch.index), False
         return self.branch.debt.carried_on(fit if self.follows else None)
 
     @property
@@ -100,6 +101,10 @@ class PlacedStep:
         """Where its branch stands, for the schedule."""
         run, branch = self.trajectory, self.branch
         known = run.timesteps[: self.step]
+        by_noise = run.schedule is not None and run.schedule.by_noise
+        if by_noise and self.step == 1 and run.noise_level is None:
+            times = run.timesteps[0], mean_time(self.time)
+            run.noise_level = noise_level(self.debt.fit, *times)
         kept, curvature = branch.state.full_steps, branch.curvature
         first, beside = None, [b for b in run.branches if b is not branch]
         if beside:
@@ -119,6 +124,8 @@ class PlacedStep:
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,
             first=first,
+            computed=branch.computed,
+            noise_level=run.noise_level,
         )
 
     def decided(

@@ -205,8 +205,10 @@ class TimestepDispatcher(Dispatcher):
         )
 
     def _tracks_debt(self, run: Trajectory) -> bool:
-        """Whether a full step of a run may measure its prediction."""
-        return self._options.corrector == "auto" or self._schedule(run).measures
+        """Whether it matters how a run's latents follow from its outputs."""
+        schedule = self._schedule(run)
+        first = schedule.by_noise and run.step < 1
+        return self._options.corrector == "auto" or schedule.measures or first
 
     def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
         """Decide, run and record; or say why the call is not the branch's next step."""

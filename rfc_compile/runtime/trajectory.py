@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rfc_compile.config.run_options import AS_COMPILED, RunOptions
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.noise_level import Level
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.schedules.base import Schedule
 from rfc_compile.schedules.decision import Decision
@@ -38,7 +39,8 @@ class Trajectory:
     compared. ``fits`` are how the step ``fitted`` follows, by the index of the branch
     whose output comes first; ``unfitted`` are the steps after it of which that has not
     been looked at, each with the branch that was called before it. ``timesteps`` are
-    the means of the ``times``. ``schedule`` decides about its steps.
+    the means of the ``times``. ``schedule`` decides about its steps;
+    ``noise_level`` is that of a timestep, where its first step has told it.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Trajectory:
     asked: RunOptions = AS_COMPILED
     timesteps: list[float] = field(init=False)
     schedule: Schedule | None = None
+    noise_level: Level | None = None
 
     def __post_init__(self) -> None:
         """One that has left another run begins with that one's steps."""
@@ -174,6 +177,7 @@ class Trajectory:
             branch,
             asked=self.asked,
             schedule=self.schedule,
+            noise_level=self.noise_level,
         )
 
     def has_made(self, other: Trajectory) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -76,6 +76,8 @@ class Position:
         last_interval: steps between its last two full steps; None before two.
         curvature: measured at the last full step; None where it could not be.
         first: the decision about this step where another guidance branch has run it.
+        computed: full steps of the branch so far.
+        noise_level: of a latent at a timestep, from 1 to 0; None where not known.
 
     """
 
@@ -90,6 +92,8 @@ class Position:
     last_interval: int | None = None
     curvature: Curvature | None = None
     first: Decision | None = None
+    computed: int = 0
+    noise_level: Callable[[float], float] | None = None
 
 
 class ScheduleOptions(Protocol):
@@ -136,8 +140,8 @@ class ScheduleOptions(Protocol):
         """The wanted PSNR of the image, in dB."""
 
     @property
-    def even_steps(self) -> int | None:
-        """Full steps of a preset for a run of 50, where nothing can be measured."""
+    def even_steps(self) -> int:
+        """Full steps of a run of 50, where nothing is measured."""
 
 
 class Schedule(ABC):
@@ -147,6 +151,7 @@ class Schedule(ABC):
         name: the value of the option ``schedule`` and the reason it gives.
         static: whether every limit is ``FULL`` or ``CACHED``.
         measures: whether it uses the curvature of full steps.
+        by_noise: whether it goes by the noise level, where that is known.
         strictness: the option that makes it more or less strict, None for none.
 
     """
@@ -154,6 +159,7 @@ class Schedule(ABC):
     name: str
     static: bool
     measures: bool = False
+    by_noise: bool = False
     strictness: str | None = None
 
     def __init__(

@@ -7,7 +7,8 @@ The debt is what the predictions' errors add up to in the latent, relative to it
 (``Curvature``). It is estimated from the curvature of the last full outputs and
 the sampler's own weights, so one tolerance gives about the same error of the image on
 every model. Cached steps need no signal. Intervals grow slowly, because past curvature
-says little about the curvature far ahead.
+says little about the curvature far ahead. The first one, of which nothing is known, is
+that of as many full steps spread evenly (``even``).
 
 Where the sampler is not linear in the outputs, or not observed, full steps are spread
 evenly (``even``); with ``min_psnr``, which needs the debt, every step is full.
@@ -49,6 +50,7 @@ class ErrorControl(Schedule):
     name = "error_control"
     static = True
     measures = True
+    by_noise = True
     strictness = "tolerance"
 
     def __init__(
@@ -67,7 +69,10 @@ class ErrorControl(Schedule):
         """Full where one more cached step would owe too much."""
         since = position.since_full
         if position.last_interval is None:  # a curvature needs two full steps
-            return FULL, self.name
+            unknown = position.steps is None and position.noise_level is None
+            if unknown or self.options.min_psnr is not None:
+                return FULL, self.name
+            return self._even.decide(position)[0], self.name
         if position.curvature is None:
             if self.options.min_psnr is not None:
                 return FULL, NOT_FORETOLD

@@ -5,12 +5,18 @@
 for step s and n full steps in all. Where the number of steps is unknown,
 full steps are spread over the timesteps instead, from the first one to that of the
 image. A speed-up needs no number of steps: a fixed share of them is full.
+
+Where the noise level u of the latent is known (``runtime.noise_level``), full steps are
+spread evenly over u / (2.5 - 1.5 u) instead: outputs bend most where there is much
+noise, and samplers differ in how large their steps are there. The first distance is
+shorter, as one output alone is kept to predict from, and so is the last: nothing
+repays what is owed then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.schedules.base import (
@@ -24,12 +30,20 @@ from rfc_compile.schedules.base import (
 PRESET_STEPS = 50
 """Steps of the run that ``even_steps`` refers to."""
 
+SHIFT = 2.5
+"""Of the noise level, as flow models shift timesteps; from 2 to 3 all are alike."""
+
+FIRST_DISTANCE, LAST_DISTANCE = 0.7, 0.5
+"""By noise level: between the first two full steps, and from the last one to the image,
+of the distances between."""
+
 
 class Even(Schedule):
     """Full steps at equal distances, whatever their errors."""
 
     name = "even"
     static = True
+    by_noise = True
 
     def __init__(
         self, options: ScheduleOptions, report: GraphReport | None = None
@@ -46,6 +60,10 @@ class Even(Schedule):
     def decide(self, position: Position) -> tuple[float, str]:
         """Full at the first step of every interval."""
         assert position.last_full is not None, "a branch without history is full"
+        wanted = self._wanted(position)
+        if position.noise_level is not None and wanted is not None:
+            due = _due_by_noise(position, position.noise_level, wanted)
+            return (FULL if due else CACHED), self.name
         now, before = (
             self._interval(position, step)
             for step in (position.step, position.last_full)
@@ -63,6 +81,14 @@ class Even(Schedule):
         wanted = self.options.target_nfc or 1
         return min(math.floor(done * wanted + 1e-9), wanted - 1)
 
+    def _wanted(self, position: Position) -> int | None:
+        """Full steps of the run; None where that is not known."""
+        if position.steps is None:
+            asked = self.options.target_nfc or self.options.even_steps
+            return asked if self.options.target_speedup is None else None
+        share = self._share(position)
+        return None if share is None else math.ceil(position.steps * share - 1e-9)
+
     def _share(self, position: Position) -> float | None:
         """Full steps over all steps; None where that is not known."""
         nfc, speedup = self.options.target_nfc, self.options.target_speedup
@@ -71,9 +97,36 @@ class Even(Schedule):
             return min(max(share, 1e-3), 1.0)
         if nfc is not None:
             return None if position.steps is None else min(1.0, nfc / position.steps)
-        wanted = self.options.even_steps or 1
+        wanted = self.options.even_steps
         steps = position.steps or PRESET_STEPS
         return min(1.0, wanted / PRESET_STEPS * math.sqrt(PRESET_STEPS / steps))
+
+
+def _due_by_noise(
+    position: Position, level: Callable[[float], float], wanted: int
+) -> bool:
+    """Whether the distance to the last full step is its share of what was left then.
+
+    Rounded to the nearer of this step and the next. Full steps that would be left over
+    at the end are taken before it.
+    """
+    assert position.last_full is not None
+    left = wanted - position.computed
+    steps, times = position.steps, position.times
+    if left <= 0 or (steps is not None and steps - position.step <= left):
+        return left > 0
+    last, before, now = (
+        _place(level(times[step]))
+        for step in (position.last_full, position.step - 1, position.step)
+    )
+    distance = FIRST_DISTANCE if position.computed == 1 else 1.0
+    due = last * distance / (distance + left - 1 + LAST_DISTANCE)
+    return last - now + (before - now) / 2 >= due
+
+
+def _place(noise: float) -> float:
+    """Of a noise level on the axis over which full steps are spread."""
+    return noise / (SHIFT - (SHIFT - 1) * noise)
 
 
 def _image_time(times: Sequence[float]) -> float:

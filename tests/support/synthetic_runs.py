@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +25,7 @@ def simulate(
     times: Sequence[float] | None = None,
     weights: Sequence[float] | None = None,
     own_weight: float = 0.0,
+    noise_level: Callable[[float], float] | None = None,
     report: Any = None,
     **options: Any,
 ) -> list[Made]:
@@ -33,6 +34,7 @@ def simulate(
     ``errors`` are the signals of the steps, ``times`` their timesteps (falling from 1
     to 0 if not given). A full step measures a curvature of the weight that ``weights``
     has for it and of ``own_weight``, as soon as predictions have their nodes.
+    ``noise_level`` is that of a timestep, where the sampler tells it.
     """
     chosen = Options(inner="eager", **options)
     schedule = chosen.make_schedule(report)
@@ -55,6 +57,8 @@ def simulate(
             times=known[: step + 1],
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,
+            computed=len(full),
+            noise_level=noise_level,
         )
         limit, reason = guarded_limit(schedule, position)
         if schedule.static:

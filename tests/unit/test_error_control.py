@@ -35,7 +35,10 @@ def test_without_a_curvature_full_steps_are_even(
 ) -> None:
     found = full_steps(NOTHING, steps, preset=preset)
     even = full_steps(NOTHING, steps, schedule="even", preset=preset)
-    assert found[:2] == [0, 1]  # a curvature may show at the second one
+    if steps is not None:
+        assert found == even
+        return
+    assert found[:2] == [0, 1]  # how far the first interval may go is not known
     assert set(found) - {1} <= set(even) | {0}
     assert set(even) - set(found) <= {even[1]}
 
@@ -65,6 +68,21 @@ def test_intervals_grow_slowly_and_have_a_longest(
     assert gaps[0] == 1
     for before, after in pairwise(gaps):
         assert after <= math.ceil(GROWTH * before)
+
+
+@given(WEIGHTS, st.floats(0.004, 0.08), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_the_first_interval_is_that_of_an_even_spread(
+    weights: list[float], tolerance: float, known: bool
+) -> None:
+    """Where the number of steps or the noise level is known."""
+    level: Any = None if known else lambda time: time / 1000
+    given_: dict[str, Any] = {"steps": STEPS if known else None, "noise_level": level}
+    found = controlled(weights, tolerance, **given_)
+    even = controlled(weights, tolerance, **given_, schedule="even")
+    assert found[:2] == even[:2]
+    careful = full_steps(NOTHING, times=TIMES, weights=weights, **given_, min_psnr=30)
+    assert careful[:2] == [0, 1]
 
 
 def test_a_straight_line_has_the_longest_intervals() -> None:

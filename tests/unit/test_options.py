@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from models import Stack, build, timesteps, tokens
 
 from rfc_compile import OptionError, Options
@@ -109,7 +111,7 @@ def test_the_granularity_chooses_what_is_left_out(
 def test_a_preset_says_how_strict_schedules_are(preset: str) -> None:
     chosen = Options(preset=preset)
     assert chosen.schedule == "error_control"
-    found = chosen.largest_error, chosen.largest_debt, chosen.even_steps
+    found = chosen.largest_error, chosen.largest_debt
     assert found == PRESETS[preset]
     given = Options(preset=preset, tolerance=0.5, schedule="rcs")
     assert given.largest_debt == 0.5
@@ -120,7 +122,14 @@ def test_presets_are_ordered() -> None:
     quality, balanced, fast = (PRESETS[x] for x in ("quality", "balanced", "fast"))
     assert quality.tolerance < balanced.tolerance < fast.tolerance
     assert quality.threshold < balanced.threshold < fast.threshold
-    assert quality.even_steps > balanced.even_steps > fast.even_steps
+    assert [Options(preset=preset).even_steps for preset in PRESETS] == [20, 14, 9]
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_tolerance_has_no_more_even_steps(one: float, other: float) -> None:
+    strict, loose = sorted((one, other))
+    counts = [Options(tolerance=t).even_steps for t in (strict, loose)]
+    assert counts[0] >= counts[1] >= 1
 
 
 def test_a_threshold_alone_chooses_rcs() -> None:

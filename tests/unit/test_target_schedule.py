@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_runs import STEPS, full_steps, longest_run, simulate
 
+from rfc_compile import Options
 from rfc_compile.config.presets import PRESETS
 
 
@@ -106,12 +108,67 @@ def test_a_speedup_that_cannot_be_met_is_told() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_says_how_many_of_50(preset: str) -> None:
-    wanted = PRESETS[preset].even_steps
+    wanted = Options(preset=preset).even_steps
     known = full_steps([0.1] * STEPS, STEPS, schedule="even", preset=preset)
     unknown = full_steps([0.1] * STEPS, schedule="even", preset=preset)
     assert len(known) == len(unknown) == wanted
     more = full_steps([0.1] * 200, 200, schedule="even", preset=preset)
     assert len(more) == 2 * wanted  # as the root of the number of steps
+
+
+@given(
+    st.integers(2, 120),
+    st.data(),
+    st.floats(0.3, 8),
+    st.sampled_from([1.0, 1000.0]),
+    st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_by_noise_level_a_number_is_met_exactly(
+    steps: int, draw: st.DataObject, shift: float, scale: float, rising: bool
+) -> None:
+    """Of any flow: the same full steps on any scale, either way round."""
+    wanted = draw.draw(st.integers(1, steps))
+    rest = [1 - i / steps for i in range(steps)]
+    noise = [shift * t / (1 + (shift - 1) * t) for t in rest]
+    full = full_steps(
+        [0.1] * steps,
+        steps,
+        times=[scale * (1 - u if rising else u) for u in noise],
+        noise_level=lambda t: 1 - t / scale if rising else t / scale,
+        target_nfc=wanted,
+    )
+    assert len(full) == wanted
+    plain = full_steps(
+        [0.1] * steps, steps, times=noise, noise_level=lambda t: t, target_nfc=wanted
+    )
+    assert sum(abs(a - b) for a, b in zip(full, plain, strict=True)) <= 2  # rounding
+
+
+@given(st.integers(3, 20))
+@settings(max_examples=50, deadline=None)
+def test_by_noise_level_they_lie_where_outputs_bend(wanted: int) -> None:
+    """At about the same noise levels, however the sampler shifts its timesteps."""
+    found = []
+    for shift in (1.0, 3.0, 7.0):
+        rest = [1 - i / 200 for i in range(200)]
+        noise = [shift * t / (1 + (shift - 1) * t) for t in rest]
+        full = full_steps(
+            [0.1] * 200, 200, times=noise, noise_level=lambda t: t, target_nfc=wanted
+        )
+        found.append([noise[step] for step in full])
+    for levels in zip(*found, strict=True):
+        assert max(levels) - min(levels) < 0.06
+
+
+@pytest.mark.parametrize("steps", [None, 50])
+def test_by_noise_level_the_number_of_steps_need_not_be_known(
+    steps: int | None,
+) -> None:
+    times = [1 - i / 50 for i in range(50)]
+    given_: dict[str, Any] = {"times": times, "noise_level": lambda t: t}
+    found = full_steps([0.1] * 50, steps, target_nfc=12, **given_)
+    assert len(found) == 12
 
 
 def test_the_reason_is_its_name() -> None:

@@ -1,0 +1,103 @@
+"""How much noise a latent holds, told by the sampler's first step.
+
+The noise level is s / (a + s) for a latent a x0 + s noise. A sampler's first step has
+one output to go by, so its factors (``sampler_fit``) are those of its process alone:
+
+    rectified flow      x' = x + (s' - s) y                  s = t, or 1 - t if t rises
+    v-prediction        x' = (a a' + s s') x + (a' s - a s') y
+
+They are compared with those of the processes known here at the step's timesteps. One
+that agrees tells the noise level of every timestep; where none does, it is not known.
+Sources: Liu et al., arXiv 2209.03003, eq. 1; Salimans and Ho, arXiv 2202.00512, app. D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit
+
+Level = Callable[[float], float]
+"""Noise level at a timestep, from 1 (noise alone) to 0 (the image)."""
+
+AGREES: Final = 0.05
+"""Largest difference of a factor, relative to that of the output."""
+
+ROUNDED: Final = 1e-3
+"""Of a timestep that schedulers round to a whole one of a thousand."""
+
+
+class Process(NamedTuple):
+    """A way to mix image and noise, and what the model predicts of it.
+
+    Attributes:
+        level: the noise level.
+        factors: (from, to) -> factor of the latent, size of that of the output.
+        rounding: by which the second may be off besides.
+    """
+
+    level: Level
+    factors: Callable[[float, float], tuple[float, float]]
+    rounding: float = 0.0
+
+
+def _flow(scale: float, *, rises: bool) -> Process:
+    """Rectified flow whose timesteps go from 0 to ``scale``, or back."""
+
+    def level(time: float) -> float:
+        noise = 1 - time / scale if rises else time / scale
+        return min(max(noise, 0.0), 1.0)
+
+    return Process(level, lambda start, end: (1.0, abs(end - start) / scale), ROUNDED)
+
+
+def _velocity(betas: Array) -> Process:
+    """v-prediction, with the variances that are added at each of the timesteps."""
+    kept = np.cumprod(1 - betas)
+    steps = np.arange(len(betas))
+
+    def parts(time: float) -> tuple[float, float]:
+        squared = float(np.exp(np.interp(time, steps, np.log(kept))))
+        return squared**0.5, (1 - squared) ** 0.5
+
+    def level(time: float) -> float:
+        image, noise = parts(time)
+        return noise / (image + noise)
+
+    def factors(start: float, end: float) -> tuple[float, float]:
+        (a, s), (b, r) = parts(start), parts(end)
+        return a * b + s * r, abs(b * s - a * r)
+
+    return Process(level, factors)
+
+
+def _cosine(steps: int) -> Array:
+    kept = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+
+
+_FALLING: Final = (
+    _flow(1.0, rises=False),
+    _flow(1000.0, rises=False),
+    _velocity(np.linspace(1e-4, 0.02, 1000)),  # DDPM
+    _velocity(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2),  # latent diffusion
+    _velocity(_cosine(1000)),  # improved DDPM
+)
+_RISING: Final = (_flow(1.0, rises=True), _flow(1000.0, rises=True))
+
+
+def noise_level(fit: Fit | None, start: float, end: float) -> Level | None:
+    """By the fit of a run's first step, between these timesteps; None if not known."""
+    if fit is None or fit.residual > EXACT or start == end:
+        return None
+    latent, output = float(fit.a.mean()), abs(float(fit.b.sum(1).mean()))
+    for process in _RISING if end > start else _FALLING:
+        a, b = process.factors(start, end)
+        alike = abs(latent - a) <= AGREES * b
+        off = abs(output - b)
+        if alike and off <= max(AGREES * b, min(process.rounding, b / 2)):
+            return process.level
+    return None
