@@ -323,6 +323,8 @@ class Dispatcher(ABC):
         branch.learn(signal, full=full)
         branch.advance(call.step, full=full)
         run.decisions.append(decision)
+        if full and call.step > run.last_computed:  # by another branch it is counted
+            run.computed, run.last_computed = run.computed + 1, call.step
         run.last_call = call.session.calls
         log_decision(run.name, decision)
         self._announce(call, run, decision, keep=signal.finite)

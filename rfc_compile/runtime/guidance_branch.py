@@ -78,16 +78,16 @@ class Seen(NamedTuple):
 class GuidanceBranch:
     """One guidance branch: its state and its position.
 
-    ``name`` is what the caller calls it (``cond``), where that is known; ``computed``
-    counts its full steps, ``error`` is the sum of the signals' errors since the last
-    full step. ``returned`` are its last two outputs, newest first, and those of the
-    run's ``unfitted`` steps; ``seen`` is its whole last call until the latent is
-    confirmed, ``mixed`` the rows that guidance combines with it (``per_sample=True``).
-    ``debt`` is what a full step repays, without the cached steps ``pending``: their
-    index and time, and whether each came right after the branch's step before.
-    ``curvature`` is what its last full step showed. ``followers`` is the state of the
-    layers that take over its decisions. ``clock`` are the conditioning inputs that
-    change at every step, None until seen (blocks compiled alone).
+    ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
+    sum of the signals' errors since the last full step. ``returned`` are its last two
+    outputs, newest first, and those of the run's ``unfitted`` steps; ``seen`` is its
+    whole last call until the latent is confirmed, ``mixed`` the rows that guidance
+    combines with it (``per_sample=True``). ``debt`` is what a full step repays, without
+    the cached steps ``pending``: their index and time, and whether each came right
+    after the branch's step before. ``curvature`` is what its last full step showed.
+    ``followers`` is the state of the layers that take over its decisions. ``clock`` are
+    the conditioning inputs that change at every step, None until seen (blocks compiled
+    alone).
     """
 
     index: int
@@ -95,7 +95,6 @@ class GuidanceBranch:
     first_step: int
     step: int = -1
     since_full: int = 0
-    computed: int = 0
     error: float = 0.0
     change: float | None = None
     conditioning: tuple[float, ...] = ()
@@ -147,7 +146,6 @@ class GuidanceBranch:
     def advance(self, step: int, *, full: bool) -> None:
         """Move on by one accepted step."""
         self.since_full = 0 if full else self.since_full + 1
-        self.computed += full
         self.step = step
 
     def returned_at(self, step: int) -> list[Tensor]:

@@ -76,7 +76,8 @@ def _velocity(betas: Array) -> Process:
 
 def _cosine(steps: int) -> Array:
     kept = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+    betas: Array = np.minimum(1 - kept[1:] / kept[:-1], 0.999)
+    return betas
 
 
 _FALLING: Final = (

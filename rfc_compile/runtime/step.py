@@ -124,7 +124,7 @@ class PlacedStep:
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,
             first=first,
-            computed=branch.computed,
+            computed=run.computed,
             noise_level=run.noise_level,
         )
 

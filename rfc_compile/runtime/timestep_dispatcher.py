@@ -206,9 +206,10 @@ class TimestepDispatcher(Dispatcher):
 
     def _tracks_debt(self, run: Trajectory) -> bool:
         """Whether it matters how a run's latents follow from its outputs."""
+        if self._options.corrector == "auto":
+            return True
         schedule = self._schedule(run)
-        first = schedule.by_noise and run.step < 1
-        return self._options.corrector == "auto" or schedule.measures or first
+        return schedule.measures or (schedule.by_noise and run.step < 1)
 
     def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
         """Decide, run and record; or say why the call is not the branch's next step."""

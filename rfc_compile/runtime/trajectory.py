@@ -40,7 +40,8 @@ class Trajectory:
     whose output comes first; ``unfitted`` are the steps after it of which that has not
     been looked at, each with the branch that was called before it. ``timesteps`` are
     the means of the ``times``. ``schedule`` decides about its steps;
-    ``noise_level`` is that of a timestep, where its first step has told it.
+    ``noise_level`` is that of a timestep, where its first step has told it;
+    ``computed`` counts the steps that were full, up to ``last_computed``.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Trajectory:
     timesteps: list[float] = field(init=False)
     schedule: Schedule | None = None
     noise_level: Level | None = None
+    computed: int = 0
+    last_computed: int = -1
 
     def __post_init__(self) -> None:
         """One that has left another run begins with that one's steps."""
@@ -178,6 +181,8 @@ class Trajectory:
             asked=self.asked,
             schedule=self.schedule,
             noise_level=self.noise_level,
+            computed=sum(made.full for made in own),
+            last_computed=self.last_computed,
         )
 
     def has_made(self, other: Trajectory) -> bool:

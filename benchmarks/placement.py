@@ -1,0 +1,140 @@
+"""Where full steps go: the constants of `schedules/even.py`, each judged left out.
+
+Every trained model is sampled with some of its samplers, guidance, steps and full
+steps; full steps are spread evenly over the steps, or over the noise level with several
+shifts and first and last distances. Numbers are the mean PSNR in dB against the
+uncached run. For every model and shift of the timesteps the choice is the one that is
+best on the others; what it gives there is shown beside the even spread.
+"""
+
+import itertools
+import statistics
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from benchmarks.matrix import similarity
+from benchmarks.report import Grid, console, save, show
+from rfc_compile import trajectory
+from rfc_compile.runtime.registry import reset
+from rfc_compile.schedules import even
+from rfc_compile.tools.measure.bundled_models import MODELS
+from rfc_compile.tools.measure.trial import decide_by
+
+EAGER: Final = {"inner": "eager"}
+SAMPLERS: Final = {
+    "emoji-flux": ("euler", "euler_shift3", "euler_shift7", "euler_dynamic"),
+    "glyph-dit": ("ddim", "unipc"),
+}
+GUIDANCE: Final = (1.0, 2.0)
+COUNTS: Final = ((20, 4), (20, 6), (28, 5), (28, 8), (28, 10))
+MORE_COUNTS: Final = ((50, 8), (50, 11), (50, 14), (50, 18))
+IMAGES: Final = 3
+SEED: Final = 7400
+EVEN: Final = "even"
+
+
+class Choice(NamedTuple):
+    """Values of the constants."""
+
+    shift: float
+    first: float
+    last: float
+
+    def __str__(self) -> str:
+        """As the tables show it."""
+        return f"{self.shift:g}, {self.first:g}, {self.last:g}"
+
+
+CHOICES: Final = [
+    Choice(*values)
+    for values in itertools.product((1.5, 2.0, 2.5, 3.0), (1.0, 0.7), (1.0, 0.5))
+]
+Numbers = dict[str, float]
+"""PSNR by choice, and of the even spread."""
+
+
+def spread_by(choice: Choice | None) -> None:
+    """Place full steps by these constants from now on; None: evenly over the steps."""
+    even.Even.by_noise = choice is not None
+    if choice is not None:
+        even.SHIFT, even.FIRST_DISTANCE, even.LAST_DISTANCE = choice
+
+
+def measured(name: str, sampler: str, *, quick: bool) -> Iterator[Numbers]:
+    """One for each guidance, number of steps and of full steps."""
+    model = MODELS[name]
+    conditions = model.conditions(1 if quick else IMAGES)
+    for guidance in GUIDANCE[:1] if quick else GUIDANCE:
+        net: Any = torch.compile(
+            model.load(), backend="rfc", dynamic=False, options=EAGER
+        )
+        first: dict[str, Any] = {
+            "seed": SEED,
+            "scheduler": sampler,
+            "guidance": guidance,
+        }
+        model.sample(net, conditions, steps=2, **first)  # compiles
+        for steps, full in COUNTS[-1:] if quick else (*COUNTS, *MORE_COUNTS):
+            given = {**first, "steps": steps}
+            plain = model.sample(model.load(), conditions, **given)
+            calls = model.count_calls(sampler, steps)
+            found = {}
+            for choice in (None, *CHOICES):
+                spread_by(choice)
+                decide_by(net, {**EAGER, "target_nfc": full})
+                reset(net)
+                with trajectory("run", num_steps=calls):
+                    images = model.sample(net, conditions, **given)
+                close = similarity(images, plain).mean().item()
+                found[EVEN if choice is None else str(choice)] = close
+            yield found
+
+
+def mean(numbers: list[Numbers]) -> Numbers:
+    """Of each choice."""
+    return {key: statistics.mean(x[key] for x in numbers) for key in numbers[0]}
+
+
+def run(*, quick: bool) -> None:
+    """Print, and write `results/placement.md` and `placement.json`.
+
+    Args:
+        quick: one image, one number of steps.
+    """
+    kept = even.SHIFT, even.FIRST_DISTANCE, even.LAST_DISTANCE
+    found: dict[str, Numbers] = {}
+    try:
+        for name, samplers in SAMPLERS.items():
+            for sampler in samplers:
+                place = f"{name}, {sampler}"
+                found[place] = mean(list(measured(name, sampler, quick=quick)))
+                console.print(place, found[place], highlight=False)
+    finally:
+        even.Even.by_noise = True
+        even.SHIFT, even.FIRST_DISTANCE, even.LAST_DISTANCE = kept
+    tables = [_left_out(found), _all(found)]
+    for grid in tables:
+        show(grid)
+    save("placement", "Where full steps go", found, [t.markdown() for t in tables])
+
+
+def _left_out(found: dict[str, Numbers]) -> Grid:
+    rows = []
+    for place, own in found.items():
+        others = mean([numbers for other, numbers in found.items() if other != place])
+        chosen = max((str(choice) for choice in CHOICES), key=others.__getitem__)
+        used = str(Choice(even.SHIFT, even.FIRST_DISTANCE, even.LAST_DISTANCE))
+        numbers = [own[EVEN], own[chosen], own[used]]
+        rows.append([place, chosen, *(f"{x:.1f}" for x in numbers)])
+    header = ["left out", "best on the others", "even", "as chosen", "as shipped"]
+    return Grid("Shift, first and last distance: mean PSNR in dB", header, rows)
+
+
+def _all(found: dict[str, Numbers]) -> Grid:
+    rows = [
+        [key, *(f"{numbers[key]:.1f}" for numbers in found.values())]
+        for key in (EVEN, *map(str, CHOICES))
+    ]
+    return Grid("All of them", ["shift, first, last", *found], rows)

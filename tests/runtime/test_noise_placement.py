@@ -1,0 +1,149 @@
+"""Where full steps go: by the noise level that the sampler's first step tells."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rfc_compile
+from rfc_compile.runtime.registry import reset
+from rfc_compile.schedules.even import Even
+from rfc_compile.tools.measure.bundled_models import MODELS
+from rfc_compile.tools.measure.metrics import psnr
+
+FLOW, VELOCITY, EPSILON = (
+    MODELS[name] for name in ("emoji-flux", "glyph-dit", "glyph-dit-epsilon")
+)
+WANTED = 6
+OPTIONS: dict[str, Any] = {"inner": "eager", "target_nfc": WANTED}
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, nn.Module]:
+    return {
+        model.name: torch.compile(
+            model.load(), backend="rfc", dynamic=False, options=OPTIONS
+        )
+        for model in (FLOW, VELOCITY, EPSILON)
+    }  # type: ignore[return-value]
+
+
+def drawn(model: Any, net: Any, scheduler: str, **given: Any) -> Tensor:
+    settings = {"seed": 20, "steps": STEPS, "guidance": 1.0, **given}
+    images: Tensor = model.sample(
+        net, model.conditions(2), scheduler=scheduler, **settings
+    )
+    return images
+
+
+def full_steps(net: Any) -> list[int]:
+    known = rfc_compile.stats(net)
+    assert known is not None
+    return [d.step for d in known.decisions if d.full and d.branch == 0]
+
+
+def cached(
+    model: Any, net: Any, scheduler: str, *, named: bool = True, **given: Any
+) -> tuple[list[int], Tensor]:
+    """The full steps of a run with as many as wanted, and its images."""
+    reset(net)
+    with rfc_compile.trajectory("run", num_steps=STEPS) if named else nullcontext():
+        images = drawn(model, net, scheduler, **given)
+    return full_steps(net), images
+
+
+EVENLY = [0, 4, 7, 10, 14, 17]
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["euler", "euler_shift3", "euler_shift7", "euler_dynamic", "unipc"]
+)
+def test_a_flow_is_nearer_to_the_full_run_than_evenly_spread(
+    compiled: dict[str, nn.Module], scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = compiled[FLOW.name]
+    plain = drawn(FLOW, FLOW.load(), scheduler)
+    steps, images = cached(FLOW, net, scheduler)
+    monkeypatch.setattr(Even, "by_noise", False)
+    evenly, others = cached(FLOW, net, scheduler)
+    assert evenly == EVENLY
+    assert len(steps) == WANTED
+    assert steps != EVENLY
+    assert psnr(images, plain).mean() > psnr(others, plain).mean() + 1.5
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by the fit"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_guidance_in_any_form_has_the_same_full_steps(
+    compiled: dict[str, nn.Module], separate: bool, named: bool
+) -> None:
+    net = compiled[FLOW.name]
+    expected, _ = cached(FLOW, net, "euler_shift3")
+    guided = {"guidance": 3.0, "separate": separate}
+    found, _ = cached(FLOW, net, "euler_shift3", named=named, **guided)
+    assert found == expected
+
+
+def test_low_precision_has_the_same_full_steps(compiled: dict[str, nn.Module]) -> None:
+    expected, _ = cached(FLOW, compiled[FLOW.name], "euler")
+    net = torch.compile(
+        FLOW.load(torch.bfloat16), backend="rfc", dynamic=False, options=OPTIONS
+    )
+    found, _ = cached(FLOW, net, "euler", dtype=torch.bfloat16)
+    assert found == expected
+
+
+class Rising(nn.Module):
+    """A flow whose timesteps rise from 0 to 1, and whose output points to the image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
+        return -self.model(x, timestep=1 - timestep, **given).sample
+
+
+def test_rising_timesteps_have_the_same_full_steps(
+    compiled: dict[str, nn.Module],
+) -> None:
+    """The form of SiT, Lumina and others: drawn by Euler's rule written out."""
+    model = Rising(FLOW.load())
+    net = torch.compile(model, backend="rfc", dynamic=False, options=OPTIONS)
+    inputs, _ = FLOW.encode(FLOW.conditions(2))
+    inputs = {**inputs, **FLOW.shared}
+    latent = torch.randn(2, *FLOW.latent_shape, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        for step in range(STEPS):
+            time = torch.full((2,), step / STEPS)
+            latent = latent + net(latent, timestep=time, **inputs) / STEPS
+    found = full_steps(net)
+    steps, _ = cached(FLOW, compiled[FLOW.name], "euler", named=False)
+    assert found == steps
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "unipc"])
+def test_v_prediction_goes_by_the_noise_and_epsilon_by_steps(
+    compiled: dict[str, nn.Module], scheduler: str
+) -> None:
+    """An epsilon model amplifies what errs at the start of a run."""
+    by_noise, _ = cached(VELOCITY, compiled[VELOCITY.name], scheduler)
+    by_steps, _ = cached(EPSILON, compiled[EPSILON.name], scheduler)
+    assert by_steps == EVENLY
+    assert len(by_noise) == WANTED
+    assert by_noise[1] > EVENLY[1] - 1
+    assert by_noise != EVENLY
+
+
+def test_without_the_corrector_it_is_the_same(compiled: dict[str, nn.Module]) -> None:
+    """The first step is looked at all the same."""
+    expected, _ = cached(FLOW, compiled[FLOW.name], "euler")
+    options = {**OPTIONS, "corrector": "off"}
+    net = torch.compile(FLOW.load(), backend="rfc", dynamic=False, options=options)
+    found, _ = cached(FLOW, net, "euler")
+    assert found == expected
