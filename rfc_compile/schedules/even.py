@@ -8,9 +8,9 @@ image. A speed-up needs no number of steps: a fixed share of them is full.
 
 Where the noise level u of the latent is known (``runtime.noise_level``), full steps are
 spread evenly over u / (2.5 - 1.5 u) instead: outputs bend most where there is much
-noise, and samplers differ in how large their steps are there. The first distance is
-shorter, as one output alone is kept to predict from, and so is the last: nothing
-repays what is owed then.
+noise, and samplers differ in how large their steps are there. The last distance is
+shorter, as nothing repays what is owed then; where full steps are few so is the first,
+as one output alone is kept to predict from.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ SHIFT = 2.5
 """Of the noise level, as flow models shift timesteps; from 2 to 3 all are alike."""
 
 FIRST_DISTANCE, LAST_DISTANCE = 0.7, 0.5
-"""By noise level: between the first two full steps, and from the last one to the image,
-of the distances between."""
+"""By noise level: between the first two full steps, if there are fewer than ``FEW``,
+and from the last one to the image, of the distances between."""
+FEW = 12
 
 
 class Even(Schedule):
@@ -119,7 +120,8 @@ def _due_by_noise(
         _place(level(times[step]))
         for step in (position.last_full, position.step - 1, position.step)
     )
-    distance = FIRST_DISTANCE if position.computed == 1 else 1.0
+    shorter = position.computed == 1 and wanted < FEW
+    distance = FIRST_DISTANCE if shorter else 1.0
     due = last * distance / (distance + left - 1 + LAST_DISTANCE)
     return last - now + (before - now) / 2 >= due
 
