@@ -23,6 +23,7 @@ FEWER: Final = "fewer steps"
 FEWER_BEST: Final = "fewer steps, best solver"
 DEFAULT: Final = "default"
 """Name of our configuration without options."""
+UNCORRECTED: Final = "corrector=off"
 
 Choose = Callable[[str], str]
 """(model) -> the name of our configuration that is judged on it."""
@@ -157,7 +158,7 @@ def verdicts(scores: Scores, choose: Choose) -> list[str]:
         choose: our configuration for each model.
     """
     lines = [*_steps_kept(scores, choose), *_against_rivals(scores, choose)]
-    lines += _against_ode(scores, choose)
+    lines += [*_against_ode(scores, choose), *_against_no_corrector(scores)]
     for model in scores.models:
         lines += _against_paper(scores, model, choose(model))
         lines += _without_options(scores, model)
@@ -215,6 +216,21 @@ def _against_ode(scores: Scores, choose: Choose) -> Iterator[str]:
             share >= 0.95,
             f"nearer to the ODE's solution than the same sampler at as many steps in "
             f"{share:.0%} of {len(won)} cells (wanted: 95 %)",
+        )
+
+
+def _against_no_corrector(scores: Scores) -> Iterator[str]:
+    pairs = [
+        (scores.ours(cell, DEFAULT), scores.ours(cell, UNCORRECTED))
+        for cell in scores.by_cell
+    ]
+    gains = [own.psnr - off.psnr for own, off in pairs if own and off]
+    if gains:
+        average, least = statistics.mean(gains), min(gains)
+        yield _met(
+            average >= 3 and least >= -0.3,
+            f"the corrector gives {average:.1f} dB on average (wanted: 3), "
+            f"{least:.1f} dB where it is least (wanted: -0.3), over {len(gains)} cells",
         )
 
 

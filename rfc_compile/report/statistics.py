@@ -31,6 +31,7 @@ REASONS: Final = {
     "error_control": "the error owed would be too large",
     "not_foretold": "min_psnr, and the error cannot be estimated",
     "even": "due by the even spread",
+    "noise_level": "due by the spread over the noise level",
     "threshold": "predicted too badly",
     "interval": "due by the interval",
     "mask": "listed in full_steps",

@@ -17,6 +17,7 @@ _REASONS: Final = {
     "warmup": "tab:gray",
     "threshold": "tab:orange",
     "even": "tab:orange",
+    "noise_level": "tab:orange",
     "error_control": "tab:orange",
     "interval": "tab:orange",
     "mask": "tab:orange",

@@ -72,7 +72,7 @@ class ErrorControl(Schedule):
             careful = position.steps is None or self.options.min_psnr is not None
             if careful and position.noise_level is None:
                 return FULL, self.name
-            return self._even.decide(position)[0], self.name
+            return self._even.decide(position)
         if position.curvature is None:
             if self.options.min_psnr is not None:
                 return FULL, NOT_FORETOLD

@@ -27,6 +27,9 @@ from rfc_compile.schedules.base import (
     ScheduleOptions,
 )
 
+BY_NOISE = "noise_level"
+"""The reason of full steps that are spread over the noise level."""
+
 PRESET_STEPS = 50
 """Steps of the run that ``even_steps`` refers to."""
 
@@ -64,7 +67,7 @@ class Even(Schedule):
         wanted = self._wanted(position)
         if position.noise_level is not None and wanted is not None:
             due = _due_by_noise(position, position.noise_level, wanted)
-            return (FULL if due else CACHED), self.name
+            return (FULL if due else CACHED), BY_NOISE
         now, before = (
             self._interval(position, step)
             for step in (position.step, position.last_full)

@@ -58,7 +58,7 @@ def test_with_the_length_known_every_run_meets_it(source: str) -> None:
         stats = rfc_compile.stats(model)
         assert (stats.nfc, stats.steps) == (9, steps)
         reasons = {d.reason for d in stats.decisions if d.full}
-        assert reasons == {"even", "new_run" if seed else "warmup"}
+        assert reasons == {"noise_level", "new_run" if seed else "warmup"}
         gaps = [b - a for a, b in pairwise(full_steps(model))]
         assert max(gaps) <= 2.5 * steps / 9
     assert not rfc_compile.explain(model).uncached_reasons

@@ -162,6 +162,20 @@ def test_verdicts_count_leads_and_losses() -> None:
     assert wide[1].startswith("missed: ahead of every rival in 50% of 2 cells")
 
 
+def test_the_corrector_is_judged_cell_by_cell() -> None:
+    found = Scores(
+        [
+            line("glyph-dit", OURS, 40.0, DEFAULT),
+            line("glyph-dit", OURS, 36.0, "corrector=off"),
+        ]
+    )
+    claims = scores.verdicts(found, lambda model: DEFAULT)
+    assert claims[-1] == (
+        "met: the corrector gives 4.0 dB on average (wanted: 3), 4.0 dB where it is "
+        "least (wanted: -0.3), over 1 cells"
+    )
+
+
 def test_tables_hold_every_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,3 +174,8 @@ def test_by_noise_level_the_number_of_steps_need_not_be_known(
 def test_the_reason_is_its_name() -> None:
     made = simulate([0.1] * STEPS, STEPS, target_nfc=5)
     assert [reason for _, reason in made] == ["warmup"] + ["even"] * 4
+    given_: dict[str, Any] = {"times": [1 - i / STEPS for i in range(STEPS)]}
+    made = simulate(
+        [0.1] * STEPS, target_nfc=5, noise_level=lambda time: time, **given_
+    )
+    assert [reason for _, reason in made] == ["warmup"] + ["noise_level"] * 4
