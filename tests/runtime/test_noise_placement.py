@@ -147,3 +147,17 @@ def test_without_the_corrector_it_is_the_same(compiled: dict[str, nn.Module]) ->
     net = torch.compile(FLOW.load(), backend="rfc", dynamic=False, options=options)
     found, _ = cached(FLOW, net, "euler")
     assert found == expected
+
+
+def test_samples_that_are_decided_by_themselves_have_the_same_full_steps(
+    compiled: dict[str, nn.Module],
+) -> None:
+    expected, _ = cached(FLOW, compiled[FLOW.name], "euler")
+    options = {**OPTIONS, "per_sample": True}
+    net = torch.compile(FLOW.load(), backend="rfc", dynamic=True, options=options)
+    with rfc_compile.trajectory("rows", num_steps=STEPS):
+        drawn(FLOW, net, "euler", guidance=3.0)
+    known = rfc_compile.stats(net)
+    assert known is not None
+    found = [[d.step for d in one.decisions if d.full] for one in known.samples]
+    assert found == [expected] * 4
