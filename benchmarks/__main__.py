@@ -6,6 +6,7 @@ import functools
 from benchmarks import (
     accelerator,
     compile_time,
+    defaults,
     end_to_end,
     granularity,
     host,
@@ -59,6 +60,7 @@ def main() -> None:
             minutes=args.minutes,
         ),
         "left_out": left_out.run,
+        "defaults": defaults.run,
         "promise": functools.partial(promise.run, minutes=args.minutes),
         "placement": placement.run,
         "quality": functools.partial(quality.run, images=args.images),

@@ -1,0 +1,101 @@
+"""The defaults, with no option at all, against as many steps of the best solver.
+
+Every trained model with the guidance of its card, 20, 28 and 50 steps: full steps and
+PSNR of the default; the best PSNR of three solvers (the sampler itself, DPM++ 2M and
+UniPC) at as many uncached steps as were full; and the same of the other presets. The
+reference is the uncached run of the same sampler and steps.
+"""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+
+import rfc_compile
+from benchmarks.matrix import similarity
+from benchmarks.report import Grid, save, show
+from rfc_compile.runtime.registry import reset
+from rfc_compile.tools.measure.bundled_models import bundled
+from rfc_compile.tools.measure.trained_model import TrainedModel
+from rfc_compile.tools.measure.trial import decide_by
+
+SAMPLERS: Final = {
+    "emoji-flux": ("euler_shift3", ("dpmpp_2m_shift3", "unipc_shift3")),
+}
+OTHERS: Final = ("ddim", ("dpmpp_2m", "unipc"))
+STEPS: Final = (20, 28, 50)
+PRESETS: Final = ("balanced", "quality", "fast")
+SEEDS: Final = (8000, 9000)
+IMAGES: Final = 4
+EAGER: Final = {"inner": "eager"}
+
+
+@dataclass(frozen=True)
+class Default:
+    """One preset on one model, means over seeds and images."""
+
+    model: str
+    sampler: str
+    steps: int
+    preset: str
+    full: float
+    psnr: float
+    solver: float
+
+    def row(self) -> list[str]:
+        """Of the table."""
+        numbers = f"{self.full:g} of {self.steps}", f"{self.psnr:.1f}"
+        place = f"{self.model}, {self.sampler}"
+        return [place, self.preset, *numbers, f"{self.solver:.1f}"]
+
+
+def measured(model: TrainedModel, *, quick: bool) -> Iterator[Default]:
+    """All steps and presets of a model."""
+    sampler, solvers = SAMPLERS.get(model.name, OTHERS)
+    conditions = model.conditions(1 if quick else IMAGES)
+    net: Any = torch.compile(model.load(), backend="rfc", dynamic=False, options=EAGER)
+    for steps in STEPS[:1] if quick else STEPS:
+        for preset in PRESETS[:1] if quick else PRESETS:
+            found: list[tuple[float, float, float]] = []
+            for seed in SEEDS[:1] if quick else SEEDS:
+                given: dict[str, Any] = {"seed": seed, "scheduler": sampler}
+                plain = model.sample(model.load(), conditions, steps=steps, **given)
+                decide_by(net, {**EAGER, "preset": preset})
+                reset(net)
+                with rfc_compile.trajectory("run", num_steps=steps):
+                    images = model.sample(net, conditions, steps=steps, **given)
+                known = rfc_compile.stats(net)
+                assert known is not None
+                few = [
+                    model.sample(
+                        model.load(),
+                        conditions,
+                        seed=seed,
+                        scheduler=name,
+                        steps=known.nfc,
+                    )
+                    for name in (sampler, *solvers)
+                ]
+                best = max(similarity(one, plain).mean().item() for one in few)
+                own = similarity(images, plain).mean().item()
+                found.append((known.nfc, own, best))
+            means = [statistics.mean(values) for values in zip(*found, strict=True)]
+            full, psnr, solver = (round(value, 2) for value in means)
+            yield Default(model.name, sampler, steps, preset, full, psnr, solver)
+
+
+def run(*, quick: bool) -> None:
+    """Print, and write `results/defaults.md` and `defaults.json`.
+
+    Args:
+        quick: one image, 20 steps.
+    """
+    found = [one for m in bundled().values() for one in measured(m, quick=quick)]
+    header = ["model, sampler", "preset", "full steps", "PSNR dB"]
+    header += ["as many steps of the best solver"]
+    grid = Grid("With no option", header, [one.row() for one in found])
+    show(grid)
+    data = {"rows": [asdict(one) for one in found]}
+    save("defaults", "The defaults", data, [grid.markdown()])
