@@ -131,7 +131,7 @@ class Debt:
         the sampler's weight is not known.
         """
         remainder, by = abs(_product(time, self.nodes)), self.weight
-        if by is None or remainder == 0 or len(nodes) < len(self.nodes):
+        if by is None or remainder == 0 or not 0 < len(self.nodes) <= len(nodes):
             return None
         # one more node from now on: the next difference is as large over that distance
         remainder *= abs(time - self.nodes[0]) ** (len(nodes) - len(self.nodes))

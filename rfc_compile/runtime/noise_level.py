@@ -5,10 +5,12 @@ one output to go by, so its factors (``sampler_fit``) are those of its process a
 
     rectified flow      x' = x + (s' - s) y                  s = t, or 1 - t if t rises
     v-prediction        x' = (a a' + s s') x + (a' s - a s') y
+    noise prediction    x' = a'/a x + (s' - s a'/a) y
 
 They are compared with those of the processes known here at the step's timesteps. One
 that agrees tells the noise level of every timestep; where none does, it is not known.
-Sources: Liu et al., arXiv 2209.03003, eq. 1; Salimans and Ho, arXiv 2202.00512, app. D.
+Sources: Liu et al., arXiv 2209.03003, eq. 1; Salimans and Ho, arXiv 2202.00512, app. D;
+Song et al., arXiv 2010.02502, eq. 12.
 """
 
 from __future__ import annotations
@@ -37,11 +39,13 @@ class Process(NamedTuple):
         level: the noise level.
         factors: (from, to) -> factor of the latent, size of that of the output.
         rounding: by which the second may be off besides.
+        predicts_noise: whether the model does.
     """
 
     level: Level
     factors: Callable[[float, float], tuple[float, float]]
     rounding: float = 0.0
+    predicts_noise: bool = False
 
 
 def _flow(scale: float, *, rises: bool) -> Process:
@@ -54,8 +58,8 @@ def _flow(scale: float, *, rises: bool) -> Process:
     return Process(level, lambda start, end: (1.0, abs(end - start) / scale), ROUNDED)
 
 
-def _velocity(betas: Array) -> Process:
-    """v-prediction, with the variances that are added at each of the timesteps."""
+def _diffusion(betas: Array) -> tuple[Process, Process]:
+    """v-prediction and that of noise, with the variances added at each timestep."""
     kept = np.cumprod(1 - betas)
     steps = np.arange(len(betas))
 
@@ -67,11 +71,16 @@ def _velocity(betas: Array) -> Process:
         image, noise = parts(time)
         return noise / (image + noise)
 
-    def factors(start: float, end: float) -> tuple[float, float]:
+    def of_velocity(start: float, end: float) -> tuple[float, float]:
         (a, s), (b, r) = parts(start), parts(end)
         return a * b + s * r, abs(b * s - a * r)
 
-    return Process(level, factors)
+    def of_noise(start: float, end: float) -> tuple[float, float]:
+        (a, s), (b, r) = parts(start), parts(end)
+        return b / a, abs(r - s * b / a)
+
+    velocity = Process(level, of_velocity)
+    return velocity, Process(level, of_noise, predicts_noise=True)
 
 
 def _cosine(steps: int) -> Array:
@@ -83,14 +92,14 @@ def _cosine(steps: int) -> Array:
 _FALLING: Final = (
     _flow(1.0, rises=False),
     _flow(1000.0, rises=False),
-    _velocity(np.linspace(1e-4, 0.02, 1000)),  # DDPM
-    _velocity(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2),  # latent diffusion
-    _velocity(_cosine(1000)),  # improved DDPM
+    *_diffusion(np.linspace(1e-4, 0.02, 1000)),  # DDPM
+    *_diffusion(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2),  # latent diffusion
+    *_diffusion(_cosine(1000)),  # improved DDPM
 )
 _RISING: Final = (_flow(1.0, rises=True), _flow(1000.0, rises=True))
 
 
-def noise_level(fit: Fit | None, start: float, end: float) -> Level | None:
+def process_of(fit: Fit | None, start: float, end: float) -> Process | None:
     """By the fit of a run's first step, between these timesteps; None if not known."""
     if fit is None or fit.residual > EXACT or start == end:
         return None
@@ -100,5 +109,5 @@ def noise_level(fit: Fit | None, start: float, end: float) -> Level | None:
         alike = abs(latent - a) <= AGREES * b
         off = abs(output - b)
         if alike and off <= max(AGREES * b, min(process.rounding, b / 2)):
-            return process.level
+            return process
     return None

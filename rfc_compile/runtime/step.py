@@ -15,7 +15,7 @@ from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import LatentPair
-from rfc_compile.runtime.noise_level import noise_level
+from rfc_compile.runtime.noise_level import process_of
 from rfc_compile.runtime.placement import settle
 from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.sampler_fit import Fit
@@ -102,9 +102,9 @@ class PlacedStep:
         run, branch = self.trajectory, self.branch
         known = run.timesteps[: self.step]
         by_noise = run.schedule is not None and run.schedule.by_noise
-        if by_noise and self.step == 1 and run.noise_level is None:
+        if by_noise and self.step == 1 and run.process is None:
             times = run.timesteps[0], mean_time(self.time)
-            run.noise_level = noise_level(self.debt.fit, *times)
+            run.process = process_of(self.debt.fit, *times)
         kept, curvature = branch.state.full_steps, branch.curvature
         first, beside = None, [b for b in run.branches if b is not branch]
         if beside:
@@ -125,7 +125,7 @@ class PlacedStep:
             curvature=curvature,
             first=first,
             computed=run.computed,
-            noise_level=run.noise_level,
+            process=run.process,
         )
 
     def decided(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rfc_compile.config.run_options import AS_COMPILED, RunOptions
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
-from rfc_compile.runtime.noise_level import Level
+from rfc_compile.runtime.noise_level import Process
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.schedules.base import Schedule
 from rfc_compile.schedules.decision import Decision
@@ -40,7 +40,7 @@ class Trajectory:
     whose output comes first; ``unfitted`` are the steps after it of which that has not
     been looked at, each with the branch that was called before it. ``timesteps`` are
     the means of the ``times``. ``schedule`` decides about its steps;
-    ``noise_level`` is that of a timestep, where its first step has told it;
+    ``process`` is what its first step has told of the noise;
     ``computed`` counts the steps that were full, up to ``last_computed``.
     """
 
@@ -63,7 +63,7 @@ class Trajectory:
     asked: RunOptions = AS_COMPILED
     timesteps: list[float] = field(init=False)
     schedule: Schedule | None = None
-    noise_level: Level | None = None
+    process: Process | None = None
     computed: int = 0
     last_computed: int = -1
 
@@ -180,7 +180,7 @@ class Trajectory:
             branch,
             asked=self.asked,
             schedule=self.schedule,
-            noise_level=self.noise_level,
+            process=self.process,
             computed=sum(made.full for made in own),
             last_computed=self.last_computed,
         )

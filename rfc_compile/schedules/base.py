@@ -77,7 +77,7 @@ class Position:
         curvature: measured at the last full step; None where it could not be.
         first: the decision about this step where another guidance branch has run it.
         computed: full steps of the run so far.
-        noise_level: of a latent at a timestep, from 1 to 0; None where not known.
+        process: how its latents mix image and noise; None where that is not known.
 
     """
 
@@ -93,7 +93,25 @@ class Position:
     curvature: Curvature | None = None
     first: Decision | None = None
     computed: int = 0
-    noise_level: Callable[[float], float] | None = None
+    process: Process | None = None
+
+    @property
+    def noise_level(self) -> Callable[[float], float] | None:
+        """To spread full steps over; errors of noise predicted grow with it instead."""
+        process = self.process
+        return None if process is None or process.predicts_noise else process.level
+
+
+class Process(Protocol):
+    """What schedules ask of ``runtime.noise_level.Process``."""
+
+    @property
+    def level(self) -> Callable[[float], float]:
+        """The noise level at a timestep, from 1 to 0."""
+
+    @property
+    def predicts_noise(self) -> bool:
+        """Whether the model predicts noise."""
 
 
 class ScheduleOptions(Protocol):

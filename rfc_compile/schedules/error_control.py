@@ -69,8 +69,7 @@ class ErrorControl(Schedule):
         """Full where one more cached step would owe too much."""
         since = position.since_full
         if position.last_interval is None:  # a curvature needs two full steps
-            careful = position.steps is None or self.options.min_psnr is not None
-            if careful and position.noise_level is None:
+            if position.noise_level is None and self._is_careful(position):
                 return FULL, self.name
             return self._even.decide(position)
         if position.curvature is None:
@@ -84,3 +83,8 @@ class ErrorControl(Schedule):
         due = since + 1 >= longest or owed > self._tolerance
         due = due or own > self._largest_output_error
         return (FULL if due else CACHED), self.name
+
+    def _is_careful(self, position: Position) -> bool:
+        """Whether the steps are no measure of how far the first interval may go."""
+        unknown = position.process is None or position.steps is None
+        return unknown or self.options.min_psnr is not None

@@ -19,7 +19,8 @@ FLOW, VELOCITY, EPSILON = (
     MODELS[name] for name in ("emoji-flux", "glyph-dit", "glyph-dit-epsilon")
 )
 WANTED = 6
-OPTIONS: dict[str, Any] = {"inner": "eager", "target_nfc": WANTED}
+EAGER: dict[str, Any] = {"inner": "eager"}
+OPTIONS = {**EAGER, "target_nfc": WANTED}
 STEPS = 20
 
 
@@ -161,3 +162,45 @@ def test_samples_that_are_decided_by_themselves_have_the_same_full_steps(
     assert known is not None
     found = [[d.step for d in one.decisions if d.full] for one in known.samples]
     assert found == [expected] * 4
+
+
+class Doubled(nn.Module):
+    """A flow of another unit, which tells nobody its noise level."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
+        return 2 * self.model(x, timestep=timestep, **given).sample
+
+
+def test_where_the_noise_is_not_known_the_first_interval_is_one_step() -> None:
+    """Told the number of steps or not: they are no measure of the noise."""
+    net = torch.compile(
+        Doubled(FLOW.load()), backend="rfc", dynamic=False, options=EAGER
+    )
+    inputs, _ = FLOW.encode(FLOW.conditions(2))
+    inputs = {**inputs, **FLOW.shared}
+    found = []
+    for run in (nullcontext(), rfc_compile.trajectory("run", num_steps=STEPS)):
+        latent = torch.randn(2, *FLOW.latent_shape, generator=torch.manual_seed(0))
+        with torch.no_grad(), run:
+            for step in range(STEPS):
+                time = torch.full((2,), 1 - step / STEPS)
+                latent = latent - net(latent, timestep=time, **inputs) / STEPS / 2
+        found.append(full_steps(net))
+    assert found[0] == found[1]
+    assert found[0][:2] == [0, 1]
+    assert len(found[0]) < STEPS / 2
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "unipc"])
+def test_of_noise_prediction_it_goes_by_the_steps_if_they_are_known(
+    scheduler: str,
+) -> None:
+    net = torch.compile(EPSILON.load(), backend="rfc", dynamic=False, options=EAGER)
+    named, _ = cached(EPSILON, net, scheduler)
+    unnamed, _ = cached(EPSILON, net, scheduler, named=False)
+    assert named[:2] == [0, 3]
+    assert unnamed[:2] == [0, 1]

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from rfc_compile import Options
+from rfc_compile.runtime.noise_level import Process
 from rfc_compile.schedules.base import CACHED, FULL, Curvature, Position, guarded_limit
 
 STEPS = 50
@@ -38,6 +39,7 @@ def simulate(
     """
     chosen = Options(inner="eager", **options)
     schedule = chosen.make_schedule(report)
+    process = None if noise_level is None else Process(noise_level, lambda a, b: (1, 1))
     known = (
         [1 - i / len(errors) for i in range(len(errors))] if times is None else times
     )
@@ -58,7 +60,7 @@ def simulate(
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,
             computed=len(full),
-            noise_level=noise_level,
+            process=process,
         )
         limit, reason = guarded_limit(schedule, position)
         if schedule.static:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfc_compile.runtime.noise_level import Level, noise_level
+from rfc_compile.runtime.noise_level import Level, process_of
 from rfc_compile.runtime.sampler_fit import (
     Fit,
     fit_of,
@@ -83,9 +83,10 @@ def first_step(
 
 
 def known(scheduler: Any, steps: int) -> Level:
-    level = noise_level(*first_step(scheduler, steps))
-    assert level is not None
-    return level
+    process = process_of(*first_step(scheduler, steps))
+    assert process is not None
+    assert not process.predicts_noise
+    return process.level
 
 
 @pytest.mark.parametrize("steps", [10, 20, 28, 50, 100])
@@ -108,26 +109,32 @@ def test_of_v_prediction_it_is_that_of_the_scheduler(
 def test_of_a_flow_it_is_the_timestep(
     name: str, steps: int, dtype: torch.dtype
 ) -> None:
-    level = noise_level(*first_step(FLOW[name](), steps, dtype))
+    process = process_of(*first_step(FLOW[name](), steps, dtype))
     if dtype == torch.float32 or steps <= 4:  # a small move is lost in rounding
-        assert level is not None
-    if level is not None:
-        assert [level(time) for time in (1000, 500, 0)] == pytest.approx([1, 0.5, 0])
+        assert process is not None
+    if process is not None:
+        found = [process.level(time) for time in (1000, 500, 0)]
+        assert found == pytest.approx([1, 0.5, 0])
 
 
 def test_rising_timesteps_are_the_rest() -> None:
     fit, start, end = first_step(FLOW["euler, shift 3.0"](), 20)
-    level = noise_level(fit, 1 - start / 1000, 1 - end / 1000)
-    assert level is not None
-    assert [level(time) for time in (0, 0.25, 1)] == pytest.approx([1, 0.75, 0])
+    process = process_of(fit, 1 - start / 1000, 1 - end / 1000)
+    assert process is not None
+    assert [process.level(time) for time in (0, 0.25, 1)] == pytest.approx([1, 0.75, 0])
 
 
+@pytest.mark.parametrize("steps", [10, 20, 28, 50, 100])
 @pytest.mark.parametrize("name", DIFFUSION)
 @pytest.mark.parametrize("betas", BETAS)
-def test_of_noise_prediction_it_is_not_known(betas: str, name: str) -> None:
+def test_noise_prediction_is_told_from_the_others(
+    betas: str, name: str, steps: int
+) -> None:
     """What errs there errs most where there is most noise."""
     scheduler = DIFFUSION[name](prediction_type="epsilon", **BETAS[betas])
-    assert noise_level(*first_step(scheduler, 20)) is None
+    process = process_of(*first_step(scheduler, steps))
+    assert process is not None
+    assert process.predicts_noise
 
 
 def test_what_does_not_follow_or_is_unknown_tells_nothing() -> None:
@@ -137,9 +144,9 @@ def test_what_does_not_follow_or_is_unknown_tells_nothing() -> None:
         d.EulerAncestralDiscreteScheduler(prediction_type="v_prediction"),
         d.DDIMScheduler(prediction_type="v_prediction", beta_end=0.01),
     ):
-        assert noise_level(*first_step(scheduler, 20)) is None
+        assert process_of(*first_step(scheduler, 20)) is None
     fit, start, end = first_step(FLOW["euler, shift 1.0"](), 20)
-    assert noise_level(fit, start, start) is None
-    assert noise_level(fit, start, end - 40) is None
-    assert noise_level(fit, start / 500, end / 500) is None
-    assert noise_level(None, start, end) is None
+    assert process_of(fit, start, start) is None
+    assert process_of(fit, start, end - 40) is None
+    assert process_of(fit, start / 500, end / 500) is None
+    assert process_of(None, start, end) is None
