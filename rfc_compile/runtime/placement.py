@@ -105,10 +105,14 @@ def places(
                 going.append(_going(run, context, fit))
         elif _continues(run, context, fit, time):
             going.append(_going(run, context, fit))
-    going.sort(key=lambda place: 0.0 if place.fit is None else place.fit.residual)
+    going.sort(key=_unlikeliness)
     yield from [place for place in standing if place.branches]
+    # a run that nobody has continued yet comes before part of one that somebody has
+    untouched = [p for p in going if _follows_exactly(p) and p.run.times[-1] != time]
+    yield from untouched
+    going = [place for place in going if place not in untouched]
     # one step of a branch explains more than two of a run, or another image's
-    certain = any(place.fit is None or place.fit.linear for place in going)
+    certain = any(p.fit is None or p.fit.linear for p in [*untouched, *going])
     beside = [place.run for place in going if place.run.times[-1] == time]
     lagging = beside if certain else own
     if lagging:
@@ -120,6 +124,17 @@ def places(
     yield from joining
     yield from [place for place in going if place not in exactly]
     yield from ready
+
+
+def _unlikeliness(place: Place) -> tuple[bool, float]:
+    """Two steps of another image with the same noise explain as much as one's own."""
+    fit = place.fit
+    return (False, 0.0) if fit is None else (not fit.linear, fit.residual)
+
+
+def _follows_exactly(place: Place) -> bool:
+    fit = place.fit
+    return fit is not None and fit.linear and fit.residual <= EXACT
 
 
 def _standing(run: Trajectory, context: CallContext) -> Place:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rfc_compile.estimators.step_signal import Signal
@@ -175,7 +176,8 @@ class PlacedStep:
 
         A branch that leaves its run continues in its own, or joins one. A first step
         once more, with the conditioning, name and weights of a branch that has had it,
-        is the first of another image.
+        is that of another image: of one that has begun with the same latent and lacks
+        it, or of a new one.
         """
         run, branch = self.trajectory, self.branch
         if self.leaves:
@@ -186,16 +188,31 @@ class PlacedStep:
             return self.joins
         if branch in run.branches or not run.branches:
             return run
-        repeated = any(
-            other.step == self.step
-            and other.conditioning == signal.conditioning
-            and other.name == self.context.branch
-            and other.state.computed_with == branch.state.computed_with
-            for other in run.branches
-        )
-        if not repeated:
+        if not self._is_repeated(run, signal):
             return run
+        for other in self.session.live:
+            if self._begins(other) and not self._is_repeated(other, signal):
+                branch.index = other.free_index
+                return other
         branch.index = branch.first_step = 0
         begun = self.session.begin(self.context)
         self.step = 0
         return begun
+
+    def _is_repeated(self, run: Trajectory, signal: Signal) -> bool:
+        """Whether a branch of the run has had this call."""
+        return any(
+            other.step == self.step
+            and other.conditioning == signal.conditioning
+            and other.name == self.context.branch
+            and other.state.computed_with == self.branch.state.computed_with
+            for other in run.branches
+        )
+
+    def _begins(self, run: Trajectory) -> bool:
+        """Whether another run has begun with this latent and made no step more."""
+        if self.step > 0 or run.run != self.trajectory.run or run.times != [self.time]:
+            return False
+        known = [one.returned[0].latent for one in run.branches[:1] if one.returned]
+        own = None if self.pair is None else self.latent
+        return own is not None and any(torch.equal(own, latent) for latent in known)

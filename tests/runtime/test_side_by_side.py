@@ -180,6 +180,48 @@ def test_guidance_calls_in_any_order(kind: str, order: str) -> None:
     assert_as_alone(images, call_by_call(compiled(), images, arrange))
 
 
+def guided_calls(
+    model: Any, scale: float, drawn: dict[float, Tensor], order: random.Random
+) -> Iterator[None]:
+    """A call in turn of a prompt and of none, as they come; the image at the end."""
+    sampler, x = make_scheduler("ddim", STEPS), initial_noise(1, 0)
+    for t in sampler.timesteps:
+        outputs = {}
+        for label in order.sample([3, EMPTY_CLASS], 2):
+            given = {"timestep": t.expand(1), "class_labels": torch.tensor([label])}
+            with torch.no_grad():
+                outputs[label] = model(x, **given).sample
+            yield
+        v = outputs[EMPTY_CLASS] + scale * (outputs[3] - outputs[EMPTY_CLASS])
+        x = sampler.step(v, t, x).prev_sample
+    drawn[scale] = x
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_same_noise_and_prompt_guided_otherwise(seed: int) -> None:
+    """Nothing but the scale differs, which the model does not see; calls in any order
+    within a step."""
+    order, model = random.Random(seed), compiled()
+    scales, alone, beside = (
+        (1.5, 3.0, 5.0),
+        dict[float, Tensor](),
+        dict[float, Tensor](),
+    )
+    for scale in scales:
+        rfc_compile.reset(model)
+        for _ in guided_calls(model, scale, alone, order):
+            pass
+    rfc_compile.reset(model)
+    walks = [guided_calls(model, scale, beside, order) for scale in scales]
+    for _ in range(STEPS):
+        for walk in order.sample(walks * 2, 2 * len(walks)):
+            next(walk, None)
+    for walk in walks:
+        next(walk, None)
+    for scale in scales:
+        assert torch.allclose(beside[scale], alone[scale], **CLOSE), scale
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_steps(seed: int) -> None:
     """Images that are ahead of others, or begin when others end."""
