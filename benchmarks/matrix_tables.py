@@ -18,7 +18,7 @@ def write_tables(lines: Sequence[Line]) -> None:
     claims = verdicts(scores, lambda model: DEFAULT)
     console.print("\n".join(claims))
     listed = "\n".join(f"- {claim}" for claim in claims) + "\n"
-    tables = [*means, _untold(scores), _cells(scores), _errors(scores)]
+    tables = [_each(scores), *means, _untold(scores), _cells(scores), _errors(scores)]
     parts = [listed, *(grid.markdown() for grid in tables if grid.rows)]
     save("matrix", "The matrix", {"lines": len(lines), "verdicts": claims}, parts)
 
@@ -52,6 +52,28 @@ def _means(scores: Scores, model: str) -> Grid:
     header = ["method", "cells", *(f"{share} % full" for share in SHARES)]
     rows = [row(key) for key in keys if key[0] != UNTOLD]
     return Grid(f"{model}: mean PSNR in dB, uncached / ODE", header, rows)
+
+
+def _each(scores: Scores) -> Grid:
+    """The default against each rival by itself, at as many full steps."""
+    leads: dict[str, list[float]] = {}
+    for cell in scores.by_cell:
+        own = scores.ours(cell, DEFAULT)
+        if own is None or not own.keeps_to_its_steps:
+            continue
+        for name, line in scores.rivals(cell).items():
+            leads.setdefault(name, []).append(own.psnr - line.psnr)
+    rows = [
+        [
+            name,
+            str(len(found)),
+            f"{statistics.mean(found):+.1f}",
+            f"{statistics.mean(lead >= 0 for lead in found):.0%}",
+        ]
+        for name, found in sorted(leads.items(), key=lambda x: statistics.mean(x[1]))
+    ]
+    header = ["rival", "cells", "rfc is closer by, dB", "in"]
+    return Grid("The default against each at as many full steps", header, rows)
 
 
 def _untold(scores: Scores) -> Grid:
