@@ -106,19 +106,31 @@ def places(
         elif _continues(run, context, fit, time):
             going.append(_going(run, context, fit))
     going.sort(key=_unlikeliness)
+    yield from _in_order(own, standing, going, context, latent, time)
+
+
+def _in_order(
+    runs: Sequence[Trajectory],
+    standing: Sequence[Place],
+    going: Sequence[Place],
+    context: CallContext,
+    latent: Tensor | None,
+    time: Time,
+) -> Iterator[Place]:
+    """The places where the latent stands still or moves on, and parts of runs."""
     yield from [place for place in standing if place.branches]
     # a run that nobody has continued yet comes before part of one that somebody has
     untouched = [p for p in going if _follows_exactly(p) and p.run.times[-1] != time]
     yield from untouched
-    going = [place for place in going if place not in untouched]
     # one step of a branch explains more than two of a run, or another image's
-    certain = any(p.fit is None or p.fit.linear for p in [*untouched, *going])
+    certain = any(p.fit is None or p.fit.linear for p in going)
+    going = [place for place in going if place not in untouched]
     beside = [place.run for place in going if place.run.times[-1] == time]
-    lagging = beside if certain else own
+    lagging = beside if certain else runs
     if lagging:
         yield from _leaving(lagging, context, latent, time)
     ready = [place for place in standing if not place.branches]
-    joining = _joining(own, [place.run for place in ready], context, latent)
+    joining = _joining(runs, [place.run for place in ready], context, latent)
     exactly = [p for p in going if p.fit is None or p.fit.residual <= EXACT]
     yield from exactly
     yield from joining
