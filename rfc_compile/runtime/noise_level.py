@@ -1,4 +1,4 @@
-"""How much noise a latent holds, told by the sampler's first step.
+"""How much noise a latent holds, shown by the sampler's first step.
 
 The noise level is s / (a + s) for a latent a x0 + s noise. A sampler's first step has
 one output to go by, so its factors (``sampler_fit``) are those of its process alone:

@@ -40,7 +40,7 @@ class Trajectory:
     whose output comes first; ``unfitted`` are the steps after it of which that has not
     been looked at, each with the branch that was called before it. ``timesteps`` are
     the means of the ``times``. ``schedule`` decides about its steps;
-    ``process`` is what its first step has told of the noise;
+    ``process`` is what its first step shows of the noise;
     ``computed`` counts the steps that were full, up to ``last_computed``.
     """
 
