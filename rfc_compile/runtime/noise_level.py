@@ -60,11 +60,11 @@ def _flow(scale: float, *, rises: bool) -> Process:
 
 def _diffusion(betas: Array) -> tuple[Process, Process]:
     """v-prediction and that of noise, with the variances added at each timestep."""
-    kept = np.cumprod(1 - betas)
+    kept = np.log(np.cumprod(1 - betas))
     steps = np.arange(len(betas))
 
     def parts(time: float) -> tuple[float, float]:
-        squared = float(np.exp(np.interp(time, steps, np.log(kept))))
+        squared = float(np.exp(np.interp(time, steps, kept)))
         return squared**0.5, (1 - squared) ** 0.5
 
     def level(time: float) -> float:
