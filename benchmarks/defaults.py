@@ -56,21 +56,29 @@ def measured(model: TrainedModel, *, quick: bool) -> Iterator[Default]:
     sampler, solvers = SAMPLERS.get(model.name, OTHERS)
     conditions = model.conditions(1 if quick else IMAGES)
     net: Any = torch.compile(model.load(), backend="rfc", dynamic=False, options=EAGER)
+    uncached = model.load()
+    seeds = SEEDS[:1] if quick else SEEDS
     for steps in STEPS[:1] if quick else STEPS:
+        plains = {
+            seed: model.sample(
+                uncached, conditions, steps=steps, seed=seed, scheduler=sampler
+            )
+            for seed in seeds
+        }
         for preset in PRESETS[:1] if quick else PRESETS:
             found: list[tuple[float, float, float]] = []
-            for seed in SEEDS[:1] if quick else SEEDS:
-                given: dict[str, Any] = {"seed": seed, "scheduler": sampler}
-                plain = model.sample(model.load(), conditions, steps=steps, **given)
+            for seed, plain in plains.items():
                 decide_by(net, {**EAGER, "preset": preset})
                 reset(net)
                 with rfc_compile.trajectory("run", num_steps=steps):
-                    images = model.sample(net, conditions, steps=steps, **given)
+                    images = model.sample(
+                        net, conditions, steps=steps, seed=seed, scheduler=sampler
+                    )
                 known = rfc_compile.stats(net)
                 assert known is not None
                 few = [
                     model.sample(
-                        model.load(),
+                        uncached,
                         conditions,
                         seed=seed,
                         scheduler=name,
