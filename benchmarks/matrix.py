@@ -48,7 +48,7 @@ from benchmarks.scores import (
     read_lines,
 )
 from rfc_compile.report.statistics import stats
-from rfc_compile.runtime.registry import dispatchers_of, reset
+from rfc_compile.runtime.registry import reset
 from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.base import compile_model, describe
@@ -148,8 +148,7 @@ def ours(cell: Cell, setting: Mapping[str, Any], images: int) -> Found:
     model = compiled(cell.model, cell.is_int8, guided, json.dumps(graph))
     item = workload(cell, cell.scheduler, cell.steps)
     with torch._dynamo.config.patch(recompile_limit=4 * MOST_COMPILED):
-        if not dispatchers_of(model):
-            item.draw(plain(model), images, 1, SEED)  # compiles for this batch
+        item.draw(plain(model), images, 1, SEED)  # compiles what this sampler needs
         decide_by(model, setting)
         reset(model)
         with trajectory("run", num_steps=cell.calls):
