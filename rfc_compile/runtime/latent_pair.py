@@ -5,6 +5,7 @@
     latent (B, 4, H, W)  ->  output (B, 8, H, W)     learned sigma
     latent (B, 9, D)     ->  output (B, 9, D)        reference tokens joined to it
     latent (B, 4, H, W)  ->  output (2 B, 4, H, W)   guidance, which the caller mixes
+    latent (B, 4, H, W)  ->  two outputs of its shape    the same
 
 Guessed from the shapes of the first call; what the sampler moves between two calls
 confirms it (``latent_search``).
@@ -40,6 +41,7 @@ class LatentPair:
         start: where that begins in the latent.
         output_start: where it begins in the output.
         copies: rows of the output for each of the latent's, which is repeated so often.
+        further: positions of outputs that answer the same latent.
         confirmed: whether a run has shown that it is the latent.
 
     """
@@ -51,6 +53,7 @@ class LatentPair:
     start: int = 0
     output_start: int = 0
     copies: int = 1
+    further: tuple[int, ...] = ()
     confirmed: bool = field(default=False, compare=False)
 
     def latent(self, latents: Sequence[Any]) -> Tensor:
@@ -59,14 +62,23 @@ class LatentPair:
         if value.shape[self.dim] != self.size:
             value = value.narrow(self.dim, self.start, self.size)
         rows = value.flatten(1)
-        return rows.repeat(self.copies, 1) if self.copies > 1 else rows
+        copies = self.copies * (1 + len(self.further))
+        return rows.repeat(copies, 1) if copies > 1 else rows
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
         """What is returned for it, (R, N)."""
-        value: Tensor = outputs[self.output]
-        if value.shape[self.dim] != self.size:
-            value = value.narrow(self.dim, self.output_start, self.size)
-        return value.flatten(1)
+        values = [self._part(outputs[i]).flatten(1) for i in self._positions]
+        return torch.cat(values) if self.further else values[0]
+
+    @property
+    def _positions(self) -> tuple[int, ...]:
+        return self.output, *self.further
+
+    def _part(self, output: Tensor) -> Tensor:
+        """Of an output, what answers the latent; a view."""
+        if output.shape[self.dim] == self.size:
+            return output
+        return output.narrow(self.dim, self.output_start, self.size)
 
     @staticmethod
     def damping(error: Array) -> Array:
@@ -81,12 +93,13 @@ class LatentPair:
         ``predicted`` are the outputs as a cached step gives them.
         """
         results = list(outputs)
-        result: Tensor = results[self.output].clone()
-        own = self.dim, self.output_start, self.size
-        part, guess = result.narrow(*own), predicted[self.output].narrow(*own)
-        error = part.float() - guess.float()
-        part.copy_(part.float() + amount.view(-1, *[1] * (error.ndim - 1)) * error)
-        results[self.output] = result
+        shares = amount.chunk(1 + len(self.further))
+        for i, share in zip(self._positions, shares, strict=True):
+            results[i] = outputs[i].clone()
+            part, guess = self._part(results[i]).float(), self._part(predicted[i])
+            error = part - guess.float()
+            part = part + share.view(-1, *[1] * (error.ndim - 1)) * error
+            self._part(results[i]).copy_(part)
         return results
 
 

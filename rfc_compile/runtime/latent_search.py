@@ -158,7 +158,17 @@ def _pairs(
                     part = dim, size, start, begin
                     if size == new.shape[dim] == value.shape[dim]:  # all, by any dim
                         part = 1, new.shape[1], 0, 0
-                    yield LatentPair(index, output, *part, copies)
+                    pair = LatentPair(index, output, *part, copies)
+                    yield pair
+                    further = _outputs_like(value, before.outputs, output + 1)
+                    if further:
+                        yield replace(pair, further=further)
+
+
+def _outputs_like(value: Tensor, outputs: Sequence[Any], start: int) -> tuple[int, ...]:
+    """Positions, from ``start`` on, of outputs that have a shape."""
+    rest = enumerate(outputs[start:], start)
+    return tuple(i for i, x in rest if isinstance(x, Tensor) and x.shape == value.shape)
 
 
 def _moved_parts(old: Tensor, new: Tensor) -> Iterator[tuple[int, int, int]]:

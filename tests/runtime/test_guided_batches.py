@@ -8,7 +8,7 @@ import pytest
 import torch
 from denoising import compiled
 from models import TOKENS, WIDTH, Stack, build, timesteps, tokens
-from original_forms import Doubled
+from original_forms import Doubled, TwoAnswers
 from torch import Tensor, nn
 
 import rfc_compile
@@ -22,14 +22,16 @@ def drawn(model: Any, seed: int = 0, guidance: float = 1.5) -> Tensor:
     x = tokens(seed)
     with torch.no_grad():
         for step in range(STEPS):
-            cond, empty = model(x, timesteps(900 - 50 * step)).chunk(2)
+            found = model(x, timesteps(900 - 50 * step))
+            cond, empty = found if isinstance(found, tuple) else found.chunk(2)
             x = x - (cond + guidance * (cond - empty)) / STEPS
     return x
 
 
+@pytest.mark.parametrize("form", [Doubled, TwoAnswers])
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
-def test_both_answers_explain_the_latent(guidance: float) -> None:
-    model = build(Doubled)
+def test_both_answers_explain_the_latent(guidance: float, form: type[Doubled]) -> None:
+    model = build(form)
     rfc = compiled(model)
     reference = drawn(model, guidance=guidance)
     for _ in range(2):  # the second is a run of its own
@@ -82,10 +84,16 @@ def test_guidance_of_three_channels(guided: int) -> None:
     assert (found - reference).norm() / reference.norm() < 0.05
 
 
-def test_a_full_run_is_exact() -> None:
-    model = build(Doubled)
+@pytest.mark.parametrize("form", [Doubled, TwoAnswers])
+def test_a_full_run_is_exact(form: type[Doubled]) -> None:
+    model = build(form)
     rfc = compiled(model, schedule="interval", interval=1)
     assert torch.equal(drawn(rfc), drawn(model))
+
+
+def test_a_tuple_of_answers_is_corrected_like_a_batch_of_them() -> None:
+    one, two = (drawn(compiled(build(form))) for form in (Doubled, TwoAnswers))
+    assert torch.equal(one, two)
 
 
 def test_rows_of_the_output_for_one_of_the_latent() -> None:

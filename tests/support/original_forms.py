@@ -7,6 +7,7 @@ answers mixed or not), layers of torch.nn with gated skips.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from models import TOKENS, WIDTH, Attention, Block, Stack, attend
@@ -131,6 +132,13 @@ class Doubled(Stack):
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
         return super().forward(torch.cat([x, x]), torch.cat([t, t * 0 + 1]))
+
+
+class TwoAnswers(Doubled):
+    """The same with the answers as a tuple."""
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Any:
+        return super().forward(x, t, text).chunk(2)
 
 
 class EncoderLayers(nn.Module):
