@@ -71,6 +71,8 @@ def rfc(
     report = graph_report.new_report(example_inputs, options)
     report.graph_break = dynamo_frames.graph_break_reason(gm)
     report.fragment = dynamo_frames.is_fragment(gm)
+    for sentence in settings.without_effect:
+        report.warn(sentence)
     if limit := dynamo_frames.recompile_limit():
         report.fall_back(RECOMPILE_LIMIT.format(limit))
     try:

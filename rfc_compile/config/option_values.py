@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import distributed
 
@@ -43,6 +43,26 @@ def integer(name: str, value: object, low: int) -> None:
         raise OptionError(
             f"{name}={value!r} is not allowed; allowed: a whole number >= {low}"
         )
+
+
+def several(name: str, values: object, allowed: Iterable[str]) -> tuple[str, ...]:
+    """A list of these, as a tuple."""
+    if not isinstance(values, list | tuple):
+        raise OptionError(
+            f"{name}={values!r} is not allowed; allowed: a list of {', '.join(allowed)}"
+        )
+    for value in values:
+        one_of(name, value, allowed)
+    return tuple(values)
+
+
+def step_indices(name: str, steps: object) -> tuple[int, ...]:
+    """Indices of steps, as a tuple."""
+    if isinstance(steps, str | Mapping) or not isinstance(steps, Iterable):
+        raise OptionError(f"{name}={steps!r}: give a list of step indices")
+    for step in steps:
+        integer(name, step, low=0)
+    return tuple(steps)
 
 
 def intervals(name: str, value: object) -> int | Intervals:

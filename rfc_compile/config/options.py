@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -17,8 +17,17 @@ from rfc_compile.config.option_values import (
     number,
     one_of,
     process_group,
+    several,
+    step_indices,
 )
 from rfc_compile.config.presets import PRESETS, even_steps
+from rfc_compile.config.schedule_choice import (
+    DEFAULT_INTERVAL,
+    check_quality,
+    check_target,
+    chosen_schedule,
+    without_effect,
+)
 from rfc_compile.errors import OptionError, did_you_mean
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.estimators.base import Estimator
@@ -35,7 +44,7 @@ GRANULARITIES = ("module", "block", "stack", "model")
 TIMES = ("timestep", "step")
 CORRECTORS = ("auto", "off")
 
-DEFAULT_SCHEDULE = "error_control"
+DEFAULT_RIDGE = 0.5
 
 CHOSEN_BY_GRAPH = ("granularity", "estimator", "order", "time")
 """Options whose defaults depend on the graph."""
@@ -70,13 +79,14 @@ class Options:
             that nine of ten runs reach. Where the error cannot be estimated, every step
             is full, with a warning.
         threshold: for ``rcs``, the accumulated relative prediction error of the input
-            above which a step is full; larger is faster. Given alone it chooses
-            ``rcs``. None is the preset's.
+            above which a step is full; larger is faster. It chooses ``rcs``. None is
+            the preset's.
         corrector: ``auto``: a full step corrects the integration error of the cached
             steps before it, where the sampler is linear in the outputs; ``off``.
-        interval: for ``interval``, one full step in this many; or pairs (timestep,
-            interval from there on), as tuning finds them.
-        full_steps: for ``mask``, the indices of the full steps.
+        interval: one full step in this many; or pairs (timestep, interval from there
+            on), as tuning finds them. It chooses ``interval``, where it is 4 if left
+            out.
+        full_steps: the indices of the full steps. They choose ``mask``.
         warmup: full steps at the start of a trajectory.
         max_cached_run: most cached steps in a row, None for no limit.
         final_full: full steps at the end of a run whose number of steps is known.
@@ -85,7 +95,8 @@ class Options:
             else a call as a whole, by its worst sample.
         time: what predictions extrapolate in: ``timestep``, as it is given; ``step``,
             the index of the step. None is ``timestep``, where the graph has one.
-        ridge: for ``subspace``, the weight of Taylor extrapolation in time.
+        ridge: the weight of Taylor extrapolation in time in ``subspace``, which it
+            chooses. None is 0.5.
         cache_dtype: of what is kept of inputs and outputs: ``bfloat16`` or ``float16``
             (values beyond 65504 become 65504). None keeps them as the model computes
             them.
@@ -111,21 +122,21 @@ class Options:
     preset: str = "balanced"
     estimator: str | None = None
     order: int | None = None
-    schedule: str = DEFAULT_SCHEDULE
+    schedule: str | None = None
     target_nfc: int | None = None
     target_speedup: float | None = None
     tolerance: float | None = None
     min_psnr: float | None = None
     threshold: float | None = None
     corrector: str = "auto"
-    interval: int | Intervals = 4
+    interval: int | Intervals | None = None
     full_steps: tuple[int, ...] = ()
     warmup: int = 1
     max_cached_run: int | None = None
     final_full: int = 0
     per_sample: bool = False
     time: str | None = None
-    ridge: float = 0.5
+    ridge: float | None = None
     cache_dtype: str | None = None
     granularity: str | None = None
     inner: str = "inductor"
@@ -141,9 +152,13 @@ class Options:
         object.__setattr__(self, "chosen", chosen)
         if self.granularity is None:
             object.__setattr__(self, "granularity", "stack")
-        if self.threshold is not None and self.schedule == DEFAULT_SCHEDULE:
-            object.__setattr__(self, "schedule", "rcs")
+        object.__setattr__(self, "schedule", chosen_schedule(vars(self)))
         one_of("schedule", self.schedule, SCHEDULES)
+        if self.schedule == "interval" and self.interval is None:
+            object.__setattr__(self, "interval", DEFAULT_INTERVAL)
+        if self.interval is not None:
+            checked = intervals("interval", self.interval)
+            object.__setattr__(self, "interval", checked)
         one_of("granularity", self.granularity, GRANULARITIES)
         one_of("corrector", self.corrector, CORRECTORS)
         flag("per_sample", self.per_sample)
@@ -168,97 +183,34 @@ class Options:
                 number(name, getattr(self, name), low=0)
         if self.min_psnr is not None:
             number("min_psnr", self.min_psnr, low=0, high=HIGHEST_PSNR)
-        number("ridge", self.ridge, low=0)
         number("min_coverage", self.min_coverage, low=0, high=1)
-        object.__setattr__(self, "interval", intervals("interval", self.interval))
         integer("warmup", self.warmup, low=1)
         integer("final_full", self.final_full, low=0)
         if self.max_cached_run is not None:
             integer("max_cached_run", self.max_cached_run, low=0)
         if self.process_group is not None:
             process_group("process_group", self.process_group)
-        self._check_passes()
-        self._check_mask()
-        self._check_target()
-        self._check_quality()
+        passes = several("disable_passes", self.disable_passes, OPTIONAL_PASSES)
+        object.__setattr__(self, "disable_passes", passes)
+        full_steps = step_indices("full_steps", self.full_steps)
+        object.__setattr__(self, "full_steps", full_steps)
+        if self.schedule == "mask" and not full_steps:
+            raise OptionError("schedule='mask' needs full_steps, their indices")
+        check_target(vars(self))
+        check_quality(vars(self))
         self._check_inner()
 
     def _choose_by_granularity(self) -> None:
-        modules = self.granularity == "module"
+        relational = self.granularity == "module" or self.ridge is not None
         if self.estimator is None:
-            estimator = "subspace" if modules else "taylor"
+            estimator = "subspace" if relational else "taylor"
             object.__setattr__(self, "estimator", estimator)
         one_of("estimator", self.estimator, ESTIMATORS)
+        if self.ridge is not None:
+            number("ridge", self.ridge, low=0)
         if self.time is None:
             object.__setattr__(self, "time", "timestep")
         one_of("time", self.time, TIMES)
-
-    def _check_passes(self) -> None:
-        passes: Any = self.disable_passes
-        if not isinstance(passes, list | tuple):
-            raise OptionError(
-                f"disable_passes={passes!r} is not allowed; allowed: a list of "
-                f"{', '.join(OPTIONAL_PASSES)}"
-            )
-        for name in passes:
-            one_of("disable_passes", name, OPTIONAL_PASSES)
-        object.__setattr__(self, "disable_passes", tuple(passes))
-
-    def _check_mask(self) -> None:
-        steps: Any = self.full_steps
-        if isinstance(steps, str | Mapping) or not isinstance(steps, Iterable):
-            raise OptionError(f"full_steps={steps!r}: give a list of step indices")
-        for step in steps:
-            integer("full_steps", step, low=0)
-        object.__setattr__(self, "full_steps", tuple(steps))
-        if self.schedule == "mask" and not self.full_steps:
-            raise OptionError("schedule='mask' needs full_steps, their indices")
-
-    def _check_target(self) -> None:
-        nfc, speedup, cap = self.target_nfc, self.target_speedup, self.max_cached_run
-        names = ("target_nfc", "target_speedup")
-        given = [
-            f"{x}={getattr(self, x)!r}" for x in names if getattr(self, x) is not None
-        ]
-        if not given:
-            return
-        if nfc is not None:
-            integer("target_nfc", nfc, low=1)
-        if speedup is not None:
-            number("target_speedup", speedup, low=1)
-            if speedup == 1:
-                raise OptionError("target_speedup=1 is not allowed: give a number > 1")
-        if len(given) > 1:
-            raise OptionError(f"{given[0]} and {given[1]} exclude each other: give one")
-        if self.schedule not in (DEFAULT_SCHEDULE, "even"):
-            raise OptionError(
-                f"schedule={self.schedule!r} and {given[0]} exclude each other: "
-                "leave one of them out"
-            )
-        if nfc is not None and nfc < self.warmup + self.final_full:
-            raise OptionError(
-                f"{given[0]} is less than warmup={self.warmup} and final_full="
-                f"{self.final_full} take; allowed: a whole number >= "
-                f"{self.warmup + self.final_full}"
-            )
-        if speedup is not None and cap is not None and speedup > cap + 1:
-            raise OptionError(
-                f"{given[0]} cannot be met with max_cached_run={cap}, which has a step "
-                f"in {cap + 1} full; allowed: a max_cached_run >= {speedup - 1:g}"
-            )
-        object.__setattr__(self, "schedule", "even")
-
-    def _check_quality(self) -> None:
-        if self.min_psnr is None:
-            return
-        unset = ("tolerance", "threshold", "target_nfc", "target_speedup")
-        needed = {"schedule": DEFAULT_SCHEDULE, "corrector": "auto"}
-        for name, wanted in {**dict.fromkeys(unset), **needed}.items():
-            if getattr(self, name) != wanted:
-                raise OptionError(
-                    f"min_psnr={self.min_psnr!r} and {name}={getattr(self, name)!r} "
-                    "exclude each other: give one"
-                )
 
     def _check_inner(self) -> None:
         if not isinstance(self.inner, str) or self.inner == "rfc":
@@ -306,12 +258,18 @@ class Options:
         """The estimator these options name."""
         assert self.order is not None
         assert self.estimator is not None
-        return ESTIMATORS[self.estimator](self.order, self.ridge)
+        ridge = DEFAULT_RIDGE if self.ridge is None else self.ridge
+        return ESTIMATORS[self.estimator](self.order, ridge)
 
     def make_state_options(self) -> StateOptions:
         """How the values of regions are kept."""
         dtype = None if self.cache_dtype is None else CACHE_DTYPES[self.cache_dtype]
         return StateOptions(self.make_estimator(), dtype, self.per_sample)
+
+    @property
+    def without_effect(self) -> list[str]:
+        """A sentence for each option that nothing reads."""
+        return without_effect(vars(self))
 
     @property
     def nodes(self) -> int:

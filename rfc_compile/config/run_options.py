@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 from rfc_compile.config.option_values import flag
-from rfc_compile.config.options import DEFAULT_SCHEDULE, Options
+from rfc_compile.config.options import Options
+from rfc_compile.config.schedule_choice import READ_BY, TARGETS
 from rfc_compile.errors import OptionError
 
 
@@ -65,15 +66,14 @@ class RunOptions:
             return _rescheduled(options, "interval", interval=1)
         if self.preset is not None and options.schedule == "rcs":
             return _rescheduled(options, "rcs", preset=self.preset)
-        return _rescheduled(options, DEFAULT_SCHEDULE, **self._given)
+        return _rescheduled(options, None, **self._given)
 
 
-def _rescheduled(options: Options, schedule: str, **given: object) -> Options:
+def _rescheduled(options: Options, schedule: str | None, **given: object) -> Options:
     """The same graphs with another schedule, without the old one's options."""
-    rule: dict[str, object] = dict.fromkeys(
-        ("tolerance", "min_psnr", "threshold", "target_nfc", "target_speedup")
-    )
-    return replace(options, schedule=schedule, **{**rule, **given})  # type: ignore[arg-type]
+    rule: dict[str, object] = dict.fromkeys((*READ_BY, *TARGETS, "min_psnr"))
+    rule |= {"full_steps": (), "schedule": schedule}
+    return replace(options, **{**rule, **given})  # type: ignore[arg-type]
 
 
 AS_COMPILED = RunOptions()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import Stack, build, timesteps, tokens
 
-from rfc_compile import OptionError, Options
+from rfc_compile import BudgetWarning, OptionError, Options
 from rfc_compile.config.presets import PRESETS
 from rfc_compile.estimators import ESTIMATORS
 from rfc_compile.schedules import SCHEDULES
@@ -22,7 +22,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "process_group": (("world", 3, True), "torch.distributed.new_group()"),
     "preset": (("best", 3, None), "quality, balanced, fast"),
     "estimator": (("spline", "RFE", 3), "subspace, rfe, taylor, reuse"),
-    "schedule": (("always", 3, None), "error_control, even, rcs, interval, mask"),
+    "schedule": (("always", 3), "error_control, even, rcs, interval, mask"),
     "target_nfc": ((0, -1, 1.5, "14", True), "a whole number >= 1"),
     "target_speedup": ((0.9, -2, float("nan"), "3", True), "a number >= 1"),
     "granularity": (("layer", 3), "module"),
@@ -34,13 +34,13 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "threshold": (NOT_NUMBERS[:-1], "a number >= 0"),
     "tolerance": (NOT_NUMBERS[:-1], "a number >= 0"),
     "min_psnr": ((*NOT_NUMBERS[:-1], 101), "a number from 0 to 100"),
-    "ridge": (NOT_NUMBERS, "a number >= 0"),
+    "ridge": (NOT_NUMBERS[:-1], "a number >= 0"),
     "disable_passes": (
         (("outline",), ["fold_repeat"], "fold_repeats", 3, None, ([],)),
         "small_matmuls, fold_repeats",
     ),
     "min_coverage": ((-0.1, 1.1, "half", True, None), "a number from 0 to 1"),
-    "interval": (NOT_POSITIVE, "a whole number >= 1"),
+    "interval": (NOT_POSITIVE[:-1], "a whole number >= 1"),
     "warmup": (NOT_POSITIVE, "a whole number >= 1"),
     "final_full": ((-1, 1.5, "3", True, None), "a whole number >= 0"),
     "max_cached_run": ((-1, 1.5, "3", True), "a whole number >= 0"),
@@ -132,9 +132,48 @@ def test_a_larger_tolerance_has_no_more_even_steps(one: float, other: float) -> 
     assert counts[0] >= counts[1] >= 1
 
 
-def test_a_threshold_alone_chooses_rcs() -> None:
-    assert Options(threshold=0.3).schedule == "rcs"
-    assert Options(threshold=0.3, schedule="interval").schedule == "interval"
+@pytest.mark.parametrize(
+    ("given", "schedule"),
+    [
+        ({"threshold": 0.3}, "rcs"),
+        ({"interval": 4}, "interval"),
+        ({"full_steps": (0, 3)}, "mask"),
+        ({"tolerance": 0.1}, "error_control"),
+    ],
+)
+def test_an_option_chooses_the_schedule_that_reads_it(
+    given: dict[str, Any], schedule: str
+) -> None:
+    assert Options(**given).schedule == schedule
+    assert Options(**given).without_effect == []
+
+
+def test_a_ridge_chooses_the_estimator_that_reads_it() -> None:
+    options = Options(ridge=0.1)
+    assert (options.estimator, options.without_effect) == ("subspace", [])
+    assert options.make_estimator().ridge == 0.1
+    assert Options(granularity="module").make_estimator().ridge == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"threshold": 0.3, "schedule": "interval"}, "threshold=0.3 .*'interval'"),
+        ({"interval": 3, "schedule": "error_control"}, "interval=3 .*'error_control'"),
+        ({"full_steps": [0], "schedule": "even"}, r"full_steps=\(0,\) .*'even'"),
+        ({"tolerance": 0.1, "target_nfc": 5}, "tolerance=0.1 .* target_nfc"),
+        ({"tolerance": 0.1, "interval": 5}, "tolerance=0.1 .*'interval'"),
+        ({"ridge": 0.1, "estimator": "taylor"}, "ridge=0.1 .*'taylor'"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_told(
+    options: dict[str, Any], sentence: str
+) -> None:
+    compiled = torch.compile(
+        build(Stack), backend="rfc", options={"inner": "eager", **options}
+    )
+    with torch.no_grad(), pytest.warns(BudgetWarning, match=sentence):
+        compiled(tokens(), timesteps(9))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_intervals_of_other_timesteps_are_spread_evenly() -> None:
     )
 
 
-WRONG: Any = [0, 2.5, None, "4", [], [3, 4], [[900, 0]], [[900, 2.0]]]
+WRONG: Any = [0, 2.5, "4", [], [3, 4], [[900, 0]], [[900, 2.0]]]
 DISORDERED = [[[1, 2], [3, 2], [2, 2]], [[900, 2], [900, 3]], [[math.nan, 2]]]
 
 
