@@ -132,6 +132,8 @@ def _candidates(
     for pair in dict.fromkeys(_pairs(guess, calls[0], latents)):
         given = [_returned(pair, call) for call in calls]
         outputs = [output for one in given for output in one.outputs]
+        linked = [branch for other in run.linked for branch in other.branches]
+        outputs += [x for branch in linked for x in branch.returned_at(run.step)]
         vectors = step_vectors(pair.latent(latents), [given[0].latent], [outputs])
         yield pair, gram_matrix(vectors), len(outputs)
 

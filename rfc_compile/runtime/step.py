@@ -107,7 +107,7 @@ class PlacedStep:
             times = run.timesteps[0], mean_time(self.time)
             run.process = process_of(self.debt.fit, *times)
         kept, curvature = branch.state.full_steps, branch.curvature
-        first, beside = None, [b for b in run.branches if b is not branch]
+        first, beside = None, run.beside(branch)
         if beside:
             first = run.decided(self.step, kept)
         if curvature is not None:

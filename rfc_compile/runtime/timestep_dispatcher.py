@@ -28,6 +28,7 @@ from rfc_compile.runtime.guidance_branch import (
 )
 from rfc_compile.runtime.latent_pair import LatentPair, partners, sizes_of
 from rfc_compile.runtime.latent_search import guessed, looked_for, seen
+from rfc_compile.runtime.linked_runs import LINKED_STEPS, link_runs, outputs_to_keep
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, fits_by_branch, places, put_off
@@ -315,8 +316,9 @@ class TimestepDispatcher(Dispatcher):
             new = Returned(
                 call.step, latent.clone(), call.pair.returned(outputs).clone(), rows
             )
-        kept = KEPT_OUTPUTS + len(call.trajectory.unfitted)
-        branch.returned = [new, *known][:kept]
+        branch.returned = [new, *known][: outputs_to_keep(call.trajectory)]
+        if call.step <= LINKED_STEPS and self._searches:
+            link_runs(call.session, branch)
 
     def _pair(self, session: Session, latents: Sequence[Any]) -> LatentPair | None:
         """The latent and its output; none where a sampler sees neither."""

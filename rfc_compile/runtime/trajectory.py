@@ -40,7 +40,8 @@ class Trajectory:
     whose output comes first; ``unfitted`` are the steps after it of which that has not
     been looked at, each with the branch that was called before it. ``timesteps`` are
     the means of the ``times``. ``schedule`` decides about its steps;
-    ``process`` is what its first step shows of the noise;
+    ``process`` is what its first step shows of the noise; ``linked`` are the runs that
+    other graphs, or the same at other shapes, have of its image (``linked_runs``);
     ``computed`` counts the steps that were full, up to ``last_computed``.
     """
 
@@ -64,12 +65,15 @@ class Trajectory:
     timesteps: list[float] = field(init=False)
     schedule: Schedule | None = None
     process: Process | None = None
+    linked: list[Trajectory] = field(default_factory=list, repr=False)
     computed: int = 0
     last_computed: int = -1
 
     def __post_init__(self) -> None:
-        """One that has left another run begins with that one's steps."""
+        """One that has left another run begins with that one's steps and links."""
         self.timesteps = list(map(mean_time, self.times))
+        for other in self.linked:
+            other.linked.append(self)
 
     def begin_step(self, time: Time) -> None:
         """A call is the first of its step."""
@@ -114,11 +118,12 @@ class Trajectory:
         To a branch with these ``full_steps`` a cached one says nothing where it was
         predicted from others.
         """
-        if not self.decisions or self.decisions[-1].step != step:
-            return None
-        decision, newest = self.decisions[-1], self.newest
-        alike = newest is None or newest.state.full_steps[:1] == full_steps[:1]
-        return decision if decision.full or alike else None
+        for run in (self, *self.linked):
+            if run.decisions and run.decisions[-1].step == step:
+                decision, newest = run.decisions[-1], run.newest
+                alike = newest is None or newest.state.full_steps[:1] == full_steps[:1]
+                return decision if decision.full or alike else None
+        return None
 
     def goes_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest, seen in the direction of the run."""
@@ -181,6 +186,7 @@ class Trajectory:
             asked=self.asked,
             schedule=self.schedule,
             process=self.process,
+            linked=list(self.linked),
             computed=sum(made.full for made in own),
             last_computed=self.last_computed,
         )
@@ -197,6 +203,24 @@ class Trajectory:
         own = [replace(made, branch=branch.index) for made in run.decisions]
         self.decisions = sorted([*self.decisions, *own], key=lambda made: made.step)
         self.branches.append(branch)
+        run.unlink(run.linked)
+
+    def link(self, other: Trajectory) -> None:
+        """Another graph's run is of the same image."""
+        if other not in self.linked:
+            self.linked.append(other)
+            other.linked.append(self)
+
+    def unlink(self, others: Sequence[Trajectory]) -> None:
+        """These runs are of other images, or at an end."""
+        for other in list(others):
+            self.linked.remove(other)
+            other.linked.remove(self)
+
+    def beside(self, branch: GuidanceBranch) -> list[GuidanceBranch]:
+        """The other branches of its image: its own, then those of linked runs."""
+        runs = self, *self.linked
+        return [other for run in runs for other in run.branches if other is not branch]
 
     def drop(self, branch: GuidanceBranch) -> None:
         """Remove a branch."""
@@ -205,6 +229,7 @@ class Trajectory:
     def finish(self) -> None:
         """End the run: its state is freed, its decisions are kept."""
         self.finished = True
+        self.unlink(self.linked)
         self.branches, self.unfitted = [], []
         self.newest = None
 
