@@ -36,6 +36,15 @@ NUMBERS_READ = (
     "number, and the forward stays whole"
 )
 
+_JUMP = "generic_jump"
+BRANCH_ON_A_TENSOR = "a branch on a tensor's value"
+BRANCH_ON_A_NUMBER = (
+    "- pass what is tested as a Python number, and the forward stays whole"
+)
+
+_cuts: dict[tuple[str, int | None], str] = {}
+"""Why Dynamo cut a function, by file and line."""
+
 
 def graph_break_reason(gm: fx.GraphModule) -> str | None:
     """Why this graph is not the whole forward; None if it is, or is already known.
@@ -43,11 +52,19 @@ def graph_break_reason(gm: fx.GraphModule) -> str | None:
     If Dynamo skipped the functions that call it, its reasons for that.
     """
     cut: Any = getattr(gm, "compile_subgraph_reason", None)
+    frames: list[FrameSummary] = [] if cut is None else list(cut.user_stack)
     if cut is not None and cut.graph_break:
-        where = [_place(x.filename, x.lineno) for x in cut.user_stack[-1:]]
+        where = [_place(x.filename, x.lineno) for x in frames[-1:]]
         reason = _first_line(cut.reason)
         remedy = [NUMBERS_READ] if any(kind in reason for kind in _READS) else []
-        return " ".join([reason, *where, *remedy])
+        if reason.startswith(_JUMP):
+            reason, remedy = BRANCH_ON_A_TENSOR, [BRANCH_ON_A_NUMBER]
+        text = " ".join([reason, *where, *remedy])
+        _cuts.update({(x.filename, x.lineno): text for x in frames})
+        return text
+    before = [_cuts.get((x.filename, _resumed_at(x))) for x in frames]
+    if any(before):  # the graphs before the cut may hold nothing of the model
+        return next(filter(None, before))
     reasons = [_why_given_up(frame.f_code) for frame in _given_up()]
     return "; ".join(dict.fromkeys(filter(None, reasons))) or None
 
@@ -100,6 +117,12 @@ def wrapper_options(module: object, backend: str) -> Mapping[str, Any] | None:
 
 def _resumes(frame: FrameSummary) -> bool:
     return frame.name.startswith("torch_dynamo_resume_in")
+
+
+def _resumed_at(frame: FrameSummary) -> int:
+    """The line of the cut after which a function goes on; -1 if it is a whole one."""
+    line = frame.name.rpartition("_at_")[2]
+    return int(line) if _resumes(frame) and line.isdigit() else -1
 
 
 def _given_up() -> list[FrameType]:

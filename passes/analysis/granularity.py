@@ -91,7 +91,7 @@ class _Merging:
 
         ``kind`` is that of a single unit, ``block`` or ``part`` of one.
         """
-        start, end = 0, len(units)
+        start, end, cut = 0, len(units), ""
         while start < end:
             run = units[start:end]
             members = [region for unit in run for region in unit]
@@ -102,18 +102,20 @@ class _Merging:
             try:
                 merged = merged_region(members, self.regions, self.ancestry)
             except CannotMerge as why:
-                self.refusals.append(str(why))
                 self.leaks |= why.leaks
                 if len(run) > 1:  # the one to blame may be the last of a run
+                    cut = str(why)  # what is said of a longer run does not count
                     blamed = members[why.last]
                     (unit,) = (i for i, unit in enumerate(run) if blamed in unit)
                     end = start + max(1, min(len(run) - 1, unit + 1))
                     continue
+                self.refusals.append(str(why))
                 yield from self.largest([[member] for member in members], "part")
             else:
+                self.refusals += [cut] if cut else []
                 name = kind if len(run) == 1 or kind == "part" else "stack"
                 yield replace(merged, kind=name, module=_label(run))
-            start, end = end, len(units)
+            start, end, cut = end, len(units), ""
 
 
 def _label(run: Sequence[Sequence[Region]]) -> str:

@@ -26,8 +26,8 @@ from rfc_compile.passes.analysis.flops import (
 from rfc_compile.passes.analysis.residual_stream import ResidualAdd
 from rfc_compile.passes.analysis.timestep_input import (
     find_timestep,
-    may_be_the_timestep,
     moving_along,
+    possible_timesteps,
 )
 from rfc_compile.passes.fx_utils import Ancestry, tensor_of
 
@@ -144,7 +144,7 @@ def classify_inputs(
             if node in given and not isinstance(node.meta.get("val"), torch.Tensor)
         ),
         maybe_timestep=tuple(
-            names[node] for node in given if step is None and may_be_the_timestep(node)
+            names[node] for node in possible_timesteps(given, ancestry) if step is None
         ),
     )
 

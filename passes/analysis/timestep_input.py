@@ -74,10 +74,17 @@ def find_timestep(
     )
 
 
-def may_be_the_timestep(node: fx.Node) -> bool:
-    """Whether an input is a tensor of at most one dimension, or a fraction."""
-    value = node.meta.get("val")
-    return _is_per_sample(node) and not isinstance(value, int | torch.SymInt)
+def possible_timesteps(
+    given: Sequence[fx.Node], ancestry: Ancestry
+) -> Iterator[fx.Node]:
+    """Tensors of at most one dimension, fractions, and one embedded for each token."""
+    feeding = set(_feeding_waves(given, ancestry))
+    for node in given:
+        value = node.meta.get("val")
+        by_token = node in feeding and getattr(value, "ndim", 0) == 2
+        per_sample = _is_per_sample(node) and not isinstance(value, int | torch.SymInt)
+        if per_sample or (by_token and _is_number(node)):
+            yield node
 
 
 def _only_one_looked_up(

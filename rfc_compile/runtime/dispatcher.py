@@ -129,6 +129,7 @@ class Dispatcher(ABC):
         if (
             running is not None
             and (self.follows or running.leader == self._serial)
+            and running.timed >= self.timed
             and running.includes(layer, given, by_results=not self.follows)
         ):
             self._led_layer = None
@@ -338,9 +339,8 @@ class Dispatcher(ABC):
         self._changes_of_weights.note(decision)
         if call.session.alone:
             return
-        led_by = self._serial, self.ranks, self._computes
-        full = decision.full
-        model_forward.begin(ModelForward(call, run, *led_by, full=full, keep=keep))
+        by, full = (self._serial, self.ranks, self._computes, self.timed), decision.full
+        model_forward.begin(ModelForward(call, run, *by, full=full, keep=keep))
 
     @abstractmethod
     def _run_whole(self, name: str, inputs: GraphInputs) -> Sequence[Any]:

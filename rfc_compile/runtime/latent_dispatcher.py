@@ -6,6 +6,7 @@ Which step a call is, and of which CFG branch, shows in its other inputs:
     the latent moves on, and the same inputs       the branch's next step
       change that changed at every step before
       (its clock: the timestep's embedding)
+    nothing is new, again and again                no step: full, and leads nobody
     anything else, or a clock that has shown       a new trajectory
       the same before
 
@@ -112,6 +113,12 @@ def _refusal(
     return None
 
 
+def _repeats(branch: GuidanceBranch, signal: Signal, weights: ParameterVersion) -> bool:
+    """Whether a call is given what the branch's last one was."""
+    same = signal.finite and signal.change == 0 and not branch.differing(signal)
+    return same and branch.state.computed_with == weights
+
+
 def _likeliest(
     branches: Sequence[GuidanceBranch], signals: dict[GuidanceBranch, Signal]
 ) -> GuidanceBranch | None:
@@ -161,6 +168,11 @@ class LatentDispatcher(Dispatcher):
             for branch, step in expected.items()
         }
         signals = {branch: self._probe(call, weights) for branch, call in calls.items()}
+        repeated = any(_repeats(b, signals[b], weights) for b in signals)
+        if repeated and session.lone_calls:
+            # it sees nothing of the steps (the text's part of a forward)
+            state = self._new_state(arguments, weights)
+            return self._run("full", state.pool(arguments, 0))
         placement = place(trajectory, signals, context, weights)
         branch, step = placement.branch, placement.step
         if placement.new:

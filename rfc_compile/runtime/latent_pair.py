@@ -67,12 +67,13 @@ class LatentPair:
 
     def returned(self, outputs: Sequence[Any]) -> Tensor:
         """What is returned for it, (R, N)."""
-        values = [self._part(outputs[i]).flatten(1) for i in self._positions]
-        return torch.cat(values) if self.further else values[0]
-
-    @property
-    def _positions(self) -> tuple[int, ...]:
-        return self.output, *self.further
+        if self.further:
+            every = self.output, *self.further
+            return torch.cat([self._part(outputs[i]).flatten(1) for i in every])
+        value: Tensor = outputs[self.output]
+        if value.shape[self.dim] != self.size:
+            value = value.narrow(self.dim, self.output_start, self.size)
+        return value.flatten(1)
 
     def _part(self, output: Tensor) -> Tensor:
         """Of an output, what answers the latent; a view."""
@@ -94,7 +95,7 @@ class LatentPair:
         """
         results = list(outputs)
         shares = amount.chunk(1 + len(self.further))
-        for i, share in zip(self._positions, shares, strict=True):
+        for i, share in zip((self.output, *self.further), shares, strict=True):
             results[i] = outputs[i].clone()
             part, guess = self._part(results[i]).float(), self._part(predicted[i])
             error = part - guess.float()

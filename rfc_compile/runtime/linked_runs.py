@@ -78,7 +78,5 @@ def _equal(one: Returned, other: Returned) -> bool:
 
 def outputs_to_keep(run: Trajectory) -> int:
     """Steps whose outputs the fits of a run and of those linked to it still need."""
-    if not run.linked:
-        return KEPT_OUTPUTS + len(run.unfitted)
     later = [len(other.unfitted) + 1 for other in run.linked]
     return KEPT_OUTPUTS + max(len(run.unfitted), *later)

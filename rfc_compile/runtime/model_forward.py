@@ -1,7 +1,8 @@
 """One call of a model may run several graphs: the first decides, the others follow.
 
     first graph with a region      leads: finds the branch, decides, is recorded
-    every other graph or layer     follows: same decision and branch, state of its own
+    every other graph or layer     follows: same decision and branch, state of its own;
+                                   one with the timestep none that is without
 
 Where a model is compiled block by block, or breaks into several graphs, no graph sees
 the whole call. A graph takes part in the running one if its layer has not run yet and
@@ -53,6 +54,7 @@ class ModelForward:
         ranks: those that the leader decides with, None if by itself.
         number: of the call, counted by owner.
         computes: what the leading graph computes.
+        timed: whether the leading graph is given the timestep.
         layered: whether another layer that computes the same has continued it.
 
     ``over`` is set once a later call has been made that was not tracked.
@@ -67,6 +69,7 @@ class ModelForward:
         leader: int,
         ranks: Ranks | None,
         computes: Hashable,
+        timed: bool,
         *,
         full: bool,
         keep: bool,
@@ -81,6 +84,7 @@ class ModelForward:
         self.keep = keep
         self.ranks = ranks
         self.computes = computes
+        self.timed = timed
         self.layered = False
         self._layers: dict[LayerKey, int] = {}
         self._resumed = False

@@ -293,8 +293,10 @@ def settle(run: Trajectory, latent: Tensor | None) -> None:
 
 def outputs_of(run: Trajectory, branch: GuidanceBranch, step: int) -> list[Tensor]:
     """What was returned at a step: by this branch first, then by the others."""
-    branches = branch, *run.beside(branch)
-    return [output for one in branches for output in one.returned_at(step)]
+    others = [other for other in run.branches if other is not branch]
+    if run.linked:
+        others = run.beside(branch)
+    return [output for one in (branch, *others) for output in one.returned_at(step)]
 
 
 def fits_by_branch(

@@ -107,7 +107,9 @@ class PlacedStep:
             times = run.timesteps[0], mean_time(self.time)
             run.process = process_of(self.debt.fit, *times)
         kept, curvature = branch.state.full_steps, branch.curvature
-        first, beside = None, run.beside(branch)
+        first, beside = None, [b for b in run.branches if b is not branch]
+        if run.linked:
+            beside = run.beside(branch)
         if beside:
             first = run.decided(self.step, kept)
         if curvature is not None:

@@ -316,7 +316,9 @@ class TimestepDispatcher(Dispatcher):
             new = Returned(
                 call.step, latent.clone(), call.pair.returned(outputs).clone(), rows
             )
-        branch.returned = [new, *known][: outputs_to_keep(call.trajectory)]
+        run = call.trajectory
+        kept = KEPT_OUTPUTS + len(run.unfitted)
+        branch.returned = [new, *known][: outputs_to_keep(run) if run.linked else kept]
         if call.step <= LINKED_STEPS and self._searches:
             link_runs(call.session, branch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -127,3 +128,79 @@ def test_a_block_that_no_call_goes_on_in_is_told() -> None:
     draw(0)
     with pytest.warns(rfc_compile.UncachedWarning, match="4 calls in a row of a block"):
         [draw(seed) for seed in range(1, 8)]
+
+
+class Part(nn.Module):
+    """Layers on a stream that the timestep gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+            for _ in range(4)
+        )
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        for part in self.parts:
+            x = x + gate * part(x * gate)
+        return x
+
+
+class WithContext(nn.Module):
+    """The text's own layers, a graph break, and the stream of the latent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.stream = Part(), Part()
+
+    def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        context = self.text(text, torch.ones(()))
+        torch._dynamo.graph_break()
+        gate = timestep.sin()[:, None, None] + context.mean()
+        return self.stream(x, gate)
+
+
+def walk_with_text(model: Any, texts: list[Tensor], steps: int = 16) -> list[Tensor]:
+    """The last latent of an image for each text."""
+    images = []
+    for text in texts:
+        x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+        for step in range(steps):
+            with torch.no_grad():
+                x = x - model(x, torch.full((2,), 1.0 - step / steps), text) / steps
+        images.append(x)
+    return images
+
+
+def test_a_part_that_is_given_nothing_new_leads_nobody() -> None:
+    """What leads is the graph that is given the latent and the timestep."""
+    torch.manual_seed(0)
+    model, texts = WithContext(), [torch.randn(2, 3, 8) for _ in range(2)]
+    options = {"inner": "eager", "min_coverage": 0.0}
+    rfc = torch.compile(model, backend="rfc", options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", rfc_compile.UncachedWarning)
+        found = walk_with_text(rfc, texts)
+    decisions = rfc_compile.stats(rfc).decisions
+    assert sum(not d.full for d in decisions) >= 8
+    for image, plain in zip(found, walk_with_text(model, texts), strict=True):
+        assert (image - plain).norm() / plain.norm() < 0.05
+    again = walk_with_text(rfc, texts)
+    assert all(map(torch.equal, found, again))
+
+
+class Branching(Part):
+    """A test of the timestep's value, which Dynamo cannot trace through."""
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        scale = 2.0 if timestep[0] > 0.5 else 1.0
+        return scale * super().forward(x, timestep.sin()[:, None, None])
+
+
+def test_a_branch_on_a_tensor_is_named() -> None:
+    """The graphs before it hold nothing of the model, but the cut is told."""
+    rfc = torch.compile(Branching(), backend="rfc", options=OPTIONS)
+    walk(rfc)
+    (reason,) = set(rfc_compile.explain(rfc).graph_breaks)
+    assert "a branch on a tensor's value (test_graph_breaks.py:" in reason
+    assert "pass what is tested as a Python number" in reason
