@@ -303,4 +303,5 @@ class Options:
 
     def make_schedule(self, report: GraphReport | None = None) -> Schedule:
         """The schedule these options name, for the graph of this report."""
+        assert self.schedule is not None
         return SCHEDULES[self.schedule](self, report)

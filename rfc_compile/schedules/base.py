@@ -118,8 +118,8 @@ class ScheduleOptions(Protocol):
     """The options that schedules read (``rfc_compile.Options``)."""
 
     @property
-    def interval(self) -> int | Intervals:
-        """One full step in this many."""
+    def interval(self) -> int | Intervals | None:
+        """One full step in this many; None for other schedules."""
 
     @property
     def full_steps(self) -> tuple[int, ...]:

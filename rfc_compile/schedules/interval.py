@@ -42,6 +42,7 @@ class Interval(Schedule):
     def decide(self, position: Position) -> tuple[float, str]:
         """Looks at timesteps only."""
         given = self.options.interval
+        assert given is not None, "this schedule has one"
         if isinstance(given, int):
             due = position.since_full >= given - 1
             return (FULL if due else CACHED), self.name

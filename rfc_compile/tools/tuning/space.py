@@ -83,8 +83,7 @@ def describe(setting: Setting) -> str:
 def _schedule_words(options: Options) -> str:
     if options.schedule == "mask":
         return f"full steps {' '.join(map(str, options.full_steps))}"
-    if options.schedule == "interval":
-        given = options.interval
+    if options.schedule == "interval" and (given := options.interval) is not None:
         each = [given] if isinstance(given, int) else [steps for _, steps in given]
         return f"one step in {' '.join(map(str, each))}"
     if options.schedule == "even":
