@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from rfc_compile.config.option_values import integer, number
@@ -27,14 +27,15 @@ TARGETS = ("target_nfc", "target_speedup")
 
 def chosen_schedule(values: Mapping[str, Any]) -> str:
     """The schedule that is named, else that of the other options, else the default."""
-    if values["schedule"] is not None:
-        schedule: str = values["schedule"]
-        return schedule
+    named: str | None = values["schedule"]
     given = [READ_BY[name][0] for name in READ_BY if is_given(values[name])]
-    default = DEFAULT_SCHEDULE
-    if any(is_given(values[name]) for name in TARGETS):
-        default = "even"
-    return next((name for name in given if name != DEFAULT_SCHEDULE), default)
+    others = [name for name in given if name != DEFAULT_SCHEDULE]
+    if named is None and others:
+        return others[0]
+    target = any(is_given(values[name]) for name in TARGETS)
+    if target and named in (None, DEFAULT_SCHEDULE):
+        return "even"
+    return named or DEFAULT_SCHEDULE
 
 
 def without_effect(values: Mapping[str, Any]) -> list[str]:
@@ -58,7 +59,7 @@ def without_effect(values: Mapping[str, Any]) -> list[str]:
 
 def is_given(value: Any) -> bool:
     """Whether an option has been set."""
-    return value is not None and not (isinstance(value, list | tuple) and not value)
+    return value is not None and not (isinstance(value, Sized) and not len(value))
 
 
 def check_target(values: Mapping[str, Any]) -> None:

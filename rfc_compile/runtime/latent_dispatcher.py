@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfc_compile.estimators.step_signal import Signal
+from rfc_compile.runtime import model_forward
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
@@ -171,6 +172,7 @@ class LatentDispatcher(Dispatcher):
         repeated = any(_repeats(b, signals[b], weights) for b in signals)
         if repeated and session.lone_calls:
             # it sees nothing of the steps (the text's part of a forward)
+            model_forward.leave(context.owner)
             state = self._new_state(arguments, weights)
             return self._run("full", state.pool(arguments, 0))
         placement = place(trajectory, signals, context, weights)

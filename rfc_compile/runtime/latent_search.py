@@ -107,7 +107,9 @@ def _best(
         rounding = rounding_of(latents[pair.index])
         fit = fit_of(np.reshape(values, gram.shape), outputs, rounding)
         if fit.moved and fit.explained:
-            found.append((fit.residual > EXACT or pair != guess, fit.residual, pair))
+            # one more output never explains less
+            residual = fit.residual * (2 if pair.further else 1)
+            found.append((fit.residual > EXACT or pair != guess, residual, pair))
     return min(found, key=lambda one: one[:2])[2] if found else None
 
 
@@ -133,7 +135,8 @@ def _candidates(
         given = [_returned(pair, call) for call in calls]
         outputs = [output for one in given for output in one.outputs]
         linked = [branch for other in run.linked for branch in other.branches]
-        outputs += [x for branch in linked for x in branch.returned_at(run.step)]
+        beside = [x for branch in linked for x in branch.returned_at(run.step)]
+        outputs += [x for x in beside if x.shape == given[0].latent.shape]
         vectors = step_vectors(pair.latent(latents), [given[0].latent], [outputs])
         yield pair, gram_matrix(vectors), len(outputs)
 

@@ -38,13 +38,7 @@ def link_runs(session: Session, branch: GuidanceBranch) -> None:
     if run is None:
         return
     if newest.step > 0:
-        apart = [
-            other
-            for other in run.linked
-            for one in _returned_at(other, newest.step)
-            if not _equal(one, newest)
-        ]
-        run.unlink(list(dict.fromkeys(apart)))
+        run.unlink([other for other in run.linked if _differs(other, newest)])
         return
     for other in _begun_beside(session, run):
         if any(_equal(one, newest) for one in _returned_at(other, 0)):
@@ -52,23 +46,34 @@ def link_runs(session: Session, branch: GuidanceBranch) -> None:
 
 
 def _begun_beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:
-    """Runs of the owner in sessions of the same parameters, at the same first step."""
+    """Runs of the owner in sessions of the same model, at the same first step."""
     for beside, other in session_table.running():
-        same_model = beside is not session and bool(beside.layer & session.layer)
-        same_run = (other.name, other.run, other.times) == (
+        same_model = (
+            beside is not session
+            and bool(beside.layer & session.layer)
+            and beside.report.options == session.report.options
+        )
+        same_run = (other.name, other.run, other.times, other.asked) == (
             run.name,
             run.run,
             run.times,
+            run.asked,
         )
         if same_model and same_run and other in beside.runs:
             yield other
 
 
+def _differs(run: Trajectory, newest: Returned) -> bool:
+    """Whether a run has another latent at a step, or has not come with it."""
+    if abs(run.step - newest.step) > 1:
+        return True
+    return any(not _equal(one, newest) for one in _returned_at(run, newest.step))
+
+
 def _returned_at(run: Trajectory, step: int) -> Iterator[Returned]:
-    """What a run's first branch returned at a step, if that is its newest."""
-    for branch in run.branches[:1]:
-        if branch.returned and branch.returned[0].step == step:
-            yield branch.returned[0]
+    """What a run's branches returned at a step."""
+    for branch in run.branches:
+        yield from [one for one in branch.returned if one.step == step]
 
 
 def _equal(one: Returned, other: Returned) -> bool:

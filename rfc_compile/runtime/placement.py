@@ -296,7 +296,10 @@ def outputs_of(run: Trajectory, branch: GuidanceBranch, step: int) -> list[Tenso
     others = [other for other in run.branches if other is not branch]
     if run.linked:
         others = run.beside(branch)
-    return [output for one in (branch, *others) for output in one.returned_at(step)]
+    found = [output for one in (branch, *others) for output in one.returned_at(step)]
+    if run.linked:  # another graph may answer another part of its latent
+        found = [output for output in found if output.shape == found[0].shape]
+    return found
 
 
 def fits_by_branch(

@@ -129,6 +129,7 @@ class SessionTable:
                 while len(self._sessions) > MAX_SCOPES:
                     _, lost = self._sessions.popitem(last=False)
                     self._report_lost(lost)
+                    lost.forget()
             self._sessions.move_to_end(whose)
             session.last_used = time.monotonic()
             session.calls += 1
@@ -146,6 +147,7 @@ class SessionTable:
         if session is None or not session.used:
             return None
         if any(state.geometry != slots for state in session.states):
+            session.forget()
             return None
         for state in session.states:
             state.layout = layout
@@ -180,8 +182,9 @@ class SessionTable:
                 self._layers.pop(same, None)
         for key in [key for key in list(self._sessions) if key[1][0][0] == layer]:
             session = self._sessions.pop(key, None)
-            if session is not None and session.calls == 1:
-                self._short_lived += 1
+            if session is not None:
+                session.forget()
+                self._short_lived += session.calls == 1
 
     def _report_lost(self, session: Session) -> None:
         text = (

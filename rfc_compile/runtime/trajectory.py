@@ -167,6 +167,7 @@ class Trajectory:
         """A run of its own for a branch whose latent has left that of the others."""
         self.branches = [other for other in self.branches if other is not branch]
         own = [made for made in self.decisions if made.branch == branch.index]
+        linked = list(self.linked)
         self.decisions = [made for made in self.decisions if made not in own]
         if self.newest is branch:
             self.newest = self.branches[0] if self.branches else None
@@ -186,7 +187,7 @@ class Trajectory:
             asked=self.asked,
             schedule=self.schedule,
             process=self.process,
-            linked=list(self.linked),
+            linked=linked,
             computed=sum(made.full for made in own),
             last_computed=self.last_computed,
         )
@@ -213,9 +214,10 @@ class Trajectory:
 
     def unlink(self, others: Sequence[Trajectory]) -> None:
         """These runs are of other images, or at an end."""
-        for other in list(others):
-            self.linked.remove(other)
-            other.linked.remove(self)
+        gone = list(others)
+        self.linked = [run for run in self.linked if run not in gone]
+        for other in gone:
+            other.linked = [run for run in other.linked if run is not self]
 
     def beside(self, branch: GuidanceBranch) -> list[GuidanceBranch]:
         """The other branches of its image: its own, then those of linked runs."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from denoising import compiled, small_glyph
+from models import WIDTH, Stack, build, timesteps
 from torch import Tensor, nn
 
 import rfc_compile
@@ -156,3 +157,47 @@ def test_guidance_that_ends_early_is_exact_or_close() -> None:
         assert (image(model) - reference).norm() / reference.norm() < 0.05
     decisions = rfc_compile.stats(model).decisions
     assert sum(d.full for d in decisions) < len(decisions) - 4
+
+
+class Painted(Stack):
+    """Latents of four channels: guidance of three of them is a candidate, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.unpatch = nn.Linear(4, WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
+        assert text is not None
+        h = self.patch(x.flatten(2).mT) + 3 * text.mean(1, keepdim=True)
+        return self.unpatch(super().forward(h, t)).mT.unflatten(2, x.shape[2:])
+
+
+@torch.no_grad()
+def painted(model: Any) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x, text = (torch.randn(1, *n, generator=generator) for n in ((4, 2, 4), (5, WIDTH)))
+    for step in range(STEPS):
+        t = timesteps(900 - 50 * step, batch=1)
+        cond, empty = model(x, t, text), model(x, t, 0 * text[:, :2])
+        x = x - (empty + SCALE * (cond - empty)) / STEPS
+    return x
+
+
+def test_latents_of_four_channels() -> None:
+    model = build(Painted)
+    rfc, reference = compiled(model), painted(model)
+    assert (painted(rfc) - reference).norm() / reference.norm() < 0.05
+    decisions = rfc_compile.stats(rfc).decisions
+    assert len(decisions) == STEPS
+    assert sum(d.full for d in decisions) < STEPS - 4
+
+
+def test_wrappers_with_other_options_decide_by_themselves() -> None:
+    """The same model and noise, in lockstep: one of them is all full."""
+    model = Prompted()
+    every, some = (compiled(model, interval=n) for n in (1, 4))
+    for _ in zip(steps_of(some, "tensor"), steps_of(every, "tensor"), strict=True):
+        pass
+    decided = [[d.full for d in rfc_compile.stats(m).decisions] for m in (every, some)]
+    assert all(decided[0])
+    assert not all(decided[1])
