@@ -120,7 +120,7 @@ def _resumes(frame: FrameSummary) -> bool:
 
 
 def _resumed_at(frame: FrameSummary) -> int:
-    """The line of the cut after which a function goes on; -1 if it is a whole one."""
+    """The line of the cut after which a function resumes; -1 for a whole one."""
     line = frame.name.rpartition("_at_")[2]
     return int(line) if _resumes(frame) and line.isdigit() else -1
 
