@@ -32,7 +32,7 @@ prompts are the same."""
 
 
 def link_runs(session: Session, branch: GuidanceBranch) -> None:
-    """Link the run of a branch after its first step; end wrong links after the next."""
+    """Link a run at its first step; end wrong links at the next ones."""
     newest = branch.returned[0]
     run = next((run for run in session.live if branch in run.branches), None)
     if run is None:

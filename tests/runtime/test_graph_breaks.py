@@ -21,15 +21,19 @@ OPTIONS = {
 }
 
 
+def layers() -> nn.ModuleList:
+    """What a residual stream adds up."""
+    return nn.ModuleList(
+        nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(4)
+    )
+
+
 class Interrupted(nn.Module):
     """Two halves of a residual stream with a print between them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(
-            nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
-            for _ in range(4)
-        )
+        self.parts = layers()
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
         gate = timestep.sin()[:, None, None]
@@ -135,10 +139,7 @@ class Part(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(
-            nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
-            for _ in range(4)
-        )
+        self.parts = layers()
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         for part in self.parts:
