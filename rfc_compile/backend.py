@@ -79,18 +79,18 @@ def rfc(
         return _cached(gm, example_inputs, settings, mode, report)
     except NothingToCache as nothing:
         if report.fragment:
-            report.note(f"one graph of the forward runs uncached: {nothing.reason}")
+            report.note(f"{report.uncached}: {nothing.reason}")
         else:
-            report.fall_back(f"this forward runs uncached: {nothing.reason}")
+            report.fall_back(f"{report.uncached}: {nothing.reason}")
     except CannotCache as refusal:
-        report.fall_back(f"this forward runs uncached: {refusal.reason}")
+        report.fall_back(f"{report.uncached}: {refusal.reason}")
     except torch_internals.DynamoControl:
         raise
     except Exception as error:  # our own bug must not cost a user's run
         log.exception("the passes failed")
         report.fall_back(
-            f"this forward runs uncached: the passes failed ({type(error).__name__}: "
-            f"{error}); please report it"
+            f"{report.uncached}: the passes failed ({type(error).__name__}: {error}); "
+            "please report it"
         )
     return Uncached(compile_inner(gm, example_inputs, settings, mode), report)
 

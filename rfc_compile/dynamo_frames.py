@@ -77,6 +77,12 @@ def is_fragment(gm: fx.GraphModule) -> bool:
     return bool(_given_up())
 
 
+def compiled_function() -> int | None:
+    """Identifies the function that Dynamo compiles now; None outside of it."""
+    code = _compiled_code()
+    return None if code is None else id(code)
+
+
 def recompile_limit() -> int | None:
     """How often Dynamo may compile a function, if this compilation is the last one."""
     code = _compiled_code()

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rfc_compile.dynamo_frames import wrapper_options
+from rfc_compile import dynamo_frames
 from rfc_compile.errors import BudgetWarning, UncachedWarning
 from rfc_compile.passes.analysis.records import Refusal
 from rfc_compile.passes.analysis.step_cost import StepCost
@@ -59,7 +59,8 @@ class GraphReport:
     ``state_bytes`` is the state of one CFG branch where the graph leads,
     ``following_bytes`` where it takes over the decisions of another. ``options`` are
     those that ``torch.compile`` was given. ``full_cost`` and ``cached_cost`` are None
-    for a graph that is not cached.
+    for a graph that is not cached. ``code`` identifies the function that Dynamo
+    compiled, ``last_run`` orders the graphs by their newest call (0: none yet).
     """
 
     number: int = field(default_factory=itertools.count().__next__)
@@ -82,12 +83,21 @@ class GraphReport:
     tensors: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     layers: set[frozenset[int]] = field(default_factory=set)
     options: Mapping[str, Any] = field(default_factory=dict)
+    code: int | None = None
+    parameters: frozenset[int] = frozenset()
+    last_run: int = 0
 
     @property
     def coverage(self) -> float:
         """Share of the graph's FLOPs inside regions, 0 to 1."""
         inside = sum(region.flops for region in self.regions)
         return inside / self.flops if self.flops else 0.0
+
+    @property
+    def uncached(self) -> str:
+        """How a reason begins why the graph runs uncached."""
+        part = "one graph of the forward" if self.fragment else "this forward"
+        return f"{part} runs uncached"
 
     def fall_back(self, reason: str) -> None:
         """Record why something runs uncached, and warn the first time."""
@@ -117,6 +127,14 @@ class GraphReport:
             i in self.tensors and self.tensors[i]() is not None for i in ids
         )
 
+    def replaces(self, other: GraphReport) -> bool:
+        """Whether both are the same part of a model, compiled for different inputs."""
+        same = self.code is not None and self.code == other.code
+        return same and not self.parameters.isdisjoint(other.parameters)
+
+
+run_numbers = itertools.count(1)
+"""Of the calls of all graphs."""
 
 _reports: weakref.WeakSet[GraphReport] = weakref.WeakSet()
 
@@ -128,8 +146,18 @@ def new_report(
     inputs: Iterable[Any], options: Mapping[str, Any] | None = None
 ) -> GraphReport:
     """A registered report of a graph that reads these inputs."""
-    report = GraphReport(options=dict(options or {}))
-    for value in inputs:
+    values = list(inputs)
+    report = GraphReport(
+        options=dict(options or {}),
+        code=dynamo_frames.compiled_function(),
+        parameters=frozenset(
+            id(plain)
+            for value in values
+            if isinstance(value, nn.Parameter)
+            for plain in plain_tensors(value)
+        ),
+    )
+    for value in values:
         for plain in plain_tensors(value):
             if isinstance(plain, Tensor):
                 report.reads(plain)
@@ -194,7 +222,7 @@ def reports_of(source: Any, ids: frozenset[int] | None = None) -> list[GraphRepo
     Its ``tensor_ids`` may be given where they are known.
     """
     ids = tensor_ids(source) if ids is None else ids
-    options = wrapper_options(source, "rfc")
+    options = dynamo_frames.wrapper_options(source, "rfc")
     reports = [
         report
         for report in all_reports()
@@ -203,7 +231,24 @@ def reports_of(source: Any, ids: frozenset[int] | None = None) -> list[GraphRepo
     return sorted(reports, key=lambda report: report.number)
 
 
+def newest_of_each_part(reports: Iterable[GraphReport]) -> list[GraphReport]:
+    """Of the graphs of one part of a model the one that ran last, by compilation."""
+    kept: list[GraphReport] = []
+    newest_first = sorted(reports, key=lambda r: (r.last_run, r.number), reverse=True)
+    for report in newest_first:
+        if not any(other.replaces(report) for other in kept):
+            kept.append(report)
+    return sorted(kept, key=lambda report: report.number)
+
+
 def uncached_reasons(reports: Iterable[GraphReport]) -> tuple[str, ...]:
-    """Why calls of these graphs run uncached, each reason once."""
-    reasons = (reason for report in reports for reason in report.uncached_reasons)
-    return tuple(dict.fromkeys(reasons))
+    """Why calls of these graphs run uncached, each reason once.
+
+    Those of graphs that ran last come first.
+    """
+    reports = list(reports)
+    newest = newest_of_each_part(reports)
+    of_newest = dict.fromkeys(x for r in newest for x in r.uncached_reasons)
+    of_others = (x for r in reports for x in r.uncached_reasons if x not in of_newest)
+    others = dict.fromkeys(f"for other inputs, {reason}" for reason in of_others)
+    return (*of_newest, *others)

@@ -54,7 +54,8 @@ def common_position(times: Sequence[tuple[float, ...]]) -> tuple[float, ...] | N
     """The timesteps of several steps as one number each; None if they have none.
 
     Rows, tokens or frames may have timesteps of their own as long as all that move do
-    so in proportion: then predictions have the same coefficients for all.
+    so in proportion: then predictions have the same coefficients for all, and the
+    means, by which runs are timed, move in proportion as well.
     """
     if all(len(time) == 1 for time in times):
         return tuple(time[0] for time in times)
@@ -68,7 +69,7 @@ def common_position(times: Sequence[tuple[float, ...]]) -> tuple[float, ...] | N
     farthest = max(range(length), key=lambda i: max(abs(move[i]) for move in moves))
     scale = max((abs(move[farthest]) for move in moves), default=0.0)
     if scale == 0:
-        return tuple(row[farthest] for row in rows)
+        return tuple(map(mean_time, times))
     for i in range(length):
         own = max((move[i] for move in moves), key=abs)
         ratio = own / max((move[farthest] for move in moves), key=abs)
@@ -77,7 +78,13 @@ def common_position(times: Sequence[tuple[float, ...]]) -> tuple[float, ...] | N
             for move in moves
         ):
             return None
-    return tuple(row[farthest] for row in rows)
+    return tuple(map(mean_time, times))
+
+
+def mean_time(time: Sequence[float]) -> float:
+    """One number for the timesteps of a call; exact where all are the same."""
+    first = time[0]
+    return first + sum([value - first for value in time]) / len(time)
 
 
 _UNEVEN = 0.02

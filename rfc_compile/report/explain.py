@@ -10,6 +10,7 @@ from rfc_compile.graph_report import (
     GraphReport,
     RegionInfo,
     model_of,
+    newest_of_each_part,
     reports_of,
     tensor_ids,
     uncached_reasons,
@@ -54,6 +55,8 @@ class Explanation:
             the regions, and the latent and the input that distinguishes steps.
         maps: what ``plot`` draws, one for each graph with regions.
         cached_step: what a cached step still runs; None where nothing is cached.
+        parts: of the model, each of which is one of the graphs; more graphs than
+            parts serve other shapes or values.
     """
 
     graphs: int
@@ -68,6 +71,7 @@ class Explanation:
     cache_bytes: int = 0
     maps: tuple[GraphMap, ...] = ()
     cached_step: CachedStep | None = None
+    parts: int = 0
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -87,6 +91,12 @@ class Explanation:
         figure: Figure = drawing("explanation_plot").explanation_figure(self)
         return figure
 
+    def _compiled(self) -> str:
+        parts = counted(self.parts, "graph")
+        if self.graphs == self.parts:
+            return parts
+        return f"{parts}, of {self.graphs} compiled for different inputs"
+
     def __str__(self) -> str:
         """A table of the regions, then the refusals and why calls run uncached."""
         reasons = [f"uncached: {reason}" for reason in self.uncached_reasons]
@@ -104,13 +114,13 @@ class Explanation:
         ]
         header = ("region", "kind", "module", "work", "state")
         lines = [
-            f"{counted(self.graphs, 'graph')}; cached steps predict "
+            f"{self._compiled()}; cached steps predict "
             f"{counted(len(self.regions), 'region')} with {self.coverage:.1%} of the "
             f"FLOPs; {size(self.cache_bytes)} of state for each guidance branch",
             *_table([header, *rows] if rows else []),
             *([str(self.cached_step)] if self.cached_step else []),
-            *(f"timestep input: {name}" for name in self.timestep),
-            *(f"refused: {item.candidate}: {item.reason}" for item in self.refused),
+            *dict.fromkeys(f"timestep input: {name}" for name in self.timestep),
+            *dict.fromkeys(f"refused: {x.candidate}: {x.reason}" for x in self.refused),
             *reasons,
             *(f"graph break: {reason}" for reason in self.graph_breaks),
             *(f"note: {text}" for text in self.notes),
@@ -157,7 +167,8 @@ def explain(model: Any = None) -> Explanation:
     shown = None if sharded else model
     reports = reports_of(shown)
     found = explanation_of(reports, tensor_ids(shown))
-    found = replace(found, maps=maps_of(reports, newest_run(shown)))
+    maps = maps_of(newest_of_each_part(reports), newest_run(shown))
+    found = replace(found, maps=maps)
     if model is None:
         return found
     if not found.graphs and any(p.is_meta for p in model.parameters()):
@@ -178,23 +189,29 @@ def explain(model: Any = None) -> Explanation:
 def explanation_of(
     reports: Sequence[GraphReport], ids: Set[int] | None = None
 ) -> Explanation:
-    """What was found in these graphs; ``ids`` are of the model's parameters."""
+    """What was found in these graphs; ``ids`` are of the model's parameters.
+
+    Regions, FLOPs and inputs are those of the graphs that ran last: a part of the
+    model that is compiled again for other inputs counts once.
+    """
+    every, reports = reports, newest_of_each_part(reports)
     regions = tuple(region for report in reports for region in report.regions)
     total = sum(report.flops for report in reports)
     blocks = sum(report.block_flops for report in reports)
     inside = sum(region.flops for region in regions)
     return Explanation(
-        graphs=len(reports),
+        graphs=len(every),
+        parts=len(reports),
         regions=regions,
         coverage=inside / total if total else 0.0,
         block_coverage=min(1.0, inside / blocks) if blocks else 0.0,
         refused=tuple(item for report in reports for item in report.refused),
-        uncached_reasons=uncached_reasons(reports),
+        uncached_reasons=uncached_reasons(every),
         timestep=tuple(r.timestep for r in reports if r.timestep is not None),
         graph_breaks=tuple(
-            dict.fromkeys(r.graph_break for r in reports if r.graph_break is not None)
+            dict.fromkeys(r.graph_break for r in every if r.graph_break is not None)
         ),
-        notes=tuple(dict.fromkeys(text for r in reports for text in r.notes)),
+        notes=tuple(dict.fromkeys(text for r in every for text in r.notes)),
         cache_bytes=_state_bytes(reports, ids),
         cached_step=cached_step(reports),
     )

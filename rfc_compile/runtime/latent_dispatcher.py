@@ -7,6 +7,7 @@ Which step a call is, and of which CFG branch, shows in its other inputs:
       change that changed at every step before
       (its clock: the timestep's embedding)
     nothing is new, again and again                no step: full, and leads nobody
+    no step could be told of many calls            so, too, if other graphs may lead
     anything else, or a clock that has shown       a new trajectory
       the same before
 
@@ -22,19 +23,24 @@ from typing import Any
 from rfc_compile.estimators.step_signal import Signal
 from rfc_compile.runtime import model_forward
 from rfc_compile.runtime.call_context import CallContext
-from rfc_compile.runtime.dispatcher import Dispatcher
+from rfc_compile.runtime.dispatcher import ALONE, Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.run_notes import note_lone_calls
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.runtime.trajectory import MAX_BRANCHES, Trajectory
 from rfc_compile.schedules.base import FULL
 
 CLEARLY_NEARER = 0.5
 """Of two branches that a call may continue, the second is taken for likelier if its
 conditioning is nearer than this share of the first's distance: then neither is."""
+
+
+CANNOT_LEAD = (
+    "one graph of the forward is computed at every step: it cannot tell its steps apart"
+)
 
 
 @dataclass(frozen=True)
@@ -170,25 +176,27 @@ class LatentDispatcher(Dispatcher):
         }
         signals = {branch: self._probe(call, weights) for branch, call in calls.items()}
         repeated = any(_repeats(b, signals[b], weights) for b in signals)
-        if repeated and session.lone_calls:
-            # it sees nothing of the steps (the text's part of a forward)
-            model_forward.leave(context.owner)
-            state = self._new_state(arguments, weights)
-            return self._run("full", state.pool(arguments, 0))
+        others_may_lead = self.report.fragment and self._led < ALONE
+        if others_may_lead and session.unplaced > MAX_BRANCHES:
+            self.report.note(CANNOT_LEAD)
+            return self._run_for_itself(context, arguments, weights)
+        if repeated and session.lone_calls:  # the text's part of a forward
+            return self._run_for_itself(context, arguments, weights)
         placement = place(trajectory, signals, context, weights)
         branch, step = placement.branch, placement.step
         if placement.new:
             if trajectory.times:
                 alone = len(trajectory.times) == 1
                 session.lone_calls = session.lone_calls + 1 if alone else 0
-                note_lone_calls(session.lone_calls, self.report)
+                if not others_may_lead:
+                    note_lone_calls(session.lone_calls, self.report)
             session.end(trajectory)
             trajectory = session.begin(context)
         if branch is None:
             state = self._new_state(arguments, weights)
             index = len(trajectory.branches)
             branch = GuidanceBranch(index, state, first_step=step, name=context.branch)
-        if placement.reason == "no_clock":
+        if placement.reason == "no_clock" and not others_may_lead:
             self.report.fall_back(
                 "no input of this graph changes with the timestep, so its steps cannot "
                 "be distinguished from those of other images"
@@ -208,6 +216,14 @@ class LatentDispatcher(Dispatcher):
             signal = self._probe(call, weights)
         return self._execute(call, signal)
 
+    def _run_for_itself(
+        self, context: CallContext, arguments: Sequence[Any], weights: ParameterVersion
+    ) -> Sequence[Any]:
+        """In full, and the graphs after it find their steps by themselves."""
+        model_forward.leave(context.owner)
+        state = self._new_state(arguments, weights)
+        return self._run("full", state.pool(arguments, 0))
+
     def _look_for_layers(self, *_: Any) -> None:
         """It is taken for a block in any case."""
 
@@ -224,8 +240,11 @@ class LatentDispatcher(Dispatcher):
     def _execute(self, call: PlacedStep, signal: Signal) -> Sequence[Any]:
         branch, state = call.branch, call.branch.state
         limit, reason = self._limit(call)
+        call.session.unplaced += 1
         if branch.clock is None:  # the second call may be another image's first
             limit, reason = FULL, call.refused or "warmup"
+        elif call.refused is None:
+            call.session.unplaced = 0
         branch.read_clock(signal)
         inputs = state.pool(call.arguments, call.step)
         if signal.finite and signal.error <= limit:

@@ -41,11 +41,11 @@ class Session:
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
     counts the leading ones, ``lone_calls`` the latest of them that were runs of one
-    call; ``alone`` is set when no other graph follows. The last finished run is kept
-    for its decisions. ``pairs`` are the latents with their outputs, by the latents'
-    shapes; the conditioning inputs ``moving`` have turned out to be latents.
-    ``samples`` are the rows of batches with ``per_sample=True``. Leading calls hold the
-    ``lock``.
+    call, ``unplaced`` the latest that were no known step of a run; ``alone`` is set
+    when no other graph follows. The last finished run is kept for its decisions.
+    ``pairs`` are the latents with their outputs, by the latents' shapes; the
+    conditioning inputs ``moving`` have turned out to be latents. ``samples`` are the
+    rows of batches with ``per_sample=True``. Leading calls hold the ``lock``.
     """
 
     report: GraphReport = field(default_factory=GraphReport)
@@ -55,6 +55,7 @@ class Session:
     samples: Samples = field(default_factory=Samples)
     calls: int = 0
     lone_calls: int = 0
+    unplaced: int = 0
     alone: bool = False
     pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
     moving: set[int] = field(default_factory=set)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rfc_compile.estimators.step_signal import Signal
-from rfc_compile.estimators.step_weights import common_position
+from rfc_compile.estimators.step_weights import common_position, mean_time
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
@@ -21,7 +21,7 @@ from rfc_compile.runtime.placement import settle
 from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.session import Session
-from rfc_compile.runtime.trajectory import Time, Trajectory, mean_time
+from rfc_compile.runtime.trajectory import Time, Trajectory
 from rfc_compile.schedules.base import Position
 from rfc_compile.schedules.decision import Decision
 
@@ -104,8 +104,9 @@ class PlacedStep:
         known = run.timesteps[: self.step]
         by_noise = run.schedule is not None and run.schedule.by_noise
         if by_noise and self.step == 1 and run.process is None:
-            times = run.timesteps[0], mean_time(self.time)
-            run.process = process_of(self.debt.fit, *times)
+            times = [*run.times[0], *self.time]
+            if len(times) == 2:  # one noise level for the whole latent
+                run.process = process_of(self.debt.fit, *times)
         kept, curvature = branch.state.full_steps, branch.curvature
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:

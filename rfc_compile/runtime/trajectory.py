@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rfc_compile.config.run_options import AS_COMPILED, RunOptions
+from rfc_compile.estimators.step_weights import mean_time
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.noise_level import Process
 from rfc_compile.runtime.sampler_fit import Fit
@@ -234,11 +235,6 @@ class Trajectory:
         self.unlink(self.linked)
         self.branches, self.unfitted = [], []
         self.newest = None
-
-
-def mean_time(time: Time) -> float:
-    """One number for the timesteps of a call."""
-    return sum(time) / len(time)
 
 
 def read_time(value: Any) -> Time:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfc_compile.errors import InnerBackendFailed, NoRoomForState
-from rfc_compile.graph_report import GraphReport
+from rfc_compile.graph_report import GraphReport, run_numbers
 from rfc_compile.torch_internals import CompiledGraph, in_forward_mode
 
 FORWARD_MODE = (
@@ -37,6 +37,7 @@ class WithUncached:
 
     def __call__(self, *arguments: Any) -> Sequence[Any]:
         """One forward: outputs as Dynamo's graph would return them."""
+        self._report.last_run = next(run_numbers)
         dispatcher = self._dispatcher
         if in_forward_mode():  # Dynamo does not guard on it
             self._report.fall_back(FORWARD_MODE)
@@ -47,7 +48,7 @@ class WithUncached:
                 reason = f"such calls run uncached: {full.reason}"
             except InnerBackendFailed as failed:
                 self._dispatcher = None  # frees the state
-                reason = f"this forward runs uncached: {failed.reason}"
+                reason = f"{self._report.uncached}: {failed.reason}"
             self._report.fall_back(reason)
         with self._lock:
             if self._plain is None:
@@ -79,6 +80,7 @@ class Uncached:
 
     def __call__(self, *arguments: Any) -> Any:
         """One call of the graph."""
+        self.report.last_run = next(run_numbers)
         if self.report.fragment and self._calls < CALLS:
             self._look_for_regions()
         return self._compiled(*arguments)

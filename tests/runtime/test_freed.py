@@ -143,4 +143,4 @@ def test_a_run_that_is_left_frees_its_state_in_the_next() -> None:
     for _ in range(2 * IDLE_CALLS):
         next(other)
     assert left(state) == 0
-    assert "4 steps was not continued" in str(rfc_compile.explain(model).notes)
+    assert "a run of 4 steps is freed" in str(rfc_compile.explain(model).notes)

@@ -11,6 +11,7 @@ from options import MODULES
 from torch import Tensor, nn
 
 import rfc_compile
+from rfc_compile.runtime.latent_dispatcher import CANNOT_LEAD
 
 OPTIONS = {
     "inner": "eager",
@@ -190,6 +191,52 @@ def test_a_part_that_is_given_nothing_new_leads_nobody() -> None:
         assert (image - plain).norm() / plain.norm() < 0.05
     again = walk_with_text(rfc, texts)
     assert all(map(torch.equal, found, again))
+
+
+class WithStem(nn.Module):
+    """Layers before the timestep is used, a graph break, and the gated stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stream = Part(), Part()
+
+    def embed(self, x: Tensor, text: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return self.stem(x + text.mean(1, keepdim=True), torch.ones(()))
+
+    def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        gate = timestep.sin()[:, None, None]
+        return self.stream(self.embed(x, text), gate)
+
+
+class GuidedInside(WithStem):
+    """The stem runs once for each guidance branch, the stream for both."""
+
+    def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        gate = timestep.sin()[:, None, None].repeat(2, 1, 1)
+        both = torch.cat([self.embed(x, text), self.embed(x, 0 * text)])
+        with_text, without = self.stream(both, gate).chunk(2)
+        return without + 2 * (with_text - without)
+
+
+@pytest.mark.parametrize("kind", [WithStem, GuidedInside])
+def test_a_part_that_cannot_tell_its_steps_leaves_the_lead(
+    kind: type[WithStem],
+) -> None:
+    """Nothing that it is given but the latent changes from step to step."""
+    torch.manual_seed(0)
+    model, texts = kind(), [torch.randn(2, 3, 8) for _ in range(2)]
+    options = {"inner": "eager", "min_coverage": 0.0}
+    rfc = torch.compile(model, backend="rfc", options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", rfc_compile.UncachedWarning)
+        found = walk_with_text(rfc, texts, steps=24)
+    decisions = rfc_compile.stats(rfc).decisions
+    assert len(decisions) == 24
+    assert sum(not d.full for d in decisions) >= 12
+    assert CANNOT_LEAD in rfc_compile.explain(rfc).notes
+    for image, plain in zip(found, walk_with_text(model, texts, 24), strict=True):
+        assert (image - plain).norm() / plain.norm() < 0.05
 
 
 class Branching(Part):

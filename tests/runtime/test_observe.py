@@ -270,6 +270,32 @@ def narrow_dit() -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def test_a_graph_that_is_compiled_again_is_explained_once() -> None:
+    """What is shown is the graph that ran last: of another length, or uncached."""
+    model = torch.compile(build(Stack), backend="rfc", options={"inner": "eager"})
+    with torch.no_grad():
+        model(tokens(), timesteps(9))
+        once = rfc_compile.explain(model)
+        model(tokens()[:, 1:], timesteps(9))
+    shorter = rfc_compile.explain(model)
+    assert (once.graphs, once.parts) == (1, 1)
+    assert (shorter.graphs, shorter.parts) == (2, 1)
+    assert len(shorter.regions) == len(once.regions) == len(shorter.maps)
+    assert str(shorter).startswith("1 graph, of 2 compiled for different inputs;")
+    assert str(shorter).count("timestep input: t") == 1
+    model(tokens().requires_grad_(), timesteps(9))
+    with_gradients = rfc_compile.explain(model)
+    assert not with_gradients.regions
+    assert "gradients are wanted" in with_gradients.uncached_reasons[0]
+    with torch.no_grad():
+        model(tokens(), timesteps(8))
+    again = rfc_compile.explain(model)
+    assert again.regions == once.regions
+    assert again.uncached_reasons == (
+        f"for other inputs, {with_gradients.uncached_reasons[0]}",
+    )
+
+
 def test_models_are_explained_one_by_one() -> None:
     options = {**OPTIONS, **MODULES}
     wide, narrow = compiled(small_glyph(), **options), compiled(narrow_dit(), **options)

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rfc_compile.estimators.step_weights import common_position, newton_coefficients
+from rfc_compile.estimators.step_weights import (
+    common_position,
+    mean_time,
+    newton_coefficients,
+)
 
 
 @given(
@@ -45,10 +49,12 @@ def test_rows_that_share_their_times_have_them_in_common(
     assert common_position([(time,) * rows for time in times]) == tuple(times)
 
 
-def test_the_farthest_row_tells_the_time_of_all_that_move_in_proportion() -> None:
+def test_the_mean_is_the_time_of_all_that_move_in_proportion() -> None:
+    """The same mean by which the steps of a run are timed."""
     still = [(900.0, 0.0), (800.0, 0.0), (650.0, 0.0)]
     half = [(900.0, 450.0), (800.0, 400.0), (650.0, 325.0)]
-    assert common_position(still) == common_position(half) == (900.0, 800.0, 650.0)
+    for times in (still, half):
+        assert common_position(times) == tuple(map(mean_time, times))
 
 
 @pytest.mark.parametrize(

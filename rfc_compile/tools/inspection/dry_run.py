@@ -86,6 +86,7 @@ class _Planner:
         """Plan the graph; the result propagates shapes."""
         report = graph_report.new_report(example_inputs)
         report.graph_break = dynamo_frames.graph_break_reason(gm)
+        report.fragment = dynamo_frames.is_fragment(gm)
         self.reports.append(report)
         self._plan(gm, example_inputs, report)
         return _ShapesOnly(gm)
@@ -99,12 +100,9 @@ class _Planner:
             captured = capture(gm, fakes, self.options, report, observer)
             complete_plan(captured, self.options, report, observer)
         except CannotCache as refusal:
-            if isinstance(refusal, NothingToCache) and dynamo_frames.is_fragment(gm):
-                text = f"one graph of the forward runs uncached: {refusal.reason}"
-                report.notes.append(text)
-            else:
-                text = f"this forward runs uncached: {refusal.reason}"
-                report.uncached_reasons.append(text)
+            only_noted = isinstance(refusal, NothingToCache) and report.fragment
+            texts = report.notes if only_noted else report.uncached_reasons
+            texts.append(f"{report.uncached}: {refusal.reason}")
 
 
 class _ShapesOnly:

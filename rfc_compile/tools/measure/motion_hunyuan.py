@@ -1,6 +1,6 @@
 """motion-hunyuan: a small HunyuanVideo that draws moving, turning digits as clips.
 
-A `diffusers.HunyuanVideoTransformer3DModel` on clips of 8 frames of 32x32 RGB in pixel
+A `diffusers.HunyuanVideoTransformer3DModel` on clips of 8 frames of 24x24 RGB in pixel
 space, by rectified flow. A prompt is a digit, where it goes and how it turns, as
 "7 left clockwise".
 
@@ -29,7 +29,7 @@ LENGTH: Final = 3
 """Words of a prompt."""
 WIDTH: Final = 64
 """Of a word's vector."""
-CLIP_SHAPE: Final = (3, 8, 32, 32)
+CLIP_SHAPE: Final = (3, 8, 24, 24)
 _PATCH: Final = (2, 4, 4)
 _NAME: Final = "motion-hunyuan"
 _TOKENS: Final = math.prod(
