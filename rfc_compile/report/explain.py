@@ -113,10 +113,11 @@ class Explanation:
             for region in self.regions
         ]
         header = ("region", "kind", "module", "work", "state")
+        whole = "FLOPs of the graphs" if self.graph_breaks else "FLOPs"
         lines = [
             f"{self._compiled()}; cached steps predict "
             f"{counted(len(self.regions), 'region')} with {self.coverage:.1%} of the "
-            f"FLOPs; {size(self.cache_bytes)} of state for each guidance branch",
+            f"{whole}; {size(self.cache_bytes)} of state for each guidance branch",
             *_table([header, *rows] if rows else []),
             *([str(self.cached_step)] if self.cached_step else []),
             *dict.fromkeys(f"timestep input: {name}" for name in self.timestep),

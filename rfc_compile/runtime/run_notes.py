@@ -63,8 +63,8 @@ def note_not_continued(run: Trajectory, report: GraphReport) -> None:
     """Note that a run is freed, and what its decisions show."""
     note_end(run, report)
     report.note(
-        f"the state of a run of {len(run.times)} steps is freed: newer runs have begun, "
-        "and no call has continued it (it may have been complete)"
+        f"the state of a run of {len(run.times)} steps is freed: newer runs have "
+        "begun, and no call has continued it (it may have been complete)"
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfc_compile.errors import InnerBackendFailed, NoRoomForState
-from rfc_compile.graph_report import GraphReport, run_numbers
+from rfc_compile.graph_report import GraphReport, all_reports, run_numbers
 from rfc_compile.torch_internals import CompiledGraph, in_forward_mode
 
 FORWARD_MODE = (
@@ -56,8 +56,11 @@ class WithUncached:
         return self._plain(*arguments)
 
 
-CALLS = 3
-"""Calls in a row after which no graph with regions is expected."""
+FORWARDS = 3
+"""Of a model, after which no graph with regions is expected any more."""
+
+CALLS = 64
+"""The same, for a graph that no other graph is called between."""
 
 _with_regions = 0
 
@@ -75,20 +78,33 @@ class Uncached:
     def __init__(self, compiled: CompiledGraph, report: GraphReport) -> None:
         self.report = report
         self._compiled = compiled
-        self._seen = -1
-        self._calls = 0
+        self._first_run = self._calls = self._forwards = 0
 
     def __call__(self, *arguments: Any) -> Any:
         """One call of the graph."""
-        self.report.last_run = next(run_numbers)
-        if self.report.fragment and self._calls < CALLS:
-            self._look_for_regions()
+        before, now = self.report.last_run, next(run_numbers)
+        self.report.last_run = now
+        if self.report.fragment and self._forwards < FORWARDS:
+            self._look_for_regions(before, now)
         return self._compiled(*arguments)
 
-    def _look_for_regions(self) -> None:
-        self._calls = self._calls + 1 if self._seen == _with_regions else 1
-        self._seen = _with_regions
+    def _look_for_regions(self, before: int, now: int) -> None:
+        """Warn once if no graph with regions has run in a few forwards.
+
+        A forward may call a graph several times in a row, so only a call after one of
+        another graph is taken for a new forward.
+        """
+        self._first_run = self._first_run or now
+        self._calls += 1
+        self._forwards += now > before + 1
         if self._calls == CALLS:
+            self._forwards = FORWARDS
+        if self._forwards == FORWARDS and not any(
+            report.regions
+            and report.last_run > self._first_run
+            and report.options == self.report.options
+            for report in all_reports()
+        ):
             self.report.fall_back(
                 "graph breaks (see explain) split the forward, and no graph that runs "
                 "has an attention or MLP on a residual stream"

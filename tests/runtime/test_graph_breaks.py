@@ -239,6 +239,38 @@ def test_a_part_that_cannot_tell_its_steps_leaves_the_lead(
         assert (image - plain).norm() / plain.norm() < 0.05
 
 
+class Projection(nn.Linear):
+    """A layer in a graph of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return super().forward(x)
+
+
+class WithProjections(Part):
+    """A small graph is called several times in a row, before the layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(Projection(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        features = [projection(text) for projection in self.projections]
+        x = x + torch.stack(features).mean((0, 2))[:, None]
+        return super().forward(x, timestep.sin()[:, None, None])
+
+
+def test_a_graph_called_several_times_in_a_row_is_no_sign_of_no_regions() -> None:
+    torch.manual_seed(0)
+    options = {"inner": "eager", "min_coverage": 0.0}
+    rfc = torch.compile(WithProjections(), backend="rfc", options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", rfc_compile.UncachedWarning)
+        walk_with_text(rfc, [torch.randn(2, 3, 8)], steps=24)
+    assert not rfc_compile.explain(rfc).uncached_reasons
+    assert sum(not d.full for d in rfc_compile.stats(rfc).decisions) >= 12
+
+
 class Branching(Part):
     """A test of the timestep's value, which Dynamo cannot trace through."""
 

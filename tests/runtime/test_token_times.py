@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def drawn(model: Any, tokens: int, given: int) -> Tensor:
     x = torch.randn(1, tokens, WIDTH, generator=generator)
     noisy = torch.arange(tokens)[None] >= given
     sigmas = torch.linspace(1, 0, STEPS + 1)
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in itertools.pairwise(sigmas):
         move = (after - now) * model(x, torch.where(noisy, now, 0.0))
         x = torch.where(noisy[..., None], x + move, x)
     return x

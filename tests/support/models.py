@@ -17,7 +17,7 @@ WIDTH, HEADS, TOKENS, TEXT, SIDE = 16, 2, 6, 4, 4
 
 
 def embed_time(t: Tensor) -> Tensor:
-    """Sines and cosines of the timestep, (B,) to (B, WIDTH), (B, T) to (B, T, WIDTH)."""
+    """Sines and cosines of the timestep, (B, ...) to (B, ..., WIDTH)."""
     rates = torch.exp(-torch.arange(WIDTH // 2, device=t.device) / 2.0)
     angles = t.float()[..., None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
