@@ -40,6 +40,10 @@ _ENTRY = re.compile(r"\['(?!args'|___)[^']+'\]\[\d+\]$")
 """Source of an entry of a list that the caller passes (``L['x'][0]``)."""
 
 
+_OF_A_MODULE = re.compile(r"\._(parameters|buffers)\['[^']+'\]$")
+"""Source of a parameter or buffer."""
+
+
 @dataclass(frozen=True)
 class ForwardInputs:
     """The placeholders of a forward by their role.
@@ -56,7 +60,8 @@ class ForwardInputs:
         conditioning_names: their names, in the user's words.
         conditioning_indices: their positions among the placeholders.
         timestep_index: position of the timestep among the placeholders.
-        static_indices: positions of the parameters and buffers.
+        static_indices: positions of the tensors that belong to modules.
+        attribute_indices: of those that are neither parameters nor buffers.
         number_indices: positions of the numbers in the call, sizes of tensors left out.
         maybe_timestep: names of the inputs that could be it where none is found.
 
@@ -72,6 +77,7 @@ class ForwardInputs:
     conditioning_indices: tuple[int, ...]
     timestep_index: int | None
     static_indices: tuple[int, ...]
+    attribute_indices: tuple[int, ...]
     number_indices: tuple[int, ...]
     maybe_timestep: tuple[str, ...]
 
@@ -137,6 +143,11 @@ def classify_inputs(
         timestep_index=None if step is None else placeholders.index(step),
         static_indices=tuple(
             i for i, node in enumerate(placeholders) if is_static(node)
+        ),
+        attribute_indices=tuple(
+            i
+            for i, node in enumerate(placeholders)
+            if is_static(node) and not _OF_A_MODULE.search(source_of(node))
         ),
         number_indices=tuple(
             i

@@ -81,6 +81,7 @@ class Dispatcher(ABC):
         self._given = [i for i in range(count) if i not in inputs.static_indices]
         self._static = picker(inputs.static_indices)
         self._sessions = SessionTable(
+            attributes=[i in inputs.attribute_indices for i in inputs.static_indices],
             others=[i for i in self._given if i != inputs.timestep_index],
             numbers=[i for i in inputs.number_indices if i != inputs.timestep_index],
             examples=specialized.examples[:count],
@@ -92,8 +93,7 @@ class Dispatcher(ABC):
         self._routes = input_pickers(specialized, layout.slots)
         self._computes = type(self), computation_of(specialized)
         self._unled = without_reader(specialized, layout, count)
-        self._serial = next(_serials)
-        self._led, self._calls = 0, 0
+        self._led, self._calls, self._serial = 0, 0, next(_serials)
         self._led_layer: LayerKey | None = None
         self._prepare(plan)
 

@@ -51,7 +51,7 @@ class ParameterVersions:
         try:
             written = sum(map(_counter, static))
         except RuntimeError:  # tensors made in inference mode count nothing
-            written = sum(map(_version, static))
+            written = sum(map(version_of, static))
         return written, *map(_owned_reading, self._owned(arguments))
 
 
@@ -78,7 +78,7 @@ class ParameterChangeCounter:
 _counter = attrgetter("_version")
 
 
-def _version(tensor: Tensor) -> int:
+def version_of(tensor: Tensor) -> int:
     """How often a tensor has been written to, 0 if not counted."""
     return 0 if tensor.is_inference() else _counter(tensor)
 
@@ -88,4 +88,4 @@ def _owned_reading(value: Any) -> Any:
         return None
     if value.ndim == 0 and value.is_cpu:
         return value.item()  # Dynamo passes a module's numbers as such tensors
-    return _version(value)
+    return version_of(value)

@@ -11,7 +11,7 @@ import ctypes
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.graph_inputs import picker
+from rfc_compile.runtime.kept_attributes import KeptAttributes
 from rfc_compile.runtime.session import LayerKey, ParameterIds, Session, Shapes
 from rfc_compile.runtime.state import Geometry
 from rfc_compile.runtime.trajectory import Trajectory
@@ -29,6 +30,12 @@ MAX_SCOPES = 8
 
 MANY_SHORT_LIVES = 3
 """Layers called once before their weights were freed, after which that is reported."""
+
+MAX_KEPT = 2
+"""Values of a module's attributes that a graph keeps, one for each guidance branch."""
+
+MAX_KEPT_BYTES = 2**27
+"""Largest size of one of them."""
 
 Addresses = bytes | tuple[int, ...]
 """Equal for tuples of the same live objects."""
@@ -64,13 +71,15 @@ Key = tuple[LayerKey, tuple[Any, ...]]
 class SessionTable:
     """The sessions of one graph.
 
-    ``others`` are the positions of the arguments whose shapes are part of the key,
+    ``attributes`` says of every tensor of modules whether it is neither parameter nor
+    buffer. ``others`` are the positions of the arguments whose shapes are part of the key,
     ``numbers`` those of the numbers in it. ``examples`` are the arguments that the
     graph was traced with: sizes that are no symbols are the same at every call.
     """
 
     def __init__(
         self,
+        attributes: Sequence[bool],
         others: Sequence[int],
         numbers: Sequence[int],
         examples: Sequence[Any],
@@ -78,6 +87,8 @@ class SessionTable:
     ) -> None:
         self._layers: dict[Addresses, ParameterIds] = {}
         self._newest: tuple[Addresses | None, ParameterIds] = None, frozenset()
+        self._attributes = attributes
+        self._kept: deque[tuple[KeptAttributes, ParameterIds]] = deque(maxlen=MAX_KEPT)
         self._others = others
         self._numbers = picker(numbers)
         shapes = _shapes([examples[i] for i in others])
@@ -98,18 +109,34 @@ class SessionTable:
         same = addresses(static)
         newest, layer = self._newest
         if same != newest:  # most graphs serve one layer only
-            layer = self._layers.get(same) or self._new_layer(same, static)
-            self._newest = same, layer
+            known = self._layers.get(same)
+            layer = known or self._layer_of(same, static)
+            if known is not None:
+                self._newest = same, layer
         shapes = self._shapes
         if shapes is None:
             shapes = _shapes([arguments[i] for i in self._others])
         return (layer, shapes), self._numbers(arguments)
+
+    def _layer_of(self, same: Addresses, static: Sequence[Tensor]) -> ParameterIds:
+        """A new layer, or one whose attributes are made anew with the same values."""
+        found = KeptAttributes.of(static, self._attributes)
+        if not found.tensors:
+            return self._new_layer(same, static)
+        for kept, layer in list(self._kept):
+            if kept.equals(found):
+                return layer
+        layer = self._new_layer(same, static)
+        if found.bytes <= MAX_KEPT_BYTES:
+            self._kept.append((found, layer))
+        return layer
 
     def _new_layer(self, same: Addresses, static: Sequence[Tensor]) -> ParameterIds:
         layer = frozenset(map(id, static))
         self._report_short_lives()
         with self._lock:
             self._layers[same] = layer
+            self._newest = same, layer
             if layer not in self._report.layers:
                 self._report.layers.add(layer)
                 for owner in static:
@@ -176,6 +203,8 @@ class SessionTable:
     def _drop_layer(self, layer: ParameterIds) -> None:
         self._report.layers.discard(layer)
         self._newest = None, frozenset()
+        others = [pair for pair in list(self._kept) if pair[1] != layer]
+        self._kept = deque(others, maxlen=MAX_KEPT)
         # copies: another thread may add to them, and a finalizer must wait for no lock
         for same, known in list(self._layers.items()):
             if known == layer:
