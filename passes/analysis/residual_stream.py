@@ -8,12 +8,15 @@
 A residual add is ``add(x, b)`` (or ``addcmul(x, gate, v)``) with equal shapes where
 ``x``, walked through casts, views, slices and earlier adds of the same chain, is an
 ancestor of ``b``, depends on the latent or text input, and an expensive op lies
-between. A vector per sample (the conditioning of a mapping network, a pooled text) is
-no stream of tokens. No model names: the graph itself shows where the stream is.
+between. An entry of a value (``bias[..., i]``) is no stream of what is computed from
+other entries of it. A vector per sample (the conditioning of a mapping network, a
+pooled text) is no stream of tokens. No model names: the graph itself shows where the
+stream is.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,6 +137,8 @@ def _residual_add(
         return None
     if not ancestry.masks[stream] & from_sources:
         return None
+    if _is_another_entry(skip, branch, ancestry):
+        return None
     start = skip  # two streams may be slices of one value
     while not ancestry.depends(branch, start) and start is not base_of(skip):
         start = start.all_input_nodes[0]
@@ -141,3 +146,27 @@ def _residual_add(
         start = stream
     inside = ancestry.between(start, branch, expensive)
     return ResidualAdd(node, stream, start, branch, tuple(inside)) if inside else None
+
+
+def _is_another_entry(skip: fx.Node, branch: fx.Node, ancestry: Ancestry) -> bool:
+    """Whether the branch is computed only from other entries of the same value."""
+    part = skip
+    while part is not base_of(part) and not ancestry.depends(branch, part):
+        whole = part.all_input_nodes[0]
+        read = [user for user in whole.users if ancestry.depends(branch, user)]
+        own = _entry(part)
+        if own and read and all(_entry(user) not in (None, own) for user in read):
+            return True
+        part = whole
+    return False
+
+
+def _entry(node: fx.Node) -> tuple[Any, ...] | None:
+    """Dimension and index that a node selects; None for other nodes."""
+    if packet(node) is aten.select:
+        return node.args[1:]
+    if node.target is operator.getitem and packet(node.all_input_nodes[0]) is (
+        aten.unbind
+    ):
+        return node.args[1:]
+    return None

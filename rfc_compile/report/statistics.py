@@ -42,6 +42,7 @@ REASONS: Final = {
     "discontinuity": "a block's input does not go on from its last",
     "no_clock": "no input of a block tells one step from the next",
     "timesteps": "the rows of a batch differ in timestep",
+    "adaptive": "the sampler chooses its steps by the outputs",
     "weights": "the weights changed",
     "non_finite": "the prediction was NaN or Inf",
     "lost_state": "somebody freed the state",

@@ -38,7 +38,7 @@ from rfc_compile.runtime.parameter_versions import (
 )
 from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
 from rfc_compile.runtime.repayment import Repayment
-from rfc_compile.runtime.run_notes import UNEVEN_TIMESTEPS
+from rfc_compile.runtime.run_notes import ALWAYS_FULL
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.session_table import Key, SessionTable
 from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
@@ -161,10 +161,8 @@ class Dispatcher(ABC):
             another = other._computes != self._computes
             if another or other.report.options != self.report.options:
                 continue  # of another wrapper of the same model
-            before = other._sessions.take(context.owner, key, slots, self._layout)
-            if before is not None:
-                self._sessions.put(context.owner, key, before)
-                return before
+            if before := other._sessions.take(context.owner, key, slots, self._layout):
+                return self._sessions.put(context.owner, key, before)
         return session
 
     @abstractmethod
@@ -270,9 +268,11 @@ class Dispatcher(ABC):
 
     def _limit(self, call: PlacedStep) -> tuple[float, str]:
         """The largest error with which a step may be cached, and the reason."""
-        if call.positions is None:
-            self.report.fall_back(UNEVEN_TIMESTEPS)
-            return FULL, "timesteps"
+        adaptive = call.session.adaptive and not call.trajectory.run
+        if adaptive or call.positions is None:
+            reason = "adaptive" if adaptive else "timesteps"
+            self.report.fall_back(ALWAYS_FULL[reason])
+            return FULL, reason
         limit, reason = guarded_limit(self._schedule(call.trajectory), call.position)
         return limit, call.refused or reason
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -31,10 +32,19 @@ NO_PROMISE = {
 }
 """Why all steps of a run with `min_psnr` are full, by the reason of its steps."""
 
-UNEVEN_TIMESTEPS = (
-    "the rows of a batch move by different timesteps: such steps run uncached; "
-    "per_sample=True caches every row at its own timestep"
-)
+ALWAYS_FULL = {
+    "timesteps": "the rows of a batch move by different timesteps: such steps run "
+    "uncached; per_sample=True caches every row at its own timestep",
+    "adaptive": "the sampler chooses its steps by what the model returns, as adaptive "
+    "ODE solvers do: such runs are computed in full; give it a fixed number of steps, "
+    "or name the run by rfc_compile.trajectory(name) to cache it all the same",
+}
+"""What to do where steps are always full, by their reason."""
+
+SHARP, REVERSALS = 3.0, 3
+"""Steps grow or shrink this much from one to the next, and back, so often in a run of
+an adaptive solver: the stages of its method are unevenly spaced (Dormand and Prince,
+1980: 1/5, 1/10, 1/2, 4/45, 1/9 of a step). Schedules of samplers do so once at most."""
 
 
 def note_end(run: Trajectory, report: GraphReport) -> None:
@@ -46,6 +56,8 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         return
     reasons = Counter(made.reason for made in full)
     most, _ = reasons.most_common(1)[0]
+    if most in ALWAYS_FULL:  # has been told
+        return
     wanted = None if run.schedule is None else run.schedule.options.min_psnr
     if wanted is not None and most in NO_PROMISE:
         report.warn(
@@ -57,6 +69,14 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         f"a run of {len(run.times)} steps had no cached step (reason: {most}); "
         f"{REMEDIES.get(most, 'rfc_compile.stats() tells every reason')}"
     )
+
+
+def is_adaptive(timesteps: Sequence[float]) -> bool:
+    """Whether these are the timesteps of a sampler that chooses its steps."""
+    moves = [abs(b - a) for a, b in itertools.pairwise(timesteps) if b != a]
+    ratios = [later / earlier for earlier, later in itertools.pairwise(moves)]
+    grows = [ratio > 1 for ratio in ratios if not 1 / SHARP <= ratio <= SHARP]
+    return sum(a != b for a, b in itertools.pairwise(grows)) >= REVERSALS
 
 
 def note_not_continued(run: Trajectory, report: GraphReport) -> None:

@@ -72,8 +72,8 @@ class SessionTable:
     """The sessions of one graph.
 
     ``attributes`` says of every tensor of modules whether it is neither parameter nor
-    buffer. ``others`` are the positions of the arguments whose shapes are part of the key,
-    ``numbers`` those of the numbers in it. ``examples`` are the arguments that the
+    buffer. ``others`` are the positions of the arguments whose shapes are part of the
+    key, ``numbers`` those of the numbers in it. ``examples`` are the arguments that the
     graph was traced with: sizes that are no symbols are the same at every call.
     """
 
@@ -180,10 +180,11 @@ class SessionTable:
             state.layout = layout
         return session
 
-    def put(self, name: str, key: Key, session: Session) -> None:
+    def put(self, name: str, key: Key, session: Session) -> Session:
         """Continue a session that another graph handed over."""
         with self._lock:
             self._sessions[name, key] = session
+        return session
 
     def of(self, ids: Set[int] | None) -> list[Session]:
         """The sessions, of layers that hold one of these parameter ids if given."""

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from capture import capture, zoo_capture
-from models import WIDTH, build, timesteps, tokens
-from original_forms import EncoderLayers, GatedSkips
+from models import WIDTH, Stack, build, timesteps, tokens
+from original_forms import EncoderLayers, GatedSkips, PairBiased
 from torch import Tensor, nn
 
 import rfc_compile
+from rfc_compile.errors import CannotCache
 from rfc_compile.passes.fx_utils import packet
 from rfc_compile.passes.rewrites.fused_layers import opened
 
@@ -106,3 +107,33 @@ def test_constants_read_no_tensor() -> None:
     names = {str(node.target) for node in graph.nodes}
     assert "aten.full.default" in names
     assert "aten.new_zeros.default" not in names
+
+
+def test_entries_of_one_bias_are_no_residual_stream() -> None:
+    regions = capture(PairBiased(), tokens(), timesteps(9)).found.regions
+    assert [region.kind for region in regions.found] == ["attention", "mlp"] * 2
+    assert not regions.refused
+
+
+class Unrolled(nn.Module):
+    """A sampling loop compiled as a whole: one call is one image."""
+
+    def __init__(self, *, timed: bool) -> None:
+        super().__init__()
+        self.inner, self.timed = Stack(), timed
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        for step in range(3):
+            t = timestep if self.timed else torch.full((len(x),), 1 - step / 3)
+            x = x - self.inner(x, t) / 3
+        return x
+
+
+def test_a_sampling_loop_is_refused() -> None:
+    with pytest.raises(CannotCache, match=r"inner\.blocks\.0.* whole: compile the"):
+        capture(Unrolled(timed=False), tokens(), timesteps(9))
+
+
+def test_weights_used_again_at_one_timestep_are_cached() -> None:
+    regions = capture(Unrolled(timed=True), tokens(), timesteps(9)).found.regions
+    assert len(regions.found) == 12

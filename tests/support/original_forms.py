@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import torch
-from models import TOKENS, WIDTH, Attention, Block, Stack, attend
+from models import HEADS, TOKENS, WIDTH, Attention, Block, Stack, attend
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -207,5 +207,41 @@ class GatedSkips(nn.Module):
 assert TOKENS % 2 == 0, "windows and parts are halves"
 
 
+class PairBiased(Stack):
+    """The scores of every layer get an entry of one bias, made of pairs of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = nn.Linear(WIDTH, self.depth * HEADS)
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
+        pairs = self.pair(x)[:, :, None] * self.pair(x)[:, None]
+        return super().forward(x, t, pairs)
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        bias = text.unflatten(-1, (self.depth, HEADS))
+        for i, block in enumerate(self.blocks):
+            shift1, scale1, gate1, shift2, scale2, gate2 = block.modulate(c)
+            h = block.norm1(x) * (1 + scale1) + shift1
+            x = x + gate1 * self.attend(block.attn, h, bias[:, :, :, i])
+            x = x + gate2 * block.mlp(block.norm2(x) * (1 + scale2) + shift2)
+        return x
+
+    def attend(self, attention: Attention, x: Tensor, bias: Tensor) -> Tensor:
+        """Attention with a bias (B, T, T, HEADS) on its scores."""
+        parts = attention.qkv(x).chunk(3, dim=-1)
+        q, k, v = (z.unflatten(-1, (HEADS, -1)).transpose(1, 2) for z in parts)
+        scores = q @ k.transpose(-1, -2) + bias.permute(0, 3, 1, 2)
+        return attention.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
 ORIGINAL_BLOCKS = (WindowBlock, OpaqueBlock)
-ORIGINAL_MODELS = (Mapped, Pooled, Decoupled, Guided, EncoderLayers, GatedSkips)
+ORIGINAL_MODELS = (
+    Mapped,
+    Pooled,
+    Decoupled,
+    Guided,
+    EncoderLayers,
+    GatedSkips,
+    PairBiased,
+)
