@@ -127,17 +127,20 @@ class Debt:
         """What the error (R,) of a full step's prediction says of those that follow.
 
         ``error`` is the norm of delta, ``sizes`` those of the output and the latent,
-        (R,); ``nodes`` are the times of the full steps that are kept now. None where
-        the sampler's weight is not known.
+        (R,); ``nodes`` are the times of the full steps that are kept now. Where the
+        latent is not explained, nothing is owed, and errors are taken to be alike at
+        any distance.
         """
         remainder, by = abs(_product(time, self.nodes)), self.weight
-        if by is None or remainder == 0 or not 0 < len(self.nodes) <= len(nodes):
+        if remainder == 0 or not 0 < len(self.nodes) <= len(nodes):
             return None
+        output, latent = (np.where(size > 0, size, 1.0) for size in sizes)
+        own = float((error / output).max())
+        if by is None:
+            return Curvature(0.0, own, ()) if math.isfinite(own) else None
         # one more node from now on: the next difference is as large over that distance
         remainder *= abs(time - self.nodes[0]) ** (len(nodes) - len(self.nodes))
-        output, latent = (np.where(size > 0, size, 1.0) for size in sizes)
-        weight = float((by * error / latent).max()) / remainder
-        own = float((error / output).max()) / remainder
+        weight, own = float((by * error / latent).max()) / remainder, own / remainder
         known = math.isfinite(weight) and math.isfinite(own)
         return Curvature(weight, own, tuple(nodes)) if known else None
 

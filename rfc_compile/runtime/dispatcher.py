@@ -268,7 +268,7 @@ class Dispatcher(ABC):
 
     def _limit(self, call: PlacedStep) -> tuple[float, str]:
         """The largest error with which a step may be cached, and the reason."""
-        adaptive = call.session.adaptive and not call.trajectory.run
+        adaptive = call.session.adaptive and not call.trajectory.declared
         if adaptive or call.positions is None:
             reason = "adaptive" if adaptive else "timesteps"
             self.report.fall_back(ALWAYS_FULL[reason])

@@ -21,6 +21,9 @@ REMEDIES = {
     "begin, by a pipeline or rfc_compile.trajectory(name, num_steps=...)",
     "conditioning": "its prompt or other conditioning changes at every step",
     "weights": "its weights change at every step",
+    "error_control": "its outputs cannot be predicted well enough (fresh noise, edited "
+    "latents, too few steps): preset='fast' asks for less, target_nfc for a number of "
+    "full steps whatever the errors",
 }
 """What to do where a whole run was full, by the reason of its steps."""
 
@@ -36,8 +39,7 @@ ALWAYS_FULL = {
     "timesteps": "the rows of a batch move by different timesteps: such steps run "
     "uncached; per_sample=True caches every row at its own timestep",
     "adaptive": "the sampler chooses its steps by what the model returns, as adaptive "
-    "ODE solvers do: such runs are computed in full; give it a fixed number of steps, "
-    "or name the run by rfc_compile.trajectory(name) to cache it all the same",
+    "ODE solvers do: its runs are computed in full; give it a fixed number of steps",
 }
 """What to do where steps are always full, by their reason."""
 
@@ -71,9 +73,15 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
     )
 
 
+REPEATED = 1e-3
+"""Of the largest move: below it, a timestep is the one before, rounded."""
+
+
 def is_adaptive(timesteps: Sequence[float]) -> bool:
     """Whether these are the timesteps of a sampler that chooses its steps."""
-    moves = [abs(b - a) for a, b in itertools.pairwise(timesteps) if b != a]
+    moves = [abs(after - before) for before, after in itertools.pairwise(timesteps)]
+    least = REPEATED * max(moves, default=0.0)
+    moves = [move for move in moves if move > least]
     ratios = [later / earlier for earlier, later in itertools.pairwise(moves)]
     grows = [ratio > 1 for ratio in ratios if not 1 / SHARP <= ratio <= SHARP]
     return sum(a != b for a, b in itertools.pairwise(grows)) >= REVERSALS

@@ -100,7 +100,7 @@ class Session:
         self._finish(run)
 
     def _finish(self, run: Trajectory) -> None:
-        self.adaptive = self.adaptive or (not run.run and is_adaptive(run.timesteps))
+        self.adaptive |= not run.declared and is_adaptive(run.timesteps)
         run.finish()
 
     def add(self, run: Trajectory) -> Trajectory:

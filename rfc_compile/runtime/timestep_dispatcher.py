@@ -288,7 +288,9 @@ class TimestepDispatcher(Dispatcher):
             return False
         owes = self._options.corrector == "auto" and branch.since_full > 0
         wanted = owes or self._schedule(call.trajectory).measures
-        return wanted and branch.step >= 0 and call.debt.fit is not None
+        if not wanted or branch.step < 0:
+            return False
+        return call.debt.fit is not None or call.trajectory.declared
 
     def _remember_returned(
         self, call: PlacedStep, outputs: Sequence[Any], done: Done

@@ -92,6 +92,11 @@ class Trajectory:
         return self.num_steps or self.iterations
 
     @property
+    def declared(self) -> bool:
+        """Whether somebody told where it begins."""
+        return self.run > 0 or self.num_steps is not None
+
+    @property
     def complete(self) -> bool:
         """Whether every branch has run ``num_steps`` steps."""
         if self.num_steps is None or not self.branches:

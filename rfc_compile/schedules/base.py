@@ -33,7 +33,7 @@ class Curvature(NamedTuple):
             last full outputs in time, over the norm of the latent.
         output_weight: that divided difference over the norm of the output.
         nodes: the times of the last full steps, newest first: predictions go through
-            them.
+            them. Empty where fresh noise makes them err alike at any distance.
 
     """
 

@@ -10,8 +10,10 @@ every model. Cached steps need no signal. Intervals grow slowly, because past cu
 says little about the curvature far ahead. The first one, of which nothing is known, is
 that of as many full steps spread evenly (``even``).
 
-Where the sampler is not linear in the outputs, or not observed, full steps are spread
-evenly (``even``); with ``min_psnr``, which needs the debt, every step is full.
+Where fresh noise or edits leave the latents unexplained, no debt is known, and the
+error of the last full step's own prediction stands for those that follow. Where the
+sampler is not observed, full steps are spread evenly (``even``). With ``min_psnr``,
+which needs the debt, every step is full in both.
 """
 
 from __future__ import annotations
@@ -72,14 +74,15 @@ class ErrorControl(Schedule):
             if position.noise_level is None and self._is_careful(position):
                 return FULL, self.name
             return self._even.decide(position)
-        if position.curvature is None:
-            if self.options.min_psnr is not None:
-                return FULL, NOT_FORETOLD
+        curvature = position.curvature
+        explained = curvature is not None and bool(curvature.nodes)
+        if self.options.min_psnr is not None and not explained:
+            return FULL, NOT_FORETOLD
+        if curvature is None:
             return self._even.decide(position)
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
         times = position.times[len(position.times) - since - 1 :]
-        owed = position.curvature.debt(times)
-        own = position.curvature.output_error(times[-1])
+        owed, own = curvature.debt(times), curvature.output_error(times[-1])
         due = since + 1 >= longest or owed > self._tolerance
         due = due or own > self._largest_output_error
         return (FULL if due else CACHED), self.name

@@ -33,7 +33,7 @@ def timesteps_of(kind: type[Any], steps: int) -> list[float] | None:
         scheduler = kind()
         scheduler.set_timesteps(steps)
         return [float(t) for t in scheduler.timesteps]
-    except (TypeError, ValueError, ImportError):
+    except (TypeError, ValueError, ImportError, KeyError):
         return None
 
 

@@ -209,10 +209,15 @@ def test_the_curvature_foretells_the_error_it_was_measured_from(
     assert found.output_error(TIMES[0]) == 0
 
 
-def test_there_is_no_curvature_before_the_sampler_is_known() -> None:
+def test_nothing_is_owed_before_the_sampler_is_known() -> None:
+    """The error of an output stands for those that follow, at any distance."""
     debt = Debt().after(TIMES[0], TIMES[:1], full=True)
-    sizes = np.ones(1), np.ones(1)
-    assert debt.curvature(TIMES[1], np.ones(1), sizes, TIMES[1::-1]) is None
+    sizes = np.full(1, 4.0), np.ones(1)
+    curvature = debt.curvature(TIMES[1], np.ones(1), sizes, TIMES[1::-1])
+    assert curvature == (0.0, 0.25, ())
+    assert curvature.debt(TIMES) == 0
+    assert curvature.output_error(TIMES[0]) == curvature.output_error(TIMES[2]) == 0.25
+    assert Debt().curvature(TIMES[1], np.ones(1), sizes, TIMES[1::-1]) is None
 
 
 @pytest.mark.parametrize(
