@@ -26,8 +26,12 @@ from rfc_compile.tools.measure.word_table import WordTable
 
 EMPTY_PROMPTS: Final = 0.1
 """Share of the clips that are shown without a prompt, for guidance."""
-TRAVEL: Final = 0.5
+TRAVEL: Final = 0.4
 """Of a digit in a clip, as a share of the frame's width."""
+ZOOM: Final = 1.25
+"""Width of the frame, of the square that a digit is drawn in."""
+SHIFT: Final = 0.7
+"""Of the noise levels trained on: frames that are alike show through much noise."""
 TURN: Final = math.pi / 2
 """Of a digit that turns, in a clip."""
 WAYS: Final = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -82,8 +86,7 @@ def make_clips(digits: Tensor, prompts: list[str]) -> Tensor:
 
 def _poses(angle: Tensor, place: Tensor) -> Tensor:
     """From frames to digits: angles (B, T), places (B, 2, T) -> (B, T, 2, 3)."""
-    zoom = 1.6
-    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    cos, sin = angle.cos() * ZOOM, angle.sin() * ZOOM
     turned = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2))
     shift = -turned @ place.transpose(1, 2).unsqueeze(-1)
     return torch.cat([turned, shift], -1)
@@ -101,7 +104,7 @@ def loss_of(
         tokens: of the prompts, (B, 3) int64.
     """
     noise = torch.randn_like(clips)
-    sigma = torch.sigmoid(torch.randn(len(clips), device=clips.device))
+    sigma = torch.sigmoid(torch.randn(len(clips), device=clips.device) + SHIFT)
     shown = torch.rand(len(clips), 1, device=clips.device) >= EMPTY_PROMPTS
     inputs = motion_hunyuan.text_inputs(words, tokens * shown)
     with torch.autocast(clips.device.type, dtype=torch.bfloat16):

@@ -41,7 +41,7 @@ REASONS: Final = {
     "new_run": "a new run begins",
     "discontinuity": "a block's input does not go on from its last",
     "no_clock": "no input of a block tells one step from the next",
-    "timesteps": "the rows of a batch differ in timestep",
+    "timesteps": "rows or tokens differ in how their timesteps move",
     "adaptive": "the sampler chooses its steps by the outputs",
     "weights": "the weights changed",
     "non_finite": "the prediction was NaN or Inf",

@@ -36,8 +36,9 @@ NO_PROMISE = {
 """Why all steps of a run with `min_psnr` are full, by the reason of its steps."""
 
 ALWAYS_FULL = {
-    "timesteps": "the rows of a batch move by different timesteps: such steps run "
-    "uncached; per_sample=True caches every row at its own timestep",
+    "timesteps": "the timesteps of a batch's rows, or of its tokens, do not move in "
+    "proportion: such steps run uncached (rows, not tokens, are cached at timesteps of "
+    "their own with per_sample=True)",
     "adaptive": "the sampler chooses its steps by what the model returns, as adaptive "
     "ODE solvers do: its runs are computed in full; give it a fixed number of steps",
 }
