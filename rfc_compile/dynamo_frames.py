@@ -83,6 +83,16 @@ def compiled_function() -> int | None:
     return None if code is None else id(code)
 
 
+def outermost_call() -> object:
+    """What belongs to one call of torch.compile's wrapper, as long as it is kept.
+
+    Not only while Dynamo compiles. None outside of such a call.
+    """
+    wrappers = [x for x in _stack() if x.f_code.co_filename == eval_frame.__file__]
+    given = [wrapper.f_locals.get("kwargs") for wrapper in wrappers]
+    return next((one for one in reversed(given) if one is not None), None)
+
+
 def recompile_limit() -> int | None:
     """How often Dynamo may compile a function, if this compilation is the last one."""
     code = _compiled_code()

@@ -38,6 +38,10 @@ CLEARLY_NEARER = 0.5
 conditioning is nearer than this share of the first's distance: then neither is."""
 
 
+LARGEST_INPUT_ERROR = 0.5
+"""Of a prediction, relative: by default no more is cached. Smooth samplers leave 0.02
+to 0.1 at most steps, fresh noise 0.8 and more."""
+
 CANNOT_LEAD = (
     "one graph of the forward is computed at every step: it cannot tell its steps apart"
 )
@@ -240,6 +244,8 @@ class LatentDispatcher(Dispatcher):
     def _execute(self, call: PlacedStep, signal: Signal) -> Sequence[Any]:
         branch, state = call.branch, call.branch.state
         limit, reason = self._limit(call)
+        if limit > LARGEST_INPUT_ERROR and self._schedule(call.trajectory).measures:
+            limit, reason = LARGEST_INPUT_ERROR, "threshold"
         call.session.unplaced += 1
         if branch.clock is None:  # the second call may be another image's first
             limit, reason = FULL, call.refused or "warmup"

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rfc_compile.dynamo_frames import outermost_call
 from rfc_compile.errors import InnerBackendFailed, NoRoomForState
 from rfc_compile.graph_report import GraphReport, all_reports, run_numbers
 from rfc_compile.torch_internals import CompiledGraph, in_forward_mode
@@ -59,9 +60,6 @@ class WithUncached:
 FORWARDS = 3
 """Of a model, after which no graph with regions is expected any more."""
 
-CALLS = 64
-"""The same, for a graph that no other graph is called between."""
-
 _with_regions = 0
 
 
@@ -78,28 +76,27 @@ class Uncached:
     def __init__(self, compiled: CompiledGraph, report: GraphReport) -> None:
         self.report = report
         self._compiled = compiled
-        self._first_run = self._calls = self._forwards = 0
+        self._first_run = self._forwards = 0
+        self._forward: object = None
 
     def __call__(self, *arguments: Any) -> Any:
         """One call of the graph."""
-        before, now = self.report.last_run, next(run_numbers)
-        self.report.last_run = now
+        self.report.last_run = next(run_numbers)
         if self.report.fragment and self._forwards < FORWARDS:
-            self._look_for_regions(before, now)
+            self._look_for_regions()
         return self._compiled(*arguments)
 
-    def _look_for_regions(self, before: int, now: int) -> None:
-        """Warn once if no graph with regions has run in a few forwards.
-
-        A forward may call a graph several times in a row, so only a call after one of
-        another graph is taken for a new forward.
-        """
-        self._first_run = self._first_run or now
-        self._calls += 1
-        self._forwards += now > before + 1
-        if self._calls == CALLS:
-            self._forwards = FORWARDS
-        if self._forwards == FORWARDS and not any(
+    def _look_for_regions(self) -> None:
+        """Warn once if no graph with regions has run in a few forwards."""
+        self._first_run = self._first_run or self.report.last_run
+        forward = outermost_call()
+        if forward is not None and forward is self._forward:
+            return  # a forward may call a graph several times
+        self._forward, self._forwards = forward, self._forwards + 1
+        if self._forwards < FORWARDS:
+            return
+        self._forward = None
+        if not any(
             report.regions
             and report.last_run > self._first_run
             and report.options == self.report.options

@@ -271,6 +271,45 @@ def test_a_graph_called_several_times_in_a_row_is_no_sign_of_no_regions() -> Non
     assert sum(not d.full for d in rfc_compile.stats(rfc).decisions) >= 12
 
 
+class Late(nn.Module):
+    """The graph with the layers is not given the timestep, but what is made of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = Part()
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        gate = timestep.sin()[:, None, None]
+        torch._dynamo.graph_break()
+        return self.stream(x, gate)
+
+
+@pytest.mark.parametrize(("noise", "least"), [(0.0, 16), (0.5, 0)])
+def test_fresh_noise_in_a_part_without_the_timestep(noise: float, least: int) -> None:
+    """What cannot be predicted is computed, though the run is named."""
+    torch.manual_seed(0)
+    model, steps = Late(), 30
+    options = {"inner": "eager", "min_coverage": 0.0}
+    rfc = torch.compile(model, backend="rfc", options=options)
+
+    def drawn(denoise: Any) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 4, 8, generator=generator)
+        for step in range(steps):
+            fresh = torch.randn(x.shape, generator=generator)
+            x = (1 - noise) ** 0.5 * x + noise**0.5 * fresh
+            with torch.no_grad():
+                x = x - denoise(x, torch.full((2,), 1 - step / steps)) / steps
+        return x
+
+    with rfc_compile.trajectory("noisy", num_steps=steps):
+        found = drawn(rfc)
+    expected = drawn(model)
+    cached = sum(not d.full for d in rfc_compile.stats(rfc).decisions)
+    assert least <= cached <= 2 * least
+    assert (found - expected).norm() < 0.01 * expected.norm()
+
+
 class Branching(Part):
     """A test of the timestep's value, which Dynamo cannot trace through."""
 

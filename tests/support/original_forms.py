@@ -236,12 +236,4 @@ class PairBiased(Stack):
 
 
 ORIGINAL_BLOCKS = (WindowBlock, OpaqueBlock)
-ORIGINAL_MODELS = (
-    Mapped,
-    Pooled,
-    Decoupled,
-    Guided,
-    EncoderLayers,
-    GatedSkips,
-    PairBiased,
-)
+ORIGINAL_MODELS = (Mapped, Pooled, Decoupled, Guided, EncoderLayers, GatedSkips)
