@@ -10,10 +10,10 @@ every model. Cached steps need no signal. Intervals grow slowly, because past cu
 says little about the curvature far ahead. The first one, of which nothing is known, is
 that of as many full steps spread evenly (``even``).
 
-Where fresh noise or edits leave the latents unexplained, no debt is known, and the
-error of the last full step's own prediction stands for those that follow. Where the
-sampler is not observed, full steps are spread evenly (``even``). With ``min_psnr``,
-which needs the debt, every step is full in both.
+Where fresh noise or edits leave the latents unexplained, no debt is known: full steps
+are spread evenly (``even``), and the error of the last one's own prediction stands for
+those that follow. Where the sampler is not observed, they are spread evenly. With
+``min_psnr``, which needs the debt, every step is full in both.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ class ErrorControl(Schedule):
         times = position.times[len(position.times) - since - 1 :]
         owed, own = curvature.debt(times), curvature.output_error(times[-1])
         due = since + 1 >= longest or owed > self._tolerance
-        due = due or own > self._largest_output_error
-        return (FULL if due else CACHED), self.name
+        if due or own > self._largest_output_error:
+            return FULL, self.name
+        return (CACHED, self.name) if explained else self._even.decide(position)
 
     def _is_careful(self, position: Position) -> bool:
         """Whether the steps are no measure of how far the first interval may go."""
