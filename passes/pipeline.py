@@ -4,7 +4,6 @@
     classify_inputs    analysis               -> timestep, latent, conditioning
     residual_stream    analysis               -> residual adds
     find_regions       analysis               -> regions and refusals
-    refuse_unrolled_loop  analysis            -> a refusal where one call is an image
     merge_regions      analysis               -> one per block, for all, or the model
     outline            regions                -> submodules
     make_conditional   region calls           -> conditional(predicate, region, ...)
@@ -36,7 +35,6 @@ from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.analysis.regions import find_regions
 from rfc_compile.passes.analysis.residual_stream import residual_stream
 from rfc_compile.passes.analysis.step_cost import StepCost, step_cost
-from rfc_compile.passes.analysis.unrolled_loop import refuse_unrolled_loop
 from rfc_compile.passes.analysis.watched_value import watched_value, with_watched
 from rfc_compile.passes.fx_utils import Ancestry
 from rfc_compile.passes.invariants import check_invariants
@@ -102,8 +100,6 @@ def analyse(
     adds = residual_stream(gm, inputs.sources, ancestry)
     inputs = with_streams(gm, inputs, adds)
     regions = find_regions(gm, adds, ancestry, inputs.static)
-    if inputs.timestep is None:
-        refuse_unrolled_loop(regions, inputs.static, ancestry)
     wanted = granularity(inputs.timestep is not None)
     watched = watched_value(regions, inputs, ancestry)
     regions = merge_regions(regions, wanted, watched, ancestry)

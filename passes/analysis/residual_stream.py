@@ -8,15 +8,13 @@
 A residual add is ``add(x, b)`` (or ``addcmul(x, gate, v)``) with equal shapes where
 ``x``, walked through casts, views, slices and earlier adds of the same chain, is an
 ancestor of ``b``, depends on the latent or text input, and an expensive op lies
-between. An entry of a value (``bias[..., i]``) is no stream of what is computed from
-other entries of it. A vector per sample (the conditioning of a mapping network, a
-pooled text) is no stream of tokens. No model names: the graph itself shows where the
-stream is.
+between. Scores of attention with a bias are no stream. A vector per sample (the
+conditioning of a mapping network, a pooled text) is no stream of tokens. No model
+names: the graph itself shows where the stream is.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +27,8 @@ from rfc_compile.passes.fx_utils import (
     Ancestry,
     aten,
     base_of,
+    is_copy,
+    is_layout,
     packet,
     same_shape,
     tensor_of,
@@ -77,7 +77,7 @@ def residual_stream(
             add = _residual_add(
                 node, skip, branch, found, ancestry, expensive, from_sources
             )
-            if add is not None:
+            if add is not None and not _are_scores(node):
                 found[node] = add
     return tuple(found.values())
 
@@ -137,8 +137,6 @@ def _residual_add(
         return None
     if not ancestry.masks[stream] & from_sources:
         return None
-    if _is_another_entry(skip, branch, ancestry):
-        return None
     start = skip  # two streams may be slices of one value
     while not ancestry.depends(branch, start) and start is not base_of(skip):
         start = start.all_input_nodes[0]
@@ -148,25 +146,21 @@ def _residual_add(
     return ResidualAdd(node, stream, start, branch, tuple(inside)) if inside else None
 
 
-def _is_another_entry(skip: fx.Node, branch: fx.Node, ancestry: Ancestry) -> bool:
-    """Whether the branch is computed only from other entries of the same value."""
-    part = skip
-    while part is not base_of(part) and not ancestry.depends(branch, part):
-        whole = part.all_input_nodes[0]
-        read = [user for user in whole.users if ancestry.depends(branch, user)]
-        own = _entry(part)
-        if own and read and all(_entry(user) not in (None, own) for user in read):
-            return True
-        part = whole
+def _are_scores(node: fx.Node) -> bool:
+    """Whether a sum goes to a softmax with little work between."""
+    reached = [node]
+    for value in reached:
+        for user in value.users:
+            if packet(user) in _SOFTMAX:
+                return True
+            follows = is_layout(user) or is_copy(user) or packet(user) in _ON_SCORES
+            if follows and user not in reached and len(reached) < _NEAR:
+                reached.append(user)
     return False
 
 
-def _entry(node: fx.Node) -> tuple[Any, ...] | None:
-    """Dimension and index that a node selects; None for other nodes."""
-    if packet(node) is aten.select:
-        return node.args[1:]
-    if node.target is operator.getitem and packet(node.all_input_nodes[0]) is (
-        aten.unbind
-    ):
-        return node.args[1:]
-    return None
+_NEAR = 8
+"""Operations on the scores: masks, scales, casts."""
+
+_SOFTMAX = (aten._softmax, aten._safe_softmax, aten.softmax)
+_ON_SCORES = (aten.add, aten.mul, aten.div, aten.where, aten.masked_fill)

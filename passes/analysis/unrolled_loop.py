@@ -11,29 +11,39 @@ from torch import fx
 
 from rfc_compile.errors import CannotCache
 from rfc_compile.passes.analysis.flops import is_expensive
-from rfc_compile.passes.analysis.records import Regions, module_path
+from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.fx_utils import Ancestry, base_of
 
 
-def refuse_unrolled_loop(
-    regions: Regions, static: frozenset[fx.Node], ancestry: Ancestry
-) -> None:
-    """Refuse a graph whose regions use their weights again on what these computed.
+def refuse_unrolled_loop(captured: Captured) -> None:
+    """Refuse a graph whose regions use all their weights again on what these computed.
+
+    Not where an input is known to be the timestep: then a call is a step.
 
     Raises:
-        CannotCache: it does, and where.
+        CannotCache: it does.
     """
+    if captured.inputs.timestep is not None:
+        return
+    ancestry = Ancestry(captured.gm.graph)
     first_use: dict[fx.Node, fx.Node] = {}
+    again: set[fx.Node] = set()
     expensive = (
-        node for region in regions.found for node in region.nodes if is_expensive(node)
+        node
+        for region in captured.regions.found
+        for node in region.nodes
+        if is_expensive(node)
     )
     for node in expensive:
-        for weight in {base_of(operand) for operand in node.all_input_nodes} & static:
+        read = {base_of(operand) for operand in node.all_input_nodes}
+        for weight in read & captured.inputs.static:
             first = first_use.setdefault(weight, node)
             if first is not node and ancestry.depends(node, first):
-                raise CannotCache(
-                    f"the weights of {module_path([node])} are used again on what they "
-                    "computed, and no input is known to be the timestep, as in a "
-                    "sampling loop compiled as a whole: compile the denoiser that it "
-                    "calls, or name its timestep by options={'timestep': ...}"
-                )
+                again.add(weight)
+    if again and len(again) == len(first_use):
+        raise CannotCache(
+            "all weights are used again on what they computed, and no input is known "
+            "to be the timestep, as in a sampling loop compiled as a whole: compile "
+            "the denoiser that it calls, or name its timestep by "
+            "options={'timestep': ...}"
+        )

@@ -21,6 +21,7 @@ from rfc_compile.passes.analysis.batch_dimension import Batch, find_batch
 from rfc_compile.passes.analysis.input_roles import name_the_timestep
 from rfc_compile.passes.analysis.records import Captured
 from rfc_compile.passes.analysis.streams import find_streams
+from rfc_compile.passes.analysis.unrolled_loop import refuse_unrolled_loop
 from rfc_compile.passes.pipeline import (
     OPTIONAL_PASSES,
     Observer,
@@ -91,6 +92,8 @@ def capture(
     for reason in captured.regions.merge_refusals:
         report.note(f"granularity={options.granularity!r}: {reason}")
     _refuse_little_coverage(captured, options)
+    if not report.fragment:
+        refuse_unrolled_loop(captured)
     remedy = name_the_timestep(captured.inputs)
     if remedy and not report.fragment:
         report.note(f"no input is known to be the timestep: {remedy}")

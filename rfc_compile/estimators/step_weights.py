@@ -78,7 +78,10 @@ def common_position(times: Sequence[tuple[float, ...]]) -> tuple[float, ...] | N
             for move in moves
         ):
             return None
-    return tuple(map(mean_time, times))
+    means = tuple(map(mean_time, times))
+    if max(abs(mean - means[0]) for mean in means) > _STANDING * scale:
+        return means
+    return tuple(row[farthest] for row in rows)
 
 
 def mean_time(time: Sequence[float]) -> float:
@@ -89,3 +92,6 @@ def mean_time(time: Sequence[float]) -> float:
 
 _UNEVEN = 0.02
 """How far timesteps may be from moving in proportion, relatively: some are rounded."""
+
+_STANDING = 0.01
+"""Of the farthest move: a mean that moves less says nothing (rows to and fro)."""

@@ -42,7 +42,6 @@ REASONS: Final = {
     "discontinuity": "a block's input does not go on from its last",
     "no_clock": "no input of a block tells one step from the next",
     "timesteps": "rows or tokens differ in how their timesteps move",
-    "adaptive": "the sampler chooses its steps by the outputs",
     "weights": "the weights changed",
     "non_finite": "the prediction was NaN or Inf",
     "lost_state": "somebody freed the state",
@@ -132,7 +131,7 @@ class Statistics:
 
     def _quality(self) -> str:
         known = self.estimated_psnr is not None and self.estimated_psnr < math.inf
-        return f", about {self.estimated_psnr:.0f} dB" if known else ""
+        return f", about {self.estimated_psnr:.0f} dB on average" if known else ""
 
     def _state(self) -> str:
         if not self.cache_bytes:

@@ -38,7 +38,7 @@ from rfc_compile.runtime.parameter_versions import (
 )
 from rfc_compile.runtime.ranks import OutOfStep, Ranks, may_follow
 from rfc_compile.runtime.repayment import Repayment
-from rfc_compile.runtime.run_notes import ALWAYS_FULL
+from rfc_compile.runtime.run_notes import UNEVEN_TIMESTEPS
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.session_table import Key, SessionTable
 from rfc_compile.runtime.state import BranchState, SizeBinding, geometry_of
@@ -87,7 +87,8 @@ class Dispatcher(ABC):
             examples=specialized.examples[:count],
             report=report,
         )
-        self._weights = ParameterVersions(owned_by_modules(specialized, inputs, count))
+        owned = owned_by_modules(specialized, inputs, count)
+        self._weights = ParameterVersions([*owned, *inputs.attribute_indices])
         self._changes_of_weights = ParameterChangeCounter(report)
         self._sizes = SizeBinding(layout, specialized.examples[:count])
         self._routes = input_pickers(specialized, layout.slots)
@@ -268,11 +269,9 @@ class Dispatcher(ABC):
 
     def _limit(self, call: PlacedStep) -> tuple[float, str]:
         """The largest error with which a step may be cached, and the reason."""
-        adaptive = call.session.adaptive and not call.trajectory.declared
-        if adaptive or call.positions is None:
-            reason = "adaptive" if adaptive else "timesteps"
-            self.report.fall_back(ALWAYS_FULL[reason])
-            return FULL, reason
+        if call.positions is None:
+            self.report.fall_back(UNEVEN_TIMESTEPS)
+            return FULL, "timesteps"
         limit, reason = guarded_limit(self._schedule(call.trajectory), call.position)
         return limit, call.refused or reason
 

@@ -62,5 +62,8 @@ def _equal(kept: Tensor, tensor: Tensor) -> bool:
     if kept is tensor:
         return True
     alike = kept.dtype == tensor.dtype and kept.device == tensor.device
-    plain = type(kept) is type(tensor) is Tensor
-    return plain and alike and torch.equal(kept, tensor)
+    plain = type(kept) is type(tensor) is Tensor and kept.layout is torch.strided
+    try:
+        return plain and alike and torch.equal(kept, tensor)
+    except RuntimeError:  # a dtype that cannot be compared
+        return False

@@ -7,7 +7,7 @@ Which step a call is, and of which CFG branch, shows in its other inputs:
       change that changed at every step before
       (its clock: the timestep's embedding)
     nothing is new, again and again                no step: full, and leads nobody
-    no step could be told of many calls            so, too, if other graphs may lead
+    no conditioning is new but the latent moves    so, too, if other graphs may lead
     anything else, or a clock that has shown       a new trajectory
       the same before
 
@@ -41,6 +41,9 @@ conditioning is nearer than this share of the first's distance: then neither is.
 LARGEST_INPUT_ERROR = 0.5
 """Of a prediction, relative: by default no more is cached. Smooth samplers leave 0.02
 to 0.1 at most steps, fresh noise 0.8 and more."""
+
+KEPT_READINGS = 3
+"""Of the conditioning of the last calls: one for each guidance branch."""
 
 CANNOT_LEAD = (
     "one graph of the forward is computed at every step: it cannot tell its steps apart"
@@ -181,8 +184,10 @@ class LatentDispatcher(Dispatcher):
         signals = {branch: self._probe(call, weights) for branch, call in calls.items()}
         repeated = any(_repeats(b, signals[b], weights) for b in signals)
         others_may_lead = self.report.fragment and self._led < ALONE
-        if others_may_lead and session.unplaced > MAX_BRANCHES:
+        self._note_reading(session, signals)
+        if others_may_lead and session.repeats > MAX_BRANCHES:
             self.report.note(CANNOT_LEAD)
+            trajectory.last_call = session.calls  # the next reading needs a run
             return self._run_for_itself(context, arguments, weights)
         if repeated and session.lone_calls:  # the text's part of a forward
             return self._run_for_itself(context, arguments, weights)
@@ -192,8 +197,8 @@ class LatentDispatcher(Dispatcher):
             if trajectory.times:
                 alone = len(trajectory.times) == 1
                 session.lone_calls = session.lone_calls + 1 if alone else 0
-                if not others_may_lead:
-                    note_lone_calls(session.lone_calls, self.report)
+                later = MAX_BRANCHES if others_may_lead else 0
+                note_lone_calls(session.lone_calls - later, self.report)
             session.end(trajectory)
             trajectory = session.begin(context)
         if branch is None:
@@ -220,6 +225,21 @@ class LatentDispatcher(Dispatcher):
             signal = self._probe(call, weights)
         return self._execute(call, signal)
 
+    def _note_reading(
+        self, session: Session, signals: dict[GuidanceBranch, Signal]
+    ) -> None:
+        """Count the calls that are given no conditioning but known one."""
+        if not signals:
+            return
+        reading = tuple(next(iter(signals.values())).conditioning)
+        is_new = reading not in session.readings
+        session.fresh = session.fresh + 1 if is_new else 0
+        session.repeats += not is_new
+        if session.fresh > 2 * KEPT_READINGS:  # more than other prompts bring
+            session.repeats = 0
+        known = [other for other in session.readings if other != reading]
+        session.readings = [*known, reading][-KEPT_READINGS:]
+
     def _run_for_itself(
         self, context: CallContext, arguments: Sequence[Any], weights: ParameterVersion
     ) -> Sequence[Any]:
@@ -239,18 +259,16 @@ class LatentDispatcher(Dispatcher):
         (value,) = self._run("probe", state.pool(call.arguments, call.step))
         clock = None if branch.clock is None else tuple(sorted(branch.clock))
         same_weights = state.computed_with == weights
-        return self._read(value, call, clock, len(branch.clock_readings), same_weights)
+        known = len(branch.clock_readings), call.session.repeats, call.session.fresh
+        return self._read(value, call, clock, known, same_weights)
 
     def _execute(self, call: PlacedStep, signal: Signal) -> Sequence[Any]:
         branch, state = call.branch, call.branch.state
         limit, reason = self._limit(call)
         if limit > LARGEST_INPUT_ERROR and self._schedule(call.trajectory).measures:
             limit, reason = LARGEST_INPUT_ERROR, "threshold"
-        call.session.unplaced += 1
         if branch.clock is None:  # the second call may be another image's first
             limit, reason = FULL, call.refused or "warmup"
-        elif call.refused is None:
-            call.session.unplaced = 0
         branch.read_clock(signal)
         inputs = state.pool(call.arguments, call.step)
         if signal.finite and signal.error <= limit:

@@ -34,8 +34,8 @@ MANY_CHANGES = 3
 class ParameterVersions:
     """Reads the weights among the arguments of a graph.
 
-    ``owned`` are the positions of tensors that belong to modules and are neither
-    parameters nor buffers.
+    ``owned`` are the positions of what belongs to modules and is neither parameter nor
+    buffer: numbers, and tensors kept as attributes.
     """
 
     def __init__(self, owned: Sequence[int]) -> None:

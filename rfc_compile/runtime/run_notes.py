@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -35,19 +34,11 @@ NO_PROMISE = {
 }
 """Why all steps of a run with `min_psnr` are full, by the reason of its steps."""
 
-ALWAYS_FULL = {
-    "timesteps": "the timesteps of a batch's rows, or of its tokens, do not move in "
-    "proportion: such steps run uncached (rows, not tokens, are cached at timesteps of "
-    "their own with per_sample=True)",
-    "adaptive": "the sampler chooses its steps by what the model returns, as adaptive "
-    "ODE solvers do: its runs are computed in full; give it a fixed number of steps",
-}
-"""What to do where steps are always full, by their reason."""
-
-SHARP, REVERSALS = 3.0, 3
-"""Steps grow or shrink this much from one to the next, and back, so often in a run of
-an adaptive solver: the stages of its method are unevenly spaced (Dormand and Prince,
-1980: 1/5, 1/10, 1/2, 4/45, 1/9 of a step). Schedules of samplers do so once at most."""
+UNEVEN_TIMESTEPS = (
+    "the timesteps of a batch's rows, or of its tokens, do not move in proportion: "
+    "such steps run uncached (rows, not tokens, are cached at timesteps of their own "
+    "with per_sample=True)"
+)
 
 
 def note_end(run: Trajectory, report: GraphReport) -> None:
@@ -59,7 +50,7 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         return
     reasons = Counter(made.reason for made in full)
     most, _ = reasons.most_common(1)[0]
-    if most in ALWAYS_FULL:  # has been told
+    if most == "timesteps":  # has been told
         return
     wanted = None if run.schedule is None else run.schedule.options.min_psnr
     if wanted is not None and most in NO_PROMISE:
@@ -72,20 +63,6 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         f"a run of {len(run.times)} steps had no cached step (reason: {most}); "
         f"{REMEDIES.get(most, 'rfc_compile.stats() tells every reason')}"
     )
-
-
-REPEATED = 1e-3
-"""Of the largest move: below it, a timestep is the one before, rounded."""
-
-
-def is_adaptive(timesteps: Sequence[float]) -> bool:
-    """Whether these are the timesteps of a sampler that chooses its steps."""
-    moves = [abs(after - before) for before, after in itertools.pairwise(timesteps)]
-    least = REPEATED * max(moves, default=0.0)
-    moves = [move for move in moves if move > least]
-    ratios = [later / earlier for earlier, later in itertools.pairwise(moves)]
-    grows = [ratio > 1 for ratio in ratios if not 1 / SHARP <= ratio <= SHARP]
-    return sum(a != b for a, b in itertools.pairwise(grows)) >= REVERSALS
 
 
 def note_not_continued(run: Trajectory, report: GraphReport) -> None:

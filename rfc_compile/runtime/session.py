@@ -13,7 +13,7 @@ from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.per_sample.matching import Samples
-from rfc_compile.runtime.run_notes import is_adaptive, note_end, note_not_continued
+from rfc_compile.runtime.run_notes import note_end, note_not_continued
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
@@ -41,12 +41,12 @@ class Session:
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
     counts the leading ones, ``lone_calls`` the latest of them that were runs of one
-    call, ``unplaced`` the latest that were no known step of a run; ``alone`` is set
-    when no other graph follows, ``adaptive`` after a run whose sampler chooses its
-    steps by the outputs. The last finished run is kept for its decisions.
-    ``pairs`` are the latents with their outputs, by the latents' shapes; the
-    conditioning inputs ``moving`` have turned out to be latents. ``samples`` are the
-    rows of batches with ``per_sample=True``. Leading calls hold the ``lock``.
+    call, ``repeats`` those that were given none but known ``readings`` of the
+    conditioning, ``fresh`` the latest that were given others; ``alone`` is set when no
+    other graph follows. The last finished run is kept for its decisions. ``pairs`` are
+    the latents with their outputs, by the latents' shapes; the conditioning inputs
+    ``moving`` have turned out to be latents. ``samples`` are the rows of batches with
+    ``per_sample=True``. Leading calls hold the ``lock``.
     """
 
     report: GraphReport = field(default_factory=GraphReport)
@@ -56,8 +56,9 @@ class Session:
     samples: Samples = field(default_factory=Samples)
     calls: int = 0
     lone_calls: int = 0
-    unplaced: int = 0
-    adaptive: bool = False
+    repeats: int = 0
+    fresh: int = 0
+    readings: list[tuple[Any, ...]] = field(default_factory=list)
     alone: bool = False
     pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
     moving: set[int] = field(default_factory=set)
@@ -97,10 +98,6 @@ class Session:
     def end(self, run: Trajectory) -> None:
         """End a run, and report it if none of its steps was cached."""
         note_end(run, self.report)
-        self._finish(run)
-
-    def _finish(self, run: Trajectory) -> None:
-        self.adaptive |= not run.declared and is_adaptive(run.timesteps)
         run.finish()
 
     def add(self, run: Trajectory) -> Trajectory:
@@ -130,7 +127,7 @@ class Session:
             idle = self.calls - run.last_call > patience
             if idle or (kept > MAX_BRANCHES_KEPT and run is not live[0]):
                 note_not_continued(run, self.report)
-                self._finish(run)
+                run.finish()
 
     @property
     def current(self) -> Trajectory | None:
@@ -172,5 +169,6 @@ class Session:
 
     def forget(self) -> None:
         """End all runs."""
+        self.repeats, self.fresh, self.readings = 0, 0, []
         for run in self.live:
             run.finish()

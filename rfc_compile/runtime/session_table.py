@@ -11,7 +11,7 @@ import ctypes
 import threading
 import time
 import weakref
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
@@ -32,10 +32,16 @@ MANY_SHORT_LIVES = 3
 """Layers called once before their weights were freed, after which that is reported."""
 
 MAX_KEPT = 2
-"""Values of a module's attributes that a graph keeps, one for each guidance branch."""
+"""Values of a layer's attributes that are kept, one for each guidance branch."""
 
-MAX_KEPT_BYTES = 2**27
-"""Largest size of one of them."""
+MAX_KEPT_BYTES = 2**26
+"""Of all that a graph keeps."""
+
+ParameterTuple = tuple[int, ...]
+"""Ids of the parameters and buffers of a call, in order."""
+
+Kept = tuple[KeptAttributes, ParameterIds]
+"""Attributes of a layer, and its name."""
 
 Addresses = bytes | tuple[int, ...]
 """Equal for tuples of the same live objects."""
@@ -88,7 +94,8 @@ class SessionTable:
         self._layers: dict[Addresses, ParameterIds] = {}
         self._newest: tuple[Addresses | None, ParameterIds] = None, frozenset()
         self._attributes = attributes
-        self._kept: deque[tuple[KeptAttributes, ParameterIds]] = deque(maxlen=MAX_KEPT)
+        self._kept: dict[ParameterTuple, list[Kept]] = {}
+        self._accepted: KeptAttributes | None = None
         self._others = others
         self._numbers = picker(numbers)
         shapes = _shapes([examples[i] for i in others])
@@ -121,14 +128,18 @@ class SessionTable:
     def _layer_of(self, same: Addresses, static: Sequence[Tensor]) -> ParameterIds:
         """A new layer, or one whose attributes are made anew with the same values."""
         found = KeptAttributes.of(static, self._attributes)
-        if not found.tensors:
+        if not found.tensors or not found.parameters:
             return self._new_layer(same, static)
-        for kept, layer in list(self._kept):
+        known = self._kept.get(found.parameters, [])
+        for kept, layer in known:
             if kept.equals(found):
+                self._accepted = found  # alive, so that no other gets its address
+                self._newest = same, layer
                 return layer
         layer = self._new_layer(same, static)
-        if found.bytes <= MAX_KEPT_BYTES:
-            self._kept.append((found, layer))
+        others = [kept for pairs in self._kept.values() for kept, _ in pairs]
+        if found.bytes + sum(kept.bytes for kept in others) <= MAX_KEPT_BYTES:
+            self._kept[found.parameters] = [*known, (found, layer)][-MAX_KEPT:]
         return layer
 
     def _new_layer(self, same: Addresses, static: Sequence[Tensor]) -> ParameterIds:
@@ -194,6 +205,7 @@ class SessionTable:
 
     def drop(self, ids: Set[int] | None) -> None:
         """Drop the sessions that ``of`` gives, with their state."""
+        self._kept, self._accepted, self._newest = {}, None, (None, frozenset())
         with self._lock:
             for key, session in list(self._sessions.items()):
                 if ids is None or ids & session.layer:
@@ -204,8 +216,9 @@ class SessionTable:
     def _drop_layer(self, layer: ParameterIds) -> None:
         self._report.layers.discard(layer)
         self._newest = None, frozenset()
-        others = [pair for pair in list(self._kept) if pair[1] != layer]
-        self._kept = deque(others, maxlen=MAX_KEPT)
+        self._accepted = None
+        for parameters, pairs in list(self._kept.items()):
+            self._kept[parameters] = [pair for pair in pairs if pair[1] != layer]
         # copies: another thread may add to them, and a finalizer must wait for no lock
         for same, known in list(self._layers.items()):
             if known == layer:

@@ -287,10 +287,13 @@ class TimestepDispatcher(Dispatcher):
         if call.pair is None or call.positions is None or not branch.state.full_steps:
             return False
         owes = self._options.corrector == "auto" and branch.since_full > 0
-        wanted = owes or self._schedule(call.trajectory).measures
-        if not wanted or branch.step < 0:
+        schedule = self._schedule(call.trajectory)
+        if not (owes or schedule.measures) or branch.step < 0:
             return False
-        return call.debt.fit is not None or call.trajectory.declared
+        if call.debt.fit is not None:
+            return True
+        alone = self.ranks is None and schedule.options.min_psnr is None
+        return alone and schedule.measures and call.trajectory.declared
 
     def _remember_returned(
         self, call: PlacedStep, outputs: Sequence[Any], done: Done

@@ -12,10 +12,14 @@ from original_forms import EncoderLayers, GatedSkips, PairBiased
 from torch import Tensor, nn
 
 import rfc_compile
-from rfc_compile.errors import CannotCache
+from rfc_compile.errors import UncachedWarning
 from rfc_compile.passes.fx_utils import packet
 from rfc_compile.passes.rewrites.fused_layers import opened
 
+UNBOUND: dict[str, Any] = {
+    "backend": "rfc",
+    "options": {"inner": "eager", "min_coverage": 0.0},
+}
 FUSED = (
     torch.ops.aten._transformer_encoder_layer_fwd,
     torch.ops.aten._native_multi_head_attention,
@@ -109,7 +113,7 @@ def test_constants_read_no_tensor() -> None:
     assert "aten.new_zeros.default" not in names
 
 
-def test_entries_of_one_bias_are_no_residual_stream() -> None:
+def test_scores_with_a_bias_are_no_residual_stream() -> None:
     regions = capture(PairBiased(), tokens(), timesteps(9)).found.regions
     assert [region.kind for region in regions.found] == ["attention", "mlp"] * 2
     assert not regions.refused
@@ -130,8 +134,30 @@ class Unrolled(nn.Module):
 
 
 def test_a_sampling_loop_is_refused() -> None:
-    with pytest.raises(CannotCache, match=r"inner\.blocks\.0.* whole: compile the"):
-        capture(Unrolled(timed=False), tokens(), timesteps(9))
+    rfc = torch.compile(build(lambda: Unrolled(timed=False)), **UNBOUND)
+    with (
+        torch.no_grad(),
+        pytest.warns(UncachedWarning, match=r"all weights .* whole: compile the"),
+    ):
+        rfc(tokens(), timesteps(9))
+
+
+class Tied(nn.Module):
+    """A block compiled alone that uses one of its layers twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Stack().blocks[0]
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return x + self.inner.mlp(self.inner(x, c, x))
+
+
+def test_a_block_that_uses_a_layer_twice_is_cached() -> None:
+    rfc = torch.compile(build(Tied), **UNBOUND)
+    with torch.no_grad():
+        rfc(tokens(), tokens()[:, 0])
+    assert rfc_compile.explain(rfc).regions
 
 
 def test_weights_used_again_at_one_timestep_are_cached() -> None:

@@ -239,6 +239,28 @@ def test_a_part_that_cannot_tell_its_steps_leaves_the_lead(
         assert (image - plain).norm() / plain.norm() < 0.05
 
 
+@pytest.mark.parametrize("before", ["random calls", "broken off"])
+def test_a_part_that_can_tell_its_steps_keeps_the_lead(before: str) -> None:
+    """Whatever was called before: it is given the gate, which is new at every step."""
+    torch.manual_seed(0)
+    options = {"inner": "eager", "min_coverage": 0.0}
+    rfc = torch.compile(Late(), backend="rfc", options=options)
+    with torch.no_grad():
+        for call in range(10):
+            x = (
+                torch.randn(2, 4, 8)
+                if before == "random calls"
+                else torch.ones(2, 4, 8)
+            )
+            rfc(x, torch.rand(2) if before == "random calls" else torch.full((2,), 0.9))
+            if before == "broken off":
+                rfc(x - 0.01 * call, torch.full((2,), 0.8))
+    walk(rfc, last=24)
+    decisions = rfc_compile.stats(rfc).decisions
+    assert sum(not d.full for d in decisions) >= 12
+    assert CANNOT_LEAD not in rfc_compile.explain(rfc).notes
+
+
 class Projection(nn.Linear):
     """A layer in a graph of its own."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -110,3 +112,36 @@ def test_values_written_over_are_no_longer_the_same(model: Any) -> None:
     newest = rfc_compile.stats(compiled).decisions
     assert (len(newest), newest[0].full) == (STEPS - 11, True)
     assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_change_of_weights_is_seen_beside_a_renewed_attribute(model: Any) -> None:
+    """The sum of all writes is the same before and after."""
+    compiled = torch.compile(model, backend="rfc", options=OPTIONS)
+    model.positions.mul_(1.0)
+
+    def change(call: int) -> None:
+        if call == STEPS // 2:
+            model.positions = table()
+            model.head.weight.mul_(1.5)
+
+    found = drawn(compiled, change)
+    reasons = [made.reason for made in rfc_compile.stats(compiled).decisions]
+    assert "weights" in reasons
+    plain = build(Positioned)
+    expected = drawn(
+        plain,
+        lambda call: plain.head.weight.mul_(1.5) if call == STEPS // 2 else None,
+    )
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_reset_frees_what_was_kept(model: Any) -> None:
+    compiled = torch.compile(model, backend="rfc", options=OPTIONS)
+    drawn(compiled)
+    kept = weakref.ref(model.positions)
+    model.positions = table()
+    drawn(compiled)
+    assert kept() is not None, "to compare with"
+    rfc_compile.reset(compiled)
+    gc.collect()
+    assert kept() is None

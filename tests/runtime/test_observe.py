@@ -252,7 +252,7 @@ def test_statistics_in_a_few_lines() -> None:
     cached = STEPS - stats.nfc
     assert first == (
         f"{STEPS} steps: {stats.nfc} full, {cached} cached ({STEPS / stats.nfc:.1f}x "
-        f"fewer), about {stats.estimated_psnr:.0f} dB; "
+        f"fewer), about {stats.estimated_psnr:.0f} dB on average; "
         f"{size(stats.cache_bytes)} of state held"
     )
     for full, reason in set(reasons):
