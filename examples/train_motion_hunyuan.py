@@ -4,17 +4,19 @@ The clips are made by this script: a digit of DejaVu Sans, which matplotlib ship
 left, right, up or down and turns or does not. Two hours on two CPU cores.
 
 Run: python examples/train_motion_hunyuan.py --output my-motion-hunyuan
-Continues after an interruption with --resume.
+Continues after an interruption with --resume, from a trained model with --start.
 """
 
 import json
 import math
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 import training_loop
+from diffusers import HunyuanVideoTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +24,7 @@ from train_glyph_dit import FONTS, draw_upright
 
 from rfc_compile.tools.measure import motion_hunyuan
 from rfc_compile.tools.measure.glyph_dit import default_device
-from rfc_compile.tools.measure.word_table import WordTable
+from rfc_compile.tools.measure.word_table import WordTable, load_words
 
 EMPTY_PROMPTS: Final = 0.1
 """Share of the clips that are shown without a prompt, for guidance."""
@@ -124,8 +126,14 @@ def train(args: Namespace) -> None:
         training_loop.use_plain_attention()
     denoiser = motion_hunyuan.MOTION_HUNYUAN.make()
     training_loop.zero_gates(denoiser)
+    if args.start:
+        begun = HunyuanVideoTransformer3DModel.from_pretrained(args.start)
+        training_loop.start_from(denoiser, begun.state_dict())
     vocabulary = motion_hunyuan.VOCABULARY
     words = WordTable(vocabulary, motion_hunyuan.LENGTH, motion_hunyuan.WIDTH)
+    if args.start:
+        words = load_words(args.start, motion_hunyuan.LENGTH, motion_hunyuan.WIDTH)
+        words.requires_grad_(True).train()
     model = nn.ModuleDict({"denoiser": denoiser, "words": words}).to(device)
     digits = upright_digits()
 
@@ -146,6 +154,8 @@ def main() -> None:
     """Makes the clips, trains, and saves the model in bfloat16."""
     parser = ArgumentParser(description=main.__doc__)
     training_loop.add_arguments(parser, output="motion-hunyuan", steps=12_000)
+    add = parser.add_argument
+    add("--start", type=Path, help="folder of a model to begin with")
     parser.set_defaults(batch=16)
     args = parser.parse_args()
 

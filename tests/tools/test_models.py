@@ -35,7 +35,7 @@ def draw(name: str, **settings: Any) -> Tensor:
 
 
 def test_the_models_come_with_the_package() -> None:
-    assert set(bundled()) >= {"glyph-dit", "glyph-dit-epsilon", "emoji-flux"}
+    assert set(bundled()) == set(MODELS)
 
 
 @each_bundled

@@ -76,6 +76,11 @@ def test_clips_are_learnt(tmp_path: Path) -> None:
     assert model.proj_out.weight.abs().max() > 0
     words = load_words(folder, LENGTH, WIDTH)
     assert words.tokens(["7 left clockwise"]).min() > 0
+    again = (*arguments[:-1], "again", "--start", "model")
+    code, text = run("train_motion_hunyuan.py", *again, cwd=tmp_path)
+    assert code == 0, text
+    more = MODELS["motion-hunyuan"].load(folder=tmp_path / "again")
+    assert not torch.equal(more.proj_out.weight, model.proj_out.weight)
     code, text = run("train_motion_hunyuan.py", "--resume", cwd=tmp_path)
     assert code == 1
     assert "leave out --resume to start anew" in text
