@@ -21,9 +21,8 @@ from rfc_compile.tools.measure.bundled_models import bundled
 from rfc_compile.tools.measure.trained_model import TrainedModel
 from rfc_compile.tools.measure.trial import decide_by
 
-SAMPLERS: Final = {
-    "emoji-flux": ("euler_shift3", ("dpmpp_2m_shift3", "unipc_shift3")),
-}
+FLOW: Final = ("euler_shift3", ("dpmpp_2m_shift3", "unipc_shift3"))
+SAMPLERS: Final = {"emoji-flux": FLOW, "motion-hunyuan": FLOW}
 OTHERS: Final = ("ddim", ("dpmpp_2m", "unipc"))
 STEPS: Final = (20, 28, 50)
 PRESETS: Final = ("balanced", "quality", "fast")
