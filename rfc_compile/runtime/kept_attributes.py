@@ -2,7 +2,7 @@
 
     self.positions = make_positions(...)   at every call: other tensors of equal values
 
-Parameters are told apart by their identity. An attribute that is made anew is compared
+Parameters are known by their identity. An attribute that is made anew is compared
 by its values with the one before, which is kept for that.
 """
 

@@ -45,9 +45,7 @@ to 0.1 at most steps, fresh noise 0.8 and more."""
 KEPT_READINGS = 3
 """Of the conditioning of the last calls: one for each guidance branch."""
 
-CANNOT_LEAD = (
-    "one graph of the forward is computed at every step: it cannot tell its steps apart"
-)
+CANNOT_LEAD = "one graph of the forward is computed at every step: its steps look alike"
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         return
     reasons = Counter(made.reason for made in full)
     most, _ = reasons.most_common(1)[0]
-    if most == "timesteps":  # has been told
+    if most == "timesteps":  # has been noted
         return
     wanted = None if run.schedule is None else run.schedule.options.min_psnr
     if wanted is not None and most in NO_PROMISE:

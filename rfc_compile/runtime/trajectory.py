@@ -93,7 +93,7 @@ class Trajectory:
 
     @property
     def declared(self) -> bool:
-        """Whether somebody told where it begins."""
+        """Whether the caller said where it begins."""
         return self.run > 0 or self.num_steps is not None
 
     @property
