@@ -40,7 +40,7 @@ _ENTRY = re.compile(r"\['(?!args'|___)[^']+'\]\[\d+\]$")
 """Source of an entry of a list that the caller passes (``L['x'][0]``)."""
 
 
-_OF_A_MODULE = re.compile(r"\._(parameters|buffers)\['[^']+'\]$")
+_PARAMETER_OR_BUFFER = re.compile(r"\._(parameters|buffers)\['[^']+'\]$")
 """Source of a parameter or buffer."""
 
 
@@ -147,7 +147,7 @@ def classify_inputs(
         attribute_indices=tuple(
             i
             for i, node in enumerate(placeholders)
-            if is_static(node) and not _OF_A_MODULE.search(source_of(node))
+            if is_static(node) and not _PARAMETER_OR_BUFFER.search(source_of(node))
         ),
         number_indices=tuple(
             i
