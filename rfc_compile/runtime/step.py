@@ -17,7 +17,7 @@ from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.noise_level import process_of
-from rfc_compile.runtime.placement import settle
+from rfc_compile.runtime.run_fits import settle
 from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.session import Session
@@ -189,7 +189,7 @@ class PlacedStep:
                 return self.session.add(own)
             self.joins.take_over(own)
             return self.joins
-        if branch in run.branches or not run.branches:
+        if branch in run.branches or not run.branches or run.in_parts:
             return run
         if not self._is_repeated(run, signal):
             return run

@@ -31,8 +31,9 @@ from rfc_compile.runtime.latent_search import guessed, looked_for, seen
 from rfc_compile.runtime.linked_runs import LINKED_STEPS, link_runs, outputs_to_keep
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
-from rfc_compile.runtime.placement import Place, fits_by_branch, places, put_off
+from rfc_compile.runtime.placement import Place, places
 from rfc_compile.runtime.repayment import Done, repay
+from rfc_compile.runtime.run_fits import fits_by_branch, put_off
 from rfc_compile.runtime.run_notes import note_unlinked
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
@@ -157,6 +158,9 @@ class TimestepDispatcher(Dispatcher):
                     note_unlinked(session.runs, self.report)
             run = session.begin(context)
             place = Place(run, 0, ())
+        if place.restarts:
+            place.run.restart()
+        place.run.in_parts |= place.part
         index = place.run.free_index
         fresh = GuidanceBranch(index, state, place.step, name=context.branch)
         call = self._call(make, context, place, fresh)
@@ -187,8 +191,9 @@ class TimestepDispatcher(Dispatcher):
     ) -> PlacedStep:
         run, step, leaves = place.run, place.step, place.leaves
         newest = run.newest  # None where another thread has dropped it
-        if place.fit is None or leaves or newest is None:
+        if place.part or place.fit is None or leaves or newest is None:
             late = newest is not None and step > run.step and context.run_is_known
+            late = late and not place.part and not place.restarts
             if late and self._tracks_debt(run) and not self.follows:
                 put_off(run, step)
         else:
@@ -199,7 +204,7 @@ class TimestepDispatcher(Dispatcher):
             trajectory=run,
             branch=branch,
             step=step,
-            fit=place.fit if leaves else known,
+            fit=place.fit if leaves or place.part else known,
             leaves=leaves,
             joins=place.joins,
             put_off=bool(run.unfitted) and run.unfitted[-1][0] == step,

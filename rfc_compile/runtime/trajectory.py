@@ -20,8 +20,14 @@ from rfc_compile.schedules.decision import Decision
 MAX_BRANCHES = 8
 """Guidance branches of one run; a further one begins a new run."""
 
+MAX_PARTS = 64
+"""Branches of a run whose image is drawn in parts."""
+
 MANY_TIMESTEPS = 64
 """Above this number (one per token) only the least and the largest are compared."""
+
+JUMP = 1.5
+"""Of the last move of the timestep: a move back that is larger is none of a solver."""
 
 Time = tuple[float, ...]
 """The timesteps of a call, one where all are the same."""
@@ -43,7 +49,8 @@ class Trajectory:
     the means of the ``times``. ``schedule`` decides about its steps;
     ``process`` is what its first step shows of the noise; ``linked`` are the runs that
     other graphs, or the same at other shapes, have of its image (``linked_runs``);
-    ``computed`` counts the steps that were full, up to ``last_computed``.
+    ``computed`` counts the steps that were full, up to ``last_computed``; ``in_parts``
+    is set where every step calls the model with several latents.
     """
 
     name: str
@@ -69,6 +76,7 @@ class Trajectory:
     linked: list[Trajectory] = field(default_factory=list, repr=False)
     computed: int = 0
     last_computed: int = -1
+    in_parts: bool = False
 
     def __post_init__(self) -> None:
         """One that has left another run begins with that one's steps and links."""
@@ -106,7 +114,7 @@ class Trajectory:
     @property
     def full_up(self) -> bool:
         """Whether it has as many branches as allowed."""
-        return len(self.branches) >= MAX_BRANCHES
+        return len(self.branches) >= (MAX_PARTS if self.in_parts else MAX_BRANCHES)
 
     @property
     def free_index(self) -> int:
@@ -142,6 +150,22 @@ class Trajectory:
             return False
         moves = zip(time, newest, before, strict=True)
         return any((to - at) * (at - past) < 0 for to, at, past in moves)
+
+    def jumps_back(self, time: Time) -> bool:
+        """Whether a time lies behind the newest step by more than a stage of a solver.
+
+        Several images in one named run, or noise that is added again.
+        """
+        if not self.goes_back(time):
+            return False
+        newest = self.timesteps[-1]
+        before = next(t for t in reversed(self.timesteps) if t != newest)
+        return abs(mean_time(time) - newest) > JUMP * abs(before - newest)
+
+    def restart(self) -> None:
+        """Drop what was kept: the next step has nothing to do with the last."""
+        self.branches, self.unfitted = [], []
+        self.process, self.in_parts = None, False
 
     def leads_on(self, time: Time, step: int) -> bool:
         """Whether a time lies ahead of a step's, in the direction of the run.

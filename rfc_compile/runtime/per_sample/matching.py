@@ -21,7 +21,7 @@ from torch import Tensor
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.per_sample.row_reading import Row
-from rfc_compile.runtime.placement import fits_of
+from rfc_compile.runtime.run_fits import fits_of
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
