@@ -136,13 +136,14 @@ class Dispatcher(ABC):
             self._led_layer = None
             outputs = self._follow(running, layer, arguments, weights)
         else:
+            model_forward.finish(context.owner)
             session = self._session_of(context, key, arguments)
             with session.lock:  # threads that share a name share its trajectory
                 session.alone = alone
                 outputs = self._lead_together(session, context, arguments, weights)
             running = None if alone else model_forward.running(context)
         if running is not None:
-            running.add(layer, given, outputs)
+            return running.add(id(self), layer, given, outputs)
         return outputs
 
     def _session_of(

@@ -80,7 +80,8 @@ class GuidanceBranch:
 
     ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two
-    outputs, newest first, and those of the run's ``unfitted`` steps; ``seen`` is its
+    outputs, newest first, and those of the run's ``unfitted`` steps; ``kept_full`` the
+    times and outputs of the last full steps of a broken forward; ``seen`` is its
     whole last call until the latent is confirmed, ``mixed`` the rows that guidance
     combines with it (``per_sample=True``). ``debt`` is what a full step repays, without
     the cached steps ``pending``: their index and time, and whether each came right
@@ -100,6 +101,7 @@ class GuidanceBranch:
     conditioning: tuple[float, ...] = ()
     name: str | None = None
     returned: list[Returned] = field(default_factory=list)
+    kept_full: list[tuple[float, Tensor]] = field(default_factory=list)
     seen: Seen | None = None
     mixed: WeakSet[GuidanceBranch] = field(default_factory=WeakSet)
     debt: Debt = field(default_factory=Debt)

@@ -81,6 +81,16 @@ class LatentPair:
             return output
         return output.narrow(self.dim, self.output_start, self.size)
 
+    def with_returned(self, outputs: Sequence[Any], values: Tensor) -> list[Any]:
+        """The outputs with ``values`` (R, N) as what is returned for the latent."""
+        results = list(outputs)
+        parts = values.chunk(1 + len(self.further))
+        for i, value in zip((self.output, *self.further), parts, strict=True):
+            results[i] = outputs[i].clone()
+            part = self._part(results[i])
+            part.copy_(value.view(part.shape))
+        return results
+
     @staticmethod
     def damping(error: Array) -> Array:
         """The share of a debt that is repaid, by the prediction's relative error."""
@@ -127,6 +137,12 @@ def find_latent_pair(
         for sizes in [(latent.shape[dim], value.shape[dim])]
     ]
     return min(found, key=lambda one: one[:2])[2] if found else None
+
+
+def copies_of_tensors(values: Sequence[Any]) -> list[Any]:
+    """The values, tensors among them copied."""
+    with torch.inference_mode(mode=False):
+        return [x.clone() if isinstance(x, Tensor) else x for x in values]
 
 
 def partners(latent: Tensor) -> tuple[tuple[int, ...], ...]:

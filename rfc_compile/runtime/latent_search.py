@@ -24,6 +24,7 @@ from rfc_compile.runtime.guidance_branch import GuidanceBranch, Returned, Seen
 from rfc_compile.runtime.latent_pair import (
     LatentPair,
     copies_of,
+    copies_of_tensors,
     find_latent_pair,
     partners,
     sizes_of,
@@ -88,12 +89,7 @@ def seen(step: int, latents: Sequence[Any], outputs: Sequence[Any]) -> Seen | No
     """
     if step >= SEARCHED_STEPS:
         return None
-    with torch.inference_mode(mode=False):
-        return Seen(step, _copies(latents), _copies(outputs))
-
-
-def _copies(values: Sequence[Any]) -> list[Any]:
-    return [x.clone() if isinstance(x, Tensor) else x for x in values]
+    return Seen(step, copies_of_tensors(latents), copies_of_tensors(outputs))
 
 
 def _best(

@@ -10,6 +10,10 @@ it is given a tensor of that call: a result (the stream), or an argument that is
 it (the timestep's embedding; a prompt or a label may be shared by models). A layer that
 has run takes part again if all its tensors belong to that call. Calls of a graph that
 has had no followers for a while are not tracked.
+
+To the sampler a broken forward is one model: the last graph that returns something
+shaped like the leading graph's latent answers it. Which one that is shows when the
+second forward begins.
 """
 
 from __future__ import annotations
@@ -18,15 +22,16 @@ import operator
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from rfc_compile.estimators.step_weights import common_position
-from rfc_compile.runtime.call_context import CallContext
+from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.latent_pair import copies_of_tensors, find_latent_pair
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.session import LayerKey
 from rfc_compile.runtime.step import PlacedStep
@@ -39,6 +44,10 @@ MAX_RUNS_OF_A_LAYER = 64
 """Runs of one layer in a call, each with state of its own; one more is a new call."""
 
 _NEVER = -1, -1
+
+Answered = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
+"""Takes the graph that answers the latent and its outputs; returns what the caller is
+given."""
 
 
 class ModelForward:
@@ -91,12 +100,38 @@ class ModelForward:
         self.number = 0
         self._given: Any = WeakTensorKeyDictionary()
         self._results: Any = WeakTensorKeyDictionary()
+        self._latents: Sequence[Any] = ()
+        self._answered_by: Hashable = None
+        self._newest_answer: tuple[Hashable, Sequence[Any]] = (None, ())
+        self._answered: Answered | None = None
+
+    def expect(
+        self, latents: Sequence[Any], answered_by: Hashable, answered: Answered
+    ) -> None:
+        """Pass on the outputs of the graph that answers these latents.
+
+        ``answered_by`` is the graph that did so last time, None where the last one that
+        can is to be found: its outputs are passed when the forward is over.
+        """
+        self._latents, self._answered_by = latents, answered_by
+        self._answered = answered
+
+    def finish(self) -> None:
+        """The forward is over: another one of its owner begins."""
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            answered(*self._newest_answer)
 
     def comes_after(self, before: ModelForward) -> None:
         """Take over what is known of the tensors of its owner's previous call."""
         self._resumed = before.over
         self.number = before.number + 1
         self._given, self._results = before._given, before._results
+
+    def _answers(self, graph: Hashable, results: Sequence[Any]) -> bool:
+        if self._answered is None or self._answered_by not in (None, graph):
+            return False
+        return find_latent_pair(self._latents, results) is not None
 
     @property
     def branch(self) -> GuidanceBranch | None:
@@ -152,9 +187,16 @@ class ModelForward:
         return any(ids == layer[0] for ids, _ in self._layers)
 
     def add(
-        self, layer: LayerKey, arguments: Iterable[Any], results: Iterable[Any]
-    ) -> None:
-        """A graph has run with these tensors (its parameters left out)."""
+        self,
+        graph: Hashable,
+        layer: LayerKey,
+        arguments: Iterable[Any],
+        results: Sequence[Any],
+    ) -> Sequence[Any]:
+        """A graph has run with these tensors (its parameters left out).
+
+        Returns what it is to return.
+        """
         self._layers[layer] = self.occurrence(layer) + 1
         # calls that were not noted may have been given any of them
         new = self.number - self._resumed
@@ -162,9 +204,29 @@ class ModelForward:
             if isinstance(value, Tensor):
                 first, _ = self._given.get(value, (new, self.number))
                 self._given[value] = first, self.number
+        return self._add_results(graph, results)
+
+    def goes_on(
+        self, graph: Hashable, arguments: Iterable[Any], results: Sequence[Any]
+    ) -> Sequence[Any]:
+        """A graph without regions has run: part of this call if given a result."""
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        if any(self._results.get(tensor) == self.number for tensor in tensors):
+            return self._add_results(graph, results)
+        return results
+
+    def _add_results(self, graph: Hashable, results: Sequence[Any]) -> Sequence[Any]:
+        if self._answers(graph, results):
+            if self._answered_by is None:
+                self._newest_answer = graph, copies_of_tensors(results)
+            else:
+                answered, self._answered = self._answered, None
+                assert answered is not None
+                results = answered(graph, results)
         for value in results:
             if isinstance(value, Tensor):
                 self._results[value] = self.number
+        return results
 
 
 _running: OrderedDict[str, ModelForward] = OrderedDict()
@@ -184,6 +246,21 @@ def leave(owner: str) -> None:
     call = _running.get(owner)
     if call is not None:
         call.over = True
+
+
+def goes_on(
+    graph: object, arguments: Iterable[Any], results: Sequence[Any]
+) -> Sequence[Any]:
+    """A graph without regions has run; returns what it is to return."""
+    call = running(current_context())
+    return results if call is None else call.goes_on(id(graph), arguments, results)
+
+
+def finish(owner: str) -> None:
+    """Another forward of an owner begins."""
+    call = _running.get(owner)
+    if call is not None:
+        call.finish()
 
 
 def begin(call: ModelForward) -> None:

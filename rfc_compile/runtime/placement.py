@@ -11,7 +11,7 @@ are no combination of what was returned. Its fits are only looked at where a ful
 needs them (``settle``). Two things that the timestep shows are not left to the name:
 
     another latent at the run's first timestep      one of several parts of an image
-                                                    (windows, tiles): a branch of its own
+                                                    (windows): a branch of its own
     the timestep jumps back                         the history is dropped
 """
 

@@ -1,9 +1,9 @@
 """How latents follow from what the branches of a run returned, looked at when needed.
 
-    fits_after     of a call's latent, after each of several branches
-    fits_of        of every row of a batch, after the branch beside it
-    put_off        of a named run's step: nothing has to be known of it yet
-    settle         the steps that were put off, all in one copy to the host
+fits_after     of a call's latent, after each of several branches
+fits_of        of every row of a batch, after the branch beside it
+put_off        of a named run's step: nothing has to be known of it yet
+settle         the steps that were put off, all in one copy to the host
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -45,8 +45,9 @@ class Session:
     conditioning, ``fresh`` the latest that were given others; ``alone`` is set when no
     other graph follows. The last finished run is kept for its decisions. ``pairs`` are
     the latents with their outputs, by the latents' shapes; the conditioning inputs
-    ``moving`` have turned out to be latents. ``samples`` are the rows of batches with
-    ``per_sample=True``. Leading calls hold the ``lock``.
+    ``moving`` have turned out to be latents; ``answered_by`` is the graph that returns
+    the output of a forward which is broken into several. ``samples`` are the rows of
+    batches with ``per_sample=True``. Leading calls hold the ``lock``.
     """
 
     report: GraphReport = field(default_factory=GraphReport)
@@ -62,6 +63,7 @@ class Session:
     alone: bool = False
     pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
     moving: set[int] = field(default_factory=set)
+    answered_by: Hashable = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def begin(self, context: CallContext) -> Trajectory:

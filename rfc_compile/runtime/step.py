@@ -17,8 +17,8 @@ from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.noise_level import process_of
-from rfc_compile.runtime.run_fits import settle
 from rfc_compile.runtime.repayment import Repayment
+from rfc_compile.runtime.run_fits import settle
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Time, Trajectory

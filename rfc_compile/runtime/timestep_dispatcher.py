@@ -12,33 +12,27 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from rfc_compile.compiler.plan import Plan
+from rfc_compile.config.options import Options
 from rfc_compile.estimators.step_signal import Signal
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.conditioning import rule_out
 from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
-from rfc_compile.runtime.guidance_branch import (
-    KEPT_OUTPUTS,
-    GuidanceBranch,
-    Mismatch,
-    Returned,
-)
-from rfc_compile.runtime.latent_pair import LatentPair, partners, sizes_of
-from rfc_compile.runtime.latent_search import guessed, looked_for, seen
-from rfc_compile.runtime.linked_runs import LINKED_STEPS, link_runs, outputs_to_keep
+from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
+from rfc_compile.runtime.latent_pair import LatentPair, sizes_of
+from rfc_compile.runtime.latent_search import looked_for
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, places
 from rfc_compile.runtime.repayment import Done, repay
+from rfc_compile.runtime.returned_outputs import ReturnedOutputs
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
 from rfc_compile.runtime.run_notes import note_unlinked
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.trajectory import Trajectory, read_time
+from rfc_compile.runtime.trajectory import read_time
 from rfc_compile.schedules.base import FULL
 
 CHANGES_IN_A_ROW = 3
@@ -66,7 +60,15 @@ class TimestepDispatcher(Dispatcher):
         )
         as_conditioning = {i: n for n, i in enumerate(inputs.conditioning_indices)}
         self._as_conditioning = [as_conditioning.get(i) for i in self._latents_first]
-        self._searches = self.ranks is None  # they may not see the same of a latent
+
+    def decide_by(self, options: Options) -> None:
+        """Follow the schedule of these options from the next run on; graphs stay."""
+        super().decide_by(options)
+        self._returned = ReturnedOutputs(
+            options.nodes,
+            corrects=options.corrector == "auto",
+            searches=self.ranks is None,
+        )
 
     def _lead(
         self,
@@ -78,7 +80,8 @@ class TimestepDispatcher(Dispatcher):
         time = read_time(arguments[self._timestep])
         latents = self._moved_by_sampler(arguments)
         pair = self._pair(session, latents)
-        latent = None if pair is None else pair.latent(latents)
+        sees = pair is not None and (pair.confirmed or not self.follows)
+        latent = pair.latent(latents) if pair is not None and sees else None
         make: MakeStep = partial(
             PlacedStep,
             context,
@@ -194,7 +197,8 @@ class TimestepDispatcher(Dispatcher):
         if place.part or place.fit is None or leaves or newest is None:
             late = newest is not None and step > run.step and context.run_is_known
             late = late and not place.part and not place.restarts
-            if late and self._tracks_debt(run) and not self.follows:
+            sees = newest is not None and (newest.returned or not self.follows)
+            if late and sees and self._returned.tracks_debt(run, self._schedule(run)):
                 put_off(run, step)
         else:
             run.fitted = step
@@ -209,13 +213,6 @@ class TimestepDispatcher(Dispatcher):
             joins=place.joins,
             put_off=bool(run.unfitted) and run.unfitted[-1][0] == step,
         )
-
-    def _tracks_debt(self, run: Trajectory) -> bool:
-        """Whether it matters how a run's latents follow from its outputs."""
-        if self._options.corrector == "auto":
-            return True
-        schedule = self._schedule(run)
-        return schedule.measures or (schedule.by_noise and run.step < 1)
 
     def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
         """Decide, run and record; or say why the call is not the branch's next step."""
@@ -242,9 +239,13 @@ class TimestepDispatcher(Dispatcher):
                 if full:  # this branch's history is overwritten: drop it
                     call.trajectory.drop(call.branch)
                 return refused
-        why = reason if full else self._schedule(call.trajectory).reason_to_cache
+        schedule = self._schedule(call.trajectory)
+        why = reason if full else schedule.reason_to_cache
         self._record(call, signal, why, done.history, done.repayment)
-        self._remember_returned(call, outputs, done)
+        if not self.follows:
+            self._returned.remember(call, outputs, done, schedule)
+        elif self.report.fragment:
+            self._returned.remember_later(call, done, schedule)
         return outputs
 
     def _refusal(
@@ -254,7 +255,8 @@ class TimestepDispatcher(Dispatcher):
         refused = branch.mismatch(signal, full_steps, run.varying)
         if refused is not None:
             return refused._replace(name=call.context.branch)
-        guessed = self.follows and not call.context.run_is_known and branch.step >= 0
+        unseen = self.follows and call.fit is None
+        guessed = unseen and not call.context.run_is_known and branch.step >= 0
         if guessed and branch.jumps(signal.change):
             return Mismatch("discontinuity", signal=signal)
         if branch.step >= 0:
@@ -289,6 +291,8 @@ class TimestepDispatcher(Dispatcher):
     def _measures(self, call: PlacedStep) -> bool:
         """Whether the prediction of a full step is worth its time."""
         branch = call.branch
+        if self.follows:
+            return False
         if call.pair is None or call.positions is None or not branch.state.full_steps:
             return False
         owes = self._options.corrector == "auto" and branch.since_full > 0
@@ -300,44 +304,12 @@ class TimestepDispatcher(Dispatcher):
         alone = self.ranks is None and schedule.options.min_psnr is None
         return alone and schedule.measures and call.trajectory.declared
 
-    def _remember_returned(
-        self, call: PlacedStep, outputs: Sequence[Any], done: Done
-    ) -> None:
-        """Keep what the sampler was given, and what the branch owes after the step."""
-        branch, full = call.branch, done.history is not None
-        if full:
-            repaid = done.repayment
-            branch.curvature = None if repaid is None else repaid.curvature
-        if not self.follows and (call.pair is None or not call.pair.confirmed):
-            call.pair = guessed(call.session, call.latents, outputs)
-            if self._searches:
-                branch.seen = seen(call.step, call.latents, outputs)
-        if call.pair is None:
-            return
-        if call.positions is not None and self._tracks_debt(call.trajectory):
-            time, *_ = nodes = call.positions[: self._nodes]
-            if call.put_off and not full:
-                branch.pending.append((call.step, time, call.follows))
-            else:
-                branch.debt = call.debt.after(time, nodes, full=full)
-        latent, known = call.latent, branch.returned
-        rows = known[0].partners if len(known) >= KEPT_OUTPUTS else partners(latent)
-        with torch.inference_mode(mode=False):
-            new = Returned(
-                call.step, latent.clone(), call.pair.returned(outputs).clone(), rows
-            )
-        run = call.trajectory
-        kept = KEPT_OUTPUTS + len(run.unfitted)
-        branch.returned = [new, *known][: outputs_to_keep(run) if run.linked else kept]
-        if call.step <= LINKED_STEPS and self._searches:
-            link_runs(call.session, branch)
-
     def _pair(self, session: Session, latents: Sequence[Any]) -> LatentPair | None:
         """The latent and its output; none where a sampler sees neither."""
-        if self.follows:
+        if self.follows and not self.report.fragment:
             return None
         pair = session.pairs.get(sizes_of(latents))
-        if not self._searches or (pair is not None and pair.confirmed):
+        if not self._returned.searches or (pair is not None and pair.confirmed):
             return pair
         return looked_for(session, latents, self._as_conditioning)
 

@@ -13,6 +13,7 @@ from typing import Any
 from rfc_compile.dynamo_frames import outermost_call
 from rfc_compile.errors import InnerBackendFailed, NoRoomForState
 from rfc_compile.graph_report import GraphReport, all_reports, run_numbers
+from rfc_compile.runtime.model_forward import goes_on
 from rfc_compile.torch_internals import CompiledGraph, in_forward_mode
 
 FORWARD_MODE = (
@@ -84,7 +85,10 @@ class Uncached:
         self.report.last_run = next(run_numbers)
         if self.report.fragment and self._forwards < FORWARDS:
             self._look_for_regions()
-        return self._compiled(*arguments)
+        results = self._compiled(*arguments)
+        if self.report.fragment:
+            return goes_on(self, arguments, results)
+        return results
 
     def _look_for_regions(self) -> None:
         """Warn once if no graph with regions has run in a few forwards."""

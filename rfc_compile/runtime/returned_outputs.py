@@ -1,0 +1,185 @@
+"""What a step returned to the sampler is kept for the fits of the next ones.
+
+    the forward is one graph     right after the step
+    it is broken into several    when the graph has run that returns the model's output
+                                 (``model_forward``)
+
+In a broken forward no graph predicts the model's output: there the outputs of the last
+full steps, extrapolated, stand for the prediction that a full step is compared with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfc_compile.runtime import model_forward
+from rfc_compile.runtime.guidance_branch import (
+    KEPT_OUTPUTS,
+    GuidanceBranch,
+    Returned,
+)
+from rfc_compile.runtime.latent_pair import copies_of_tensors, partners
+from rfc_compile.runtime.latent_search import SEARCHED_STEPS, guessed, seen
+from rfc_compile.runtime.linked_runs import LINKED_STEPS, link_runs, outputs_to_keep
+from rfc_compile.runtime.repayment import Done, Repayment, repay
+from rfc_compile.runtime.step import PlacedStep
+from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.schedules.base import Schedule
+
+
+class ReturnedOutputs:
+    """Keeps what the steps of one graph's calls returned.
+
+    Attributes:
+        nodes: full steps that predictions go through.
+        corrects: whether full steps repay.
+        searches: whether the latent is looked for, and runs of other graphs.
+    """
+
+    def __init__(self, nodes: int, *, corrects: bool, searches: bool) -> None:
+        self.nodes, self.corrects, self.searches = nodes, corrects, searches
+
+    def tracks_debt(self, run: Trajectory, schedule: Schedule) -> bool:
+        """Whether it matters how a run's latents follow from its outputs."""
+        if self.corrects or schedule.measures:
+            return True
+        return schedule.by_noise and run.step < 1
+
+    def remember(
+        self, call: PlacedStep, outputs: Sequence[Any], done: Done, schedule: Schedule
+    ) -> None:
+        """Keep what the sampler was given, and what the branch owes after the step."""
+        branch, full = call.branch, done.history is not None
+        if full:
+            repaid = done.repayment
+            branch.curvature = None if repaid is None else repaid.curvature
+        if call.pair is None or not call.pair.confirmed:
+            call.pair = guessed(call.session, call.latents, outputs)
+            if self.searches:
+                branch.seen = seen(call.step, call.latents, outputs)
+        if call.pair is None:
+            return
+        run = call.trajectory
+        if call.positions is not None and self.tracks_debt(run, schedule):
+            time, *_ = nodes = call.positions[: self.nodes]
+            if call.put_off and not full:
+                branch.pending.append((call.step, time, call.follows))
+            else:
+                branch.debt = call.debt.after(time, nodes, full=full)
+        latent, known = call.latent, branch.returned
+        rows = known[0].partners if len(known) >= KEPT_OUTPUTS else partners(latent)
+        with torch.inference_mode(mode=False):
+            new = Returned(
+                call.step, latent.clone(), call.pair.returned(outputs).clone(), rows
+            )
+        kept = KEPT_OUTPUTS + len(run.unfitted)
+        branch.returned = [new, *known][: outputs_to_keep(run) if run.linked else kept]
+        if call.step <= LINKED_STEPS and self.searches:
+            link_runs(call.session, branch)
+
+    def remember_later(self, call: PlacedStep, done: Done, schedule: Schedule) -> None:
+        """The same, when the graph has run that returns the model's output."""
+        forward = model_forward.running(call.context)
+        if forward is None or not self.searches:
+            return
+        if call.pair is None and call.step >= SEARCHED_STEPS:
+            return
+        call.latents = copies_of_tensors(call.latents)
+        answered = partial(self._answered, call, done, schedule)
+        forward.expect(call.latents, call.session.answered_by, answered)
+
+    def _answered(
+        self,
+        call: PlacedStep,
+        done: Done,
+        schedule: Schedule,
+        graph: Hashable,
+        outputs: Sequence[Any],
+    ) -> Sequence[Any]:
+        """A full step is corrected; returns what the caller is given."""
+        session, branch = call.session, call.branch
+        with session.lock:
+            session.answered_by = graph
+            if graph is None:  # it was another one this time
+                branch.returned, branch.seen, branch.curvature = [], None, None
+                return outputs
+            if call.pair is None or not call.pair.confirmed:
+                call.pair = guessed(session, call.latents, outputs)
+            if done.history is not None and call.pair is not None:
+                exact = call.pair.returned(outputs).clone()
+                repayment = self._repayment(call, outputs, schedule)
+                if repayment is not None:
+                    outputs = repayment.outputs
+                    _record(call, repayment)
+                    done = replace(done, repayment=repayment)
+                if call.positions is not None:
+                    kept = [(call.positions[0], exact), *branch.kept_full]
+                    branch.kept_full = kept[: self.nodes]
+            self.remember(call, outputs, done, schedule)
+            return outputs
+
+    def _repayment(
+        self, call: PlacedStep, outputs: Sequence[Any], schedule: Schedule
+    ) -> Repayment | None:
+        """The prediction is that of the last full steps' outputs, extrapolated."""
+        if call.positions is None or call.pair is None:
+            return None
+        debt, time = call.debt, call.positions[0]
+        foretold = call.trajectory.declared and schedule.options.min_psnr is None
+        if debt.fit is None and not foretold:
+            return None
+        output = call.pair.returned(outputs)
+        guess = extrapolated(call.branch, debt.nodes, time, output)
+        if guess is None:
+            return None
+        return repay(
+            call.pair,
+            call.latents,
+            outputs,
+            call.pair.with_returned(outputs, guess),
+            debt,
+            time,
+            call.positions[: self.nodes],
+            corrects=self.corrects,
+        )
+
+
+def _record(call: PlacedStep, repayment: Repayment) -> None:
+    """The decision was recorded before the error was known."""
+    decisions = call.trajectory.decisions
+    for i, made in reversed([*enumerate(decisions)]):
+        if (made.step, made.branch) == (call.step, call.branch.index):
+            decisions[i] = replace(
+                made,
+                true_error=repayment.true_error,
+                debt=repayment.debt,
+                repaid=repayment.repaid,
+            )
+            return
+
+
+def extrapolated(
+    branch: GuidanceBranch, nodes: Sequence[float], time: float, like: Tensor
+) -> Tensor | None:
+    """The polynomial through a branch's full outputs at ``nodes``, at a time (R, N).
+
+    None where not all of them are kept.
+    """
+    kept = dict(branch.kept_full)
+    if not nodes or any(node not in kept for node in nodes):
+        return None
+    if any(kept[node].shape != like.shape for node in nodes):
+        return None
+    terms = [
+        math.prod((time - other) / (node - other) for other in nodes if other != node)
+        * kept[node].float()
+        for node in nodes
+    ]
+    return torch.stack(terms).sum(0)
