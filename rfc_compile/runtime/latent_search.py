@@ -32,6 +32,7 @@ from rfc_compile.runtime.latent_pair import (
 from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import (
     EXACT,
+    EXPLAINED,
     fit_of,
     gram_matrix,
     rounding_of,
@@ -43,6 +44,10 @@ from rfc_compile.runtime.trajectory import Trajectory
 GUIDED = 3
 """Channels of an image that guidance in one batch is for, where it is not for all
 (``eps[:, :3]``, DiT's ``forward_with_cfg``)."""
+
+OF_A_STREAM = 0.02
+"""Residual at most where the input may be a stream within the model: streams follow
+from each other roughly, at small steps to 0.13."""
 
 SEARCHED_STEPS = 4
 """Steps of a run whose calls are kept and compared: more would wait for the device in
@@ -60,15 +65,18 @@ def guessed(
 
 
 def looked_for(
-    session: Session, latents: Sequence[Any], as_conditioning: Sequence[int | None]
+    session: Session,
+    latents: Sequence[Any],
+    as_conditioning: Sequence[int | None],
+    largest: float = EXPLAINED,
 ) -> LatentPair | None:
     """The latent among the inputs of a call that may be it, and its output.
 
     ``as_conditioning`` are these inputs' indices among the conditioning, where they
-    were taken for references.
+    were taken for references; ``largest`` is the residual that is small enough.
     """
     guess = session.pairs.get(sizes_of(latents))
-    found = _best(guess, session.live, latents)
+    found = _best(guess, session.live, latents, largest)
     if found is None:
         return guess
     found = replace(found, confirmed=True)
@@ -93,7 +101,10 @@ def seen(step: int, latents: Sequence[Any], outputs: Sequence[Any]) -> Seen | No
 
 
 def _best(
-    guess: LatentPair | None, runs: Sequence[Trajectory], latents: Sequence[Any]
+    guess: LatentPair | None,
+    runs: Sequence[Trajectory],
+    latents: Sequence[Any],
+    largest: float,
 ) -> LatentPair | None:
     """The pair that explains best how a call continues one of the runs."""
     candidates = [one for run in runs for one in _candidates(guess, run, latents)]
@@ -102,7 +113,7 @@ def _best(
     for (pair, gram, outputs), values in zip(candidates, read, strict=True):
         rounding = rounding_of(latents[pair.index])
         fit = fit_of(np.reshape(values, gram.shape), outputs, rounding)
-        if fit.moved and fit.explained:
+        if fit.moved and fit.residual <= largest:
             # one more output never explains less
             residual = fit.residual * (2 if pair.further else 1)
             found.append((fit.residual > EXACT or pair != guess, residual, pair))

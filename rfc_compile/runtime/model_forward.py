@@ -103,6 +103,7 @@ class ModelForward:
         self._latents: Sequence[Any] = ()
         self._answered_by: Hashable = None
         self._newest_answer: tuple[Hashable, Sequence[Any]] = (None, ())
+        self._answering: Sequence[Any] = ()
         self._answered: Answered | None = None
 
     def expect(
@@ -190,7 +191,7 @@ class ModelForward:
         self,
         graph: Hashable,
         layer: LayerKey,
-        arguments: Iterable[Any],
+        arguments: Sequence[Any],
         results: Sequence[Any],
     ) -> Sequence[Any]:
         """A graph has run with these tensors (its parameters left out).
@@ -204,7 +205,7 @@ class ModelForward:
             if isinstance(value, Tensor):
                 first, _ = self._given.get(value, (new, self.number))
                 self._given[value] = first, self.number
-        return self._add_results(graph, results)
+        return self._add_results(graph, arguments, results)
 
     def goes_on(
         self, graph: Hashable, arguments: Iterable[Any], results: Sequence[Any]
@@ -212,13 +213,18 @@ class ModelForward:
         """A graph without regions has run: part of this call if given a result."""
         tensors = [value for value in arguments if isinstance(value, Tensor)]
         if any(self._results.get(tensor) == self.number for tensor in tensors):
-            return self._add_results(graph, results)
+            return self._add_results(graph, tensors, results)
         return results
 
-    def _add_results(self, graph: Hashable, results: Sequence[Any]) -> Sequence[Any]:
+    def _add_results(
+        self, graph: Hashable, arguments: Iterable[Any], results: Sequence[Any]
+    ) -> Sequence[Any]:
+        if any(value is own for value in arguments for own in self._answering):
+            self._newest_answer, self._answering = (None, ()), ()  # it was a stream
         if self._answers(graph, results):
             if self._answered_by is None:
                 self._newest_answer = graph, copies_of_tensors(results)
+                self._answering = results
             else:
                 answered, self._answered = self._answered, None
                 assert answered is not None

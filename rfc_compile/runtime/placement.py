@@ -18,15 +18,21 @@ needs them (``settle``). Two things that the timestep shows are not left to the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from rfc_compile.estimators.step_signal import farthest_move
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.run_fits import fits_after
 from rfc_compile.runtime.sampler_fit import EXACT, Fit
 from rfc_compile.runtime.trajectory import Time, Trajectory
+
+CLEARLY_NEARER = 0.5
+"""Of two runs that only the timestep speaks for, one is continued if the distance to
+its stream is less than this share of that to the other's."""
 
 LARGEST_OF_A_PART = 0.7
 """Largest residual of a part of an image: where windows overlap, the caller mixes what
@@ -64,14 +70,14 @@ def places(
     context: CallContext,
     latent: Tensor | None,
     time: Time,
-    *,
-    fragment: bool = False,
+    stream: Sequence[Tensor] | None = None,
 ) -> Iterator[Place]:
     """The runs that a call may continue, likeliest first.
 
     ``runs`` are those under way; ``latent`` (R, N) is None where the graph has none
-    that an output answers. A ``fragment`` of a forward sees no output of the model:
-    there the timestep alone says which step a call is.
+    that an output answers. A graph that sees no output of the model passes its
+    ``stream``, of which a branch keeps the last: there the timestep says which step a
+    call is, and of several runs the nearest is continued.
     """
     own = [
         run
@@ -95,9 +101,10 @@ def places(
     for run, fit in zip(own, fits, strict=True):
         same = run.times[-1] == time
         if fit is None:
-            if same and (context.run_is_known or fragment):
+            unseen = stream is not None
+            if same and (context.run_is_known or unseen):
                 standing.append(_standing(run, context))
-            elif context.run_is_known or (fragment and not run.goes_back(time)):
+            elif context.run_is_known or (unseen and not run.goes_back(time)):
                 going.append(_going(run, context, None))
         elif same and run.step == 0 and context.run_is_known and fit.moved:
             yield Place(run, 0, (), part=True)
@@ -109,8 +116,32 @@ def places(
                 going.append(_going(run, context, fit))
         elif _continues(run, context, fit, time):
             going.append(_going(run, context, fit))
+    if stream is not None and len(going) > 1 and not context.run_is_known:
+        going = _nearest_first(going, stream)
     going.sort(key=_unlikeliness)
     yield from _in_order(own, standing, going, context, latent, time)
+
+
+def _nearest_first(places: Sequence[Place], stream: Sequence[Tensor]) -> list[Place]:
+    """Without those of one conditioning, of which none is clearly the nearest."""
+    branches = [branch for place in places for branch in place.branches]
+    moves = [farthest_move(stream, b.state.slots[: len(stream)]) for b in branches]
+    read = [float(move) for (move,) in read_all([move[None] for move in moves])]
+    distances = dict(zip(branches, read, strict=True))
+
+    def is_clear(branch: GuidanceBranch) -> bool:
+        own = distances[branch]
+        alike = [b for b in branches if b.conditioning == branch.conditioning]
+        others = [distances[b] for b in alike if b is not branch]
+        return all(own == x or own <= CLEARLY_NEARER * x for x in others)
+
+    found = [
+        replace(place, branches=[branch])
+        for place in places
+        for branch in place.branches
+        if is_clear(branch)
+    ]
+    return sorted(found, key=lambda place: distances[place.branches[0]])
 
 
 def _parts(

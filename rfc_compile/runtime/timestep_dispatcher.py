@@ -21,7 +21,7 @@ from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.latent_pair import LatentPair, sizes_of
-from rfc_compile.runtime.latent_search import looked_for
+from rfc_compile.runtime.latent_search import OF_A_STREAM, looked_for
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, places
@@ -29,6 +29,7 @@ from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.returned_outputs import ReturnedOutputs
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
 from rfc_compile.runtime.run_notes import note_unlinked
+from rfc_compile.runtime.sampler_fit import EXPLAINED
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.step import PlacedStep
@@ -92,7 +93,8 @@ class TimestepDispatcher(Dispatcher):
             pair=pair,
         )
         refused, first = None, None
-        for place in places(session.live, context, latent, time, fragment=self.follows):
+        stream = [arguments[i] for i in self._latents] if self.follows else None
+        for place in places(session.live, context, latent, time, stream):
             first = first or place
             for branch in place.branches:
                 refused = self._rules_out(branch, place, context, weights, arguments)
@@ -311,7 +313,8 @@ class TimestepDispatcher(Dispatcher):
         pair = session.pairs.get(sizes_of(latents))
         if not self._returned.searches or (pair is not None and pair.confirmed):
             return pair
-        return looked_for(session, latents, self._as_conditioning)
+        largest = OF_A_STREAM if self.follows else EXPLAINED
+        return looked_for(session, latents, self._as_conditioning, largest)
 
     def _moved_by_sampler(self, arguments: Sequence[Any]) -> list[Any]:
         """The arguments that may be the sampler's latent, likeliest first."""
