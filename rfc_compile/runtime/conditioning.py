@@ -35,4 +35,8 @@ def rule_out(
         for i, (old, (value, size)) in enumerate(pairs)
         if abs(old - value) > CLEAR * size
     )
-    return Mismatch("conditioning", changed) if changed - varying else None
+    if changed - varying:
+        return Mismatch("conditioning", changed)
+    if branch.switches([value for value, _ in read], changed):
+        return Mismatch("conditioning")
+    return None

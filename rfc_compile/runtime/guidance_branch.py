@@ -19,6 +19,13 @@ UNRELATED = 0.6
 blocks are compiled alone and no output of the sampler's is seen."""
 
 
+JUMP = 4.0
+"""An input that changes at every step and now by more than so many times as much has
+jumped."""
+
+LEAST_OF_ANOTHER = 0.3
+"""Relative change of a latent that has jumped; last steps of samplers are large."""
+
 KEPT_OUTPUTS = 2
 """Steps whose latents and outputs are kept."""
 
@@ -78,7 +85,9 @@ class Seen(NamedTuple):
 class GuidanceBranch:
     """One guidance branch: its state and its position.
 
-    ``name`` is what the caller calls it (``cond``), where that is known; ``error`` the
+    ``name`` is what the caller calls it (``cond``), where that is known; ``moves`` how
+    much the fingerprints of the ``conditioning`` changed at its last step,
+    ``largest_change`` is that of the latent at any step; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two
     outputs, newest first, and those of the run's ``unfitted`` steps; ``kept_full`` the
     times and outputs of the last full steps of a broken forward; ``seen`` is its
@@ -98,7 +107,9 @@ class GuidanceBranch:
     since_full: int = 0
     error: float = 0.0
     change: float | None = None
+    largest_change: float = 0.0
     conditioning: tuple[float, ...] = ()
+    moves: tuple[float, ...] = ()
     name: str | None = None
     returned: list[Returned] = field(default_factory=list)
     kept_full: list[tuple[float, Tensor]] = field(default_factory=list)
@@ -128,7 +139,25 @@ class GuidanceBranch:
         differing = self.differing(signal)
         if differing - varying:
             return Mismatch("conditioning", differing, signal)
+        if self.switches(signal.conditioning, differing):
+            return Mismatch("conditioning", signal=signal)
         return None
+
+    def switches(self, conditioning: Sequence[float], varying: Set[int]) -> bool:
+        """Whether an input that varies jumps: a ControlNet that starts or ends.
+
+        ``conditioning`` are the fingerprints of a call.
+        """
+        if not self.conditioning:
+            return False
+        for i in varying:
+            old, new = self.conditioning[i], conditioning[i]
+            if (old == 0) != (new == 0):
+                return True
+            moved, large = abs(new - old), max(abs(new), abs(old)) / 2
+            if self.moves and moved > max(JUMP * self.moves[i], large):
+                return True
+        return False
 
     def differing(self, signal: Signal) -> frozenset[int]:
         """The conditioning inputs that are not those of the branch's last call."""
@@ -142,7 +171,10 @@ class GuidanceBranch:
     def learn(self, signal: Signal, *, full: bool) -> None:
         """Note the signal of an accepted step, full or cached."""
         self.change = signal.change if self.step >= 0 else None
+        self.largest_change = max(self.largest_change, self.change or 0.0)
         self.error = 0.0 if full else self.error + signal.error
+        pairs = list(zip(self.conditioning, signal.conditioning, strict=False))
+        self.moves = tuple([abs(new - old) for old, new in pairs])
         self.conditioning = signal.conditioning
 
     def advance(self, step: int, *, full: bool) -> None:
@@ -169,6 +201,11 @@ class GuidanceBranch:
         """What the clock shows, of these fingerprints; everything until it is known."""
         known = range(len(conditioning)) if self.clock is None else sorted(self.clock)
         return tuple(conditioning[i] for i in known)
+
+    def is_replaced(self, change: float) -> bool:
+        """Whether the latent has moved so much farther than ever that it is another."""
+        largest = self.largest_change
+        return largest > 0 and change > max(JUMP * largest, LEAST_OF_ANOTHER)
 
     def jumps(self, change: float) -> bool:
         """Whether no denoising step changes a block's input so much, or not at all."""

@@ -19,6 +19,8 @@ REMEDIES = {
     "new_run": "its latents do not follow from what the model returned: say where runs "
     "begin, by a pipeline or rfc_compile.trajectory(name, num_steps=...)",
     "conditioning": "its prompt or other conditioning changes at every step",
+    "warmup": "its latents do not follow from what the model returned at the timestep "
+    "before (rolling and streaming diffusion call it at the same timesteps throughout)",
     "weights": "its weights change at every step",
     "error_control": "its outputs cannot be predicted well enough (fresh noise, edited "
     "latents, too few steps): preset='fast' asks for less, target_nfc for a number of "
@@ -46,7 +48,8 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
     if run.asked.off:
         return
     full = [made for made in run.decisions if made.full]
-    if len(run.times) < SHORT_RUN or not full or len(full) < len(run.decisions):
+    steps = len(full) if run.in_parts else len(run.times)
+    if steps < SHORT_RUN or not full or len(full) < len(run.decisions):
         return
     reasons = Counter(made.reason for made in full)
     most, _ = reasons.most_common(1)[0]
@@ -60,7 +63,7 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         )
         return
     report.fall_back(
-        f"a run of {len(run.times)} steps had no cached step (reason: {most}); "
+        f"a run of {steps} steps had no cached step (reason: {most}); "
         f"{REMEDIES.get(most, 'rfc_compile.stats() tells every reason')}"
     )
 

@@ -181,6 +181,13 @@ class TimestepDispatcher(Dispatcher):
             return None
         if newest.name not in (None, refused.name):
             return None
+        given = (
+            newest.conditioning
+            if refused.signal is None
+            else refused.signal.conditioning
+        )
+        if newest.switches(given, refused.changed):
+            return None
         for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
             self._note_varying(i)
         return newest if not refused.changed - run.varying else None
@@ -257,6 +264,8 @@ class TimestepDispatcher(Dispatcher):
         refused = branch.mismatch(signal, full_steps, run.varying)
         if refused is not None:
             return refused._replace(name=call.context.branch)
+        if call.context.run_is_known and branch.is_replaced(signal.change):
+            return Mismatch("discontinuity", signal=signal)
         unseen = self.follows and call.fit is None
         guessed = unseen and not call.context.run_is_known and branch.step >= 0
         if guessed and branch.jumps(signal.change):

@@ -10,7 +10,8 @@ Where the noise level u of the latent is known (``runtime.noise_level``), full s
 spread evenly over u / (2.5 - 1.5 u) instead: outputs bend most where there is much
 noise, and samplers differ in how large their steps are there. The last distance is
 shorter, as nothing repays what is owed then; where full steps are few so is the first,
-as one output alone is kept to predict from.
+as one output alone is kept to predict from. A run that goes on after its last step has
+as large a share of full ones there.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Even(Schedule):
         """Full at the first step of every interval."""
         assert position.last_full is not None, "a branch without history is full"
         wanted = self._wanted(position)
-        if position.noise_level is not None and wanted is not None:
+        over = position.steps is not None and position.step >= position.steps
+        if position.noise_level is not None and wanted is not None and not over:
             due = _due_by_noise(position, position.noise_level, wanted)
             return (FULL if due else CACHED), BY_NOISE
         now, before = (

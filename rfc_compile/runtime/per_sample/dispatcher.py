@@ -258,9 +258,9 @@ class SampleDispatcher(TimestepDispatcher):
                 repayment = repay_row(one.call, results, history, self._options)
                 outputs = put(outputs, repayment.outputs, [i], len(rows))
             self._record(one.call, one.signal, one.reason, history, repayment)
-            self._remember_returned(
-                one.call, row_of(outputs, i), Done(outputs, history, repayment)
-            )
+            done = Done(outputs, history, repayment)
+            schedule = self._schedule(one.call.trajectory)
+            self._returned.remember(one.call, row_of(outputs, i), done, schedule)
         return outputs
 
     def _announce(
