@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from rfc_compile.estimators.step_signal import farthest_move
+from rfc_compile.estimators.step_weights import mean_time
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.readback import read_all
@@ -114,7 +115,7 @@ def places(
                 standing.append(_standing(run, context))
             elif context.run_is_known:
                 going.append(_going(run, context, fit))
-        elif _continues(run, context, fit, time):
+        elif _continues(run, context, fit, time) and _ahead(run, runs, fit, time):
             going.append(_going(run, context, fit))
     if stream is not None and len(going) > 1 and not context.run_is_known:
         going = _nearest_first(going, stream)
@@ -216,6 +217,17 @@ def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> b
         return False
     # the noise of a run that was broken off, when another begins with it
     return context.run_is_known or (fit.explained and not fit.returns)
+
+
+def _ahead(run: Trajectory, runs: Sequence[Trajectory], fit: Fit, time: Time) -> bool:
+    """Whether the second step of a run goes where other runs went, or must follow.
+
+    Noise follows roughly from a single call with some of it.
+    """
+    if run.step > 0 or fit.residual <= EXACT:
+        return True
+    move = mean_time(time) - run.timesteps[0]
+    return all(move * other.direction >= 0 for other in runs)
 
 
 def _leaving(

@@ -139,6 +139,12 @@ class Trajectory:
                 return decision if decision.full or alike else None
         return None
 
+    @property
+    def direction(self) -> float:
+        """Less than 0 where its timesteps fall, 0 while there is only one."""
+        first, *_, last = (*self.timesteps[:1], *self.timesteps)
+        return last - first
+
     def goes_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest, seen in the direction of the run."""
         if len(self.times) < 2:
@@ -172,9 +178,7 @@ class Trajectory:
 
         The noise that a run began with follows from any of its latents and outputs.
         """
-        first, *_, last = (*self.timesteps[:1], *self.timesteps)
-        ahead = mean_time(time) - self.timesteps[step]
-        return ahead * (last - first) > 0
+        return (mean_time(time) - self.timesteps[step]) * self.direction > 0
 
     def waiting(self, step: int, name: str | None) -> list[GuidanceBranch]:
         """The branches that have not run a step, likeliest first.
