@@ -88,7 +88,7 @@ def _whole(run: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
 
 
 class _Unusual(Exception):
-    """Not a pure op of tensors and constants that returns tensors."""
+    """Not a pure op of tensors and constants that returns tensors, or not alone."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,10 @@ def _template(node: fx.Node, arguments: Any, operands: Sequence[fx.Node]) -> _Te
 
     # tracing identifies tensors by id, and nodes share an example
     examples = [operand.meta["val"].detach() for operand in operands]
-    traced = _whole(run, examples)
+    try:
+        traced = _whole(run, examples)
+    except Exception as error:  # .item() needs to know where its tensor comes from
+        raise _Unusual from error
     for made in traced.graph.nodes:
         if made.op in ("placeholder", "output"):
             continue
