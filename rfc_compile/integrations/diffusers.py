@@ -17,6 +17,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor
+
 from rfc_compile.integrations.methods import wrap
 from rfc_compile.runtime.call_context import begin_run, branch
 from rfc_compile.runtime.run_boundaries import end_run
@@ -34,7 +36,8 @@ def _noting_start(progress_bar: Any) -> Any:
     @functools.wraps(progress_bar)
     def noting(*args: Any, **kwargs: Any) -> Any:
         bar = progress_bar(*args, **kwargs)
-        number = begin_run(_whole(getattr(bar, "total", None)))
+        pipeline = args[0] if args else None
+        number = begin_run(_calls(pipeline, _whole(getattr(bar, "total", None))))
         close = weakref.WeakMethod(bar.close)  # a cycle would put off its __del__
 
         def closing() -> None:
@@ -47,6 +50,18 @@ def _noting_start(progress_bar: Any) -> Any:
         return bar
 
     return noting
+
+
+def _calls(pipeline: object, total: int | None) -> int | None:
+    """Timesteps of the bar's loop: solvers of order 2 have two for each iteration."""
+    scheduler = getattr(pipeline, "scheduler", None)
+    timesteps = getattr(scheduler, "timesteps", None)
+    order = getattr(scheduler, "order", 1)
+    if total is None or not isinstance(timesteps, Tensor) or total >= len(timesteps):
+        return total
+    if total == getattr(scheduler, "num_inference_steps", None):
+        return len(timesteps)
+    return total * order - (order - 1)
 
 
 def _whole(total: object) -> int | None:

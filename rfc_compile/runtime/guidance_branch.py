@@ -202,8 +202,8 @@ class GuidanceBranch:
         known = range(len(conditioning)) if self.clock is None else sorted(self.clock)
         return tuple(conditioning[i] for i in known)
 
-    def is_replaced(self, change: float) -> bool:
-        """Whether the latent has moved so much farther than ever that it is another."""
+    def leaps(self, change: float) -> bool:
+        """Whether the latent moves so much farther than ever that it may be another."""
         largest = self.largest_change
         return largest > 0 and change > max(JUMP * largest, LEAST_OF_ANOTHER)
 

@@ -12,7 +12,7 @@ needs them (``settle``). Two things that the timestep shows are not left to the 
 
     another latent at the run's first timestep      one of several parts of an image
                                                     (windows): a branch of its own
-    the timestep jumps back                         the history is dropped
+    a pipeline's timestep jumps back                the history is dropped
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def places(
     ]
     if len(own) == 1 and context.run_is_known:
         (run,) = own
-        if run.jumps_back(time):
+        if context.run and run.jumps_back(time):
             yield Place(run, run.step + 1, (), restarts=True)
             return
         if run.in_parts:

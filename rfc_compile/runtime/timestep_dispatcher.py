@@ -264,7 +264,7 @@ class TimestepDispatcher(Dispatcher):
         refused = branch.mismatch(signal, full_steps, run.varying)
         if refused is not None:
             return refused._replace(name=call.context.branch)
-        if call.context.run_is_known and branch.is_replaced(signal.change):
+        if self._is_replaced(call, signal):
             return Mismatch("discontinuity", signal=signal)
         unseen = self.follows and call.fit is None
         guessed = unseen and not call.context.run_is_known and branch.step >= 0
@@ -275,6 +275,12 @@ class TimestepDispatcher(Dispatcher):
             if run.varying:
                 run.varying &= branch.differing(signal)
         return None
+
+    def _is_replaced(self, call: PlacedStep, signal: Signal) -> bool:
+        """Whether a named run goes on with another latent (a callback)."""
+        if not call.context.run_is_known or not call.branch.leaps(signal.change):
+            return False
+        return call.pair is None or call.debt.fit is None
 
     def _run_step(self, call: PlacedStep, inputs: GraphInputs, *, full: bool) -> Done:
         """Run one graph; a full step with history is predicted, too."""
