@@ -86,7 +86,9 @@ def looked_for(
         session.moves(reference)
     for branch in [branch for run in session.live for branch in run.branches]:
         if branch.seen is not None:
-            branch.returned, branch.seen = [_returned(found, branch.seen)], None
+            if found != guess:
+                branch.returned = [_returned(found, branch.seen)]
+            branch.seen = None
     return found
 
 
