@@ -86,7 +86,8 @@ class PlacedStep:
         """What its branch owes before it, with the fit of the step before."""
         run, fit = self.trajectory, self.fit
         if run.unfitted:
-            settle(run, self.latent if self.put_off else None)
+            seen = self.put_off and self.pair is not None
+            settle(run, self.latent if seen else None)
         if self.put_off:
             fit, self.put_off = run.fits.get(self.branch.index), False
         return self.branch.debt.carried_on(fit if self.follows else None)
