@@ -28,7 +28,12 @@ def connect() -> None:
     """Listen to the parts of diffusers that are imported; safe to call again."""
     pipelines = sys.modules.get("diffusers.pipelines.pipeline_utils")
     models = sys.modules.get("diffusers.models.cache_utils")
-    wrap(getattr(pipelines, "DiffusionPipeline", None), "progress_bar", _noting_start)
+    modular = sys.modules.get("diffusers.modular_pipelines.modular_pipeline")
+    for owner in (
+        getattr(pipelines, "DiffusionPipeline", None),
+        getattr(modular, "LoopSequentialPipelineBlocks", None),
+    ):
+        wrap(owner, "progress_bar", _noting_start)
     wrap(getattr(models, "CacheMixin", None), "cache_context", _noting_branch)
 
 

@@ -179,7 +179,9 @@ def _newest(model: nn.Module | None, ids: frozenset[int] | None) -> Statistics:
         last = None if session.last is None else _statistics(session.last, dispatcher)
         if session.current is None:
             return Statistics(last=last)
-        return replace(_statistics(session.current, dispatcher), last=last)
+        held = sum(branch.bytes for run in session.running for branch in run.branches)
+        current = _statistics(session.current, dispatcher)
+        return replace(current, last=last, cache_bytes=held)
 
 
 def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:

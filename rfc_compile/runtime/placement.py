@@ -91,7 +91,7 @@ def places(
             yield Place(run, run.step + 1, (), restarts=True)
             return
         if run.in_parts:
-            yield from _parts(run, context, latent, time)
+            yield from _parts(run, context, latent, time, stream)
             return
         if run.times[-1] != time and (context.run or not run.goes_back(time)):
             yield _going(run, context, None)
@@ -146,11 +146,17 @@ def _nearest_first(places: Sequence[Place], stream: Sequence[Tensor]) -> list[Pl
 
 
 def _parts(
-    run: Trajectory, context: CallContext, latent: Tensor | None, time: Time
+    run: Trajectory,
+    context: CallContext,
+    latent: Tensor | None,
+    time: Time,
+    stream: Sequence[Tensor] | None,
 ) -> Iterator[Place]:
     """The branches whose part of the image a call may go on with, else a fresh one."""
     step = run.step + (run.times[-1] != time)
     waiting = run.waiting(step, context.branch)
+    if latent is None and stream is not None and waiting:
+        yield from _nearest_first([Place(run, step, waiting, part=True)], stream)
     fits = fits_after([(run, branch) for branch in waiting], latent)
     found = [
         Place(run, step, [branch], fit, part=True)

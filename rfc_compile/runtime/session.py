@@ -22,6 +22,9 @@ IDLE_CALLS = 8
 """An idle run is freed after this many times the longest gap between two steps of a run
 (in calls), or the number of branches that have had one step."""
 
+MAX_LONE_RUNS = 16
+"""Runs of one step, each at another timestep, whose state is kept."""
+
 MAX_BRANCHES_KEPT = 64
 """Guidance branches of one owner whose state is kept; the oldest run goes."""
 
@@ -121,6 +124,11 @@ class Session:
         if len(self.runs) < 2:
             return
         live = self.live
+        lone = [run for run in live if len(run.times) == 1]
+        if len({run.times[0] for run in lone}) > MAX_LONE_RUNS:  # nothing goes on
+            for run in lone[MAX_LONE_RUNS:]:
+                run.finish()
+            live = self.live
         new = sum(len(run.branches) for run in live if not run.longest_gap)
         patience = IDLE_CALLS * max([1, new, *[run.longest_gap for run in live]])
         kept = 0

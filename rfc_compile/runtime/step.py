@@ -194,6 +194,9 @@ class PlacedStep:
             return run
         if not self._is_repeated(run, signal):
             return run
+        if self.context.run_is_known and self.step == 0:
+            run.in_parts = True
+            return run
         for other in self.session.live:
             if self._begins(other) and not self._is_repeated(other, signal):
                 branch.index = other.free_index

@@ -21,7 +21,7 @@ MAX_BRANCHES = 8
 """Guidance branches of one run; a further one begins a new run."""
 
 MAX_PARTS = 64
-"""Branches of a run whose image is drawn in parts."""
+"""Branches of a run that is named, or whose image is drawn in parts."""
 
 MANY_TIMESTEPS = 64
 """Above this number (one per token) only the least and the largest are compared."""
@@ -114,7 +114,8 @@ class Trajectory:
     @property
     def full_up(self) -> bool:
         """Whether it has as many branches as allowed."""
-        return len(self.branches) >= (MAX_PARTS if self.in_parts else MAX_BRANCHES)
+        many = self.in_parts or self.declared
+        return len(self.branches) >= (MAX_PARTS if many else MAX_BRANCHES)
 
     @property
     def free_index(self) -> int:
