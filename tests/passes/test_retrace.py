@@ -207,3 +207,35 @@ def test_a_deep_model_gives_the_bits_of_the_inner_backend() -> None:
             call = tokens(), timesteps(step)
             assert same_bits(compiled(*call), model(*call))
     assert rfc_compile.explain(model).regions
+
+
+class Scaled(nn.Module):
+    """Many layers with a number that the caller passes (the scale of a LoRA)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
+            for _ in range(_MANY // 5)
+        )
+
+    def forward(self, x: Tensor, timestep: Tensor, scale: float) -> Tensor:
+        gate = timestep.sin()[:, None, None]
+        for block in self.blocks:
+            x = x + gate * block(x) * scale
+        return x
+
+
+def test_a_number_that_changes_in_a_large_graph() -> None:
+    """Dynamo makes it an input that the graph reads: that op cannot be traced alone."""
+    model = Scaled()
+    options = {"inner": "eager", "min_coverage": 0.0}
+    rfc: Any = torch.compile(model, backend="rfc", options=options)
+    x, timestep = torch.randn(1, 4, 8), torch.ones(1)
+    with torch.no_grad():
+        for scale in (0.01, 0.02, 0.03):
+            torch.testing.assert_close(
+                rfc(x, timestep, scale), model(x, timestep, scale)
+            )
+    assert not rfc_compile.stats(rfc).uncached_reasons
+    assert rfc_compile.explain(rfc).regions
