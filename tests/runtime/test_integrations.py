@@ -60,7 +60,7 @@ def test_a_progress_bar_starts_a_run() -> None:
 
 @pytest.mark.parametrize("iterations", [20, 14, 40])
 def test_the_iterations_of_a_pipeline_are_the_steps_of_its_run(iterations: int) -> None:
-    """About so many: another number changes where full steps are, no more."""
+    """About so many: another number changes where full steps are."""
     model = compiled(target_nfc=5)
     drawn = []
     for _ in range(2):
@@ -71,7 +71,11 @@ def test_the_iterations_of_a_pipeline_are_the_steps_of_its_run(iterations: int) 
         decisions = rfc_compile.stats(model).decisions
         assert len(decisions) == 20
         full = [decision.step for decision in decisions if decision.full]
-        assert len(full) == 5
+        assert len([step for step in full if step < iterations]) == 5
+        # a run that goes on after its last step has as large a share of full ones
+        assert len(full) <= round(5 * max(20, iterations) / iterations) + (
+            iterations < 20
+        )
     assert torch.equal(*drawn)
     if iterations == 20:
         with rfc_compile.trajectory("named", num_steps=20):

@@ -159,9 +159,7 @@ def drawn(model: Any, seed: int, scheduler: Any = None) -> Tensor:
     [{"interval": 3}, {"target_nfc": 24}, {"target_speedup": 3.0}, {}],
     ids=str,
 )
-def test_one_bar_over_several_images(
-    plain: nn.Module, options: dict[str, Any]
-) -> None:
+def test_one_bar_over_several_images(plain: nn.Module, options: dict[str, Any]) -> None:
     """The history of one image was that of the next, 30 dB worse."""
     model = compiled(load_glyph_dit(), **options)
     with bar(3 * STEPS):
