@@ -139,7 +139,7 @@ class GuidanceBranch:
         differing = self.differing(signal)
         if differing - varying:
             return Mismatch("conditioning", differing, signal)
-        if self.switches(signal.conditioning, differing):
+        if differing and self.switches(signal.conditioning, differing):
             return Mismatch("conditioning", signal=signal)
         return None
 

@@ -65,6 +65,7 @@ class ModelForward:
         computes: what the leading graph computes.
         timed: whether the leading graph is given the timestep.
         layered: whether another layer that computes the same has continued it.
+        answered: takes what answers the latent, None where nobody waits for it.
 
     ``over`` is set once a later call has been made that was not tracked.
     ``_given`` holds the numbers of the first and the last call that were given a
@@ -104,7 +105,7 @@ class ModelForward:
         self._answered_by: Hashable = None
         self._newest_answer: tuple[Hashable, Sequence[Any]] = (None, ())
         self._answering: Sequence[Any] = ()
-        self._answered: Answered | None = None
+        self.answered: Answered | None = None
 
     def expect(
         self, latents: Sequence[Any], answered_by: Hashable, answered: Answered
@@ -115,11 +116,11 @@ class ModelForward:
         can is to be found: its outputs are passed when the forward is over.
         """
         self._latents, self._answered_by = latents, answered_by
-        self._answered = answered
+        self.answered = answered
 
     def finish(self) -> None:
         """The forward is over: another one of its owner begins."""
-        answered, self._answered = self._answered, None
+        answered, self.answered = self.answered, None
         if answered is not None:
             answered(*self._newest_answer)
 
@@ -130,7 +131,7 @@ class ModelForward:
         self._given, self._results = before._given, before._results
 
     def _answers(self, graph: Hashable, results: Sequence[Any]) -> bool:
-        if self._answered is None or self._answered_by not in (None, graph):
+        if self.answered is None or self._answered_by not in (None, graph):
             return False
         return find_latent_pair(self._latents, results) is not None
 
@@ -226,7 +227,7 @@ class ModelForward:
                 self._newest_answer = graph, copies_of_tensors(results)
                 self._answering = results
             else:
-                answered, self._answered = self._answered, None
+                answered, self.answered = self.answered, None
                 assert answered is not None
                 results = answered(graph, results)
         for value in results:
@@ -265,7 +266,7 @@ def goes_on(
 def finish(owner: str) -> None:
     """Another forward of an owner begins."""
     call = _running.get(owner)
-    if call is not None:
+    if call is not None and call.answered is not None:
         call.finish()
 
 

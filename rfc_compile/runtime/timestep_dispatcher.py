@@ -264,7 +264,7 @@ class TimestepDispatcher(Dispatcher):
         refused = branch.mismatch(signal, full_steps, run.varying)
         if refused is not None:
             return refused._replace(name=call.context.branch)
-        if self._is_replaced(call, signal):
+        if branch.leaps(signal.change) and self._is_replaced(call):
             return Mismatch("discontinuity", signal=signal)
         unseen = self.follows and call.fit is None
         guessed = unseen and not call.context.run_is_known and branch.step >= 0
@@ -276,11 +276,10 @@ class TimestepDispatcher(Dispatcher):
                 run.varying &= branch.differing(signal)
         return None
 
-    def _is_replaced(self, call: PlacedStep, signal: Signal) -> bool:
+    def _is_replaced(self, call: PlacedStep) -> bool:
         """Whether a named run goes on with another latent (a callback)."""
-        if not call.context.run_is_known or not call.branch.leaps(signal.change):
-            return False
-        return call.pair is None or call.debt.fit is None
+        unexplained = call.pair is None or call.debt.fit is None
+        return call.context.run_is_known and unexplained
 
     def _run_step(self, call: PlacedStep, inputs: GraphInputs, *, full: bool) -> Done:
         """Run one graph; a full step with history is predicted, too."""
