@@ -61,12 +61,13 @@ def _calls(pipeline: object, total: int | None) -> int | None:
     """Timesteps of the bar's loop: solvers of order 2 have two for each iteration."""
     scheduler = getattr(pipeline, "scheduler", None)
     timesteps = getattr(scheduler, "timesteps", None)
-    order = getattr(scheduler, "order", 1)
     if total is None or not isinstance(timesteps, Tensor) or total >= len(timesteps):
         return total
-    if total == getattr(scheduler, "num_inference_steps", None):
-        return len(timesteps)
-    return total * order - (order - 1)
+    counted = getattr(pipeline, "_num_timesteps", None)
+    if isinstance(counted, int) and total <= counted <= len(timesteps):
+        return counted
+    whole = total == getattr(scheduler, "num_inference_steps", None)
+    return len(timesteps) if whole else total
 
 
 def _whole(total: object) -> int | None:

@@ -7,7 +7,6 @@ call -> takes part in a running call of the model?   model_forward
 
 from __future__ import annotations
 
-import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Sequence, Set
@@ -53,8 +52,6 @@ ALONE = 3
 """Leading calls of one layer in a row, without another graph between them, after which
 followers are no longer expected or tracked."""
 
-_serials = itertools.count()
-
 
 class Dispatcher(ABC):
     """Runs one captured forward; called in place of Dynamo's graph.
@@ -94,7 +91,7 @@ class Dispatcher(ABC):
         self._routes = input_pickers(specialized, layout.slots)
         self._computes = type(self), computation_of(specialized)
         self._unled = without_reader(specialized, layout, count)
-        self._led, self._calls, self._serial = 0, 0, next(_serials)
+        self._led, self._calls, self._serial = 0, 0, next(model_forward.graph_numbers)
         self._led_layer: LayerKey | None = None
         self._prepare(plan)
 
@@ -143,7 +140,7 @@ class Dispatcher(ABC):
                 outputs = self._lead_together(session, context, arguments, weights)
             running = None if alone else model_forward.running(context)
         if running is not None:
-            return running.add(id(self), layer, given, outputs)
+            return running.add(self._serial, layer, given, outputs)
         return outputs
 
     def _session_of(
@@ -323,6 +320,8 @@ class Dispatcher(ABC):
         decision = call.decided(run, signal, reason, repayment, full=full)
         branch.learn(signal, full=full)
         branch.advance(call.step, full=full)
+        if call.step > 0:
+            call.session.continued = call.session.calls
         run.decisions.append(decision)
         if full and call.step > run.last_computed:  # by another branch it is counted
             run.computed, run.last_computed = run.computed + 1, call.step

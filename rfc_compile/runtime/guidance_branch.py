@@ -15,8 +15,8 @@ from rfc_compile.runtime.state import BranchState
 from rfc_compile.schedules.base import Curvature
 
 UNRELATED = 0.6
-"""Relative change of a block's input above which two calls count as unrelated, where
-blocks are compiled alone and no output of the sampler's is seen."""
+"""Relative change of a block's input, or of a part of an image, above which two calls
+count as unrelated, where no fit says what follows."""
 
 
 JUMP = 4.0
@@ -90,7 +90,8 @@ class GuidanceBranch:
     ``largest_change`` is that of the latent at any step; ``error`` the
     sum of the signals' errors since the last full step. ``returned`` are its last two
     outputs, newest first, and those of the run's ``unfitted`` steps; ``kept_full`` the
-    times and outputs of the last full steps of a broken forward; ``seen`` is its
+    times and outputs of the last full steps of a broken forward; ``awaited`` its call
+    until the output is known (``returned_outputs``); ``seen`` is its
     whole last call until the latent is confirmed, ``mixed`` the rows that guidance
     combines with it (``per_sample=True``). ``debt`` is what a full step repays, without
     the cached steps ``pending``: their index and time, and whether each came right
@@ -114,6 +115,7 @@ class GuidanceBranch:
     returned: list[Returned] = field(default_factory=list)
     kept_full: list[tuple[float, Tensor]] = field(default_factory=list)
     seen: Seen | None = None
+    awaited: object = None
     mixed: WeakSet[GuidanceBranch] = field(default_factory=WeakSet)
     debt: Debt = field(default_factory=Debt)
     pending: list[tuple[int, float, bool]] = field(default_factory=list)

@@ -18,6 +18,7 @@ second forward begins.
 
 from __future__ import annotations
 
+import itertools
 import operator
 import threading
 import weakref
@@ -42,6 +43,9 @@ MAX_OWNERS = 64
 
 MAX_RUNS_OF_A_LAYER = 64
 """Runs of one layer in a call, each with state of its own; one more is a new call."""
+
+graph_numbers = itertools.count()
+"""Of the graphs, in the order in which they are compiled."""
 
 _NEVER = -1, -1
 
@@ -121,8 +125,10 @@ class ModelForward:
     def finish(self) -> None:
         """The forward is over: another one of its owner begins."""
         answered, self.answered = self.answered, None
+        found, self._newest_answer = self._newest_answer, (None, ())
+        self._latents = self._answering = ()
         if answered is not None:
-            answered(*self._newest_answer)
+            answered(*found)
 
     def comes_after(self, before: ModelForward) -> None:
         """Take over what is known of the tensors of its owner's previous call."""
@@ -256,11 +262,11 @@ def leave(owner: str) -> None:
 
 
 def goes_on(
-    graph: object, arguments: Iterable[Any], results: Sequence[Any]
+    graph: int, arguments: Iterable[Any], results: Sequence[Any]
 ) -> Sequence[Any]:
     """A graph without regions has run; returns what it is to return."""
     call = running(current_context())
-    return results if call is None else call.goes_on(id(graph), arguments, results)
+    return results if call is None else call.goes_on(graph, arguments, results)
 
 
 def finish(owner: str) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from rfc_compile.estimators.step_signal import farthest_move
 from rfc_compile.estimators.step_weights import mean_time
 from rfc_compile.runtime.call_context import CallContext
-from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.guidance_branch import UNRELATED, GuidanceBranch
 from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.run_fits import fits_after
 from rfc_compile.runtime.sampler_fit import EXACT, Fit
@@ -37,7 +37,7 @@ its stream is less than this share of that to the other's."""
 
 LARGEST_OF_A_PART = 0.7
 """Largest residual of a part of an image: where windows overlap, the caller mixes what
-was returned for several."""
+was returned for several. Unrelated latents leave as little, but are far away."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,16 @@ def places(
     context: CallContext,
     latent: Tensor | None,
     time: Time,
-    stream: Sequence[Tensor] | None = None,
+    stream: Sequence[Tensor] = (),
+    *,
+    unseen: bool = False,
 ) -> Iterator[Place]:
     """The runs that a call may continue, likeliest first.
 
     ``runs`` are those under way; ``latent`` (R, N) is None where the graph has none
-    that an output answers. A graph that sees no output of the model passes its
-    ``stream``, of which a branch keeps the last: there the timestep says which step a
-    call is, and of several runs the nearest is continued.
+    that an output answers; the ``stream`` is all that a branch keeps of its last call.
+    Where the graph sees no output of the model (``unseen``), the timestep says which
+    step a call is, and of several runs that of the nearest stream is continued.
     """
     own = [
         run
@@ -102,7 +104,6 @@ def places(
     for run, fit in zip(own, fits, strict=True):
         same = run.times[-1] == time
         if fit is None:
-            unseen = stream is not None
             if same and (context.run_is_known or unseen):
                 standing.append(_standing(run, context))
             elif context.run_is_known or (unseen and not run.goes_back(time)):
@@ -117,14 +118,18 @@ def places(
                 going.append(_going(run, context, fit))
         elif _continues(run, context, fit, time) and _ahead(run, runs, fit, time):
             going.append(_going(run, context, fit))
-    if stream is not None and len(going) > 1 and not context.run_is_known:
+    if unseen and len(going) > 1 and not context.run_is_known:
         going = _nearest_first(going, stream)
     going.sort(key=_unlikeliness)
     yield from _in_order(own, standing, going, context, latent, time)
 
 
+def _resembles(fit: Fit) -> bool:
+    return fit.residual <= LARGEST_OF_A_PART and fit.change <= UNRELATED
+
+
 def _nearest_first(places: Sequence[Place], stream: Sequence[Tensor]) -> list[Place]:
-    """Without those of one conditioning, of which none is clearly the nearest."""
+    """Without those that are far, or of which none is clearly the nearest."""
     branches = [branch for place in places for branch in place.branches]
     moves = [farthest_move(stream, b.state.slots[: len(stream)]) for b in branches]
     read = [float(move) for (move,) in read_all([move[None] for move in moves])]
@@ -134,7 +139,8 @@ def _nearest_first(places: Sequence[Place], stream: Sequence[Tensor]) -> list[Pl
         own = distances[branch]
         alike = [b for b in branches if b.conditioning == branch.conditioning]
         others = [distances[b] for b in alike if b is not branch]
-        return all(own == x or own <= CLEARLY_NEARER * x for x in others)
+        clear = all(own == x or own <= CLEARLY_NEARER * x for x in others)
+        return clear and own <= UNRELATED
 
     found = [
         replace(place, branches=[branch])
@@ -150,18 +156,18 @@ def _parts(
     context: CallContext,
     latent: Tensor | None,
     time: Time,
-    stream: Sequence[Tensor] | None,
+    stream: Sequence[Tensor],
 ) -> Iterator[Place]:
     """The branches whose part of the image a call may go on with, else a fresh one."""
     step = run.step + (run.times[-1] != time)
     waiting = run.waiting(step, context.branch)
-    if latent is None and stream is not None and waiting:
+    if latent is None and waiting:
         yield from _nearest_first([Place(run, step, waiting, part=True)], stream)
     fits = fits_after([(run, branch) for branch in waiting], latent)
     found = [
         Place(run, step, [branch], fit, part=True)
         for branch, fit in zip(waiting, fits, strict=True)
-        if fit is not None and fit.moved and fit.residual <= LARGEST_OF_A_PART
+        if fit is not None and fit.moved and (fit.explained or _resembles(fit))
     ]
     yield from sorted(found, key=_unlikeliness)
     yield Place(run, step, (), part=True)

@@ -11,10 +11,11 @@ full steps, extrapolated, stand for the prediction that a full step is compared 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,13 +26,21 @@ from rfc_compile.runtime.guidance_branch import (
     GuidanceBranch,
     Returned,
 )
-from rfc_compile.runtime.latent_pair import copies_of_tensors, partners
+from rfc_compile.runtime.latent_pair import copies_of_tensors, partners, sizes_of
 from rfc_compile.runtime.latent_search import SEARCHED_STEPS, guessed, seen
 from rfc_compile.runtime.linked_runs import LINKED_STEPS, link_runs, outputs_to_keep
 from rfc_compile.runtime.repayment import Done, Repayment, repay
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.base import Schedule
+
+
+class Awaited(NamedTuple):
+    """A call of the leading graph, until the forward's output is known."""
+
+    call: PlacedStep
+    done: Done
+    schedule: Schedule
 
 
 class ReturnedOutputs:
@@ -92,22 +101,27 @@ class ReturnedOutputs:
         if call.pair is None and call.step >= SEARCHED_STEPS:
             return
         call.latents = copies_of_tensors(call.latents)
-        answered = partial(self._answered, call, done, schedule)
+        call.branch.awaited = Awaited(call, done, schedule)
+        answered = partial(self._answered, weakref.ref(call.branch))
         forward.expect(call.latents, call.session.answered_by, answered)
 
     def _answered(
         self,
-        call: PlacedStep,
-        done: Done,
-        schedule: Schedule,
+        of: weakref.ref[GuidanceBranch],
         graph: Hashable,
         outputs: Sequence[Any],
     ) -> Sequence[Any]:
         """A full step is corrected; returns what the caller is given."""
-        session, branch = call.session, call.branch
+        branch = of()
+        awaited = None if branch is None else branch.awaited
+        if branch is None or not isinstance(awaited, Awaited):
+            return outputs  # its run has ended
+        call, done, schedule = awaited
+        session, branch.awaited = call.session, None
         with session.lock:
             session.answered_by = graph
             if graph is None:  # it was another one this time
+                session.pairs.pop(sizes_of(call.latents), None)
                 branch.returned, branch.seen, branch.curvature = [], None, None
                 return outputs
             if call.pair is None or not call.pair.confirmed:

@@ -62,6 +62,8 @@ class Fit(NamedTuple):
         c: factor of the latent's move before, (R,); 0 where one step is enough.
         d: factors of the outputs before the last, (R, outputs); 0 likewise.
         returns: whether the latent is the one before the last again.
+        change: norm of the latent's move over that of the last latent, of the row where
+            it is largest.
     """
 
     residual: float
@@ -73,6 +75,7 @@ class Fit(NamedTuple):
     c: Array
     d: Array
     returns: bool = False
+    change: float = 0.0
 
     def first(self, column: int) -> Fit:
         """With this output's factors first."""
@@ -177,6 +180,7 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
         c,
         d,
         gram.shape[1] > own and _undoes(gram, own),
+        _relative(gram[:, 0, 0], gram[:, 1, 1]),
     )
 
 

@@ -23,7 +23,7 @@ IDLE_CALLS = 8
 (in calls), or the number of branches that have had one step."""
 
 MAX_LONE_RUNS = 16
-"""Runs of one step, each at another timestep, whose state is kept."""
+"""Runs of one step whose state is kept once twice as many calls continued none."""
 
 MAX_BRANCHES_KEPT = 64
 """Guidance branches of one owner whose state is kept; the oldest run goes."""
@@ -43,10 +43,10 @@ class Session:
     """The runs of one owner, in the order in which they began.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
-    counts the leading ones, ``lone_calls`` the latest of them that were runs of one
-    call, ``repeats`` those that were given none but known ``readings`` of the
-    conditioning, ``fresh`` the latest that were given others; ``alone`` is set when no
-    other graph follows. The last finished run is kept for its decisions. ``pairs`` are
+    counts the leading ones, ``continued`` is the last that was no first step,
+    ``lone_calls`` counts the latest that were runs of one call, ``repeats`` those that
+    were given none but known ``readings`` of the conditioning, ``fresh`` the latest
+    that were given others; ``alone`` is set when no other graph follows. The last finished run is kept for its decisions. ``pairs`` are
     the latents with their outputs, by the latents' shapes; the conditioning inputs
     ``moving`` have turned out to be latents; ``answered_by`` is the graph that returns
     the output of a forward which is broken into several. ``samples`` are the rows of
@@ -59,6 +59,7 @@ class Session:
     runs: list[Trajectory] = field(default_factory=list)
     samples: Samples = field(default_factory=Samples)
     calls: int = 0
+    continued: int = 0
     lone_calls: int = 0
     repeats: int = 0
     fresh: int = 0
@@ -125,7 +126,7 @@ class Session:
             return
         live = self.live
         lone = [run for run in live if len(run.times) == 1]
-        if len({run.times[0] for run in lone}) > MAX_LONE_RUNS:  # nothing goes on
+        if self.calls - self.continued > 2 * MAX_LONE_RUNS:
             for run in lone[MAX_LONE_RUNS:]:
                 run.finish()
             live = self.live

@@ -93,8 +93,9 @@ class TimestepDispatcher(Dispatcher):
             pair=pair,
         )
         refused, first = None, None
-        stream = [arguments[i] for i in self._latents] if self.follows else None
-        for place in places(session.live, context, latent, time, stream):
+        stream = [arguments[i] for i in self._latents]
+        own = session.live, context, latent, time, stream
+        for place in places(*own, unseen=self.follows):
             first = first or place
             for branch in place.branches:
                 refused = self._rules_out(branch, place, context, weights, arguments)
@@ -156,6 +157,8 @@ class TimestepDispatcher(Dispatcher):
     ) -> Sequence[Any]:
         """A fresh branch, of the run that the call continues or of a new one."""
         reason = None if refused is None else refused.reason
+        if place is not None:
+            place.run.make_room()
         if place is None or place.leaves or place.run.full_up:
             if session.runs and place is None:
                 reason = "new_run"

@@ -26,6 +26,9 @@ MAX_PARTS = 64
 MANY_TIMESTEPS = 64
 """Above this number (one per token) only the least and the largest are compared."""
 
+MOST_BEHIND = 2
+"""Steps that a branch may lag behind where a run has more than ``MAX_BRANCHES``."""
+
 JUMP = 1.5
 """Of the last move of the timestep: a move back that is larger is none of a solver."""
 
@@ -117,6 +120,12 @@ class Trajectory:
         many = self.in_parts or self.declared
         return len(self.branches) >= (MAX_PARTS if many else MAX_BRANCHES)
 
+    def make_room(self) -> None:
+        """Drop the branches that lag behind where there are many."""
+        if len(self.branches) >= MAX_BRANCHES:
+            oldest = self.step - MOST_BEHIND
+            self.branches = [b for b in self.branches if b.step >= oldest]
+
     @property
     def free_index(self) -> int:
         """The index of a branch that is added."""
@@ -166,8 +175,9 @@ class Trajectory:
         if not self.goes_back(time):
             return False
         newest = self.timesteps[-1]
-        before = next(t for t in reversed(self.timesteps) if t != newest)
-        return abs(mean_time(time) - newest) > JUMP * abs(before - newest)
+        others = [t for t in reversed(self.timesteps) if t != newest]
+        back = abs(mean_time(time) - newest)
+        return bool(others) and back > JUMP * abs(others[0] - newest)
 
     def restart(self) -> None:
         """Drop what was kept: the next step has nothing to do with the last."""
@@ -267,6 +277,8 @@ class Trajectory:
         """End the run: its state is freed, its decisions are kept."""
         self.finished = True
         self.unlink(self.linked)
+        for branch in self.branches:
+            branch.awaited = None
         self.branches, self.unfitted = [], []
         self.newest = None
 

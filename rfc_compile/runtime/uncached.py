@@ -13,7 +13,7 @@ from typing import Any
 from rfc_compile.dynamo_frames import outermost_call
 from rfc_compile.errors import InnerBackendFailed, NoRoomForState
 from rfc_compile.graph_report import GraphReport, all_reports, run_numbers
-from rfc_compile.runtime.model_forward import goes_on
+from rfc_compile.runtime.model_forward import goes_on, graph_numbers
 from rfc_compile.torch_internals import CompiledGraph, in_forward_mode
 
 FORWARD_MODE = (
@@ -76,7 +76,7 @@ class Uncached:
 
     def __init__(self, compiled: CompiledGraph, report: GraphReport) -> None:
         self.report = report
-        self._compiled = compiled
+        self._compiled, self._number = compiled, next(graph_numbers)
         self._first_run = self._forwards = 0
         self._forward: object = None
 
@@ -87,7 +87,7 @@ class Uncached:
             self._look_for_regions()
         results = self._compiled(*arguments)
         if self.report.fragment:
-            return goes_on(self, arguments, results)
+            return goes_on(self._number, arguments, results)
         return results
 
     def _look_for_regions(self) -> None:
