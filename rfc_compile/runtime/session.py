@@ -46,11 +46,12 @@ class Session:
     counts the leading ones, ``continued`` is the last that was no first step,
     ``lone_calls`` counts the latest that were runs of one call, ``repeats`` those that
     were given none but known ``readings`` of the conditioning, ``fresh`` the latest
-    that were given others; ``alone`` is set when no other graph follows. The last finished run is kept for its decisions. ``pairs`` are
-    the latents with their outputs, by the latents' shapes; the conditioning inputs
-    ``moving`` have turned out to be latents; ``answered_by`` is the graph that returns
-    the output of a forward which is broken into several. ``samples`` are the rows of
-    batches with ``per_sample=True``. Leading calls hold the ``lock``.
+    that were given others; ``alone`` is set when no other graph follows. The last
+    finished run is kept for its decisions. ``pairs`` are the latents with their
+    outputs, by the latents' shapes; the conditioning inputs ``moving`` have turned out
+    to be latents; ``answered_by`` is the graph that returns the output of a forward
+    which is broken into several. ``samples`` are the rows of batches with
+    ``per_sample=True``. Leading calls hold the ``lock``.
     """
 
     report: GraphReport = field(default_factory=GraphReport)
