@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -131,3 +133,51 @@ def test_an_output_that_the_caller_overwrites_is_kept_as_it_was() -> None:
     with torch.no_grad():
         found = [overwriting(compiled(broken("end")), how) for how in (False, True)]
     assert torch.equal(*found)
+
+
+class Storing(nn.Module):
+    """A last layer that keeps what it is given, while it is asked to."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.stores = layer, False
+        self.stored: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stores:
+            self.stored = 2 * x
+        result: Tensor = self.layer(x)
+        return result
+
+
+@pytest.mark.parametrize("stores", [range(8), range(10, 20), range(0, 20, 5)])
+def test_another_last_graph_is_another_answer(stores: Sequence[int]) -> None:
+    """Its outputs stand at other places: the pair of the graph before is of no use."""
+    (expected,) = in_turn(load_glyph_dit(), [1])
+    model: Any = broken("end")
+    model.proj_out_2 = Storing(model.proj_out_2)
+    rfc = compiled(model)
+    sampler, x = make_scheduler("ddim", STEPS), initial_noise(1, 1)
+    with torch.no_grad():
+        for step, t in enumerate(sampler.timesteps):
+            model.proj_out_2.stores = step in stores
+            v = rfc(x, timestep=t.expand(1), class_labels=LABELS[:1]).sample
+            x = sampler.step(v, t, x).prev_sample
+    assert distance(x, expected) < 0.15
+    assert rfc_compile.stats(rfc).nfc < STEPS
+
+
+def test_a_run_that_ends_leaves_nothing_of_its_last_forward() -> None:
+    model = compiled(broken("end"))
+    in_turn(model, [1])
+    sessions = [s for d in dispatchers_of(model) for s in d.sessions()]
+    branches = [weakref.ref(b) for s in sessions for r in s.live for b in r.branches]
+    assert branches
+    del sessions
+    gc.collect()
+    gc.disable()
+    try:
+        rfc_compile.reset(model)
+        assert not any(branch() for branch in branches)
+    finally:
+        gc.enable()

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile import UncachedWarning
+from rfc_compile.runtime.call_context import current_context
+from rfc_compile.runtime.registry import dispatchers_of
 from rfc_compile.tools.measure.glyph_dit import (
     EMPTY_CLASS,
     initial_noise,
@@ -265,3 +267,83 @@ def test_the_first_image_is_the_one_drawn_later() -> None:
 
     model = compiled(load_glyph_dit())
     assert torch.equal(experts(model), experts(model))
+
+
+def test_windows_at_other_places_at_every_step_are_full(plain: nn.Module) -> None:
+    """A window's content is another one's, which is far but not unlike it."""
+
+    def shifted(model: Any) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        sampler = make_scheduler("ddim", STEPS)
+        x = torch.randn(1, 3, 32, 64, generator=generator)
+        for t in sampler.timesteps:
+            shift = int(torch.randint(64, (), generator=generator))
+            rolled, total = x.roll(shift, -1), torch.zeros_like(x)
+            for start in (0, 32):
+                part = slice(start, start + 32)
+                total[..., part] = predicted(model, rolled[..., part], t)
+            x = sampler.step(total.roll(-shift, -1), t, x).prev_sample
+        return x
+
+    model = compiled(load_glyph_dit(), interval=3)
+    with bar():
+        found = shifted(model)
+        held = rfc_compile.stats(model).cache_bytes
+        decisions = rfc_compile.stats(model).decisions
+    assert distance(found, shifted(plain)) < 0.4
+    assert all(made.full for made in decisions[:4])
+    assert held < 12 * 143_360
+
+
+def test_timesteps_that_change_places_between_rows(plain: nn.Module) -> None:
+    def swapping(model: Any) -> Tensor:
+        x = torch.cat([initial_noise(1, seed) for seed in range(2)])
+        for times in [(800, 600), (600, 800), (800, 600), (500, 700)]:
+            with torch.no_grad():
+                labels = LABEL.expand(2)
+                v = model(x, timestep=torch.tensor(times), class_labels=labels).sample
+            x = x - 0.05 * v
+        return x
+
+    with bar(4):
+        found = swapping(compiled(load_glyph_dit()))
+    assert torch.equal(found, swapping(plain))
+
+
+@pytest.mark.parametrize("count", [4, 20])
+def test_images_that_begin_at_timesteps_of_their_own(count: int) -> None:
+    """Requests of several strengths, in turn and without names."""
+    model = compiled(load_glyph_dit())
+    samplers = [make_scheduler("ddim", 40) for _ in range(count)]
+    times = [sampler.timesteps[i : i + 10] for i, sampler in enumerate(samplers)]
+    latents = [initial_noise(1, seed) for seed in range(count)]
+    for step in range(10):
+        for i, sampler in enumerate(samplers):
+            t = times[i][step]
+            v = predicted(model, latents[i], t)
+            latents[i] = sampler.step(v, t, latents[i]).prev_sample
+    full = sum(d.graphs["full"].calls for d in dispatchers_of(model))
+    assert full < 0.6 * 10 * count
+
+
+def test_a_bar_that_counts_timesteps_is_believed() -> None:
+    """SDXL with denoising_end: a slice of the timesteps of a solver of order 2."""
+    scheduler = HeunDiscreteScheduler(prediction_type="v_prediction")
+    scheduler.set_timesteps(STEPS)
+    with bar(31, scheduler):
+        assert current_context().iterations == 31
+    with bar(STEPS, scheduler):
+        assert current_context().iterations == 2 * STEPS - 1
+
+
+def test_branches_that_lag_behind_are_freed_where_there_are_many() -> None:
+    """An input that is new at every second step is never known to vary."""
+    model = compiled(load_glyph_dit())
+    sampler, x = make_scheduler("ddim", 40), initial_noise(1, 0)
+    sizes = []
+    with bar(40):
+        for step, t in enumerate(sampler.timesteps):
+            label = torch.tensor([step // 2 % 10])
+            x = sampler.step(predicted(model, x, t, label), t, x).prev_sample
+            sizes.append(rfc_compile.stats(model).cache_bytes)
+    assert max(sizes) <= 9 * sizes[0]
