@@ -49,9 +49,9 @@ graph_numbers = itertools.count()
 
 _NEVER = -1, -1
 
-Answered = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
-"""Takes the graph that answers the latent and its outputs; returns what the caller is
-given."""
+Answered = Callable[..., Sequence[Any]]
+"""Takes the graph that answers the latent, its outputs, and whether the forward is
+``over``; returns what the caller is given."""
 
 
 class ModelForward:
@@ -128,7 +128,7 @@ class ModelForward:
         found, self._newest_answer = self._newest_answer, (None, ())
         self._latents = self._answering = ()
         if answered is not None:
-            answered(*found)
+            answered(*found, over=True)
 
     def comes_after(self, before: ModelForward) -> None:
         """Take over what is known of the tensors of its owner's previous call."""
@@ -226,7 +226,8 @@ class ModelForward:
     def _add_results(
         self, graph: Hashable, arguments: Iterable[Any], results: Sequence[Any]
     ) -> Sequence[Any]:
-        if any(value is own for value in arguments for own in self._answering):
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        if any(value is own for value in tensors for own in self._answering):
             self._newest_answer, self._answering = (None, ()), ()  # it was a stream
         if self._answers(graph, results):
             if self._answered_by is None:
@@ -235,7 +236,7 @@ class ModelForward:
             else:
                 answered, self.answered = self.answered, None
                 assert answered is not None
-                results = answered(graph, results)
+                results = answered(graph, results, over=False)
         for value in results:
             if isinstance(value, Tensor):
                 self._results[value] = self.number

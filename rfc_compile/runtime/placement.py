@@ -119,7 +119,8 @@ def places(
         elif _continues(run, context, fit, time) and _ahead(run, runs, fit, time):
             going.append(_going(run, context, fit))
     if unseen and len(going) > 1 and not context.run_is_known:
-        going = _nearest_first(going, stream)
+        explained = [place for place in going if place.fit is not None]
+        going = explained or _nearest_first(going, stream)
     going.sort(key=_unlikeliness)
     yield from _in_order(own, standing, going, context, latent, time)
 

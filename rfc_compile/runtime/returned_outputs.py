@@ -110,8 +110,13 @@ class ReturnedOutputs:
         of: weakref.ref[GuidanceBranch],
         graph: Hashable,
         outputs: Sequence[Any],
+        *,
+        over: bool,
     ) -> Sequence[Any]:
-        """A full step is corrected; returns what the caller is given."""
+        """A full step is corrected; returns what the caller is given.
+
+        ``over`` says that the caller has been given the outputs already.
+        """
         branch = of()
         awaited = None if branch is None else branch.awaited
         if branch is None or not isinstance(awaited, Awaited):
@@ -128,7 +133,8 @@ class ReturnedOutputs:
                 call.pair = guessed(session, call.latents, outputs)
             if done.history is not None and call.pair is not None:
                 exact = call.pair.returned(outputs).clone()
-                repayment = self._repayment(call, outputs, schedule)
+                corrects = self.corrects and call.pair.confirmed and not over
+                repayment = self._repayment(call, outputs, schedule, corrects)
                 if repayment is not None:
                     outputs = repayment.outputs
                     _record(call, repayment)
@@ -140,7 +146,11 @@ class ReturnedOutputs:
             return outputs
 
     def _repayment(
-        self, call: PlacedStep, outputs: Sequence[Any], schedule: Schedule
+        self,
+        call: PlacedStep,
+        outputs: Sequence[Any],
+        schedule: Schedule,
+        corrects: bool,
     ) -> Repayment | None:
         """The prediction is that of the last full steps' outputs, extrapolated."""
         if call.positions is None or call.pair is None:
@@ -161,7 +171,7 @@ class ReturnedOutputs:
             debt,
             time,
             call.positions[: self.nodes],
-            corrects=self.corrects,
+            corrects=corrects,
         )
 
 
@@ -186,7 +196,8 @@ def extrapolated(
 
     None where not all of them are kept.
     """
-    kept = dict(branch.kept_full)
+    kept = dict(reversed(branch.kept_full))  # of two at one time the newest
+    nodes = list(dict.fromkeys(nodes))
     if not nodes or any(node not in kept for node in nodes):
         return None
     if any(kept[node].shape != like.shape for node in nodes):

@@ -29,7 +29,7 @@ MANY_TIMESTEPS = 64
 MOST_BEHIND = 2
 """Steps that a branch may lag behind where a run has more than ``MAX_BRANCHES``."""
 
-JUMP = 1.5
+JUMP_BACK = 1.5
 """Of the last move of the timestep: a move back that is larger is none of a solver."""
 
 Time = tuple[float, ...]
@@ -152,8 +152,7 @@ class Trajectory:
     @property
     def direction(self) -> float:
         """Less than 0 where its timesteps fall, 0 while there is only one."""
-        first, *_, last = (*self.timesteps[:1], *self.timesteps)
-        return last - first
+        return self.timesteps[-1] - self.timesteps[0]
 
     def goes_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest, seen in the direction of the run."""
@@ -177,7 +176,7 @@ class Trajectory:
         newest = self.timesteps[-1]
         others = [t for t in reversed(self.timesteps) if t != newest]
         back = abs(mean_time(time) - newest)
-        return bool(others) and back > JUMP * abs(others[0] - newest)
+        return bool(others) and back > JUMP_BACK * abs(others[0] - newest)
 
     def restart(self) -> None:
         """Drop what was kept: the next step has nothing to do with the last."""

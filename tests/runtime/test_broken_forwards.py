@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.runtime.returned_outputs import extrapolated
 from rfc_compile.tools.measure.glyph_dit import (
     EMPTY_CLASS,
     initial_noise,
@@ -181,3 +183,37 @@ def test_a_run_that_ends_leaves_nothing_of_its_last_forward() -> None:
         assert not any(branch() for branch in branches)
     finally:
         gc.enable()
+
+
+def test_a_forward_that_is_interrupted_and_repeated() -> None:
+    """Its run has lost an output and stands beside the one that goes on."""
+    model = broken("end")
+    rfc = compiled(model)
+    in_turn(rfc, [2])
+    sampler, x = make_scheduler("ddim", STEPS), initial_noise(1, 1)
+    for step, t in enumerate(sampler.timesteps):
+        given = {"timestep": t.expand(1), "class_labels": LABELS[:1]}
+        with torch.no_grad():
+            if step == 6:
+                hook = model.norm_out.register_forward_pre_hook(interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    rfc(x, **given)
+                hook.remove()
+            x = sampler.step(rfc(x, **given).sample, t, x).prev_sample
+    full = [made.full for made in rfc_compile.stats(rfc).decisions]
+    assert sum(full) < 0.75 * STEPS
+    (expected,) = in_turn(load_glyph_dit(), [1])
+    assert distance(x, expected) < 0.15
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_outputs_at_one_time_are_extrapolated_once() -> None:
+    branch: Any = SimpleNamespace(
+        kept_full=[(5.0, torch.full((1, 2), 3.0)), (5.0, torch.ones(1, 2))]
+    )
+    found = extrapolated(branch, [5.0, 5.0], 4.0, torch.zeros(1, 2))
+    assert found is not None
+    assert torch.equal(found, torch.full((1, 2), 3.0))
