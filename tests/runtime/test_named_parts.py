@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from denoising import compiled
+from denoising import compiled, small_glyph
 from diffusers import DiffusionPipeline, HeunDiscreteScheduler
 from torch import Tensor, nn
 
@@ -19,7 +19,6 @@ from rfc_compile.runtime.registry import dispatchers_of
 from rfc_compile.tools.measure.glyph_dit import (
     EMPTY_CLASS,
     initial_noise,
-    load_glyph_dit,
     make_scheduler,
 )
 
@@ -30,7 +29,7 @@ Sampler = Callable[[Any], Tensor]
 
 @pytest.fixture(scope="module")
 def plain() -> nn.Module:
-    return load_glyph_dit()
+    return small_glyph(4)
 
 
 @contextlib.contextmanager
@@ -106,7 +105,7 @@ def test_every_latent_goes_on_by_itself(
     """Taken for the next step of another one, they were off by half."""
     torch.manual_seed(0)
     expected = draw(plain)
-    model = compiled(load_glyph_dit())
+    model = compiled(small_glyph(4))
     torch.manual_seed(0)
     with RUNS[run]():
         found = draw(model)
@@ -116,7 +115,7 @@ def test_every_latent_goes_on_by_itself(
 
 
 def test_images_in_turn_through_blocks_compiled_one_by_one(plain: nn.Module) -> None:
-    model: Any = load_glyph_dit()
+    model: Any = small_glyph(4)
     type(model)._repeated_blocks = ["BasicTransformerBlock"]
     model.compile_repeated_blocks(backend="rfc", options={"inner": "eager"})
     with bar():
@@ -141,7 +140,7 @@ def rolling(model: Any) -> Tensor:
 def test_calls_at_the_same_timesteps_throughout_are_full_and_told(
     plain: nn.Module,
 ) -> None:
-    model = compiled(load_glyph_dit())
+    model = compiled(small_glyph(4))
     with pytest.warns(UncachedWarning, match="at the timestep before"), bar():
         found = rolling(model)
     assert torch.equal(found, rolling(plain))
@@ -163,7 +162,7 @@ def drawn(model: Any, seed: int, scheduler: Any = None) -> Tensor:
 )
 def test_one_bar_over_several_images(plain: nn.Module, options: dict[str, Any]) -> None:
     """The history of one image was that of the next, 30 dB worse."""
-    model = compiled(load_glyph_dit(), **options)
+    model = compiled(small_glyph(4), **options)
     with bar(3 * STEPS):
         found = [drawn(model, seed) for seed in range(3)]
         stats = rfc_compile.stats(model)
@@ -186,7 +185,7 @@ def test_a_solver_of_order_two_spreads_its_full_steps_over_all_calls(
     """The bar counts 20 iterations, the model is called 39 times."""
     scheduler = HeunDiscreteScheduler(prediction_type="v_prediction")
     scheduler.set_timesteps(STEPS)
-    model = compiled(load_glyph_dit(), target_nfc=wanted)
+    model = compiled(small_glyph(4), target_nfc=wanted)
     with bar(STEPS, scheduler):
         drawn(model, 0, scheduler)
         decisions = rfc_compile.stats(model).decisions
@@ -212,7 +211,7 @@ def test_latents_that_a_callback_replaces_begin_a_new_history(
         return x
 
     swapped(plain, None)
-    model = compiled(load_glyph_dit())
+    model = compiled(small_glyph(4))
     with bar():
         found = swapped(model, 8)
         decisions = rfc_compile.stats(model).decisions
@@ -229,7 +228,7 @@ def test_more_prompts_than_guidance_has_branches(plain: nn.Module) -> None:
             x = sampler.step(torch.stack(outputs).mean(0), t, x).prev_sample
         return x
 
-    model = compiled(load_glyph_dit())
+    model = compiled(small_glyph(4))
     with bar():
         found = mixed(model)
         stats = rfc_compile.stats(model)
@@ -239,7 +238,7 @@ def test_more_prompts_than_guidance_has_branches(plain: nn.Module) -> None:
 
 def test_calls_that_nobody_continues_are_freed() -> None:
     """Distillation by scores: another timestep and another noise in every call."""
-    model = compiled(load_glyph_dit())
+    model = compiled(small_glyph(4))
 
     def held(seeds: range) -> int:
         for seed in seeds:
@@ -255,7 +254,7 @@ def test_calls_that_nobody_continues_are_freed() -> None:
 
 def test_the_first_image_is_the_one_drawn_later() -> None:
     """An expert takes over in the midst of a run: its first steps show no sampler."""
-    early = load_glyph_dit()
+    early = small_glyph(4)
 
     def experts(model: Any) -> Tensor:
         sampler, x = make_scheduler("unipc", STEPS), initial_noise(1, 1)
@@ -265,7 +264,7 @@ def test_the_first_image_is_the_one_drawn_later() -> None:
                 x = sampler.step(predicted(which, x, t), t, x).prev_sample
         return x
 
-    model = compiled(load_glyph_dit())
+    model = compiled(small_glyph(4))
     assert torch.equal(experts(model), experts(model))
 
 
@@ -285,7 +284,7 @@ def test_windows_at_other_places_at_every_step_are_full(plain: nn.Module) -> Non
             x = sampler.step(total.roll(-shift, -1), t, x).prev_sample
         return x
 
-    model = compiled(load_glyph_dit(), interval=3)
+    model = compiled(small_glyph(4), interval=3)
     with bar():
         found = shifted(model)
         held = rfc_compile.stats(model).cache_bytes
@@ -306,14 +305,14 @@ def test_timesteps_that_change_places_between_rows(plain: nn.Module) -> None:
         return x
 
     with bar(4):
-        found = swapping(compiled(load_glyph_dit()))
+        found = swapping(compiled(small_glyph(4)))
     assert torch.equal(found, swapping(plain))
 
 
 @pytest.mark.parametrize("count", [4, 20])
 def test_images_that_begin_at_timesteps_of_their_own(count: int) -> None:
     """Requests of several strengths, in turn and without names."""
-    model = compiled(load_glyph_dit())
+    model = compiled(small_glyph(4))
     samplers = [make_scheduler("ddim", 40) for _ in range(count)]
     times = [sampler.timesteps[i : i + 10] for i, sampler in enumerate(samplers)]
     latents = [initial_noise(1, seed) for seed in range(count)]
@@ -338,7 +337,7 @@ def test_a_bar_that_counts_timesteps_is_believed() -> None:
 
 def test_branches_that_lag_behind_are_freed_where_there_are_many() -> None:
     """An input that is new at every second step is never known to vary."""
-    model = compiled(load_glyph_dit())
+    model = compiled(small_glyph(4))
     sampler, x = make_scheduler("ddim", 40), initial_noise(1, 0)
     sizes = []
     with bar(40):
