@@ -214,7 +214,7 @@ class ModelForward:
                 self._given[value] = first, self.number
         return self._add_results(graph, arguments, results)
 
-    def goes_on(
+    def add_uncached(
         self, graph: Hashable, arguments: Iterable[Any], results: Sequence[Any]
     ) -> Sequence[Any]:
         """A graph without regions has run: part of this call if given a result."""
@@ -262,12 +262,12 @@ def leave(owner: str) -> None:
         call.over = True
 
 
-def goes_on(
+def add_uncached(
     graph: int, arguments: Iterable[Any], results: Sequence[Any]
 ) -> Sequence[Any]:
     """A graph without regions has run; returns what it is to return."""
     call = running(current_context())
-    return results if call is None else call.goes_on(graph, arguments, results)
+    return results if call is None else call.add_uncached(graph, arguments, results)
 
 
 def finish(owner: str) -> None:

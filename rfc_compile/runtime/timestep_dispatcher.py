@@ -280,7 +280,7 @@ class TimestepDispatcher(Dispatcher):
         return None
 
     def _is_replaced(self, call: PlacedStep) -> bool:
-        """Whether a named run goes on with another latent (a callback)."""
+        """Whether a callback has given a named run another latent."""
         unexplained = call.pair is None or call.debt.fit is None
         return call.context.run_is_known and unexplained
 

@@ -13,7 +13,7 @@ from typing import Any
 from rfc_compile.dynamo_frames import outermost_call
 from rfc_compile.errors import InnerBackendFailed, NoRoomForState
 from rfc_compile.graph_report import GraphReport, all_reports, run_numbers
-from rfc_compile.runtime.model_forward import goes_on, graph_numbers
+from rfc_compile.runtime.model_forward import add_uncached, graph_numbers
 from rfc_compile.torch_internals import CompiledGraph, in_forward_mode
 
 FORWARD_MODE = (
@@ -87,7 +87,7 @@ class Uncached:
             self._look_for_regions()
         results = self._compiled(*arguments)
         if self.report.fragment:
-            return goes_on(self._number, arguments, results)
+            return add_uncached(self._number, arguments, results)
         return results
 
     def _look_for_regions(self) -> None:

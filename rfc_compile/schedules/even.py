@@ -10,8 +10,8 @@ Where the noise level u of the latent is known (``runtime.noise_level``), full s
 spread evenly over u / (2.5 - 1.5 u) instead: outputs bend most where there is much
 noise, and samplers differ in how large their steps are there. The last distance is
 shorter, as nothing repays what is owed then; where full steps are few so is the first,
-as one output alone is kept to predict from. A run that goes on after its last step has
-as large a share of full ones there.
+as one output alone is kept to predict from. A run that is longer than declared
+has as large a share of full ones there.
 """
 
 from __future__ import annotations
