@@ -55,12 +55,6 @@ class ReturnedOutputs:
     def __init__(self, nodes: int, *, corrects: bool, searches: bool) -> None:
         self.nodes, self.corrects, self.searches = nodes, corrects, searches
 
-    def tracks_debt(self, run: Trajectory, schedule: Schedule) -> bool:
-        """Whether it matters how a run's latents follow from its outputs."""
-        if self.corrects or schedule.measures:
-            return True
-        return schedule.by_noise and run.step < 1
-
     def remember(
         self, call: PlacedStep, outputs: Sequence[Any], done: Done, schedule: Schedule
     ) -> None:
@@ -76,7 +70,8 @@ class ReturnedOutputs:
         if call.pair is None:
             return
         run = call.trajectory
-        if call.positions is not None and self.tracks_debt(run, schedule):
+        tracks = self.corrects or goes_by_fits(schedule, run)
+        if call.positions is not None and tracks:
             time, *_ = nodes = call.positions[: self.nodes]
             if call.put_off and not full:
                 branch.pending.append((call.step, time, call.follows))
@@ -187,6 +182,11 @@ def _record(call: PlacedStep, repayment: Repayment) -> None:
                 repaid=repayment.repaid,
             )
             return
+
+
+def goes_by_fits(schedule: Schedule, run: Trajectory) -> bool:
+    """Whether a schedule asks how a run's latents follow from its outputs."""
+    return schedule.measures or (schedule.by_noise and run.step < 1)
 
 
 def extrapolated(

@@ -23,7 +23,8 @@ IDLE_CALLS = 8
 (in calls), or the number of branches that have had one step."""
 
 MAX_LONE_RUNS = 16
-"""Runs of one step whose state is kept once twice as many calls continued none."""
+"""Runs of one step whose state is kept once there are twice as many, and no call
+continues one."""
 
 MAX_BRANCHES_KEPT = 64
 """Guidance branches of one owner whose state is kept; the oldest run goes."""
@@ -127,7 +128,8 @@ class Session:
             return
         live = self.live
         lone = [run for run in live if len(run.times) == 1]
-        if self.calls - self.continued > 2 * MAX_LONE_RUNS:
+        waited = self.calls - self.continued
+        if min(waited, len(lone)) > 2 * MAX_LONE_RUNS:
             for run in lone[MAX_LONE_RUNS:]:
                 run.finish()
             live = self.live

@@ -26,7 +26,7 @@ from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, places
 from rfc_compile.runtime.repayment import Done, repay
-from rfc_compile.runtime.returned_outputs import ReturnedOutputs
+from rfc_compile.runtime.returned_outputs import ReturnedOutputs, goes_by_fits
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
 from rfc_compile.runtime.run_notes import note_unlinked
 from rfc_compile.runtime.sampler_fit import EXPLAINED
@@ -210,7 +210,8 @@ class TimestepDispatcher(Dispatcher):
             late = newest is not None and step > run.step and context.run_is_known
             late = late and not place.part and not place.restarts
             sees = newest is not None and (newest.returned or not self.follows)
-            if late and sees and self._returned.tracks_debt(run, self._schedule(run)):
+            corrects = self._returned.corrects
+            if late and sees and (corrects or goes_by_fits(self._schedule(run), run)):
                 put_off(run, step)
         else:
             run.fitted = step

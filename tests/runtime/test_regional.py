@@ -227,7 +227,6 @@ def test_the_same_call_again_keeps_no_more_state() -> None:
             rfc(torch.ones(2, 3, 32, 32), timestep=LABELS * 0 + 5, class_labels=LABELS)
         sizes.append(rfc_compile.stats(rfc).cache_bytes)
     assert max(sizes) <= (2 * MAX_LONE_RUNS + 2) * sizes[0]
-    assert sizes[-1] <= (MAX_LONE_RUNS + 2) * sizes[0]
 
 
 @pytest.mark.parametrize("whole", [True, False])

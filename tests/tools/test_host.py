@@ -17,11 +17,11 @@ STEPS = 16
 @pytest.mark.parametrize(
     ("subject", "schedule", "known", "functions", "files"),
     [
-        (host.flux, "default", True, 90, 23),
-        (host.flux, "default", False, 140, 25),
-        (host.flux, "static", True, 90, 23),
-        (host.flux, "rcs", True, 100, 24),
-        (host.dit, "default", True, 90, 23),
+        (host.flux, "default", True, 90, 25),
+        (host.flux, "default", False, 140, 28),
+        (host.flux, "static", True, 90, 24),
+        (host.flux, "rcs", True, 100, 25),
+        (host.dit, "default", True, 90, 25),
     ],
     ids=["flux", "flux, steps not known", "flux, static", "flux, rcs", "60 regions"],
 )
