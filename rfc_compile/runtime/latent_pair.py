@@ -96,23 +96,6 @@ class LatentPair:
         """The share of a debt that is repaid, by the prediction's relative error."""
         return np.minimum(1.0, LARGEST_ERROR / np.where(error > 0, error, 1.0))
 
-    def corrected(
-        self, outputs: Sequence[Any], predicted: Sequence[Any], amount: Tensor
-    ) -> list[Any]:
-        """The outputs of a full step with ``amount`` (R,) of its prediction's error.
-
-        ``predicted`` are the outputs as a cached step gives them.
-        """
-        results = list(outputs)
-        shares = amount.chunk(1 + len(self.further))
-        for i, share in zip((self.output, *self.further), shares, strict=True):
-            results[i] = outputs[i].clone()
-            part, guess = self._part(results[i]).float(), self._part(predicted[i])
-            error = part - guess.float()
-            part = part + share.view(-1, *[1] * (error.ndim - 1)) * error
-            self._part(results[i]).copy_(part)
-        return results
-
 
 def sizes_of(latents: Sequence[Any]) -> tuple[torch.Size, ...]:
     """What a session knows a pair by."""

@@ -226,8 +226,8 @@ class ModelForward:
     def _add_results(
         self, graph: Hashable, arguments: Iterable[Any], results: Sequence[Any]
     ) -> Sequence[Any]:
-        tensors = [value for value in arguments if isinstance(value, Tensor)]
-        if any(value is own for value in tensors for own in self._answering):
+        streams = [own for own in self._answering if isinstance(own, Tensor)]
+        if streams and any(own is value for own in streams for value in arguments):
             self._newest_answer, self._answering = (None, ()), ()  # it was a stream
         if self._answers(graph, results):
             if self._answered_by is None:

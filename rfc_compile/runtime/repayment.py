@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rfc_compile.runtime.corrector import Debt, row_norms
 from rfc_compile.runtime.latent_pair import LatentPair
@@ -58,7 +59,7 @@ def repay(
     pair: LatentPair,
     latents: Sequence[Any],
     outputs: Sequence[Any],
-    predicted: Sequence[Any],
+    predicted: Tensor,
     debt: Debt,
     time: float,
     nodes: Sequence[float],
@@ -67,15 +68,13 @@ def repay(
 ) -> Repayment:
     """Compare a full step with its prediction; one copy of 3 R numbers to the host.
 
-    ``latents`` are those of the call, ``nodes`` the
-    times of the full steps that are kept from now on.
+    ``latents`` are those of the call, ``predicted`` (R, N) is what a cached step would
+    have returned for its latent, ``nodes`` the times of the full steps that are kept
+    from now on.
     """
-    exact, guess = pair.returned(outputs), pair.returned(predicted)
-    norms = [
-        row_norms(exact.float() - guess.float()),
-        row_norms(exact),
-        row_norms(pair.latent(latents)),
-    ]
+    exact = pair.returned(outputs)
+    delta = exact.float() - predicted.float()
+    norms = [row_norms(delta), row_norms(exact), row_norms(pair.latent(latents))]
     error, size, latent = (np.asarray(values) for values in read_all(norms))
     curvature = debt.curvature(time, error, (size, latent), nodes)
     true_error = float(_ratio(error, size).max())
@@ -88,7 +87,7 @@ def repay(
     rounded = np.round(share * damping, DECIMALS)
     amount = torch.tensor(rounded, dtype=torch.float32, device=exact.device)
     return Repayment(
-        pair.corrected(outputs, predicted, amount),
+        pair.with_returned(outputs, exact.float() + amount[:, None] * delta),
         true_error,
         float(owed.max()),
         float(damping.min()),

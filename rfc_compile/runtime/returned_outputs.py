@@ -162,7 +162,7 @@ class ReturnedOutputs:
             call.pair,
             call.latents,
             outputs,
-            call.pair.with_returned(outputs, guess),
+            guess,
             debt,
             time,
             call.positions[: self.nodes],
@@ -207,4 +207,4 @@ def extrapolated(
         * kept[node].float()
         for node in nodes
     ]
-    return torch.stack(terms).sum(0)
+    return torch.stack(terms).sum(0).to(like.dtype)

@@ -207,9 +207,9 @@ class TimestepDispatcher(Dispatcher):
         run, step, leaves = place.run, place.step, place.leaves
         newest = run.newest  # None where another thread has dropped it
         if place.part or place.fit is None or leaves or newest is None:
-            late = newest is not None and step > run.step and context.run_is_known
-            late = late and not place.part and not place.restarts
-            sees = newest is not None and (newest.returned or not self.follows)
+            breaks = place.part or place.restarts or newest is None
+            late = step > run.step and context.run_is_known and not breaks
+            sees = not self.follows or (newest is not None and newest.returned)
             corrects = self._returned.corrects
             if late and sees and (corrects or goes_by_fits(self._schedule(run), run)):
                 put_off(run, step)
@@ -300,7 +300,7 @@ class TimestepDispatcher(Dispatcher):
             call.pair,
             call.latents,
             outputs,
-            predicted,
+            call.pair.returned(predicted),
             call.debt,
             call.positions[0],
             call.positions[: self._nodes],

@@ -41,7 +41,7 @@ def repay_row(
         call.pair,
         call.latents,
         exact,
-        guess,
+        call.pair.returned(guess),
         call.debt,
         call.time[0],
         nodes,
