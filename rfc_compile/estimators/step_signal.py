@@ -64,38 +64,39 @@ def step_signal(
 def farthest_move(latents: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:
     """The largest relative change of a sample's latent, shape ().
 
-    Not finite where a sample's latent is zero, which tells nothing. A latent that is
-    zero as a whole beside others (an input that is switched off) has not moved, or
-    by its own size at the step that switches it off.
+    Not finite where a sample's latent is zero, which tells nothing. One that is zero
+    beside others (an input that is switched off, also for the sample without
+    conditioning only) has not moved, or by its own size at the step that switches it
+    off.
     """
     moves = [
-        relative_distance(now, then).amax()
-        for now, then in zip(latents, before, strict=True)
+        relative_distance(now, then) for now, then in zip(latents, before, strict=True)
     ]
     if len(latents) > 1:
-        sizes = [now.float().abs().sum() for now in latents]
-        others = torch.stack(sizes).amax() > 0
+        sizes = [row_sizes(now) for now in latents]
+        others = torch.stack([size.amax() for size in sizes]).amax() > 0
         moves = [
-            torch.where((size == 0) & others, (then != 0).any().float(), move)
+            torch.where((size == 0) & others, (row_sizes(then) != 0).float(), move)
             for size, then, move in zip(sizes, before, moves, strict=True)
         ]
-    return torch.stack(moves).amax()
+    return torch.stack([move.amax() for move in moves]).amax()
 
 
 def prediction_error(value: Tensor, predicted: Tensor) -> Tensor:
     """The relative distance per group, shape (G,); 0 for zeros predicted as zeros."""
-    now = value.float()
-    distance = (now - predicted.float()).abs().flatten(1).sum(1)
-    size = now.abs().flatten(1).sum(1)
+    distance, size = row_sizes(value.float() - predicted.float()), row_sizes(value)
     size = torch.where(size == 0, distance, size)
     return distance / torch.where(size == 0, 1, size)
 
 
 def relative_distance(value: Tensor, other: Tensor) -> Tensor:
     """``||value - other||_1 / ||value||_1`` per entry of the leading dimension."""
-    now = value.float()
-    distance = (now - other.float()).abs().flatten(1).sum(1)
-    return distance / now.abs().flatten(1).sum(1)
+    return row_sizes(value.float() - other.float()) / row_sizes(value)
+
+
+def row_sizes(value: Tensor) -> Tensor:
+    """``||value||_1`` per entry of the leading dimension."""
+    return value.float().abs().flatten(1).sum(1)
 
 
 def fingerprint(value: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,10 @@ OLDER_LATENT = 0.3
 begun at an older latent (KDPM2)."""
 STAGED = 3e-4
 
+FORGOTTEN = 3.0
+"""Under fresh noise the steps to come undo part of an error: of a debt this part stays
+in the image of what would without noise."""
+
 
 @dataclass(frozen=True)
 class Debt:
@@ -68,6 +72,7 @@ class Debt:
             step before.
         fit: how the newest latent followed; None before that is known.
         residual: the largest of the fits since the last full step.
+        rough_weight: the weight of an output in a latent that does not follow, (R,).
     """
 
     nodes: tuple[float, ...] = ()
@@ -75,11 +80,14 @@ class Debt:
     remainders: tuple[float, float] = (0.0, 0.0)
     fit: Fit | None = None
     residual: float = 0.0
+    rough_weight: Array = field(default_factory=lambda: np.zeros(1))
 
     def carried_on(self, fit: Fit | None) -> Debt:
         """With the fit of the step before, its own output first; None: not known."""
-        if fit is None or not fit.explained:
+        if fit is None:
             return Debt(self.nodes)
+        if not fit.explained:
+            return Debt(self.nodes, rough_weight=np.abs(fit.b[:, 0]) / FORGOTTEN)
         owed = self.owed
         if _memory_is_long(fit):
             owed = None
@@ -128,19 +136,18 @@ class Debt:
 
         ``error`` is the norm of delta, ``sizes`` those of the output and the latent,
         (R,); ``nodes`` are the times of the full steps that are kept now. Where the
-        latent is not explained, nothing is owed, and errors are taken to be alike at
-        any distance.
+        latent is not explained, errors are taken to be alike at any distance.
         """
         remainder, by = abs(_product(time, self.nodes)), self.weight
         if remainder == 0 or not 0 < len(self.nodes) <= len(nodes):
             return None
-        output, latent = (np.where(size > 0, size, 1.0) for size in sizes)
-        own = float((error / output).max())
         if by is None:
-            return Curvature(0.0, own, ()) if math.isfinite(own) else None
-        # one more node from now on: the next difference is as large over that distance
-        remainder *= abs(time - self.nodes[0]) ** (len(nodes) - len(self.nodes))
-        weight, own = float((by * error / latent).max()) / remainder, own / remainder
+            by, remainder, nodes = self.rough_weight, 1.0, ()
+        else:  # one more node from now on: the next difference is as large over that
+            remainder *= abs(time - self.nodes[0]) ** (len(nodes) - len(self.nodes))
+        output, latent = (np.where(size > 0, size, 1.0) for size in sizes)
+        weight = float((by * error / latent).max()) / remainder
+        own = float((error / output).max()) / remainder
         known = math.isfinite(weight) and math.isfinite(own)
         return Curvature(weight, own, tuple(nodes)) if known else None
 

@@ -7,13 +7,14 @@ The debt is what the predictions' errors add up to in the latent, relative to it
 (``Curvature``). It is estimated from the curvature of the last full outputs and
 the sampler's own weights, so one tolerance gives about the same error of the image on
 every model. Cached steps need no signal. Intervals grow slowly, because past curvature
-says little about the curvature far ahead. The first one, of which nothing is known, is
-that of as many full steps spread evenly (``even``).
+says little about the curvature far ahead. Of the first one nothing is known: it is that
+of as many full steps spread evenly over the noise level, else a single step, as noise
+that is predicted wrongly at the start grows most.
 
-Where fresh noise or edits leave the latents unexplained, no debt is known: full steps
-are spread evenly (``even``), and the error of the last one's own prediction stands for
-those that follow. Where the sampler is not observed, they are spread evenly. With
-``min_psnr``, which needs the debt, every step is full in both.
+Where fresh noise or edits leave the latents unexplained, full steps are spread evenly
+(``even``), and the error of the last one's own prediction stands for those that follow.
+Where the sampler is not observed, they are spread evenly. With ``min_psnr``, which needs
+the true debt, every step is full in both.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class ErrorControl(Schedule):
         """Full where one more cached step would owe too much."""
         since = position.since_full
         if position.last_interval is None:  # a curvature needs two full steps
-            if position.noise_level is None and self._is_careful(position):
+            if position.noise_level is None:
                 return FULL, self.name
             return self._even.decide(position)
         curvature = position.curvature
@@ -87,8 +88,3 @@ class ErrorControl(Schedule):
         if due or own > self._largest_output_error:
             return FULL, self.name
         return (CACHED, self.name) if explained else self._even.decide(position)
-
-    def _is_careful(self, position: Position) -> bool:
-        """Whether the steps are no measure of how far the first interval may go."""
-        unknown = position.process is None or position.steps is None
-        return unknown or self.options.min_psnr is not None

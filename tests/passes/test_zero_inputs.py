@@ -24,6 +24,8 @@ def test_a_latent_that_is_switched_off_has_not_moved() -> None:
     torch.testing.assert_close(moved, torch.tensor(0.1 / 1.1))
     assert farthest_move([x, zero], [x, zero + 1]) == 1
     assert farthest_move([x, zero], [x, zero]) == 0
+    unconditional = torch.stack([torch.ones(3), torch.zeros(3)])
+    assert farthest_move([x, unconditional], [x, unconditional]) == 0
 
 
 @pytest.mark.parametrize("rows", [[0, 1], [1]])

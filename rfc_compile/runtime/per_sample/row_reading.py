@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfc_compile.estimators.step_signal import Signal, relative_distance
+from rfc_compile.estimators.step_signal import Signal, relative_distance, row_sizes
 from rfc_compile.passes.analysis.batch_dimension import Batch
 from rfc_compile.runtime.per_sample.rows import count_of
 from rfc_compile.runtime.readback import read_all
@@ -82,10 +82,21 @@ def _at(values: Sequence[Any], row: int) -> Any:
 def farthest(latents: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     """How far every row is from another sample, over its latents the most, shape (n,).
 
-    ``latents`` are (n, ...), ``others`` (1, ...).
+    ``latents`` are (n, ...), ``others`` (1, ...). A latent that is zero in both, beside
+    one that is not, has not moved.
     """
-    moved = [relative_distance(x, y) for x, y in zip(latents, others, strict=True)]
-    return torch.stack(moved).amax(0)
+    moves = [relative_distance(x, y) for x, y in zip(latents, others, strict=True)]
+    if len(latents) > 1:
+        off = [
+            row_sizes(x) + row_sizes(y) == 0
+            for x, y in zip(latents, others, strict=True)
+        ]
+        beside = ~torch.stack(off).all(0)
+        moves = [
+            move.masked_fill(x & beside, 0.0)
+            for x, move in zip(off, moves, strict=True)
+        ]
+    return torch.stack(moves).amax(0)
 
 
 def fingerprints(values: Tensor) -> Tensor:
