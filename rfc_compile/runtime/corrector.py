@@ -54,6 +54,14 @@ OLDER_LATENT = 0.3
 begun at an older latent (KDPM2)."""
 STAGED = 3e-4
 
+UNSTEADY = 3.0
+"""Factors of an output that differ by more from one step to the next say nothing of the
+step to come: a guidance scale that alternates. Smooth samplers stay below 2, and below
+2.8 where their order rises."""
+
+NEGLIGIBLE = 0.01
+"""Of the largest factor; smaller ones are those of outputs that do not count."""
+
 FORGOTTEN = 3.0
 """Under fresh noise the steps to come undo part of an error: of a debt this part stays
 in the image of what would without noise."""
@@ -89,7 +97,7 @@ class Debt:
         if not fit.explained:
             return Debt(self.nodes, rough_weight=np.abs(fit.b[:, 0]) / FORGOTTEN)
         owed = self.owed
-        if _memory_is_long(fit):
+        if _memory_is_long(fit) or _is_unsteady(fit, self.fit):
             owed = None
         if owed is not None:
             owed = _next(fit, owed, self.remainders), owed[0]
@@ -167,6 +175,16 @@ def _memory_is_long(fit: Fit) -> bool:
     least, most = LONG_MEMORY
     staged = fit.residual < STAGED and np.abs(fit.c).max() > OLDER_LATENT
     return bool(staged or fit.c.min() < least or fit.c.max() > most)
+
+
+def _is_unsteady(fit: Fit, before: Fit | None) -> bool:
+    """Whether the factors of the outputs are far from those of the step before."""
+    if before is None or len(before.b) != len(fit.b):
+        return False
+    now, then = np.abs(fit.b[:, 0]), np.abs(before.b[:, 0])
+    larger, smaller = np.maximum(now, then), np.minimum(now, then)
+    counts = larger > NEGLIGIBLE * max(np.abs(fit.b).max(), np.abs(before.b).max())
+    return bool((counts & (larger > UNSTEADY * smaller)).any())
 
 
 def _product(time: float, nodes: Sequence[float]) -> float:

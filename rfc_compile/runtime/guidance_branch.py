@@ -85,6 +85,7 @@ class Seen(NamedTuple):
 class GuidanceBranch:
     """One guidance branch: its state and its position.
 
+    ``gap`` is the number of steps between its last two calls.
     ``name`` is what the caller calls it (``cond``), where that is known; ``moves`` how
     much the fingerprints of the ``conditioning`` changed at its last step,
     ``largest_change`` is that of the latent at any step; ``error`` the
@@ -105,6 +106,7 @@ class GuidanceBranch:
     state: BranchState
     first_step: int
     step: int = -1
+    gap: int = 1
     since_full: int = 0
     error: float = 0.0
     change: float | None = None
@@ -182,6 +184,7 @@ class GuidanceBranch:
     def advance(self, step: int, *, full: bool) -> None:
         """Move on by one accepted step."""
         self.since_full = 0 if full else self.since_full + 1
+        self.gap = step - self.step if self.step >= 0 else 1
         self.step = step
 
     def returned_at(self, step: int) -> list[Tensor]:

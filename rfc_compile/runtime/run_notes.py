@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.trajectory import Trajectory
-from rfc_compile.schedules.error_control import NOT_FORETOLD
+from rfc_compile.schedules.error_control import NOT_FORETOLD, SKIPPED
 
 SHORT_RUN = 8
 """Runs of fewer steps may be all full without a warning."""
@@ -25,6 +25,8 @@ REMEDIES = {
     "error_control": "its outputs cannot be predicted well enough (fresh noise, edited "
     "latents, too few steps): preset='fast' asks for less, target_nfc for a number of "
     "full steps whatever the errors",
+    SKIPPED: "its prompts or guidance branches take turns, so their errors do not "
+    "cancel; target_nfc asks for a number of full steps whatever the errors",
 }
 """What to do where a whole run was full, by the reason of its steps."""
 

@@ -112,6 +112,9 @@ class PlacedStep:
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:
             beside = run.beside(branch)
+        skips = 0 <= branch.step < self.step - 1
+        for other in beside:
+            skips |= other.gap > 1 and other.step + other.gap == self.step
         if beside:
             first = run.decided(self.step, kept)
         if curvature is not None:
@@ -131,6 +134,7 @@ class PlacedStep:
             first=first,
             computed=run.computed,
             process=run.process,
+            skips=skips and not run.in_parts,
         )
 
     def decided(

@@ -112,7 +112,7 @@ class Trajectory:
         """Whether every branch has run ``num_steps`` steps."""
         if self.num_steps is None or not self.branches:
             return False
-        return all(b.step == self.num_steps - 1 for b in self.branches)
+        return all(b.step + b.gap >= self.num_steps for b in self.branches)
 
     @property
     def full_up(self) -> bool:

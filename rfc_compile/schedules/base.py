@@ -78,6 +78,8 @@ class Position:
         first: the decision about this step where another guidance branch has run it.
         computed: full steps of the run so far.
         process: how its latents mix image and noise; None where that is not known.
+        skips: whether a guidance branch that skips steps is called at this one, or is
+            due.
 
     """
 
@@ -94,6 +96,7 @@ class Position:
     first: Decision | None = None
     computed: int = 0
     process: Process | None = None
+    skips: bool = False
 
     @property
     def noise_level(self) -> Callable[[float], float] | None:

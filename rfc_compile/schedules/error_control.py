@@ -14,7 +14,8 @@ that is predicted wrongly at the start grows most.
 Where fresh noise or edits leave the latents unexplained, full steps are spread evenly
 (``even``), and the error of the last one's own prediction stands for those that follow.
 Where the sampler is not observed, they are spread evenly. With ``min_psnr``, which needs
-the true debt, every step is full in both.
+the true debt, every step is full in both. Steps of a guidance branch that is called
+at every other step, or less often, are full.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from rfc_compile.schedules.promise import psnr_of
 
 NOT_FORETOLD = "not_foretold"
 """The reason of full steps with ``min_psnr`` where the error cannot be estimated."""
+
+SKIPPED = "skipped"
+"""The reason of full steps where a guidance branch skips steps."""
 
 LONGEST_INTERVAL = 6
 
@@ -71,6 +75,8 @@ class ErrorControl(Schedule):
     def decide(self, position: Position) -> tuple[float, str]:
         """Full where one more cached step would owe too much."""
         since = position.since_full
+        if position.skips:  # errors of branches with other full steps do not cancel
+            return FULL, SKIPPED
         if position.last_interval is None:  # a curvature needs two full steps
             if position.noise_level is None:
                 return FULL, self.name

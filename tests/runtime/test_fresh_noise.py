@@ -9,8 +9,11 @@ from torch import nn
 
 import rfc_compile
 from rfc_compile import UncachedWarning
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.glyph_dit import GLYPH_DIT, initial_noise
+from rfc_compile.tools.measure.metrics import psnr
 
+EPSILON = MODELS["glyph-dit-epsilon"]
 STEPS = 50
 
 
@@ -45,6 +48,21 @@ def test_steps_are_cached_as_far_as_their_outputs_can_be_predicted(
     assert errors, "full steps measure what they would have been predicted as"
     assert STEPS / 10 < stats.nfc < STEPS
     assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+def test_noise_that_is_predicted_is_as_close_as_other_outputs() -> None:
+    """Errors of the noise count by the sampler's own factor, which the fit shows."""
+    model = compiled(EPSILON.load())
+    images = []
+    for net in (model, EPSILON.load()):
+        with rfc_compile.trajectory("run", num_steps=STEPS):
+            images.append(
+                EPSILON.sample(
+                    net, EPSILON.conditions(1), seed=0, scheduler="ddpm", guidance=1.0
+                )
+            )
+    assert float(psnr(*images)) > 32
+    assert 0.5 * STEPS < rfc_compile.stats(model).nfc < STEPS
 
 
 def test_what_cannot_be_predicted_is_computed_and_told() -> None:

@@ -1,0 +1,103 @@
+"""Guidance that changes from step to step: its scale, its branches, its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import rfc_compile
+from rfc_compile import UncachedWarning
+from rfc_compile.tools.measure.glyph_dit import EMPTY_CLASS, GLYPH_DIT, initial_noise
+from rfc_compile.tools.measure.metrics import psnr
+
+STEPS = 28
+LABELS, OTHERS = torch.tensor([3]), torch.tensor([8])
+EMPTY = torch.tensor([EMPTY_CLASS])
+Guide = Callable[[int, Callable[[Tensor], Tensor]], Tensor]
+"""(step, labels -> output) -> the guided output."""
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    options = {"inner": "eager"}
+    return torch.compile(
+        GLYPH_DIT.load(), backend="rfc", dynamic=False, options=options
+    )
+
+
+@torch.no_grad()
+def drawn(denoise: Any, guide: Guide) -> Tensor:
+    sampler = GLYPH_DIT.make_scheduler("ddim", STEPS)
+    x = initial_noise(1, 0)
+    for step, t in enumerate(sampler.timesteps):
+
+        def output(labels: Tensor) -> Tensor:
+            return denoise(x, timestep=t.expand(1), class_labels=labels).sample  # noqa: B023
+
+        x = sampler.step(guide(step, output), t, x).prev_sample
+    return x.clamp(-1, 1)
+
+
+def compared(model: Any, guide: Guide) -> float:
+    rfc_compile.reset(model)
+    return float(psnr(drawn(model, guide), drawn(GLYPH_DIT.load(), guide)))
+
+
+@pytest.mark.parametrize("scale", [3.0, 7.5])
+def test_a_scale_that_alternates_repays_nothing(model: Any, scale: float) -> None:
+    """The factor of an output is another one at every step."""
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        cond, empty = output(LABELS), output(EMPTY)
+        return empty + (scale if step % 2 == 0 else 1.0) * (cond - empty)
+
+    assert compared(model, guide) > 30
+    known = rfc_compile.stats(model)
+    assert known is not None
+    assert known.nfc < 0.6 * len(known.decisions)
+    assert not any(made.repaid for made in known.decisions)
+
+
+@pytest.mark.parametrize("reused", [True, False], ids=["kept", "without"])
+def test_guidance_at_every_other_step(model: Any, reused: bool) -> None:
+    """Both branches are full where the second one is due, and cached between."""
+    difference = torch.zeros(())
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        nonlocal difference
+        cond = output(LABELS)
+        if step % 2 == 0:
+            difference = cond - output(EMPTY)
+        return cond + 2 * difference if reused or step % 2 == 0 else cond
+
+    assert compared(model, guide) > 40
+    known = rfc_compile.stats(model)
+    assert known is not None
+    cached = {made.step % 2 for made in known.decisions[-20:] if not made.full}
+    assert cached == {1}
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_prompts_that_take_turns_are_full_and_told(guided: bool) -> None:
+    model = torch.compile(
+        GLYPH_DIT.load(), backend="rfc", dynamic=False, options={"inner": "eager"}
+    )
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        if not guided:
+            return output(OTHERS if step % 2 else LABELS)
+        empty = output(EMPTY)
+        return empty + 2 * (output(OTHERS if step % 2 else LABELS) - empty)
+
+    told = nullcontext() if guided else pytest.warns(UncachedWarning, match="take turn")
+    with told, rfc_compile.trajectory("run", num_steps=STEPS):
+        images = drawn(model, guide)
+    known = rfc_compile.stats(model)
+    assert known is not None
+    assert all(made.full for made in known.decisions if made.step > 3)
+    assert float(psnr(images, drawn(GLYPH_DIT.load(), guide))) > 40
