@@ -8,6 +8,8 @@ Which step a call is, and of which CFG branch, shows in its other inputs:
       (its clock: the timestep's embedding)
     nothing is new, again and again                no step: full, and leads nobody
     no conditioning is new but the latent moves    so, too, if other graphs may lead
+    the latent moves on, no farther from the       a new trajectory: images take turns
+      first one than from the last
     anything else, or a clock that has shown       a new trajectory
       the same before
 
@@ -20,12 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rfc_compile.estimators.step_signal import Signal
+from torch import Tensor
+
+from rfc_compile.estimators.step_signal import Signal, farthest_move
 from rfc_compile.runtime import model_forward
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.dispatcher import ALONE, Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.latent_pair import copies_of_tensors
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.run_notes import note_lone_calls
 from rfc_compile.runtime.session import Session
@@ -41,6 +46,12 @@ conditioning is nearer than this share of the first's distance: then neither is.
 LARGEST_INPUT_ERROR = 0.5
 """Of a prediction, relative: by default no more is cached. Smooth samplers leave 0.02
 to 0.1 at most steps, fresh noise 0.8 and more."""
+
+FIRST_STEPS = 8
+FARTHER = 1.2
+"""From the third step on, for so many, a latent is farther from its run's first than
+from its last by more than this: 2 times at the third, 1.4 by fresh noise alone. Images
+that are drawn in turn are about as far from both."""
 
 KEPT_READINGS = 3
 """Of the conditioning of the last calls: one for each guidance branch."""
@@ -70,15 +81,19 @@ def place(
     signals: dict[GuidanceBranch, Signal],
     context: CallContext,
     weights: ParameterVersion,
+    latents: Sequence[Tensor] = (),
 ) -> Placement:
     """Find the branch that a call continues.
 
     ``signals`` holds the call's signal against every branch of the trajectory,
-    ``context`` tells the name of its branch, where that is known.
+    ``context`` tells the name of its branch, where that is known; ``latents`` are those
+    of the call.
     """
     newest, name = trajectory.newest, context.branch
     if newest is None:
         return Placement(None, 0, new=True)
+    if not context.run_is_known and _takes_turns(trajectory, signals[newest], latents):
+        return Placement(None, 0, "discontinuity", new=True)
     standing = signals[newest].change == 0
     step = trajectory.step if standing else trajectory.step + 1
     reasons = {b: _refusal(b, signals[b], weights, context) for b in signals}
@@ -123,6 +138,17 @@ def _refusal(
     if branch.clock_reading(signal.conditioning) in branch.clock_readings:
         return "discontinuity"
     return None
+
+
+def _takes_turns(
+    trajectory: Trajectory, signal: Signal, latents: Sequence[Tensor]
+) -> bool:
+    """Whether a latent is as near to that of the run's first step as to the last."""
+    if not 0 < trajectory.step <= FIRST_STEPS or signal.change == 0:
+        return False
+    if not trajectory.first:
+        return False
+    return float(farthest_move(latents, trajectory.first)) < FARTHER * signal.change
 
 
 def _repeats(branch: GuidanceBranch, signal: Signal, weights: ParameterVersion) -> bool:
@@ -189,7 +215,8 @@ class LatentDispatcher(Dispatcher):
             return self._run_for_itself(context, arguments, weights)
         if repeated and session.lone_calls:  # the text's part of a forward
             return self._run_for_itself(context, arguments, weights)
-        placement = place(trajectory, signals, context, weights)
+        latents = [arguments[i] for i in self._latents]
+        placement = place(trajectory, signals, context, weights, latents)
         branch, step = placement.branch, placement.step
         if placement.new:
             if trajectory.times:
@@ -262,6 +289,10 @@ class LatentDispatcher(Dispatcher):
 
     def _execute(self, call: PlacedStep, signal: Signal) -> Sequence[Any]:
         branch, state = call.branch, call.branch.state
+        run = call.trajectory
+        if call.step == 0 or call.step > FIRST_STEPS:
+            latents = [call.arguments[i] for i in self._latents if call.step == 0]
+            run.first = copies_of_tensors(latents)
         limit, reason = self._limit(call)
         if limit > LARGEST_INPUT_ERROR and self._schedule(call.trajectory).measures:
             limit, reason = LARGEST_INPUT_ERROR, "threshold"

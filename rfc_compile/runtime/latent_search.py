@@ -35,6 +35,7 @@ from rfc_compile.runtime.sampler_fit import (
     EXPLAINED,
     fit_of,
     gram_matrix,
+    in_rows,
     rounding_of,
     step_vectors,
 )
@@ -145,7 +146,7 @@ def _candidates(
         outputs = [output for one in given for output in one.outputs]
         linked = [branch for other in run.linked for branch in other.branches]
         beside = [x for branch in linked for x in branch.returned_at(run.step)]
-        outputs += [x for x in beside if x.shape == given[0].latent.shape]
+        outputs += [part for x in beside for part in in_rows(x, given[0].latent)]
         vectors = step_vectors(pair.latent(latents), [given[0].latent], [outputs])
         yield pair, gram_matrix(vectors), len(outputs)
 

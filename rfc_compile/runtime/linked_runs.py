@@ -2,6 +2,7 @@
 
     a prompt without as many tokens as the empty one    other shapes: another session
     a prompt that a Python flag drops                   another graph of the forward
+    a third call beside a batch of two                  other rows
 
 The sampler mixes what they return all the same. A run that begins at the latent and
 timestep at which another run of the model's parameters has begun is linked to it: the
@@ -23,6 +24,7 @@ from rfc_compile.runtime.guidance_branch import (
     GuidanceBranch,
     Returned,
 )
+from rfc_compile.runtime.sampler_fit import in_rows
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import Trajectory
 
@@ -77,8 +79,10 @@ def _returned_at(run: Trajectory, step: int) -> Iterator[Returned]:
 
 
 def _equal(one: Returned, other: Returned) -> bool:
-    latents = one.latent, other.latent
-    return latents[0].device == latents[1].device and torch.equal(*latents)
+    if one.latent.device != other.latent.device:
+        return False
+    same = [torch.equal(one.latent, x) for x in in_rows(other.latent, one.latent)]
+    return bool(same) and all(same)
 
 
 def outputs_to_keep(run: Trajectory) -> int:

@@ -26,6 +26,7 @@ from rfc_compile.runtime.sampler_fit import (
     Fit,
     fit_of,
     gram_matrix,
+    in_rows,
     rounding_of,
     step_vectors,
 )
@@ -119,7 +120,7 @@ def outputs_of(run: Trajectory, branch: GuidanceBranch, step: int) -> list[Tenso
         others = [other for other in others if _answers_the_same(other, branch, step)]
     found = [output for one in (branch, *others) for output in one.returned_at(step)]
     if run.linked:  # another graph may answer another part of its latent
-        found = [output for output in found if output.shape == found[0].shape]
+        found = [part for output in found for part in in_rows(output, found[0])]
     return found
 
 

@@ -143,6 +143,19 @@ def step_vectors(
     return vectors
 
 
+def in_rows(values: Tensor, like: Tensor) -> list[Tensor]:
+    """Values (R', N) for every row of another tensor (R, N): repeated, or in parts.
+
+    None where neither number of rows divides the other.
+    """
+    rows, wanted = len(values), len(like)
+    if rows == wanted or values.shape[1:] != like.shape[1:]:
+        return [values] if values.shape == like.shape else []
+    if wanted % rows == 0:
+        return [values.repeat(wanted // rows, 1)]
+    return [*values.chunk(rows // wanted)] if rows % wanted == 0 else []
+
+
 def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
     """The least-squares fit from a Gram matrix (R, K, K) of ``step_vectors``.
 

@@ -53,7 +53,8 @@ class Trajectory:
     ``process`` is what its first step shows of the noise; ``linked`` are the runs that
     other graphs, or the same at other shapes, have of its image (``linked_runs``);
     ``computed`` counts the steps that were full, up to ``last_computed``; ``in_parts``
-    is set where every step calls the model with several latents.
+    is set where every step calls the model with several latents; ``first`` is the input
+    of its first step, kept for a few (blocks compiled alone).
     """
 
     name: str
@@ -80,6 +81,7 @@ class Trajectory:
     computed: int = 0
     last_computed: int = -1
     in_parts: bool = False
+    first: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         """One that has left another run begins with that one's steps and links."""

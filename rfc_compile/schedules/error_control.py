@@ -13,9 +13,9 @@ that is predicted wrongly at the start grows most.
 
 Where fresh noise or edits leave the latents unexplained, full steps are spread evenly
 (``even``), and the error of the last one's own prediction stands for those that follow.
-Where the sampler is not observed, they are spread evenly. With ``min_psnr``, which needs
-the true debt, every step is full in both. Steps of a guidance branch that is called
-at every other step, or less often, are full.
+Where the sampler is not observed, they are spread evenly. With ``min_psnr``, which
+needs the true debt, every step is full in both. Steps of a guidance branch that is
+called at every other step, or less often, are full.
 """
 
 from __future__ import annotations

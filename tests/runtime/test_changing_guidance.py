@@ -82,6 +82,38 @@ def test_guidance_at_every_other_step(model: Any, reused: bool) -> None:
     assert cached == {1}
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_third_call_of_another_batch_size(model: Any, named: bool) -> None:
+    """Two prompts in one batch and a third one alone are decided together."""
+
+    @torch.no_grad()
+    def image(denoise: Any) -> Tensor:
+        sampler = GLYPH_DIT.make_scheduler("ddim", STEPS)
+        x = initial_noise(1, 0)
+        for t in sampler.timesteps:
+            pair, alone = (
+                denoise(
+                    x.repeat(len(labels), 1, 1, 1),
+                    timestep=t.expand(len(labels)),
+                    class_labels=labels,
+                ).sample
+                for labels in (torch.cat([LABELS, EMPTY]), OTHERS)
+            )
+            cond, empty = pair.chunk(2)
+            v = empty + 2 * (cond - empty) + cond - alone
+            x = sampler.step(v, t, x).prev_sample
+        return x.clamp(-1, 1)
+
+    rfc_compile.reset(model)
+    run = rfc_compile.trajectory("run", num_steps=STEPS) if named else nullcontext()
+    with run:
+        found = image(model)
+    assert float(psnr(found, image(GLYPH_DIT.load()))) > 33
+    known = rfc_compile.stats(model)
+    assert known is not None
+    assert known.nfc < 0.6 * STEPS
+
+
 @pytest.mark.parametrize("guided", [True, False])
 def test_prompts_that_take_turns_are_full_and_told(guided: bool) -> None:
     model = torch.compile(

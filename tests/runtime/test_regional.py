@@ -252,3 +252,22 @@ def test_two_models_that_share_their_inputs(whole: bool) -> None:
             calls[i] = denoiser.advance(call, result, step)
     for model in models:
         assert len(rfc_compile.stats(model).decisions) == STEPS
+
+
+def test_guided_images_in_turn_are_those_drawn_alone() -> None:
+    """Also where blocks see little of the latents: each step is far from the last."""
+    denoiser = ALL["FluxTransformer2DModel"]
+
+    def faint() -> nn.Module:
+        model = denoiser.model()
+        embedder = model.x_embedder
+        embedder.weight.data *= 0.2
+        embedder.bias.data.normal_(generator=torch.Generator().manual_seed(0))
+        return model
+
+    plain, model, order = faint(), faint(), ORDERS["cond first"]
+    alone = [list(guided(denoiser, plain, seed, order)) for seed in (0, 1)]
+    model.compile_repeated_blocks(backend="rfc", options={"inner": "eager"})
+    turns = zip(*(guided(denoiser, model, i, order) for i in (0, 1)), strict=True)
+    for found, expected in zip(zip(*turns, strict=True), alone, strict=True):
+        assert largest_error(list(found), expected) == 0
