@@ -35,6 +35,10 @@ CLEARLY_NEARER = 0.5
 """Of two runs that only the timestep speaks for, one is continued if the distance to
 its stream is less than this share of that to the other's."""
 
+SHARP, ROUGH = 1e-3, 0.1
+"""Residuals of samplers that are linear in what they are given stay below the first; a
+step that leaves more than the second after one is none of theirs."""
+
 LARGEST_OF_A_PART = 0.7
 """Largest residual of a part of an image: where windows overlap, the caller mixes what
 was returned for several. Unrelated latents leave as little, but are far away."""
@@ -228,8 +232,14 @@ def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> b
         return True
     if run.goes_back(time):
         return False
+    if context.run_is_known:
+        return True
     # the noise of a run that was broken off, when another begins with it
-    return context.run_is_known or (fit.explained and not fit.returns)
+    if not fit.explained or fit.returns:
+        return False
+    # a picture that the run was about to end with, from somewhere else
+    known = [one.residual for one in run.fits.values() if run.fitted == run.step]
+    return not known or max(known) > SHARP or fit.residual < ROUGH
 
 
 def _ahead(run: Trajectory, runs: Sequence[Trajectory], fit: Fit, time: Time) -> bool:

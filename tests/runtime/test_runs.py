@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import rfc_compile
 from rfc_compile import UncachedWarning
 from rfc_compile.runtime.registry import dispatchers_of
-from rfc_compile.tools.measure.glyph_dit import initial_noise
+from rfc_compile.tools.measure.glyph_dit import initial_noise, make_scheduler
 
 STEPS = 20
 
@@ -184,3 +184,17 @@ def test_calls_that_follow_from_nothing_are_told() -> None:
         assert another(model, 900 - 50 * seed, seed)
     with pytest.warns(UncachedWarning, match="4 calls in a row were each the first"):
         assert another(model, 700, 4)
+
+
+def test_another_picture_at_the_next_timestep_begins_a_run() -> None:
+    """As near as a sampler's own steps may be, but not of one whose steps are exact."""
+    model = compiled()
+    steps = steps_of(model, steps=STEPS)
+    *_, before, latent = (next(steps) for _ in range(STEPS - 1))
+    other = torch.randn(latent.shape, generator=torch.manual_seed(5))
+    other *= 0.15 * (latent - before).norm() / other.norm()
+    time = make_scheduler("ddim", STEPS).timesteps[-1].expand(len(LABELS))
+    with torch.no_grad():
+        model(latent + other, timestep=time, class_labels=LABELS)
+    decision = rfc_compile.stats(model).decisions[-1]
+    assert (decision.full, decision.reason) == (True, "new_run")
