@@ -8,7 +8,8 @@ The sampler mixes what they return all the same. A run that begins at the latent
 timestep at which another run of the model's parameters has begun is linked to it: the
 outputs of both explain the latents that follow, and a step is full or cached in both.
 Where latents differ at one of the next steps they are different images, and the link
-ends.
+ends. A call that is added later in a run (skip-layer guidance) begins at the step where
+the other stands.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from rfc_compile.runtime import session_table
 from rfc_compile.runtime.guidance_branch import (
@@ -26,6 +28,7 @@ from rfc_compile.runtime.guidance_branch import (
 )
 from rfc_compile.runtime.sampler_fit import in_rows
 from rfc_compile.runtime.session import Session
+from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
 
 LINKED_STEPS: Final = 3
@@ -42,23 +45,36 @@ def link_runs(session: Session, branch: GuidanceBranch) -> None:
     if newest.step > 0:
         run.unlink([other for other in run.linked if _differs(other, newest)])
         return
-    for other in _begun_beside(session, run):
-        if any(_equal(one, newest) for one in _returned_at(other, 0)):
+    for other in _beside(session, run):
+        known = _returned_at(other, 0) if other.times == run.times else ()
+        if any(_equal(one, newest) for one in known):
             run.link(other)
 
 
-def _begun_beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:
-    """Runs of the owner in sessions of the same model, at the same first step."""
+def begin_beside(call: PlacedStep) -> None:
+    """Begin a run at the step of another one that has come to the same latent."""
+    run, given = call.trajectory, [x for x in call.latents if isinstance(x, Tensor)]
+    for other in _beside(call.session, run):
+        if other.step > 0 and other.times[-1] == call.time:
+            kept = [one.latent for one in _returned_at(other, other.step)]
+            if any(_are_equal(x, y.flatten(1)) for x in kept for y in given if y.ndim):
+                run.times, run.timesteps = other.times[:-1], other.timesteps[:-1]
+                call.step = call.branch.first_step = other.step
+                run.link(other)
+                return
+
+
+def _beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:
+    """Runs of the owner in sessions of the same model."""
     for beside, other in session_table.running():
         same_model = (
             beside is not session
             and bool(beside.layer & session.layer)
             and beside.report.options == session.report.options
         )
-        same_run = (other.name, other.run, other.times, other.asked) == (
+        same_run = (other.name, other.run, other.asked) == (
             run.name,
             run.run,
-            run.times,
             run.asked,
         )
         if same_model and same_run and other in beside.runs:
@@ -79,9 +95,13 @@ def _returned_at(run: Trajectory, step: int) -> Iterator[Returned]:
 
 
 def _equal(one: Returned, other: Returned) -> bool:
-    if one.latent.device != other.latent.device:
+    return _are_equal(one.latent, other.latent)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    if one.device != other.device:
         return False
-    same = [torch.equal(one.latent, x) for x in in_rows(other.latent, one.latent)]
+    same = [torch.equal(one, x) for x in in_rows(other, one)]
     return bool(same) and all(same)
 
 

@@ -22,6 +22,7 @@ from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.latent_pair import LatentPair, sizes_of
 from rfc_compile.runtime.latent_search import OF_A_STREAM, looked_for
+from rfc_compile.runtime.linked_runs import begin_beside
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, places
@@ -164,8 +165,7 @@ class TimestepDispatcher(Dispatcher):
                 reason = "new_run"
                 if not context.run_is_known:
                     note_unlinked(session.runs, self.report)
-            run = session.begin(context)
-            place = Place(run, 0, ())
+            place = Place(session.begin(context), 0, ())
         if place.restarts:
             place.run.restart()
         place.run.in_parts |= place.part
@@ -173,6 +173,8 @@ class TimestepDispatcher(Dispatcher):
         fresh = GuidanceBranch(index, state, place.step, name=context.branch)
         call = self._call(make, context, place, fresh)
         call.refused = reason
+        if not place.run.times and self._returned.searches:
+            begin_beside(call)
         result = self._step(call)
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
         return result
