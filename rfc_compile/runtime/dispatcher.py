@@ -311,7 +311,7 @@ class Dispatcher(ABC):
         if call.step > run.step:
             gap = call.session.calls - run.last_call if run.times else 0
             run.longest_gap = max(run.longest_gap, gap)
-            run.begin_step(call.time)
+            run.begin_step(call.time, call.step)
         if branch not in run.branches:
             run.branches.append(branch)
         run.newest = branch

@@ -81,11 +81,15 @@ class Seen(NamedTuple):
     outputs: Sequence[Any]
 
 
+FARTHEST_GAP = 6
+"""A branch that comes back after more steps was switched off."""
+
+
 @dataclass(eq=False)
 class GuidanceBranch:
     """One guidance branch: its state and its position.
 
-    ``gap`` is the number of steps between its last two calls.
+    ``gaps`` are the distances between its calls, in steps, up to ``FARTHEST_GAP``.
     ``name`` is what the caller calls it (``cond``), where that is known; ``moves`` how
     much the fingerprints of the ``conditioning`` changed at its last step,
     ``largest_change`` is that of the latent at any step; ``error`` the
@@ -106,7 +110,7 @@ class GuidanceBranch:
     state: BranchState
     first_step: int
     step: int = -1
-    gap: int = 1
+    gaps: set[int] = field(default_factory=set)
     since_full: int = 0
     error: float = 0.0
     change: float | None = None
@@ -184,7 +188,8 @@ class GuidanceBranch:
     def advance(self, step: int, *, full: bool) -> None:
         """Move on by one accepted step."""
         self.since_full = 0 if full else self.since_full + 1
-        self.gap = step - self.step if self.step >= 0 else 1
+        if 0 <= self.step < step <= self.step + FARTHEST_GAP:
+            self.gaps.add(step - self.step)
         self.step = step
 
     def returned_at(self, step: int) -> list[Tensor]:

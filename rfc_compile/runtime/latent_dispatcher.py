@@ -8,8 +8,8 @@ Which step a call is, and of which CFG branch, shows in its other inputs:
       (its clock: the timestep's embedding)
     nothing is new, again and again                no step: full, and leads nobody
     no conditioning is new but the latent moves    so, too, if other graphs may lead
-    the latent moves on, no farther from the       a new trajectory: images take turns
-      first one than from the last
+    the latent is about as near to the run's       a new trajectory: images take turns
+      first as to its last
     anything else, or a clock that has shown       a new trajectory
       the same before
 
@@ -81,7 +81,7 @@ def place(
     signals: dict[GuidanceBranch, Signal],
     context: CallContext,
     weights: ParameterVersion,
-    latents: Sequence[Tensor] = (),
+    latents: Sequence[Tensor],
 ) -> Placement:
     """Find the branch that a call continues.
 
@@ -144,9 +144,7 @@ def _takes_turns(
     trajectory: Trajectory, signal: Signal, latents: Sequence[Tensor]
 ) -> bool:
     """Whether a latent is as near to that of the run's first step as to the last."""
-    if not 0 < trajectory.step <= FIRST_STEPS or signal.change == 0:
-        return False
-    if not trajectory.first:
+    if trajectory.step == 0 or not trajectory.first or signal.change == 0:
         return False
     return float(farthest_move(latents, trajectory.first)) < FARTHER * signal.change
 
@@ -289,10 +287,11 @@ class LatentDispatcher(Dispatcher):
 
     def _execute(self, call: PlacedStep, signal: Signal) -> Sequence[Any]:
         branch, state = call.branch, call.branch.state
-        run = call.trajectory
-        if call.step == 0 or call.step > FIRST_STEPS:
-            latents = [call.arguments[i] for i in self._latents if call.step == 0]
-            run.first = copies_of_tensors(latents)
+        if call.step == 0 and self.ranks is None:  # a rank sees its share alone
+            latents = [call.arguments[i] for i in self._latents]
+            call.trajectory.first = copies_of_tensors(latents)
+        elif call.step > FIRST_STEPS:
+            call.trajectory.first = []
         limit, reason = self._limit(call)
         if limit > LARGEST_INPUT_ERROR and self._schedule(call.trajectory).measures:
             limit, reason = LARGEST_INPUT_ERROR, "threshold"

@@ -2,14 +2,14 @@
 
     a prompt without as many tokens as the empty one    other shapes: another session
     a prompt that a Python flag drops                   another graph of the forward
-    a third call beside a batch of two                  other rows
+    a third call beside a batch of two                  other shapes, too
 
 The sampler mixes what they return all the same. A run that begins at the latent and
 timestep at which another run of the model's parameters has begun is linked to it: the
 outputs of both explain the latents that follow, and a step is full or cached in both.
 Where latents differ at one of the next steps they are different images, and the link
-ends. A call that is added later in a run (skip-layer guidance) begins at the step where
-the other stands.
+ends. A run that is called at some of the steps only (skip-layer guidance) has the other
+one's steps.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rfc_compile.runtime import session_table
 from rfc_compile.runtime.guidance_branch import (
+    FARTHEST_GAP,
     KEPT_OUTPUTS,
     GuidanceBranch,
     Returned,
@@ -60,6 +61,11 @@ def begin_beside(call: PlacedStep) -> None:
             if any(_are_equal(x, y.flatten(1)) for x in kept for y in given if y.ndim):
                 run.times, run.timesteps = other.times[:-1], other.timesteps[:-1]
                 call.step = call.branch.first_step = other.step
+                for old in [x for x in call.session.live if x in other.linked]:
+                    call.branch.gaps.update(*[b.gaps for b in old.branches])
+                    if other.step - old.step <= FARTHEST_GAP:
+                        call.branch.gaps.add(other.step - old.step)
+                    old.finish()
                 run.link(other)
                 return
 
@@ -82,9 +88,7 @@ def _beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:
 
 
 def _differs(run: Trajectory, newest: Returned) -> bool:
-    """Whether a run has another latent at a step, or has not come with it."""
-    if abs(run.step - newest.step) > 1:
-        return True
+    """Whether a run has another latent at a step."""
     return any(not _equal(one, newest) for one in _returned_at(run, newest.step))
 
 

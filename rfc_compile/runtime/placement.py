@@ -100,7 +100,7 @@ def places(
             yield from _parts(run, context, latent, time, stream)
             return
         if run.times[-1] != time and (context.run or not run.goes_back(time)):
-            yield _going(run, context, None)
+            yield _going(run, context, None, time)
             return
     newest = [(run, run.newest) for run in own if run.newest is not None]
     fits = fits_after(newest, latent)
@@ -111,7 +111,7 @@ def places(
             if same and (context.run_is_known or unseen):
                 standing.append(_standing(run, context))
             elif context.run_is_known or (unseen and not run.goes_back(time)):
-                going.append(_going(run, context, None))
+                going.append(_going(run, context, None, time))
         elif same and run.step == 0 and context.run_is_known and fit.moved:
             yield Place(run, 0, (), part=True)
             return
@@ -119,9 +119,9 @@ def places(
             if same:
                 standing.append(_standing(run, context))
             elif context.run_is_known:
-                going.append(_going(run, context, fit))
+                going.append(_going(run, context, fit, time))
         elif _continues(run, context, fit, time) and _ahead(run, runs, fit, time):
-            going.append(_going(run, context, fit))
+            going.append(_going(run, context, fit, time))
     if unseen and len(going) > 1 and not context.run_is_known:
         explained = [place for place in going if place.fit is not None]
         going = explained or _nearest_first(going, stream)
@@ -222,8 +222,8 @@ def _standing(run: Trajectory, context: CallContext) -> Place:
     return Place(run, run.step, run.waiting(run.step, context.branch))
 
 
-def _going(run: Trajectory, context: CallContext, fit: Fit | None) -> Place:
-    step = run.step + 1
+def _going(run: Trajectory, context: CallContext, fit: Fit | None, time: Time) -> Place:
+    step = run.next_step(time) if run.linked else run.step + 1
     return Place(run, step, run.waiting(step, context.branch), fit)
 
 

@@ -26,7 +26,7 @@ REMEDIES = {
     "latents, too few steps): preset='fast' asks for less, target_nfc for a number of "
     "full steps whatever the errors",
     SKIPPED: "its prompts or guidance branches take turns, so their errors do not "
-    "cancel; target_nfc asks for a number of full steps whatever the errors",
+    "cancel: guide by the same calls at every step",
 }
 """What to do where a whole run was full, by the reason of its steps."""
 

@@ -146,7 +146,8 @@ def step_vectors(
 def in_rows(values: Tensor, like: Tensor) -> list[Tensor]:
     """Values (R', N) for every row of another tensor (R, N): repeated, or in parts.
 
-    None where neither number of rows divides the other.
+    The rows of the larger one are those of the smaller one, again and again (``cat``).
+    An empty list where neither number of rows divides the other.
     """
     rows, wanted = len(values), len(like)
     if rows == wanted or values.shape[1:] != like.shape[1:]:

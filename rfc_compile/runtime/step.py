@@ -25,6 +25,9 @@ from rfc_compile.runtime.trajectory import Time, Trajectory
 from rfc_compile.schedules.base import Position
 from rfc_compile.schedules.decision import Decision
 
+EVERY_STEP = frozenset({1})
+"""The gaps of a branch that skips no step."""
+
 
 @dataclass(eq=False)
 class PlacedStep:
@@ -112,9 +115,10 @@ class PlacedStep:
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:
             beside = run.beside(branch)
-        skips = 0 <= branch.step < self.step - 1
+        skips = 0 <= branch.step < self.step - 1 or not branch.gaps <= EVERY_STEP
         for other in beside:
-            skips |= other.gap > 1 and other.step + other.gap == self.step
+            due = self.step - other.step in other.gaps
+            skips |= due and not other.gaps <= EVERY_STEP
         if beside:
             first = run.decided(self.step, kept)
         if curvature is not None:

@@ -89,10 +89,23 @@ class Trajectory:
         for other in self.linked:
             other.linked.append(self)
 
-    def begin_step(self, time: Time) -> None:
-        """A call is the first of its step."""
+    def begin_step(self, time: Time, step: int) -> None:
+        """A call is the first of its step; those before it were a linked run's."""
+        while len(self.times) < step:
+            index = len(self.times)
+            skipped = [run.times[index] for run in self.linked if run.step >= index]
+            self.times.append(skipped[0] if skipped else time)
+            self.timesteps.append(mean_time(self.times[-1]))
         self.times.append(time)
         self.timesteps.append(mean_time(time))
+
+    def next_step(self, time: Time) -> int:
+        """The index of its next step; linked runs may have been called between."""
+        step = self.step + 1
+        for run in self.linked:
+            same = [i for i, known in enumerate(run.times) if known == time]
+            step = max(step, same[-1] if same else run.step + 1)
+        return step
 
     @property
     def step(self) -> int:
@@ -114,7 +127,7 @@ class Trajectory:
         """Whether every branch has run ``num_steps`` steps."""
         if self.num_steps is None or not self.branches:
             return False
-        return all(b.step + b.gap >= self.num_steps for b in self.branches)
+        return all(b.step == self.num_steps - 1 for b in self.branches)
 
     @property
     def full_up(self) -> bool:
@@ -182,7 +195,7 @@ class Trajectory:
 
     def restart(self) -> None:
         """Drop what was kept: the next step has nothing to do with the last."""
-        self.branches, self.unfitted = [], []
+        self.branches, self.unfitted, self.first = [], [], []
         self.process, self.in_parts = None, False
 
     def leads_on(self, time: Time, step: int) -> bool:
@@ -280,7 +293,7 @@ class Trajectory:
         self.unlink(self.linked)
         for branch in self.branches:
             branch.awaited = None
-        self.branches, self.unfitted = [], []
+        self.branches, self.unfitted, self.first = [], [], []
         self.newest = None
 
 

@@ -78,8 +78,8 @@ class Position:
         first: the decision about this step where another guidance branch has run it.
         computed: full steps of the run so far.
         process: how its latents mix image and noise; None where that is not known.
-        skips: whether a guidance branch that skips steps is called at this one, or is
-            due.
+        skips: whether a guidance branch that skips steps is called at this one, or may
+            be, by the distances of its calls so far.
 
     """
 

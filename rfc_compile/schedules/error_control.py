@@ -7,15 +7,18 @@ The debt is what the predictions' errors add up to in the latent, relative to it
 (``Curvature``). It is estimated from the curvature of the last full outputs and
 the sampler's own weights, so one tolerance gives about the same error of the image on
 every model. Cached steps need no signal. Intervals grow slowly, because past curvature
-says little about the curvature far ahead. Of the first one nothing is known: it is that
-of as many full steps spread evenly over the noise level, else a single step, as noise
-that is predicted wrongly at the start grows most.
+says little about the curvature far ahead. Of the first interval nothing is known: it is
+that of as many full steps spread evenly over the noise level. Where that is not known,
+or the model predicts noise, whose errors at the start grow most, the first two steps
+are full.
 
 Where fresh noise or edits leave the latents unexplained, full steps are spread evenly
 (``even``), and the error of the last one's own prediction stands for those that follow.
 Where the sampler is not observed, they are spread evenly. With ``min_psnr``, which
-needs the true debt, every step is full in both. Steps of a guidance branch that is
-called at every other step, or less often, are full.
+needs the debt, every step is full in both.
+
+A guidance branch that is not called at every step has other full steps than the rest,
+and its errors do not cancel: all branches are full where it is called or may be.
 """
 
 from __future__ import annotations
