@@ -263,9 +263,11 @@ def _without_options(scores: Scores, model: str) -> Iterator[str]:
                 f"{model}, no option: {ratio:.1f} times fewer full steps at {steps} "
                 f"(wanted: {wanted:g})",
             )
-    if found:
-        average = statistics.mean(line.psnr for _, line in found)
+    cached = [line.psnr for cell, line in found if line.full < cell.calls]
+    if cached:
+        average = statistics.mean(cached)
         yield _met(
             average >= 35,
-            f"{model}, no option: {average:.1f} dB on average (wanted: 35)",
+            f"{model}, no option: {average:.1f} dB on average (wanted: 35), over the "
+            f"{len(cached)} of {len(found)} cells that are not all full",
         )

@@ -185,8 +185,17 @@ def test_a_longer_memory_is_still_measured() -> None:
     assert debt.curvature(TIMES[3], np.ones(1), sizes, debt.nodes) is not None
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.2, 5.0, -5.0])
+def test_nothing_is_repaid_by_the_factor_of_another_step(factor: float) -> None:
+    other = fit(b=factor * fit().b[0, 0])
+    assert owing(fit()).carried_on(fit()).carried_on(other).share(TIMES[3]) is None
+
+
 def test_no_more_than_the_largest_is_added() -> None:
-    share = owing(fit()).carried_on(fit()).carried_on(fit(b=-1e-6)).share(TIMES[3])
+    debt = owing(fit())
+    for step in range(1, 10):
+        debt = debt.carried_on(fit(b=fit().b[0, 0] / 2**step))
+    share = debt.share(TIMES[3])
     assert share is not None
     assert abs(share[0]) == LARGEST
 
