@@ -17,9 +17,9 @@ class Decision:
         timestep: value of the timestep input (mean over the batch).
         full: whether every region was computed.
         reason: ``warmup``, ``error_control``, ``not_foretold``, ``even``,
-            ``noise_level``, ``skipped``, ``threshold``, ``interval``, ``mask``, ``cap``,
-            ``final``, ``conditioning``, ``new_run``, ``discontinuity``, ``no_clock``,
-            ``timesteps``, ``weights``, ``non_finite``, ``lost_state`` or
+            ``noise_level``, ``skipped``, ``threshold``, ``interval``, ``mask``,
+            ``cap``, ``final``, ``conditioning``, ``new_run``, ``discontinuity``,
+            ``no_clock``, ``timesteps``, ``weights``, ``non_finite``, ``lost_state`` or
             ``no_history`` for a full step; ``within_limit`` or ``scheduled`` for a
             cached one.
         statistic: the step's input prediction error e(s); None where it has no history.

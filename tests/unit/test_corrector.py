@@ -94,7 +94,7 @@ def latents_after(
 
 @given(
     st.integers(1, 2),
-    st.lists(st.floats(0.02, 0.06), min_size=5, max_size=8),
+    st.lists(st.floats(0.025, 0.06), min_size=5, max_size=8),
     st.booleans(),
     st.integers(0, 2**31),
 )
