@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import rfc_compile
 from rfc_compile.runtime.registry import dispatchers_of
 from rfc_compile.runtime.session import IDLE_CALLS
+from rfc_compile.runtime.trajectory import Trajectory
 
 OPTIONS = {
     "inner": "eager",
@@ -144,3 +145,10 @@ def test_a_run_that_is_left_frees_its_state_in_the_next() -> None:
         next(other)
     assert left(state) == 0
     assert "a run of 4 steps is freed" in str(rfc_compile.explain(model).notes)
+
+
+def test_a_run_that_ends_frees_the_input_it_began_with() -> None:
+    run = Trajectory("run")
+    run.first = [torch.zeros(2, 3)]
+    run.finish()
+    assert not run.first
