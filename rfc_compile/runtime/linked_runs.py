@@ -47,18 +47,19 @@ def link_runs(session: Session, branch: GuidanceBranch) -> None:
         run.unlink([other for other in run.linked if _differs(other, newest)])
         return
     for other in _beside(session, run):
-        known = _returned_at(other, 0) if other.times == run.times else ()
-        if any(_equal(one, newest) for one in known):
+        known = _latents_at(other, 0) if other.times == run.times else ()
+        if any(_equal(latent, newest.latent) for latent in known):
             run.link(other)
 
 
 def begin_beside(call: PlacedStep) -> None:
     """Begin a run at the step of another one that has come to the same latent."""
-    run, given = call.trajectory, [x for x in call.latents if isinstance(x, Tensor)]
+    run, latents = call.trajectory, [x for x in call.latents if isinstance(x, Tensor)]
+    given = [x.flatten(1) for x in latents if x.ndim > 1]
     for other in _beside(call.session, run):
         if other.step > 0 and other.times[-1] == call.time:
-            kept = [one.latent for one in _returned_at(other, other.step)]
-            if any(_are_equal(x, y.flatten(1)) for x in kept for y in given if y.ndim):
+            kept = _latents_at(other, other.step)
+            if any(_equal(x, y) for x in kept for y in given):
                 run.times, run.timesteps = other.times[:-1], other.timesteps[:-1]
                 call.step = call.branch.first_step = other.step
                 for old in [x for x in call.session.live if x in other.linked]:
@@ -89,20 +90,17 @@ def _beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:
 
 def _differs(run: Trajectory, newest: Returned) -> bool:
     """Whether a run has another latent at a step."""
-    return any(not _equal(one, newest) for one in _returned_at(run, newest.step))
+    known = _latents_at(run, newest.step)
+    return any(not _equal(latent, newest.latent) for latent in known)
 
 
-def _returned_at(run: Trajectory, step: int) -> Iterator[Returned]:
-    """What a run's branches returned at a step."""
+def _latents_at(run: Trajectory, step: int) -> Iterator[Tensor]:
+    """The latents (R, N) that a run's branches were called with at a step."""
     for branch in run.branches:
-        yield from [one for one in branch.returned if one.step == step]
+        yield from [one.latent for one in branch.returned if one.step == step]
 
 
-def _equal(one: Returned, other: Returned) -> bool:
-    return _are_equal(one.latent, other.latent)
-
-
-def _are_equal(one: Tensor, other: Tensor) -> bool:
+def _equal(one: Tensor, other: Tensor) -> bool:
     if one.device != other.device:
         return False
     same = [torch.equal(one, x) for x in in_rows(other, one)]

@@ -35,7 +35,7 @@ CLEARLY_NEARER = 0.5
 """Of two runs that only the timestep speaks for, one is continued if the distance to
 its stream is less than this share of that to the other's."""
 
-SHARP, ROUGH = 1e-3, 0.1
+LINEAR_STEP, OTHER_IMAGE = 1e-3, 0.1
 """Residuals of samplers that are linear in what they are given stay below the first; a
 step that leaves more than the second after one is none of theirs."""
 
@@ -239,7 +239,7 @@ def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> b
         return False
     # a picture that the run was about to end with, from somewhere else
     known = [one.residual for one in run.fits.values() if run.fitted == run.step]
-    return not known or max(known) > SHARP or fit.residual < ROUGH
+    return not known or max(known) > LINEAR_STEP or fit.residual < OTHER_IMAGE
 
 
 def _ahead(run: Trajectory, runs: Sequence[Trajectory], fit: Fit, time: Time) -> bool:

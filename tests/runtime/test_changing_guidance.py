@@ -37,15 +37,20 @@ def drawn(denoise: Any, guide: Guide) -> Tensor:
     for step, t in enumerate(sampler.timesteps):
 
         def output(labels: Tensor) -> Tensor:
-            return denoise(x, timestep=t.expand(1), class_labels=labels).sample  # noqa: B023
+            batch = x.repeat(len(labels), 1, 1, 1)  # noqa: B023
+            time = t.expand(len(labels))  # noqa: B023
+            return denoise(batch, timestep=time, class_labels=labels).sample
 
         x = sampler.step(guide(step, output), t, x).prev_sample
     return x.clamp(-1, 1)
 
 
-def compared(model: Any, guide: Guide) -> float:
+def compared(model: Any, guide: Guide, *, named: bool = False) -> float:
     rfc_compile.reset(model)
-    return float(psnr(drawn(model, guide), drawn(GLYPH_DIT.load(), guide)))
+    run = rfc_compile.trajectory("run", num_steps=STEPS) if named else nullcontext()
+    with run:
+        found = drawn(model, guide)
+    return float(psnr(found, drawn(GLYPH_DIT.load(), guide)))
 
 
 @pytest.mark.parametrize("scale", [3.0, 7.5])
@@ -89,29 +94,12 @@ def test_a_third_call_of_another_batch_size(
 ) -> None:
     """Two prompts in one batch and a third one alone are decided together."""
 
-    @torch.no_grad()
-    def image(denoise: Any) -> Tensor:
-        sampler = GLYPH_DIT.make_scheduler("ddim", STEPS)
-        x = initial_noise(1, 0)
-        for step, t in enumerate(sampler.timesteps):
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        cond, empty = output(torch.cat([LABELS, EMPTY])).chunk(2)
+        v = empty + 2 * (cond - empty)
+        return v + cond - output(OTHERS) if step in steps else v
 
-            def output(labels: Tensor) -> Tensor:
-                batch = x.repeat(len(labels), 1, 1, 1)  # noqa: B023
-                time = t.expand(len(labels))  # noqa: B023
-                return denoise(batch, timestep=time, class_labels=labels).sample
-
-            cond, empty = output(torch.cat([LABELS, EMPTY])).chunk(2)
-            v = empty + 2 * (cond - empty)
-            if step in steps:
-                v = v + cond - output(OTHERS)
-            x = sampler.step(v, t, x).prev_sample
-        return x.clamp(-1, 1)
-
-    rfc_compile.reset(model)
-    run = rfc_compile.trajectory("run", num_steps=STEPS) if named else nullcontext()
-    with run:
-        found = image(model)
-    assert float(psnr(found, image(GLYPH_DIT.load()))) > 33
+    assert compared(model, guide, named=named) > 33
     known = rfc_compile.stats(model)
     assert known is not None
     assert known.nfc < 0.6 * STEPS
@@ -161,11 +149,7 @@ def test_guidance_at_some_steps(model: Any, named: bool, pattern: str) -> None:
             difference = cond - output(EMPTY)
         return cond + 2 * difference
 
-    rfc_compile.reset(model)
-    run = rfc_compile.trajectory("run", num_steps=STEPS) if named else nullcontext()
-    with run:
-        found = drawn(model, guide)
-    assert float(psnr(found, drawn(GLYPH_DIT.load(), guide))) > 32
+    assert compared(model, guide, named=named) > 32
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -173,25 +157,12 @@ def test_a_batch_of_prompts_at_every_other_step(model: Any, named: bool) -> None
     """Calls of other shapes are another run: it has the steps of the first one."""
     difference = torch.zeros(())
 
-    @torch.no_grad()
-    def image(denoise: Any) -> Tensor:
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
         nonlocal difference
-        sampler = GLYPH_DIT.make_scheduler("ddim", STEPS)
-        x = initial_noise(1, 0)
-        for step, t in enumerate(sampler.timesteps):
-            cond = denoise(x, timestep=t.expand(1), class_labels=LABELS).sample
-            if step % 2 == 0:
-                others = denoise(
-                    x.repeat(2, 1, 1, 1),
-                    timestep=t.expand(2),
-                    class_labels=torch.cat([EMPTY, OTHERS]),
-                ).sample
-                difference = cond - others.mean(0, keepdim=True)
-            x = sampler.step(cond + 2 * difference, t, x).prev_sample
-        return x.clamp(-1, 1)
+        cond = output(LABELS)
+        if step % 2 == 0:
+            others = output(torch.cat([EMPTY, OTHERS]))
+            difference = cond - others.mean(0, keepdim=True)
+        return cond + 2 * difference
 
-    rfc_compile.reset(model)
-    run = rfc_compile.trajectory("run", num_steps=STEPS) if named else nullcontext()
-    with run:
-        found = image(model)
-    assert float(psnr(found, image(GLYPH_DIT.load()))) > 35
+    assert compared(model, guide, named=named) > 35

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rfc_compile.runtime.per_sample.row_reading import fingerprints
+from rfc_compile.runtime.per_sample.row_reading import fingerprints, from_zero
 from rfc_compile.runtime.per_sample.rows import put, rows_of
 
 LAYOUTS = {
@@ -63,3 +63,10 @@ def test_a_row_has_one_fingerprint_in_every_batch(dtype: torch.dtype) -> None:
 def test_the_order_of_values_counts() -> None:
     values = torch.tensor([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [0.0, 0.0, 0.0]])
     assert len(set(fingerprints(values).tolist())) == 3
+
+
+def test_a_latent_that_is_zero_for_one_row_only_is_ordinary() -> None:
+    x, unconditional = torch.ones(2, 3), torch.tensor([[2.0], [0.0]])
+    assert from_zero([x, unconditional]).tolist() == [1, 1]
+    assert from_zero([unconditional]).isfinite().tolist() == [True, False]
+    assert not from_zero([x, torch.tensor([[torch.nan], [0.0]])]).isfinite()[0]

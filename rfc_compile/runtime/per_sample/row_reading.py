@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfc_compile.estimators.step_signal import Signal, relative_distance, row_sizes
+from rfc_compile.estimators.step_signal import Signal, row_sizes
 from rfc_compile.passes.analysis.batch_dimension import Batch
 from rfc_compile.runtime.per_sample.rows import count_of
 from rfc_compile.runtime.readback import read_all
@@ -61,7 +61,7 @@ def look_at(batch: Batch, timestep: int, arguments: Sequence[Any]) -> list[Row]:
     times, changes, *prints = read_all(
         [
             by_row(timestep).double().mean(1),
-            farthest(latents, [torch.zeros_like(latent[:1]) for latent in latents]),
+            from_zero(latents),
             *(fingerprints(by_row(i)) for i in batch.conditioning),
         ]
     )
@@ -79,24 +79,15 @@ def _at(values: Sequence[Any], row: int) -> Any:
     return values[row if len(values) > 1 else 0]
 
 
-def farthest(latents: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """How far every row is from another sample, over its latents the most, shape (n,).
+def from_zero(latents: Sequence[Tensor]) -> Tensor:
+    """How far every row is from zero, over its latents (n, ...) the most, shape (n,).
 
-    ``latents`` are (n, ...), ``others`` (1, ...). A latent that is zero in both, beside
-    one that is not, has not moved.
+    Relative to itself: 1, or not finite as ``farthest_move``. A latent of zeros beside
+    others is where it was.
     """
-    moves = [relative_distance(x, y) for x, y in zip(latents, others, strict=True)]
-    if len(latents) > 1:
-        off = [
-            row_sizes(x) + row_sizes(y) == 0
-            for x, y in zip(latents, others, strict=True)
-        ]
-        beside = ~torch.stack(off).all(0)
-        moves = [
-            move.masked_fill(x & beside, 0.0)
-            for x, move in zip(off, moves, strict=True)
-        ]
-    return torch.stack(moves).amax(0)
+    sizes = torch.stack([row_sizes(latent) for latent in latents])
+    is_off = (sizes == 0) & (sizes.amax(0) > 0)
+    return (sizes / sizes).masked_fill(is_off, 0.0).amax(0)
 
 
 def fingerprints(values: Tensor) -> Tensor:
