@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, fx
 
 from rfc_compile.estimators.step_signal import signal_order, step_signal
+from rfc_compile.passes.analysis.records import Region
 from rfc_compile.passes.fx_utils import results_of, sort_stably, tensor_of
-from rfc_compile.passes.rewrites.outline import OutlinedRegion, outlined_calls
+from rfc_compile.passes.rewrites.outline import outlined_calls
 from rfc_compile.passes.rewrites.trace_submodule import Tracer
 from rfc_compile.passes.state.kept_values import (
     StateOptions,
@@ -197,9 +198,7 @@ def _output_example(gm: fx.GraphModule, name: str) -> Tensor:
     return example
 
 
-def _kept(
-    region: OutlinedRegion, state_options: StateOptions, watched: fx.Node
-) -> RegionState:
+def _kept(region: Region, state_options: StateOptions, watched: fx.Node) -> RegionState:
     return RegionState(
         estimator=state_options.estimator,
         inputs=tuple(state_options.of_input(node, watched) for node in region.inputs),
@@ -214,7 +213,7 @@ def _replace(
     gm: fx.GraphModule,
     tracer: Tracer,
     call: fx.Node,
-    region: OutlinedRegion,
+    region: Region,
     kept: RegionState,
     slots: dict[str, list[fx.Node]],
     weights: fx.Node,

@@ -12,7 +12,7 @@ Nodes keep their metadata, and move only as far as the operands of a call need.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import replace
 
 from torch import fx
 
@@ -21,27 +21,7 @@ from rfc_compile.passes.fx_utils import sort_stably
 from rfc_compile.torch_internals import graph_module
 
 OUTLINED = "rfc_region"
-"""Key of ``node.meta`` that marks the call of an outlined region."""
-
-
-@dataclass(frozen=True)
-class OutlinedRegion:
-    """A region after outlining, kept in the meta of its call node.
-
-    Attributes:
-        name: name of the region and of its submodule.
-        inputs: I, nodes of the outer graph.
-        outputs: O, the ``getitem`` nodes of the call.
-        input_of: for each output, the index of its input.
-        bases: for each output, the stream before the region; empty where outputs are
-            kept as they are.
-    """
-
-    name: str
-    inputs: tuple[fx.Node, ...]
-    outputs: tuple[fx.Node, ...]
-    input_of: tuple[int, ...]
-    bases: tuple[fx.Node, ...] = ()
+"""Key of ``node.meta`` of a call, with its region: nodes as they are now outside."""
 
 
 def outline(gm: fx.GraphModule, regions: tuple[Region, ...]) -> fx.GraphModule:
@@ -53,12 +33,13 @@ def outline(gm: fx.GraphModule, regions: tuple[Region, ...]) -> fx.GraphModule:
         calls.append(call)
         outside.update(zip(region.outputs, outputs, strict=True))
     for call, region in zip(calls, regions, strict=True):
-        call.meta[OUTLINED] = OutlinedRegion(
-            name=region.name,
+        call.meta[OUTLINED] = replace(
+            region,
             inputs=tuple(outside.get(node, node) for node in region.inputs),
             outputs=tuple(outside[node] for node in region.outputs),
-            input_of=region.input_of,
             bases=tuple(outside.get(node, node) for node in region.bases),
+            nodes=(),
+            adds=(),
         )
     if regions:
         sort_stably(gm)
@@ -66,7 +47,7 @@ def outline(gm: fx.GraphModule, regions: tuple[Region, ...]) -> fx.GraphModule:
     return gm
 
 
-def outlined_calls(gm: fx.GraphModule) -> list[tuple[fx.Node, OutlinedRegion]]:
+def outlined_calls(gm: fx.GraphModule) -> list[tuple[fx.Node, Region]]:
     """The calls of outlined regions, in graph order."""
     return [
         (node, node.meta[OUTLINED])

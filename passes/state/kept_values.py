@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from rfc_compile.estimators.base import Estimator
 from rfc_compile.estimators.step_signal import signal_order
+from rfc_compile.passes.analysis.records import Region
 from rfc_compile.passes.state.ring_storage import Storage, storage_for
 from rfc_compile.passes.state.state_layout import Ring
-
-
-class HasRegionValues(Protocol):
-    """A region before or after outlining."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    @property
-    def inputs(self) -> tuple[fx.Node, ...]:
-        """Its inputs I."""
-
-    @property
-    def outputs(self) -> tuple[fx.Node, ...]:
-        """Its outputs O."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +48,13 @@ def input_ring(node: fx.Node) -> str:
     return f"input.{node.name}"
 
 
-def own_ring(region: HasRegionValues, what: str, position: int) -> str:
+def own_ring(region: Region, what: str, position: int) -> str:
     """Name of the storage of an ``output``, or of its ``statistics``."""
     return f"{region.name}.{what}_{position}"
 
 
 def rings_of(
-    regions: Sequence[HasRegionValues],
+    regions: Sequence[Region],
     latents: Sequence[fx.Node],
     watched: fx.Node,
     state_options: StateOptions,
