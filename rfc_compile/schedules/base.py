@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.schedules.decision import Decision
@@ -117,52 +117,8 @@ class Process(Protocol):
         """Whether the model predicts noise."""
 
 
-class ScheduleOptions(Protocol):
-    """The options that schedules read (``rfc_compile.Options``)."""
-
-    @property
-    def interval(self) -> int | Intervals | None:
-        """One full step in this many; None for other schedules."""
-
-    @property
-    def full_steps(self) -> tuple[int, ...]:
-        """Indices of the full steps."""
-
-    @property
-    def warmup(self) -> int:
-        """Full steps at the start."""
-
-    @property
-    def final_full(self) -> int:
-        """Full steps at the end."""
-
-    @property
-    def largest_error(self) -> float:
-        """Accumulated relative prediction error."""
-
-    @property
-    def target_nfc(self) -> int | None:
-        """Full steps wanted."""
-
-    @property
-    def target_speedup(self) -> float | None:
-        """Speed-up wanted."""
-
-    @property
-    def longest_run(self) -> int | None:
-        """Most cached steps in a row, None for no limit."""
-
-    @property
-    def largest_debt(self) -> float:
-        """Largest relative error of the latent that a cached run may owe."""
-
-    @property
-    def min_psnr(self) -> float | None:
-        """The wanted PSNR of the image, in dB."""
-
-    @property
-    def even_steps(self) -> int:
-        """Full steps of a run of 50, where nothing is measured."""
+ScheduleOptions: TypeAlias = Any
+"""``rfc_compile.Options``, which stands above the schedules."""
 
 
 class Schedule(ABC):

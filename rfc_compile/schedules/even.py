@@ -97,13 +97,14 @@ class Even(Schedule):
 
     def _share(self, position: Position) -> float | None:
         """Full steps over all steps; None where that is not known."""
-        nfc, speedup = self.options.target_nfc, self.options.target_speedup
+        nfc: int | None = self.options.target_nfc
+        speedup: float | None = self.options.target_speedup
         if speedup is not None:
             share = (1 / speedup - self._outside) / (1 - self._outside)
             return min(max(share, 1e-3), 1.0)
         if nfc is not None:
             return None if position.steps is None else min(1.0, nfc / position.steps)
-        wanted = self.options.even_steps
+        wanted: int = self.options.even_steps
         steps = position.steps or PRESET_STEPS
         return min(1.0, wanted / PRESET_STEPS * math.sqrt(PRESET_STEPS / steps))
 
