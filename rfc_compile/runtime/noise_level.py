@@ -16,11 +16,12 @@ Song et al., arXiv 2010.02502, eq. 12.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit
+from rfc_compile.schedules.base import Process as Process
 
 Level = Callable[[float], float]
 """Noise level at a timestep, from 1 (noise alone) to 0 (the image)."""
@@ -30,22 +31,6 @@ AGREES: Final = 0.05
 
 ROUNDED: Final = 1e-3
 """Of a timestep that schedulers round to a whole one of a thousand."""
-
-
-class Process(NamedTuple):
-    """A way to mix image and noise, and what the model predicts of it.
-
-    Attributes:
-        level: the noise level.
-        factors: (from, to) -> factor of the latent, size of that of the output.
-        rounding: by which the second may be off besides.
-        predicts_noise: whether the model does.
-    """
-
-    level: Level
-    factors: Callable[[float, float], tuple[float, float]]
-    rounding: float = 0.0
-    predicts_noise: bool = False
 
 
 def _flow(scale: float, *, rises: bool) -> Process:

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.schedules.decision import Decision
@@ -105,16 +105,20 @@ class Position:
         return None if process is None or process.predicts_noise else process.level
 
 
-class Process(Protocol):
-    """What schedules ask of ``runtime.noise_level.Process``."""
+class Process(NamedTuple):
+    """A way to mix image and noise, and what the model predicts of it.
 
-    @property
-    def level(self) -> Callable[[float], float]:
-        """The noise level at a timestep, from 1 to 0."""
+    Attributes:
+        level: the noise level at a timestep, from 1 to 0.
+        factors: (from, to) -> factor of the latent, size of that of the output.
+        rounding: by which the second may be off besides.
+        predicts_noise: whether the model does.
+    """
 
-    @property
-    def predicts_noise(self) -> bool:
-        """Whether the model predicts noise."""
+    level: Callable[[float], float]
+    factors: Callable[[float, float], tuple[float, float]]
+    rounding: float = 0.0
+    predicts_noise: bool = False
 
 
 ScheduleOptions: TypeAlias = Any
