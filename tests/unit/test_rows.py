@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rfc_compile.runtime.per_sample.row_reading import fingerprints, from_zero
+from rfc_compile.runtime.per_sample.row_reading import fingerprints, ordinary
 from rfc_compile.runtime.per_sample.rows import put, rows_of
 
 LAYOUTS = {
@@ -67,6 +67,7 @@ def test_the_order_of_values_counts() -> None:
 
 def test_a_latent_that_is_zero_for_one_row_only_is_ordinary() -> None:
     x, unconditional = torch.ones(2, 3), torch.tensor([[2.0], [0.0]])
-    assert from_zero([x, unconditional]).tolist() == [1, 1]
-    assert from_zero([unconditional]).isfinite().tolist() == [True, False]
-    assert not from_zero([x, torch.tensor([[torch.nan], [0.0]])]).isfinite()[0]
+    assert ordinary([x, unconditional]).tolist() == [True, True]
+    assert ordinary([unconditional]).tolist() == [True, False]
+    broken = torch.tensor([[torch.nan], [0.0], [torch.inf]])
+    assert ordinary([torch.ones(3, 1), broken]).tolist() == [False, True, False]

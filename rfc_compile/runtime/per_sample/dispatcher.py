@@ -151,8 +151,7 @@ class SampleDispatcher(TimestepDispatcher):
         unusable = branch.state.unusable(weights, self.report)
         if unusable is not None:
             return Mismatch(unusable)
-        signal = row.signal(0.0)
-        refused = branch.mismatch(signal, branch.state.full_steps, run.varying)
+        refused = branch.mismatch(row.signal, branch.state.full_steps, run.varying)
         if refused is None or not refused.changed:
             return refused
         for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
@@ -187,7 +186,7 @@ class SampleDispatcher(TimestepDispatcher):
             latents=latents,
             pair=self._pair(session, latents),
         )
-        return Placed(sample, call, row.signal(0.0))
+        return Placed(sample, call, row.signal)
 
     def _run_placed(
         self, arguments: Sequence[Any], placed: Sequence[Placed]

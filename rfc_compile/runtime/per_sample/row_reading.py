@@ -6,7 +6,6 @@ far their latents are from those of the samples that they may continue.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,21 +28,17 @@ class Row:
     Attributes:
         timestep: its timestep; the mean where it has several.
         conditioning: fingerprints of its conditioning inputs.
-        change: of its latent from zeros: 1, or NaN if it holds NaN, Inf or zeros only.
+        finite: whether its latent holds ordinary numbers: no NaN, no Inf, not all 0.
     """
 
     timestep: float
     conditioning: tuple[float, ...]
-    change: float
+    finite: bool
 
     @property
-    def finite(self) -> bool:
-        """Whether its latent holds ordinary numbers."""
-        return math.isfinite(self.change)
-
-    def signal(self, change: float) -> Signal:
-        """That of a step, before the probe, if its latent has moved so far."""
-        return Signal((), change, self.conditioning, self.finite)
+    def signal(self) -> Signal:
+        """That of a step, before the probe."""
+        return Signal((), 0.0, self.conditioning, self.finite)
 
 
 def look_at(batch: Batch, timestep: int, arguments: Sequence[Any]) -> list[Row]:
@@ -58,10 +53,10 @@ def look_at(batch: Batch, timestep: int, arguments: Sequence[Any]) -> list[Row]:
         return value.reshape(count if position in batch.rows else 1, -1)
 
     latents = [arguments[i] for i in batch.latents]
-    times, changes, *prints = read_all(
+    times, finite, *prints = read_all(
         [
             by_row(timestep).double().mean(1),
-            from_zero(latents),
+            ordinary(latents),
             *(fingerprints(by_row(i)) for i in batch.conditioning),
         ]
     )
@@ -69,7 +64,7 @@ def look_at(batch: Batch, timestep: int, arguments: Sequence[Any]) -> list[Row]:
         Row(
             timestep=_at(times, row),
             conditioning=tuple([_at(values, row) for values in prints]),
-            change=changes[row],
+            finite=bool(finite[row]),
         )
         for row in range(count)
     ]
@@ -79,15 +74,10 @@ def _at(values: Sequence[Any], row: int) -> Any:
     return values[row if len(values) > 1 else 0]
 
 
-def from_zero(latents: Sequence[Tensor]) -> Tensor:
-    """How far every row is from zero, over its latents (n, ...) the most, shape (n,).
-
-    Relative to itself: 1, or not finite as ``farthest_move``. A latent of zeros beside
-    others is where it was.
-    """
-    sizes = torch.stack([row_sizes(latent) for latent in latents])
-    is_off = (sizes == 0) & (sizes.amax(0) > 0)
-    return (sizes / sizes).masked_fill(is_off, 0.0).amax(0)
+def ordinary(latents: Sequence[Tensor]) -> Tensor:
+    """Whether each row is finite, and not zero in all latents (n, ...), shape (n,)."""
+    sizes = torch.stack([row_sizes(latent) for latent in latents]).amax(0)
+    return sizes.isfinite() & (sizes > 0)
 
 
 def fingerprints(values: Tensor) -> Tensor:
