@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile import OptionError, Row, UncachedWarning
+from rfc_compile.runtime import latent_search
 from rfc_compile.tools.measure.glyph_dit import EMPTY_CLASS
 
 ROUNDING = 1e-4
@@ -56,6 +57,19 @@ def drawn_alone(model: Any, request: Request, row: Row) -> Tensor:
 def counts() -> dict[str, int]:
     """Full steps of every sample by its name."""
     return {sample.name: sample.nfc for sample in rfc_compile.stats().samples}
+
+
+def test_no_row_is_copied_to_search_for_its_latent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copied: list[Any] = []
+    monkeypatch.setattr(latent_search, "copies_of_tensors", copied.append)
+    model = compiled(warmup=2)
+    pairs = [(TinyRequest(seed, steps=9), Row(str(seed))) for seed in range(2)]
+    for _ in range(6):
+        call(model, pairs)
+    assert len(counts()) == 2
+    assert not copied
 
 
 def test_requests_for_one_image_keep_their_own_quality() -> None:

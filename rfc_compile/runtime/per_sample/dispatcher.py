@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from rfc_compile.compiler.plan import Plan
+from rfc_compile.config.options import Options
 from rfc_compile.estimators.step_signal import NOT_FINITE
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.graph_inputs import GraphInputs
@@ -69,7 +70,12 @@ class SampleDispatcher(TimestepDispatcher):
         self._written = written_slots(plan.graphs.layout)
         self._smallest = 0 if batch.rows else 1  # 0 before the model is tried out
         self._mixes = False
-        self._searches = False  # a row alone does not show whose outputs are mixed
+
+    def decide_by(self, options: Options) -> None:
+        """Follow the schedule of these options from the next run on; graphs stay."""
+        super().decide_by(options)
+        # a row alone does not show whose outputs are mixed
+        self._returned.searches = False
 
     def _forward(self, arguments: Sequence[Any]) -> Sequence[Any]:
         note_call_with_regions()
