@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rfc_compile.errors import InvariantError
+from rfc_compile.torch_internals import graph_module
 
 aten = torch.ops.aten
 
@@ -121,6 +122,13 @@ class Ancestry:
             mask |= 1 << self.index[node]
         return mask
 
+    def needed(self, nodes: Iterable[fx.Node]) -> int:
+        """These nodes and all that they are computed from, as a bit set."""
+        mask = 0
+        for node in nodes:
+            mask |= self.masks[node]
+        return mask
+
     def depends(self, node: fx.Node, on: fx.Node) -> bool:
         """Whether ``node`` is ``on`` or is computed from it."""
         return bool(self.masks[node] >> self.index[on] & 1)
@@ -181,3 +189,25 @@ def inline(
         if node.op not in ("placeholder", "output"):
             mapping[node] = graph.node_copy(node, mapping.__getitem__)
     return tuple(mapping[result] for result in results_of(module.graph))
+
+
+def part_of(
+    gm: fx.GraphModule,
+    inputs: Mapping[str, fx.Node],
+    nodes: Iterable[fx.Node],
+    outputs: Iterable[Any],
+) -> fx.GraphModule:
+    """A graph of its own with copies of these nodes, in their order.
+
+    ``inputs`` are the values that it is given, by the names of its placeholders;
+    ``outputs`` what it returns: nodes and constants.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for name, node in inputs.items():
+        copies[node] = graph.placeholder(name)
+        copies[node].meta = dict(node.meta)
+    for node in nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(fx.map_arg(tuple(outputs), copies.__getitem__))
+    return graph_module(gm, graph)

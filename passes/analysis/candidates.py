@@ -217,9 +217,7 @@ def _nodes(candidate: _Candidate, kept: Sequence[fx.Node]) -> list[fx.Node]:
             if node not in dead:
                 what = f"a value of {module_path([node])}"
                 raise _Refused(f"{what} is read outside the region")
-    front = 0
-    for node in kept:
-        front |= ancestry.masks[node]
+    front = ancestry.needed(kept)
     nodes = [node for node in dead if not front >> ancestry.index[node] & 1]
     return sorted(nodes, key=ancestry.index.__getitem__)
 

@@ -105,9 +105,7 @@ def merged_region(
 
 def _between(nodes: Sequence[fx.Node], ancestry: Ancestry) -> frozenset[fx.Node]:
     """The nodes and all that is on a way from one to another."""
-    core, needed = ancestry.bits(nodes), 0
-    for node in nodes:
-        needed |= ancestry.masks[node]
+    core, needed = ancestry.bits(nodes), ancestry.needed(nodes)
     return frozenset(
         node
         for index, node in enumerate(ancestry.nodes)
@@ -327,9 +325,7 @@ def needed_by_outputs_alone(
     """These nodes with what they alone need, less what ``kept`` or ``others`` need."""
     elsewhere = ancestry.bits(node for region in others for node in region.nodes)
     last = max(map(ancestry.index.__getitem__, inside))
-    front = 0
-    for node in kept:
-        front |= ancestry.masks[node]
+    front = ancestry.needed(kept)
 
     def may_die(node: fx.Node) -> bool:
         index = ancestry.index[node]

@@ -113,9 +113,7 @@ def without_cycles(
     inside = {region.nodes: ancestry.bits(region.nodes) for region in found}
     before: dict[Region, list[Region]] = {}
     for region in found:
-        needed = 0
-        for node in region.nodes:
-            needed |= ancestry.masks[node]
+        needed = ancestry.needed(region.nodes)
         before[region] = [
             other
             for other in found

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from rfc_compile.passes.fx_utils import aten, is_copy, is_layout, tensor_of
-from rfc_compile.torch_internals import graph_module, invoke_subgraph
+from rfc_compile.passes.fx_utils import aten, is_copy, is_layout, part_of, tensor_of
+from rfc_compile.torch_internals import invoke_subgraph
 
 FEWEST = 3
 """The fewest repetitions that become a submodule."""
@@ -233,13 +233,16 @@ def _identity(node: fx.Node) -> Hashable:
 
 def _fold(gm: fx.GraphModule, repeats: Repeats, name: str) -> None:
     """Add the submodule and call it in place of every copy."""
-    gm.add_submodule(name, _submodule(gm, repeats))
+    first = repeats.copies[0]
+    taken = {f"arg{i}_1": node for i, (node, *_) in enumerate(repeats.operands)}
+    given = [first[i] for i in repeats.outputs]
+    gm.add_submodule(name, part_of(gm, taken, first, given))
     replaced: dict[fx.Node, fx.Node] = {}
     for number, copy in enumerate(repeats.copies):
         with gm.graph.inserting_after(copy[-1]):
             reference = gm.graph.get_attr(name)
-        given = [nodes[number] for nodes in repeats.operands]
-        operands = [replaced.get(node, node) for node in given]
+        operands = [nodes[number] for nodes in repeats.operands]
+        operands = [replaced.get(node, node) for node in operands]
         results = [copy[i] for i in repeats.outputs]
         with gm.graph.inserting_after(reference):
             call = gm.graph.call_function(invoke_subgraph, (reference, name, *operands))
@@ -252,15 +255,3 @@ def _fold(gm: fx.GraphModule, repeats: Repeats, name: str) -> None:
                 replaced[node] = result
         for node in reversed(copy):
             gm.graph.erase_node(node)
-
-
-def _submodule(gm: fx.GraphModule, repeats: Repeats) -> fx.GraphModule:
-    graph = fx.Graph()
-    mapping: dict[fx.Node, fx.Node] = {}
-    for i, (node, *_) in enumerate(repeats.operands):
-        mapping[node] = graph.placeholder(f"arg{i}_1")
-        mapping[node].meta["val"] = node.meta["val"]
-    for node in repeats.copies[0]:
-        mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    graph.output(tuple(mapping[repeats.copies[0][i]] for i in repeats.outputs))
-    return graph_module(gm, graph)

@@ -17,8 +17,7 @@ from dataclasses import replace
 from torch import fx
 
 from rfc_compile.passes.analysis.records import Region
-from rfc_compile.passes.fx_utils import sort_stably
-from rfc_compile.torch_internals import graph_module
+from rfc_compile.passes.fx_utils import part_of, sort_stably
 
 OUTLINED = "rfc_region"
 """Key of ``node.meta`` of a call, with its region: nodes as they are now outside."""
@@ -65,15 +64,8 @@ def _move(gm: fx.GraphModule, region: Region) -> tuple[fx.Node, list[fx.Node]]:
         for operand in node.all_input_nodes
         if operand not in inside
     )
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for operand in operands:
-        copies[operand] = graph.placeholder(operand.name)
-        copies[operand].meta = dict(operand.meta)
-    for node in region.nodes:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(tuple(copies[node] for node in region.outputs))
-    gm.add_submodule(region.name, graph_module(gm, graph))
+    taken = {operand.name: operand for operand in operands}
+    gm.add_submodule(region.name, part_of(gm, taken, region.nodes, region.outputs))
     with gm.graph.inserting_after(region.nodes[-1]):
         call = gm.graph.call_module(region.name, tuple(operands))
     call._rename(region.name)

@@ -28,6 +28,7 @@ from rfc_compile.passes.fx_utils import (
     aten,
     inline,
     is_layout,
+    part_of,
     remove_dead_code,
     results_of,
 )
@@ -273,16 +274,8 @@ def _extract(
     outputs: Sequence[Any],
 ) -> Subgraph:
     """A graph of these nodes with ``takes`` as its inputs."""
-    graph = fx.Graph()
-    mapping: dict[fx.Node, fx.Node] = {}
-    for node in takes:
-        mapping[node] = graph.placeholder(_name(node))
-        mapping[node].meta = dict(node.meta)
-    for node in gm.graph.nodes:
-        if node in nodes:
-            mapping[node] = graph.node_copy(node, mapping.__getitem__)
-    graph.output(fx.map_arg(tuple(outputs), mapping.__getitem__))
-    result = graph_module(gm, graph)
+    inside = [node for node in gm.graph.nodes if node in nodes]
+    result = part_of(gm, {_name(node): node for node in takes}, inside, outputs)
     remove_dead_code(result)
     result.graph.lint()
     return Subgraph(
