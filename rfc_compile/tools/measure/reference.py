@@ -28,10 +28,6 @@ REPEATABLE_DECIBELS: Final = 60.0
 _SMALLEST_FOR_SSIM: Final = 11
 
 
-class TooManyFullSteps(Exception):
-    """A run has computed more steps in full than it may: no error, it has lost."""
-
-
 @dataclass(frozen=True)
 class Reference:
     """What the model draws without caching, one entry per seed.
@@ -39,14 +35,12 @@ class Reference:
     Attributes:
         target: the model and sampler.
         images: (B, ...) by seed, on the CPU.
-        calls: of the model in one run, by seed.
         span: difference of the largest and the smallest possible value: 2 for images
             in [-1, 1], else that of the values drawn.
     """
 
     target: Target
     images: Mapping[int, Tensor]
-    calls: Mapping[int, int]
     span: float
 
     @property
@@ -66,15 +60,13 @@ def draw_reference(target: Target, seeds: Sequence[int]) -> Reference:
         TargetError: the sampler fails, never calls the model, returns something else
             than a tensor of finite floats, or not the same for the same seed.
     """
-    images, calls = {}, {}
-    for seed in seeds:
-        images[seed], calls[seed] = _checked_draw(target, seed)
+    images = {seed: _checked_draw(target, seed) for seed in seeds}
     largest = max(float(x.abs().max()) for x in images.values())
     span = 2.0 if largest <= 1 else _spread(images.values())
     if not span:
         raise TargetError(f"{target.name}: every value of every image is the same")
     first = next(iter(images))
-    again, _ = _checked_draw(target, first)
+    again = _checked_draw(target, first)
     if again.shape != images[first].shape or (
         _decibels(again, images[first], span).min() < REPEATABLE_DECIBELS
     ):
@@ -82,7 +74,7 @@ def draw_reference(target: Target, seeds: Sequence[int]) -> Reference:
             f"{target.name}: two draws of seed {first} differ without caching; call "
             "model.eval(), and take all random numbers of a sampler from its seed"
         )
-    return Reference(target, images, calls, span)
+    return Reference(target, images, span)
 
 
 def _spread(images: Iterable[Tensor]) -> float:
@@ -90,16 +82,16 @@ def _spread(images: Iterable[Tensor]) -> float:
     return float(values.max() - values.min())
 
 
-def _checked_draw(target: Target, seed: int) -> tuple[Tensor, int]:
-    count = 0
+def _checked_draw(target: Target, seed: int) -> Tensor:
+    called = False
 
     def note(*_: object) -> None:
-        nonlocal count
-        count += 1
+        nonlocal called
+        called = True
 
     with target.model.register_forward_hook(note):
         images = draw_with(target, target.model, seed)
-    if count == 0:
+    if not called:
         raise TargetError(
             f"{target.name}: the sampler never calls the model; sample(model, seed) "
             "must draw with the model that it is given"
@@ -109,7 +101,7 @@ def _checked_draw(target: Target, seed: int) -> tuple[Tensor, int]:
             f"{target.name}: seed {seed} gives NaN or Inf without caching; choose "
             "another sampler, dtype or seed"
         )
-    return images, count
+    return images
 
 
 def draw_with(target: Target, model: nn.Module, seed: int) -> Tensor:
@@ -121,7 +113,7 @@ def draw_with(target: Target, model: nn.Module, seed: int) -> Tensor:
     try:
         with torch.no_grad():
             images: Any = target.draw(model, seed)
-    except (OptionError, TooManyFullSteps):
+    except OptionError:
         raise
     except Exception as error:
         raise TargetError(

@@ -10,7 +10,6 @@ Needs the extra `demo`.
 from __future__ import annotations
 
 import gc
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,6 @@ from rfc_compile.runtime.registry import dispatchers_of, reset
 from rfc_compile.schedules.decision import Decision
 from rfc_compile.tools.measure.reference import (
     Reference,
-    TooManyFullSteps,
     draw_with,
     similarity,
 )
@@ -93,14 +91,11 @@ def compile_model(
     return cast(nn.Module, torch.compile(model, backend="rfc", options=chosen))
 
 
-def draw_cached(
-    target: Target, compiled: nn.Module, seed: int, most_full: float = math.inf
-) -> Run:
+def draw_cached(target: Target, compiled: nn.Module, seed: int) -> Run:
     """One run of a compiled model, with what was decided at every call.
 
     Raises:
         TargetError: as ``draw_with``.
-        TooManyFullSteps: more than ``most_full`` steps of a branch were full.
     """
     reset(compiled)
     decisions: list[Decision] = []
@@ -110,28 +105,21 @@ def draw_cached(
         nonlocal calls
         calls += 1
         decisions.extend(stats(compiled).decisions[-1:])
-        if sum(d.full and d.branch == 0 for d in decisions) > most_full:
-            raise TooManyFullSteps
 
     with compiled.register_forward_hook(note):
         images = draw_with(target, compiled, seed)
     return Run(images, tuple(decisions), calls)
 
 
-def compare(
-    reference: Reference, compiled: nn.Module, most_full: float = math.inf
-) -> Trial:
+def compare(reference: Reference, compiled: nn.Module) -> Trial:
     """Draw the reference's seeds with a model compiled with caching.
 
     Raises:
         TargetError: as ``draw_with``; or the images have another shape.
-        TooManyFullSteps: more than ``most_full`` steps of a branch were full.
     """
     counts = CompileCounts()
     target = reference.target
-    runs = tuple(
-        draw_cached(target, compiled, seed, most_full) for seed in reference.seeds
-    )
+    runs = tuple(draw_cached(target, compiled, seed) for seed in reference.seeds)
     breaks, recompiles = counts.since()
     explanation = explain(compiled)
     branches = max(run.branches for run in runs)
@@ -174,25 +162,10 @@ def measure(
     trial = compare(reference, compiled)
     if not repeats:
         return trial
-    times = time_in_turn(target, options, reference.seeds, repeats, inner)
+    times = TimedModel(target, options, reference.seeds, inner).times(repeats)
     for name in ("graph_breaks", "recompiles"):  # either may meet what the other misses
         times[name] = max(times[name], getattr(trial.measured, name))
     return replace(trial, measured=replace(trial.measured, **times))
-
-
-def time_in_turn(
-    target: Target,
-    options: Mapping[str, Any],
-    seeds: Sequence[int],
-    repeats: int,
-    inner: str = "inductor",
-) -> dict[str, Any]:
-    """Seconds of runs with and without caching that take turns, as `Measured` has them.
-
-    Both are compiled afresh in this process, and run once before. Graph breaks and
-    recompiles are those of the model with caching.
-    """
-    return TimedModel(target, options, seeds, inner).times(repeats)
 
 
 class TimedModel:
