@@ -3,7 +3,7 @@
 Two models: a DiT of 30 blocks and 576 parameters with every module a region (60), and
 a small FLUX with the default, one region. Runs of 50 steps by Euler's method, once with
 the number of steps known (a pipeline, `trajectory(num_steps=)`) and once without. The
-graphs run by the eager inner backend, and the time is that of `stats().host_seconds`:
+graphs run by the eager inner backend, and the time is that of the runtime around them:
 neither they nor Dynamo's guards are in it. In place, the graphs run on the host, and
 their memory traffic empties the processor's caches; alone, every graph is replaced by
 what it gave before. Functions are those of this package, comprehensions left out.
@@ -257,7 +257,7 @@ def _call_into(
 
 
 def _host_seconds(dispatcher: Dispatcher) -> float:
-    """As in `stats`, which would empty the caches between two steps."""
+    """Time in the runtime around the graphs, those of compilation left out."""
     graphs = dispatcher.graphs.values()
     inside = sum(graph.seconds + graph.compile_seconds for graph in graphs)
     return dispatcher.seconds - inside

@@ -39,27 +39,17 @@ _Values = Mapping[tuple[int, str], float]
 """Of the regions that have one, by ``_key``."""
 
 
-def explanation_figure(
-    found: Explanation,
-    title: str = "",
-    errors: Mapping[str, float] | None = None,
-) -> Figure:
+def explanation_figure(found: Explanation, title: str = "") -> Figure:
     """The residual streams with their regions, coloured by FLOPs saved and by error.
 
     The second panel is left out where no error is known. Below stands what is refused.
-
-    Args:
-        found: what ``explain`` gave.
-        title: stands above.
-        errors: relative prediction error of each region, by name, in place of those
-            that ``found`` knows; as ``rfc-compile analyse`` measures them.
     """
     maps = found.maps
     every = [(one, region) for one in maps for region in one.regions]
     known = {
         _key(one, region): value
         for one, region in every
-        if (value := (errors or one.errors).get(region.name)) is not None
+        if (value := one.errors.get(region.name)) is not None
     }
     notes = _notes(found)
     panels = 2 if any(value > 0 for value in known.values()) else 1

@@ -68,7 +68,6 @@ class Statistics:
             of cached ones. Of several samples the least.
         cache_bytes: bytes of state held now, over all branches; 0 when finished.
         graph_seconds: time in each graph since it was compiled, in seconds.
-        host_seconds: time in the runtime around these graphs, in seconds.
         last: the trajectory before this one, None if there was none.
         uncached_reasons: why forwards, or steps of them, ran uncached.
         samples: with ``per_sample=True`` every sample's, in the order in which they
@@ -85,7 +84,6 @@ class Statistics:
     estimated_psnr: float | None = None
     cache_bytes: int = 0
     graph_seconds: dict[str, float] = field(default_factory=dict)
-    host_seconds: float = 0.0
     last: Statistics | None = None
     uncached_reasons: tuple[str, ...] = ()
     samples: tuple[Statistics, ...] = ()
@@ -187,7 +185,6 @@ def _newest(model: nn.Module | None, ids: frozenset[int] | None) -> Statistics:
 
 def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
     graphs = dispatcher.graphs
-    inside = sum(graph.seconds + graph.compile_seconds for graph in graphs.values())
     return Statistics(
         name=trajectory.name,
         nfc=trajectory.nfc,
@@ -197,7 +194,6 @@ def _statistics(trajectory: Trajectory, dispatcher: Dispatcher) -> Statistics:
         estimated_psnr=_estimated_psnr(trajectory),
         cache_bytes=sum(branch.bytes for branch in trajectory.branches),
         graph_seconds={name: graph.seconds for name, graph in graphs.items()},
-        host_seconds=dispatcher.seconds - inside,
     )
 
 

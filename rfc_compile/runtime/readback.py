@@ -47,11 +47,6 @@ class Readback:
         self._bytes = [values.nbytes for values in flat]
         self._host, self._event = copy_to_host(packed)
 
-    @property
-    def ready(self) -> bool:
-        """Whether ``values`` would not wait."""
-        return bool(self._event.query())
-
     def values(self) -> list[Tensor]:
         """The tensors on the host, flat; waits for the copy."""
         self._event.synchronize()

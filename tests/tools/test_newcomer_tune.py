@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,13 +65,12 @@ def test_a_clock_knows_its_shares() -> None:
     assert not Clock(1000).is_past(0.5)
 
 
-def test_there_is_a_line_a_phase() -> None:
-    file = io.StringIO()
-    progress = SearchProgress(True, file)
+def test_there_is_a_line_a_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = SearchProgress(True)
     progress.begin("climb")
     progress.note("soon after: no line of its own")
     progress.begin("finals")
-    assert file.getvalue().splitlines() == ["    0 s  climb", "    0 s  finals"]
+    assert capsys.readouterr().err.splitlines() == ["    0 s  climb", "    0 s  finals"]
 
 
 def test_nothing_is_shown_unasked(capsys: pytest.CaptureFixture[str]) -> None:

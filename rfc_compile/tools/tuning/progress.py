@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Final, TextIO
+from typing import Final
 
 _SECONDS: Final = 10.0
 """Between two lines of one phase."""
@@ -13,8 +13,8 @@ _SECONDS: Final = 10.0
 class SearchProgress:
     """Shows the phases of a search and the settings tried in them."""
 
-    def __init__(self, wanted: bool, stream: TextIO | None = None) -> None:
-        self._stream = (stream or sys.stderr) if wanted else None
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
         self._start = self._last = time.monotonic()
         self._phase = ""
 
@@ -30,6 +30,6 @@ class SearchProgress:
 
     def _print(self, text: str) -> None:
         self._last = time.monotonic()
-        if self._stream is not None:
+        if self._wanted:
             seconds = self._last - self._start
-            print(f"{seconds:5.0f} s  {text}", file=self._stream, flush=True)
+            sys.stderr.write(f"{seconds:5.0f} s  {text}\n")
