@@ -17,5 +17,3 @@ ESTIMATORS: dict[str, type[Estimator]] = {
         Reuse,
     )
 }
-
-__all__ = ["ESTIMATORS", "Estimator"]

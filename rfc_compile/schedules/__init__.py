@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from rfc_compile.schedules.base import (
-    CACHED,
-    FULL,
-    Curvature,
-    Intervals,
-    Position,
-    Schedule,
-    guarded_limit,
-)
+from rfc_compile.schedules.base import Schedule
 from rfc_compile.schedules.error_control import ErrorControl
 from rfc_compile.schedules.even import Even
 from rfc_compile.schedules.interval import Interval
@@ -21,14 +13,3 @@ SCHEDULES: dict[str, type[Schedule]] = {
     schedule.name: schedule
     for schedule in (ErrorControl, Even, RelationalCacheScheduling, Interval, Mask)
 }
-
-__all__ = [
-    "CACHED",
-    "FULL",
-    "SCHEDULES",
-    "Curvature",
-    "Intervals",
-    "Position",
-    "Schedule",
-    "guarded_limit",
-]
