@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from matplotlib.image import imsave
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rfc_compile.errors import OptionError
 from rfc_compile.tools.measure.bundled_models import MODELS
-from rfc_compile.tools.measure.image_grid import save_sheet
 
 COLUMNS: Final = 8
+GAP_PIXELS: Final = 2
+ZOOM: Final = 3
 STEPS: Final = 28
 
 
@@ -67,6 +70,19 @@ def export(name: str, checkpoint: Path, part: str, output: Path) -> None:
         save_file(parts["words"], output / "words.safetensors")
         if output.resolve() != folder:
             shutil.copy(folder / "vocabulary.json", output)
+
+
+def save_sheet(path: Path, images: Tensor, columns: int) -> None:
+    """Writes images (B, C, H, W) in [-1, 1], so many in a row, every pixel three times.
+
+    The last row is filled up with white.
+    """
+    missing = -len(images) % columns
+    around = (GAP_PIXELS, GAP_PIXELS, 0, 0, 0, 0, 0, missing)
+    filled = pad(((images + 1) / 2).clamp(0, 1), around, value=1.0)
+    rows = filled.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # R, H, B, W, C
+    pixels = rows.flatten(2, 3).flatten(0, 1)
+    imsave(path, pixels.repeat_interleave(ZOOM, 0).repeat_interleave(ZOOM, 1).numpy())
 
 
 def draw_sheet(name: str, folder: Path, count: int) -> None:

@@ -120,7 +120,8 @@ def loss_of(
         images: (B, 3, 32, 32) uint8.
         tokens: of the prompts, (B, 10) int64.
     """
-    clean = emoji_flux.pack(images.float() / 127.5 - 1)
+    pixels = F.pixel_unshuffle(images.float() / 127.5 - 1, emoji_flux.PATCH)
+    clean = pixels.flatten(2).transpose(1, 2)  # tokens (B, 64, 48)
     noise = torch.randn_like(clean)
     sigma = torch.sigmoid(torch.randn(len(clean), device=clean.device) + MEAN_LOGIT)
     shown = torch.rand(len(clean), 1, device=clean.device) >= EMPTY_PROMPTS

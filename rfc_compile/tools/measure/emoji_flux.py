@@ -39,11 +39,6 @@ def image_ids() -> Tensor:
     return ids
 
 
-def pack(images_BCHW: Tensor) -> Tensor:
-    """Images (B, 3, 32, 32) as tokens (B, 64, 48)."""
-    return nn.functional.pixel_unshuffle(images_BCHW, PATCH).flatten(2).transpose(1, 2)
-
-
 def unpack(tokens_BNC: Tensor) -> Tensor:
     """Tokens (B, 64, 48) as images (B, 3, 32, 32)."""
     grid = tokens_BNC.transpose(1, 2).reshape(len(tokens_BNC), -1, _SIDE, _SIDE)

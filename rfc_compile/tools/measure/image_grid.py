@@ -6,15 +6,12 @@ Images are (B, C, H, W) in [-1, 1], on the CPU.
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import torch
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from torch import Tensor
 from torch.nn.functional import pad
 
 _GAP_PIXELS: Final = 2
 _DIFFERENCE_GAIN: Final = 4
-_ZOOM: Final = 3
 
 
 def save_comparison(
@@ -49,16 +46,3 @@ def _strip(images: Tensor) -> Tensor:
     """Lays images (B, C, H, W) in [0, 1] side by side, as (H, B * W, C) with gaps."""
     padded = pad(images.clamp(0, 1), (_GAP_PIXELS, _GAP_PIXELS), value=1.0)
     return padded.permute(2, 0, 3, 1).flatten(1, 2)
-
-
-def save_sheet(path: Path | BinaryIO, images: Tensor, columns: int) -> None:
-    """Saves a PNG of images (B, C, H, W), so many in a row, every pixel three times.
-
-    The last row is filled up with white.
-    """
-    missing = -len(images) % columns
-    filled = pad(images, (0, 0, 0, 0, 0, 0, 0, missing), value=1.0)
-    starts = range(0, len(filled), columns)
-    rows = [_strip((filled[i : i + columns] + 1) / 2) for i in starts]
-    pixels = torch.cat(rows).repeat_interleave(_ZOOM, 0).repeat_interleave(_ZOOM, 1)
-    imsave(path, pixels.numpy())
