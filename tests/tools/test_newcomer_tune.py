@@ -16,8 +16,7 @@ from rfc_compile.tools.cli import main
 from rfc_compile.tools.cli.target_arguments import target_of
 from rfc_compile.tools.cli.tune import interrupted
 from rfc_compile.tools.measure.target import Settings, Target, resolve_target
-from rfc_compile.tools.tuning.clock import Clock
-from rfc_compile.tools.tuning.progress import SearchProgress
+from rfc_compile.tools.tuning.progress import Clock, SearchProgress
 from rfc_compile.tools.tuning.study import STUDY_FILE
 
 LITTLE = ("tune", SPEC, "--seeds", "1", "--inner", "eager", "--time-limit", "0.0001")

@@ -20,9 +20,9 @@ from rfc_compile.config.tuned_file import Measured
 from rfc_compile.tools.measure.reference import draw_reference
 from rfc_compile.tools.measure.target import resolve_target
 from rfc_compile.tools.tuning.climb import Mask, climb
-from rfc_compile.tools.tuning.clock import Clock, TimeUpError
 from rfc_compile.tools.tuning.goal import Goal
 from rfc_compile.tools.tuning.journal import Journal
+from rfc_compile.tools.tuning.progress import Clock, TimeUpError
 from rfc_compile.tools.tuning.space import (
     SEARCHED,
     describe,

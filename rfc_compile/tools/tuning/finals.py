@@ -25,8 +25,8 @@ from rfc_compile.tools.measure.trial import (
     draw_cached,
     forget_compiled,
 )
-from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.journal import Journal
+from rfc_compile.tools.tuning.progress import Clock
 from rfc_compile.tools.tuning.space import Setting, describe
 
 

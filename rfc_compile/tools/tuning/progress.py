@@ -1,13 +1,50 @@
-"""What a search shows while it runs: a line a phase, and now and then what it tries."""
+"""How long a search may take, and what it shows: a line a phase, now and then more."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Final
 
 _SECONDS: Final = 10.0
 """Between two lines of one phase."""
+
+
+class TimeUpError(Exception):
+    """No further trial is to be begun: the search goes by what it has."""
+
+
+class Clock:
+    """The time of a search, in seconds; `limit` None or infinite for no limit."""
+
+    def __init__(self, limit: float | None) -> None:
+        self._start = time.monotonic()
+        self.limit = math.inf if limit is None else limit
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began."""
+        return time.monotonic() - self._start
+
+    @property
+    def share(self) -> float:
+        """Of the time, so far."""
+        return self.seconds / self.limit
+
+    def is_past(self, share: float = 1.0) -> bool:
+        """Whether this share of the time is up."""
+        return self.seconds > share * self.limit
+
+    def check(self, share: float = 1.0) -> None:
+        """Raise if this share of the time is up.
+
+        Raises:
+            TimeUpError: it is.
+
+        """
+        if self.is_past(share):
+            raise TimeUpError
 
 
 class SearchProgress:

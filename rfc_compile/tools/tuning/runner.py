@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from rfc_compile.errors import OptionError
-from rfc_compile.io.files import check_writable, replace_file
+from rfc_compile.io.files import check_writable, make_folder, replace_file
 from rfc_compile.io.json_files import JSON
 from rfc_compile.tools.measure.reference import Reference, draw_reference
 from rfc_compile.tools.measure.target import Target
-from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.finals import Finals
 from rfc_compile.tools.tuning.goal import Goal
 from rfc_compile.tools.tuning.journal import Journal
-from rfc_compile.tools.tuning.progress import SearchProgress
+from rfc_compile.tools.tuning.progress import Clock, SearchProgress
 from rfc_compile.tools.tuning.search import Search
 from rfc_compile.tools.tuning.space import graph_setting
 from rfc_compile.tools.tuning.study import (
@@ -78,10 +76,7 @@ def _study(target: Target, plan: Plan) -> dict[str, JSON]:
 
 
 def _check_output(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"argument --output: {error}") from error
+    make_folder(folder, "--output")
     for name in (OPTIONS_FILE, PLOT_FILE, REPORT_FILE, STUDY_FILE):
         check_writable(folder / name, "--output")
 

@@ -18,10 +18,9 @@ from typing import Final
 
 from rfc_compile.config.options import Options
 from rfc_compile.tools.tuning.climb import Mask, climb
-from rfc_compile.tools.tuning.clock import TimeUpError
 from rfc_compile.tools.tuning.finals import Candidate, Finalist, Finals
 from rfc_compile.tools.tuning.goal import Goal, speedup
-from rfc_compile.tools.tuning.progress import SearchProgress
+from rfc_compile.tools.tuning.progress import SearchProgress, TimeUpError
 from rfc_compile.tools.tuning.space import default_setting
 from rfc_compile.tools.tuning.trials import Trials, Tried
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from rfc_compile.config.option_values import integer
 from rfc_compile.config.options import Options
 from rfc_compile.config.tuned_file import Tuned
 from rfc_compile.errors import OptionError
@@ -59,12 +60,7 @@ class Plan:
 
         """
         for name, least in (("seed", 0), ("seeds", 1), ("repeats", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise OptionError(
-                    f"{name}={value!r} is not allowed; allowed: a whole number >= "
-                    f"{least}"
-                )
+            integer(name, getattr(self, name), least)
         if self.time_limit is not None and not self.time_limit > 0:
             raise OptionError(
                 f"time_limit={self.time_limit!r} is not allowed; allowed: minutes > 0"

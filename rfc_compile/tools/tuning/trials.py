@@ -28,8 +28,8 @@ from rfc_compile.tools.measure.trial import (
     forget_compiled,
 )
 from rfc_compile.tools.tuning.climb import Mask
-from rfc_compile.tools.tuning.clock import Clock
 from rfc_compile.tools.tuning.journal import Journal
+from rfc_compile.tools.tuning.progress import Clock
 from rfc_compile.tools.tuning.space import Setting, describe, mask_setting
 
 BEHIND = 1.0
