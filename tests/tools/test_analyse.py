@@ -16,7 +16,8 @@ import rfc_compile
 from rfc_compile import TargetError
 from rfc_compile.tools.cli.main import main
 from rfc_compile.tools.measure.analysis import Analysis, analyse
-from rfc_compile.tools.measure.analysis_plot import analysis_figure, as_png
+from rfc_compile.tools.measure.analysis_plot import analysis_figure
+from rfc_compile.tools.measure.image_grid import as_png
 from rfc_compile.tools.measure.target import Target
 
 STEPS, INTERVAL = 14, 3

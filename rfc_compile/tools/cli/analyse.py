@@ -52,7 +52,8 @@ def run(args: Namespace) -> int:
     """
     from rich.console import Console
 
-    from rfc_compile.tools.measure.analysis_plot import analysis_figure, as_png
+    from rfc_compile.tools.measure.analysis_plot import analysis_figure
+    from rfc_compile.tools.measure.image_grid import as_png
 
     if args.interval < 2:
         raise OptionError(f"--interval {args.interval}: give a number of at least 2")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -107,10 +106,3 @@ def _draw_nearest(ax: Axes, found: Analysis) -> None:
 
 def _numbers(series: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in series]
-
-
-def as_png(figure: Figure) -> bytes:
-    """The figure as the content of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()

@@ -1,8 +1,9 @@
-"""Pictures of images. Needs the extra `demo`.
+"""Pictures of images, and of figures. Needs the extra `demo`.
 
 Images are (B, C, H, W) in [-1, 1], on the CPU.
 """
 
+import io
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -12,6 +13,13 @@ from torch.nn.functional import pad
 
 _GAP_PIXELS: Final = 2
 _DIFFERENCE_GAIN: Final = 4
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as the content of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
 
 
 def save_comparison(

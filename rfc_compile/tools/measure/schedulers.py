@@ -3,7 +3,7 @@
 Each name stands for a function of the number of steps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -64,28 +64,13 @@ def flow_schedulers(tokens: int) -> dict[str, MakeScheduler]:
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
     made: dict[str, MakeScheduler] = {}
     for name, shift in shifts.items():
-        made[f"euler{name}"] = _flow_euler(shift)
+        made[f"euler{name}"] = _flow_euler(shift=shift)
         made[f"unipc{name}"] = _plain(UniPCMultistepScheduler, **flow, flow_shift=shift)
         made[f"dpmpp_2m{name}"] = _plain(
             DPMSolverMultistepScheduler, **flow, flow_shift=shift, solver_order=2
         )
-    made["euler_dynamic"] = _dynamic_euler(mu)
+    made["euler_dynamic"] = _flow_euler(mu, use_dynamic_shifting=True)
     return made
-
-
-def make_scheduler(
-    schedulers: Mapping[str, MakeScheduler], name: str, steps: int
-) -> SchedulerMixin:
-    """The scheduler `name`, set to `steps` steps.
-
-    Raises:
-        ValueError: there is no such name, or `steps` is not in 1..1000.
-    """
-    if name not in schedulers:
-        raise ValueError(f"unknown scheduler {name!r}, choose from {tuple(schedulers)}")
-    if not 1 <= steps <= 1000:
-        raise ValueError(f"steps must be in 1..1000, not {steps}")
-    return schedulers[name](steps)
 
 
 def _plain(kind: type[SchedulerMixin], **config: Any) -> MakeScheduler:
@@ -97,20 +82,11 @@ def _plain(kind: type[SchedulerMixin], **config: Any) -> MakeScheduler:
     return make
 
 
-def _flow_euler(shift: float) -> MakeScheduler:
+def _flow_euler(mu: float | None = None, **config: Any) -> MakeScheduler:
     """From sigma 1 to 1 / steps, shifted, as the pipelines of diffusers set it."""
 
     def make(steps: int) -> SchedulerMixin:
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-        scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps))
-        return scheduler
-
-    return make
-
-
-def _dynamic_euler(mu: float) -> MakeScheduler:
-    def make(steps: int) -> SchedulerMixin:
-        scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+        scheduler = FlowMatchEulerDiscreteScheduler(**config)
         scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps), mu=mu)
         return scheduler
 

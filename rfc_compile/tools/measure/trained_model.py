@@ -24,7 +24,7 @@ from rfc_compile.tools.measure.denoising import (
     draw_noise,
     seeded,
 )
-from rfc_compile.tools.measure.schedulers import MakeScheduler, make_scheduler
+from rfc_compile.tools.measure.schedulers import MakeScheduler
 
 ASSETS: Final = Path(__file__).parents[2] / "assets"
 
@@ -120,7 +120,12 @@ class TrainedModel:
         Raises:
             ValueError: there is no such name, or `steps` is not in 1..1000.
         """
-        return make_scheduler(self.schedulers, name, steps)
+        known = self.schedulers
+        if name not in known:
+            raise ValueError(f"unknown scheduler {name!r}, choose from {tuple(known)}")
+        if not 1 <= steps <= 1000:
+            raise ValueError(f"steps must be in 1..1000, not {steps}")
+        return known[name](steps)
 
     def count_calls(self, scheduler: str, steps: int) -> int:
         """Steps at which the model is called; `heun` has about two for each."""

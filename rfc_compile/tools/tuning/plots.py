@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from typing import BinaryIO, Final
+from collections.abc import Sequence
+from typing import Final
 
 import torch
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rfc_compile.report.statistics import Statistics
 from rfc_compile.report.statistics_plot import statistics_figure
-from rfc_compile.tools.measure.image_grid import save_comparison
+from rfc_compile.tools.measure.image_grid import as_png, save_comparison
 from rfc_compile.tools.measure.pareto import front
 from rfc_compile.tools.tuning.goal import speedup
 from rfc_compile.tools.tuning.study import Study
@@ -42,7 +42,7 @@ def pareto_plot(study: Study) -> bytes:
     ax.set(xlabel="speed-up over the uncached model", ylabel="PSNR in dB")
     ax.set_title("finals, on seeds of their own; the star is the best", fontsize=10)
     ax.grid(alpha=0.3)
-    return _png(lambda file: figure.savefig(file, dpi=120))
+    return as_png(figure)
 
 
 def images_plot(study: Study) -> bytes | None:
@@ -55,7 +55,9 @@ def images_plot(study: Study) -> bytes | None:
         drawn = _as_pictures([run.images for run in final.runs])
         assert drawn is not None
         cached[f"{number}: {final.kind}\nNFC {final.measured.nfc:.1f}"] = drawn
-    return _png(lambda file: save_comparison(file, reference, cached, ""))
+    file = io.BytesIO()
+    save_comparison(file, reference, cached, "")
+    return file.getvalue()
 
 
 def _as_pictures(images: Sequence[Tensor]) -> Tensor | None:
@@ -73,8 +75,7 @@ def steps_plot(study: Study) -> bytes:
     full = sum(decision.full for decision in own)
     steps = 1 + max((decision.step for decision in own), default=-1)
     found = Statistics(nfc=full, steps=steps, decisions=own)
-    figure = statistics_figure(found, best.kind)
-    return _png(lambda file: figure.savefig(file, dpi=120))
+    return as_png(statistics_figure(found, best.kind))
 
 
 def schedules_plot(study: Study) -> bytes:
@@ -89,10 +90,4 @@ def schedules_plot(study: Study) -> bytes:
     ax.set_yticks(range(len(finals)), [str(row + 1) for row in range(len(finals))])
     ax.set(xlabel="step", ylabel="final", xlim=(-1, study.search.steps))
     ax.invert_yaxis()
-    return _png(lambda file: figure.savefig(file, dpi=120))
-
-
-def _png(save: Callable[[BinaryIO], object]) -> bytes:
-    file = io.BytesIO()
-    save(file)
-    return file.getvalue()
+    return as_png(figure)
