@@ -19,7 +19,7 @@ from rfc_compile.io.json_files import Unexpected, read_json
 from rfc_compile.io.schema import check_names
 from rfc_compile.tools.checking.limits import Limit, loosened
 from rfc_compile.tools.checking.quantities import QUANTITIES
-from rfc_compile.tools.checking.record import KIND
+from rfc_compile.tools.checking.writers import KIND
 
 _SHARED: Final = ("schema", "options", "measured", "fingerprint")
 _OTHERS: Final = ("kind", "passed", "target", "config", "limits", "notes", "seconds")

@@ -13,10 +13,8 @@ from typing import Final
 
 from rfc_compile.errors import OptionError
 from rfc_compile.io.files import check_writable, make_folder, replace_file
-from rfc_compile.tools.checking.junit import junit
-from rfc_compile.tools.checking.markdown import markdown
 from rfc_compile.tools.checking.outcome import Outcome
-from rfc_compile.tools.checking.record import record
+from rfc_compile.tools.checking.writers import junit, markdown, record
 
 WRITERS: Final[Mapping[str, Callable[[Outcome], str]]] = {
     "json": record,
