@@ -7,6 +7,7 @@ Needs matplotlib. Figures are made without pyplot: nothing is shown or kept open
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
 
 from rfc_compile.graph_report import RegionInfo
+from rfc_compile.passes.analysis.streams import Streams
 from rfc_compile.report.explain import Explanation
-from rfc_compile.report.lanes import Lane, find_lanes
 from rfc_compile.report.numbers import counted
 from rfc_compile.report.region_errors import GraphMap
 
@@ -133,7 +134,7 @@ def _draw_map(
         for one in maps
         for region, lane in zip(
             one.regions,
-            find_lanes(one.streams, [r.name for r in one.regions]),
+            _find_lanes(one.streams, [r.name for r in one.regions]),
             strict=True,
         )
     ]
@@ -175,7 +176,7 @@ def _write(ax: Axes, x: float, y: float, text: str, fill: Sequence[float]) -> No
     ax.text(x, y, text, fontsize=6.5, va="center", color=colour)
 
 
-def _draw_lane(ax: Axes, lane: Lane, left: float, y: float, streams: int) -> None:
+def _draw_lane(ax: Axes, lane: _Lane, left: float, y: float, streams: int) -> None:
     for i in lane.passing:
         ax.plot([left + i] * 2, [y - 0.5, y + 0.5], color=f"C{i % 10}", linewidth=1.5)
     for ending, into in lane.joined:
@@ -205,3 +206,48 @@ def _label(region: RegionInfo) -> str:
     if len(text) > _LABEL_CHARACTERS:
         text = f" ...{text[len(text) - _LABEL_CHARACTERS + 4 :]}"
     return text
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """The streams next to one region, in a drawing with a row for each region.
+
+    Attributes:
+        passing: indices of the streams that pass it.
+        added: of those that it is added to.
+        joined: pairs of a stream that ends here and the one it becomes a part of.
+    """
+
+    passing: tuple[int, ...]
+    added: tuple[int, ...]
+    joined: tuple[tuple[int, int], ...]
+
+
+def _find_lanes(streams: Streams, regions: Sequence[str]) -> list[_Lane]:
+    """The lane of each of these regions, by name, from top to bottom."""
+    added = [streams.of_region[name] for name in regions]
+    first = [_first(i, added) for i in range(len(streams.found))]
+    last = [
+        len(added) - 1 - _first(i, added[::-1])
+        if stream.into is None
+        else first[stream.into] - 1
+        for i, stream in enumerate(streams.found)
+    ]
+    ends = list(enumerate(zip(first, last, strict=True)))
+    return [
+        _Lane(
+            passing=tuple(i for i, (a, b) in ends if a <= row <= max(a, b)),
+            added=added[row],
+            joined=tuple(
+                (i, stream.into)
+                for i, stream in enumerate(streams.found)
+                if stream.into is not None and first[stream.into] == row
+            ),
+        )
+        for row in range(len(added))
+    ]
+
+
+def _first(stream: int, added: Sequence[tuple[int, ...]]) -> int:
+    """The first row that is added to the stream."""
+    return next((row for row, ids in enumerate(added) if stream in ids), 0)
