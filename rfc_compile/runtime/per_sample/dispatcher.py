@@ -40,12 +40,17 @@ from rfc_compile.runtime.per_sample.matching import (
     by_fit,
     by_name,
 )
-from rfc_compile.runtime.per_sample.placed_row import Placed, together
-from rfc_compile.runtime.per_sample.repayment import note_partners, repay_row, row_of
+from rfc_compile.runtime.per_sample.placed_row import (
+    Placed,
+    note_partners,
+    repay_row,
+    together,
+)
 from rfc_compile.runtime.per_sample.row_reading import Row, look_at
 from rfc_compile.runtime.per_sample.rows import (
     pick,
     put,
+    row_of,
     stacked,
     write_back,
     written_slots,

@@ -53,6 +53,11 @@ def rows_of(value: Tensor, chosen: Sequence[int]) -> Tensor:
     return once.expand(len(chosen), *value.shape[1:])
 
 
+def row_of(values: Sequence[Any], row: int) -> list[Any]:
+    """One row of the results of a batch."""
+    return [x[row : row + 1] if isinstance(x, Tensor) else x for x in values]
+
+
 def stacked(states: Sequence[BranchState]) -> Sequence[Tensor]:
     """The slots of these states as those of one batch; of a single one its own."""
     if len(states) == 1:
