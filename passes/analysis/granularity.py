@@ -53,7 +53,8 @@ def merge_regions(
     blocks = blocks_of(regions.found)
     runs = [blocks] if granularity == "stack" else [[block] for block in blocks]
     merging = _Merging(regions.found, ancestry)
-    merged, why = merging.all_of(runs), merging.refusals
+    merged = [region for run in runs for region in merging.largest(run, "block")]
+    why = merging.refusals
     if granularity == "stack" and merging.leaks and len(merged) > 1:
         joined = joined_region(regions.found, ancestry)
         if joined is not None:
@@ -81,10 +82,6 @@ class _Merging:
     ancestry: Ancestry
     refusals: list[str] = field(default_factory=list)
     leaks: bool = False
-
-    def all_of(self, runs: Sequence[Sequence[Sequence[Region]]]) -> list[Region]:
-        """Each run of blocks as few regions as can be."""
-        return [region for run in runs for region in self.largest(run, "block")]
 
     def largest(self, units: Sequence[Sequence[Region]], kind: str) -> Iterator[Region]:
         """The largest runs of units that are one region each, in order.

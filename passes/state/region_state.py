@@ -90,7 +90,8 @@ class RegionState:
         if self.bases:
             sums = zip(predicted, bases, strict=True)
             predicted = [o.float() + base.float() for o, base in sums]
-        return tuple(map(_like, predicted, self.examples))
+        given = zip(predicted, self.examples, strict=True)
+        return tuple(in_strides_of(o.to(like.dtype), like) for o, like in given)
 
     def _split(
         self, values: Sequence[Tensor], *, outputs: bool
@@ -107,7 +108,3 @@ class RegionState:
             take(count if outputs else 0),
             [take(length) for length in self.lengths],
         )
-
-
-def _like(value: Tensor, example: Tensor) -> Tensor:
-    return in_strides_of(value.to(example.dtype), example)

@@ -28,7 +28,11 @@ def model_fingerprint(model: nn.Module) -> dict[str, JSON]:
     }
     config = getattr(plain, "config", None)  # of diffusers: a mapping
     if isinstance(config, Mapping):
-        facts |= {str(n): _plain(x) for n, x in config.items() if _belongs(str(n))}
+        facts |= {
+            str(name): _plain(value)
+            for name, value in config.items()
+            if not str(name).startswith("_")  # the model's path, the version it is of
+        }
     return facts
 
 
@@ -62,11 +66,6 @@ def make_fingerprint(
 def _uncompiled(model: nn.Module) -> nn.Module:
     inside = model._modules.get("_orig_mod")
     return model if inside is None else inside
-
-
-def _belongs(name: str) -> bool:
-    """Private entries are the path of the model and the version that saved it."""
-    return not name.startswith("_")
 
 
 def _plain(value: Any) -> JSON:

@@ -53,13 +53,9 @@ def load_json(
     try:
         text = read_text(Path(path), most)
     except (OSError, ValueError) as error:
-        raise Unexpected(f"cannot be read: {_why(error)}") from error
+        why = getattr(error, "strerror", None) or error  # the path is said already
+        raise Unexpected(f"cannot be read: {why}") from error
     return parse_json(text, infinite=infinite)
-
-
-def _why(error: Exception) -> str:
-    """Without the path, which the message has already."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 def parse_json(text: str, *, infinite: bool = False) -> JSON:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfc_compile.runtime.guidance_branch import GuidanceBranch, Returned, Seen
+from rfc_compile.runtime.guidance_branch import Returned, Seen
 from rfc_compile.runtime.latent_pair import (
     LatentPair,
     copies_of,
@@ -138,7 +138,8 @@ def _candidates(
 
     Each with the Gram matrix of its fit, on the device, and the number of outputs.
     """
-    calls = [b.seen for b in _newest_first(run) if b.seen and b.seen.step == run.step]
+    newest_first = sorted(run.branches, key=lambda branch: branch is not run.newest)
+    calls = [b.seen for b in newest_first if b.seen and b.seen.step == run.step]
     if not calls:
         return
     for pair in dict.fromkeys(_pairs(guess, calls[0], latents)):
@@ -149,10 +150,6 @@ def _candidates(
         outputs += [part for x in beside for part in in_rows(x, given[0].latent)]
         vectors = step_vectors(pair.latent(latents), [given[0].latent], [outputs])
         yield pair, gram_matrix(vectors), len(outputs)
-
-
-def _newest_first(run: Trajectory) -> list[GuidanceBranch]:
-    return sorted(run.branches, key=lambda branch: branch is not run.newest)
 
 
 def _pairs(

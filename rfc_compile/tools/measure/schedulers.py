@@ -59,7 +59,8 @@ def flow_schedulers(tokens: int) -> dict[str, MakeScheduler]:
     Args:
         tokens: of an image; they decide the shift of `_dynamic`, as FLUX's do.
     """
-    mu = _dynamic_mu(tokens)
+    # the logarithm of the shift: 0.5 for 256 tokens, 1.15 for 4096
+    mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
     shifts = {**_SHIFTS, "_dynamic": float(np.exp(mu))}
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
     made: dict[str, MakeScheduler] = {}
@@ -91,8 +92,3 @@ def _flow_euler(mu: float | None = None, **config: Any) -> MakeScheduler:
         return scheduler
 
     return make
-
-
-def _dynamic_mu(tokens: int) -> float:
-    """The logarithm of the shift: 0.5 for 256 tokens, 1.15 for 4096."""
-    return 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)

@@ -158,7 +158,8 @@ class Trials:
         found: list[Measured] = []
         for seed in self.reference.seeds:
             found.append(self._one(mask, setting, seed))
-            if rival is not None and _is_behind(_gains(found, rival.each)):
+            gains = [] if rival is None else _gains(found, rival.each)
+            if gains and statistics.mean(gains) < -BEHIND / len(gains):
                 self.skipped += 1
                 return None
         return Tried(kind, mask, setting, tuple(found))
@@ -198,10 +199,6 @@ class Trials:
 def _gains(each: Sequence[Measured], others: Sequence[Measured]) -> list[float]:
     """In dB, of the seeds that both have."""
     return [one.psnr - other.psnr for one, other in zip(each, others, strict=False)]
-
-
-def _is_behind(gains: Sequence[float]) -> bool:
-    return statistics.mean(gains) < -BEHIND / len(gains)
 
 
 def _standard_error(gains: Sequence[float]) -> float:

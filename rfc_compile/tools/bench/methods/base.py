@@ -80,12 +80,11 @@ class Method:
 
 def describe(setting: Mapping[str, Any]) -> str:
     """A setting in one line."""
-    named = [f"{name}={_short(value)}" for name, value in setting.items()]
+    named = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in setting.items()
+    ]
     return ", ".join(named) or "default"
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def compiled(model: nn.Module, mode: Mode) -> nn.Module:

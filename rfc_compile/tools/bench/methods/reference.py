@@ -64,7 +64,8 @@ class _CachedModule:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.run.full:
-            return _unwrapped(self._predict())
+            predicted = self._predict()
+            return predicted[0] if len(predicted) == 1 else predicted
         output = self.forward(*args, **kwargs)
         known = [output if isinstance(output, tuple) else (output,)]
         for old in self.derivatives.get(self.run.branch, [])[: self.run.order]:
@@ -82,10 +83,6 @@ class _CachedModule:
             weight = k**i / math.factorial(i)
             result = [a + weight * d for a, d in zip(result, derivative, strict=True)]
         return tuple(result)
-
-
-def _unwrapped(values: tuple[Tensor, ...]) -> Any:
-    return values[0] if len(values) == 1 else values
 
 
 def _apply(
