@@ -64,7 +64,6 @@ class StepGraphs:
         specialized: its graphs.
         full: what a full step costs.
         cached: what a cached step costs.
-
     """
 
     layout: StateLayout

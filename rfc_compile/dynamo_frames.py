@@ -28,7 +28,6 @@ from torch._dynamo.utils import get_compilation_metrics
 
 _TORCH = str(Path(torch.__file__).parent)
 
-
 _READS = ("Data dependent operator", "Tensor.item()")
 
 NUMBERS_READ = (

@@ -138,7 +138,6 @@ run_numbers = itertools.count(1)
 
 _reports: weakref.WeakSet[GraphReport] = weakref.WeakSet()
 
-
 _lock = threading.Lock()  # other threads may compile while one looks for reports
 
 

@@ -38,7 +38,6 @@ class Batch:
         latents: positions of the latents.
         conditioning: positions of the conditioning inputs.
         indexed: whether integers (which may be indices) depend on the latents.
-
     """
 
     size: Any
@@ -53,7 +52,6 @@ class Batch:
 
         Raises:
             CannotCache: it has.
-
         """
         if self.rows:
             _symbol(self.size)
@@ -64,7 +62,6 @@ def find_batch(gm: fx.GraphModule, inputs: ForwardInputs, regions: Regions) -> B
 
     Raises:
         CannotCache: its samples cannot be run one without the others.
-
     """
     if inputs.timestep is None:
         raise CannotCache(

@@ -38,7 +38,6 @@ class _Candidate:
         adds: the residual adds, in graph order.
         carriers: for each add, the single values that carry its branch, deepest last.
         streams: all values of residual streams.
-
     """
 
     adds: Sequence[ResidualAdd]

@@ -39,7 +39,6 @@ _LATENT_NAMES = r"x|z|x_t|(noisy_?)?(hidden_states|latents?|samples?|image|img|v
 _ENTRY = re.compile(r"\['(?!args'|___)[^']+'\]\[\d+\]$")
 """Source of an entry of a list that the caller passes (``L['x'][0]``)."""
 
-
 _PARAMETER_OR_BUFFER = re.compile(r"\._(parameters|buffers)\['[^']+'\]$")
 """Source of a parameter or buffer."""
 
@@ -64,7 +63,6 @@ class ForwardInputs:
         attribute_indices: of those that are neither parameters nor buffers.
         number_indices: positions of the numbers in the call, sizes of tensors left out.
         maybe_timestep: names of the inputs that could be it where none is found.
-
     """
 
     names: tuple[str, ...]
@@ -94,7 +92,6 @@ def classify_inputs(
     Raises:
         CannotCache: more than one candidate for the timestep.
         NothingToCache: no latent.
-
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
     names = {node: user_name(source_of(node)) for node in placeholders}

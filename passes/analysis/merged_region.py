@@ -50,7 +50,6 @@ class _Merge:
         adds: their residual adds, by node.
         inside: the nodes between the first and the last of the members'.
         ancestry: of the whole graph.
-
     """
 
     members: Sequence[Region]
@@ -69,7 +68,6 @@ def merged_region(
 
     Raises:
         CannotMerge: they cannot be one region.
-
     """
     adds = {add.node: add for region in members for add in region.adds}
     inside = _between([n for r in members for n in r.nodes] + list(adds), ancestry)

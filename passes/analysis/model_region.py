@@ -30,7 +30,6 @@ def model_region(
 
     Raises:
         CannotMerge: a result cannot be predicted.
-
     """
     inside = ancestry.bits(node for region in regions for node in region.nodes)
     results = results_of(watched.graph)

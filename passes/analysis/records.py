@@ -32,7 +32,6 @@ class Region:
         adds: the residual adds that its outputs lead to, in graph order.
         bases: for each output, the stream before the region: kept is the difference.
             Empty where outputs are kept as they are.
-
     """
 
     name: str
@@ -64,7 +63,6 @@ class Regions:
         refused: candidates that are not regions.
         flops: floating point operations of the whole forward.
         merge_refusals: why regions were not merged into one.
-
     """
 
     found: tuple[Region, ...]

@@ -45,7 +45,6 @@ class ResidualAdd:
         start: the view or cast of ``stream`` that the branch starts from.
         branch: the operand that the branch computes.
         expensive: matmuls, convolutions and attention between stream and branch.
-
     """
 
     node: fx.Node

@@ -25,7 +25,6 @@ class StepCost:
         flops: floating point operations.
         operations: calls that compute something: no views, no parts of a tuple.
         modules: FLOPs of every module that has some, by its path.
-
     """
 
     flops: int

@@ -22,7 +22,6 @@ class Stream:
     Attributes:
         name: the inputs of the forward that it starts from.
         into: index of the stream that it becomes a part of, None if it does not.
-
     """
 
     name: str
@@ -36,7 +35,6 @@ class Streams:
     Attributes:
         found: in the order in which they start.
         of_region: for each region, by name, the indices of the streams it adds to.
-
     """
 
     found: tuple[Stream, ...]

@@ -45,7 +45,6 @@ def find_timestep(
     Raises:
         CannotCache: several candidates with equally likely names, or no input has the
             ``wanted`` name.
-
     """
     if wanted is not None:
         for node in given:

@@ -29,7 +29,6 @@ class CachedStep:
         modules: paths of the modules where most of its FLOPs are, most first.
         time: its share of the time of a full step, as measured in the runs so far; None
             where there were none, or on an accelerator, which runs behind the host.
-
     """
 
     flops: float

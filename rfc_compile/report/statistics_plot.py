@@ -25,7 +25,6 @@ _REASONS: Final = {
     "final": "tab:purple",
 }
 
-
 _UNUSUAL: Final = "tab:red"
 """Colour of the other reasons: a new run, changed weights and the like."""
 

@@ -37,17 +37,14 @@ from rfc_compile.schedules.base import Curvature
 LARGEST = 8.0
 """More than this many times ``delta`` is never added: B_b is small against the debt."""
 
-
 ROUGH = 0.05
 """Largest residual of fits whose factors are trusted with the whole of a debt; above it
 half of it is repaid."""
-
 
 LONG_MEMORY = (-0.8, 0.3)
 """Between these, C stands for outputs that are older than those of the fit (UniPC). A
 sampler with a C beyond has a longer memory (PNDM): its factors are not those of the
 steps to come."""
-
 
 OLDER_LATENT = 0.3
 """Where the fit is this exact (``STAGED``) and C is larger, a stage of the sampler has

@@ -18,7 +18,6 @@ UNRELATED = 0.6
 """Relative change of a block's input, or of a part of an image, above which two calls
 count as unrelated, where no fit says what follows."""
 
-
 JUMP = 4.0
 """An input that changes at every step and now by more than so many times as much has
 jumped."""

@@ -42,7 +42,6 @@ CLEARLY_NEARER = 0.5
 """Of two branches that a call may continue, the second is taken for likelier if its
 conditioning is nearer than this share of the first's distance: then neither is."""
 
-
 LARGEST_INPUT_ERROR = 0.5
 """Of a prediction, relative: by default no more is cached. Smooth samplers leave 0.02
 to 0.1 at most steps, fresh noise 0.8 and more."""

@@ -43,7 +43,6 @@ class LatentPair:
         copies: rows of the output for each of the latent's, which is repeated so often.
         further: positions of outputs that answer the same latent.
         confirmed: whether a run has shown that it is the latent.
-
     """
 
     index: int

@@ -26,7 +26,6 @@ from rfc_compile.schedules.decision import Decision
 ParameterVersion = tuple[Any, ...]
 """The version of the parameters of a call; equal for unchanged parameters."""
 
-
 MANY_CHANGES = 3
 """Changes of the parameters without a cached step between them before a warning."""
 

@@ -29,7 +29,6 @@ class Decision:
         repaid: the share of it that its output repays.
         change: how far the latent has moved since the branch's step before, relatively;
             None where there is none.
-
     """
 
     step: int

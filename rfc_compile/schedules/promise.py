@@ -19,7 +19,6 @@ SLOPE = 13.1
 MARGIN = 7.5
 """What nine of ten runs of every model left out of the line stay above, in dB."""
 
-
 DEBT_OFFSET = 22.0
 DEBT_SLOPE = 11.4
 """In dB, for ten times the debt."""

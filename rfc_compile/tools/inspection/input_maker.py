@@ -33,7 +33,6 @@ _TEXT_WIDTHS = (
 )
 """Config fields for the width of the text's embedding, the first that is set."""
 
-
 IMAGE_TOKENS = 257
 """Tokens of an image encoder: 16 x 16 patches and one for the whole."""
 

@@ -36,7 +36,6 @@ _TOKENS: Final = math.prod(
     size // part for size, part in zip(CLIP_SHAPE[1:], _PATCH, strict=True)
 )
 
-
 words: Final = cache(partial(load_words, ASSETS / _NAME, LENGTH, WIDTH))
 """The bundled model's words; `OptionError` if its files are damaged."""
 

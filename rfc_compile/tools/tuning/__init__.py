@@ -61,7 +61,6 @@ def tune(
         OptionError: a wrong argument, or a folder that cannot be written to.
         TargetError: nothing can be measured with this model and sampler.
         GoalError: nothing meets the limits; it holds what comes closest.
-
     """
     from rfc_compile.tools.measure.target import resolve_target
     from rfc_compile.tools.tuning.goal import Goal

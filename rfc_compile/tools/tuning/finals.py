@@ -72,7 +72,6 @@ class Finals:
         clock: when to time no more.
         repeats: pairs of runs with and without caching.
         inner: the backend whose graphs are timed.
-
     """
 
     reference: Reference
@@ -89,7 +88,6 @@ class Finals:
 
         Raises:
             TargetError: drawing fails.
-
         """
         if not chosen:
             return []

@@ -20,7 +20,6 @@ class Goal:
         target_nfc: full computations of a run, at most.
         min_psnr: mean over the images, in dB.
         min_ssim: mean over the images, at most 1.
-
     """
 
     target_speedup: float | None = None
@@ -33,7 +32,6 @@ class Goal:
 
         Raises:
             OptionError: a limit that nothing can meet, or two on the cost.
-
         """
         least = {"target_speedup": 1, "target_nfc": 1, "min_psnr": 0, "min_ssim": 0}
         most = {"min_ssim": 1.0}

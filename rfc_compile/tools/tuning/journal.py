@@ -48,7 +48,6 @@ class Journal:
 
         Raises:
             OptionError: the file is of another study, or cannot be read or written.
-
         """
         journal = cls(path)
         if path is None:
@@ -84,7 +83,6 @@ class Journal:
 
         Raises:
             OptionError: ``read`` finds it ``Unexpected``.
-
         """
         text = _text(key)
         if text not in self._known:

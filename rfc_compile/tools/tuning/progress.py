@@ -41,7 +41,6 @@ class Clock:
 
         Raises:
             TimeUpError: it is.
-
         """
         if self.is_past(share):
             raise TimeUpError

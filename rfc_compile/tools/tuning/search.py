@@ -58,7 +58,6 @@ class Search:
         tried: where climbs began, and where they ended.
         measured: the finals.
         late: whether the time was up before the search was through.
-
     """
 
     goal: Goal
@@ -90,7 +89,6 @@ class Search:
 
         Raises:
             TargetError: nothing can be cached, or drawing fails.
-
         """
         self.progress.begin("climb")
         self.trials.begin()

@@ -40,7 +40,6 @@ class Plan:
         repeats: pairs of timed runs.
         output: folder for the files; None writes none.
         resume: whether to go on with the study in that folder.
-
     """
 
     seed: int = 0
@@ -57,7 +56,6 @@ class Plan:
 
         Raises:
             OptionError: one is not allowed.
-
         """
         for name, least in (("seed", 0), ("seeds", 1), ("repeats", 1)):
             integer(name, getattr(self, name), least)
@@ -108,7 +106,6 @@ class Study:
 
         Raises:
             GoalError: it holds what comes closest.
-
         """
         if self.missed:
             missed = ", ".join(self.missed)

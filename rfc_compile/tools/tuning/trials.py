@@ -45,7 +45,6 @@ class Tried:
         mask: the full steps.
         setting: the options that have them.
         each: the numbers, seed by seed.
-
     """
 
     kind: str
@@ -87,7 +86,6 @@ class Trials:
         times: the timestep of every step of a run.
         skipped: masks that were not drawn with all seeds.
         done: trials, seeds counted one by one.
-
     """
 
     graph: Setting
@@ -107,7 +105,6 @@ class Trials:
 
         Raises:
             TargetError: none can, with the reason.
-
         """
         run = self._draw({"schedule": "mask", "full_steps": [0]})
         self.steps = round(run.steps)
@@ -132,7 +129,6 @@ class Trials:
 
         Raises:
             TimeUpError: the time is up.
-
         """
         key = {"full steps of": {**self.graph, **schedule}}
         known = self.journal.get(key, partial(typed, list[int]))
@@ -152,7 +148,6 @@ class Trials:
         Raises:
             TimeUpError: the time is up.
             TargetError: drawing fails.
-
         """
         setting = {**self.graph, **mask_setting(mask, self._times_or_steps)}
         found: list[Measured] = []
