@@ -86,9 +86,6 @@ def analyse(
     """Retrace a Dynamo graph and find its regions, merged to the granularity.
 
     ``granularity`` takes whether the timestep is among the inputs.
-
-    Raises:
-        CannotCache: the forward cannot be cached, with the reason.
     """
     observe("dynamo", gm)
     gm = functionalize(gm, fakes, fake_mode)

@@ -203,9 +203,6 @@ def tensor_ids(source: Any) -> frozenset[int] | None:
     """The ids of a model's parameters and buffers (None: of any model).
 
     Of quantized ones the ids of the tensors inside.
-
-    Raises:
-        TypeError: as ``model_of``.
     """
     model = model_of(source)
     if model is None:

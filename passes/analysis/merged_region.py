@@ -64,11 +64,7 @@ class _Merge:
 def merged_region(
     members: Sequence[Region], regions: Sequence[Region], ancestry: Ancestry
 ) -> Region:
-    """One region of these members, ``regions`` being all of the graph.
-
-    Raises:
-        CannotMerge: they cannot be one region.
-    """
+    """One region of these members, ``regions`` being all of the graph."""
     adds = {add.node: add for region in members for add in region.adds}
     inside = _between([n for r in members for n in r.nodes] + list(adds), ancestry)
     merge = _Merge(members, adds, inside, ancestry)

@@ -26,11 +26,7 @@ from rfc_compile.passes.fx_utils import Ancestry, results_of, tensor_of
 def model_region(
     regions: Sequence[Region], watched: fx.Node, ancestry: Ancestry
 ) -> Region:
-    """One region from ``watched``, the input that decides, to the results.
-
-    Raises:
-        CannotMerge: a result cannot be predicted.
-    """
+    """One region from ``watched``, the input that decides, to the results."""
     inside = ancestry.bits(node for region in regions for node in region.nodes)
     results = results_of(watched.graph)
     outputs = tuple(

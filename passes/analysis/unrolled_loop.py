@@ -19,9 +19,6 @@ def refuse_unrolled_loop(captured: Captured) -> None:
     """Refuse a graph whose regions use all their weights again on what these computed.
 
     Not where an input is known to be the timestep: then a call is a step.
-
-    Raises:
-        CannotCache: it does.
     """
     if captured.inputs.timestep is not None:
         return

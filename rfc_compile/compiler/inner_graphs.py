@@ -79,11 +79,7 @@ class LazyGraph:
         self._lock = lock
 
     def compile(self) -> CompiledGraph:
-        """The compiled graph; compiles it if that has not been done.
-
-        Raises:
-            InnerBackendFailed: the inner backend cannot.
-        """
+        """The compiled graph; compiles it if that has not been done."""
         with self._lock:
             if self._compiled is None:
                 start = time.perf_counter()

@@ -71,9 +71,6 @@ def capture(
 
     ``fakes`` are its inputs as fake tensors (``torch_internals.fake_inputs``).
     Only while Dynamo compiles, from inside a backend.
-
-    Raises:
-        CannotCache: the graph cannot be cached, with the reason.
     """
     fake_mode = torch_internals.dynamo_fake_mode()
     captured = analyse(
@@ -112,9 +109,6 @@ def complete_plan(
     """The second half: rewrite the captured graph and size the state.
 
     ``grouped`` says whether ranks decide together, which they do by the input.
-
-    Raises:
-        CannotCache: ``per_sample=True`` is not possible.
     """
     fake_mode = torch_internals.dynamo_fake_mode()
     options = _for_graph(options, captured)

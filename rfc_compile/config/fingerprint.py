@@ -37,11 +37,7 @@ def model_fingerprint(model: nn.Module) -> dict[str, JSON]:
 
 
 def known_of(source: Any) -> dict[str, Any]:
-    """The model's facts of a model or a pipeline, and the sampler of a pipeline.
-
-    Raises:
-        OptionError: it is neither.
-    """
+    """The model's facts of a model or a pipeline, and the sampler of a pipeline."""
     if isinstance(source, nn.Module):
         return {"model": model_fingerprint(source)}
     components = getattr(source, "components", None)

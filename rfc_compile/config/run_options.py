@@ -104,10 +104,6 @@ class Row(RunOptions):
 
 
 def positive(num_steps: int | None) -> None:
-    """Check a number of steps.
-
-    Raises:
-        ValueError: it is not positive.
-    """
+    """Check a number of steps."""
     if num_steps is not None and num_steps < 1:
         raise ValueError(f"num_steps={num_steps!r}: give a positive number of steps")

@@ -108,12 +108,7 @@ class Tuned:
 
     @classmethod
     def from_record(cls, record: Any, path: str | Path) -> Tuned:
-        """The inverse of ``record``.
-
-        Raises:
-            TunedFileError: it holds something unexpected; the message names the file
-                and the place in it.
-        """
+        """The inverse of ``record``."""
         try:
             return _tuned(record)
         except Unexpected as error:

@@ -31,9 +31,6 @@ def check_schema(value: JSON, newest: int, again: str) -> None:
     """The version of a file, which stands in it as ``schema``, is one that is known.
 
     ``again`` says how the file is made anew.
-
-    Raises:
-        Unexpected: it is missing, no version, or a later one.
     """
     if value is None:
         raise Unexpected(f"$.schema is missing; allowed: {newest}")
@@ -80,11 +77,7 @@ def check_fields(place: str, record: Mapping[str, JSON], kind: type) -> None:
 
 
 def made_of(kind: type[T], place: str, value: JSON) -> T:
-    """The dataclass whose fields an object holds.
-
-    Raises:
-        Unexpected: a field is unknown, missing, or of another type than is declared.
-    """
+    """The dataclass whose fields an object holds."""
     record = object_at(place, value)
     check_fields(place, record, kind)
     declared = typing.get_type_hints(kind)
@@ -100,9 +93,6 @@ def typed(declared: Any, place: str, value: JSON) -> Any:
     """The value as a declared type has it: a number, list, object or dataclass.
 
     What an object of any JSON holds is not looked at.
-
-    Raises:
-        Unexpected: it is of another type.
     """
     if declared is Any:
         return value

@@ -9,11 +9,7 @@ from rfc_compile.errors import how_to_install
 
 
 def drawing(name: str) -> ModuleType:
-    """The module of this folder that draws ``name``, which needs matplotlib.
-
-    Raises:
-        ModuleNotFoundError: there is no matplotlib.
-    """
+    """The module of this folder that draws ``name``, which needs matplotlib."""
     try:
         return import_module(f"rfc_compile.report.{name}")
     except ModuleNotFoundError as error:

@@ -48,11 +48,7 @@ class CallContext(NamedTuple):
         return self.run > 0 or self.num_steps is not None
 
     def by_row(self, count: int) -> list[CallContext]:
-        """The context of each row of a batch; a request's rows are its branches.
-
-        Raises:
-            OptionError: the batch has another number of rows.
-        """
+        """The context of each row of a batch; a request's rows are its branches."""
         if not self.rows:
             return [self] * count
         if len(self.rows) != count:

@@ -73,11 +73,7 @@ class Session:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def begin(self, context: CallContext) -> Trajectory:
-        """Begin a run; a declared run with the same number ends.
-
-        Raises:
-            OptionError: rows are named without ``per_sample=True``.
-        """
+        """Begin a run; a declared run with the same number ends."""
         if context.rows:
             raise OptionError(
                 "rows() needs a model compiled with options={'per_sample': True} and "

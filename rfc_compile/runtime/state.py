@@ -64,9 +64,6 @@ class BranchState:
 
     ``unused`` are the rings that no graph of this branch reads: they stay empty.
     ``computed_with`` is the version of the parameters that the values come from.
-
-    Raises:
-        NoRoomForState: the slots cannot be allocated.
     """
 
     def __init__(

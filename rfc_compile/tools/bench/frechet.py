@@ -61,9 +61,6 @@ def load_classifier(path: Path, images: int, steps: int) -> Classifier:
         path: a safetensors file; its folder exists.
         images: drawn to train on.
         steps: denoising steps of each.
-
-    Raises:
-        OptionError: the file is not that of a classifier.
     """
     model = Classifier().eval().requires_grad_(False)
     if not path.exists():

@@ -144,12 +144,7 @@ class Records:
 
     @classmethod
     def load(cls, path: Path) -> "Records":
-        """What an earlier run wrote.
-
-        Raises:
-            OptionError: the file cannot be read or holds something unexpected; the
-                message names the place in it.
-        """
+        """What an earlier run wrote."""
         try:
             data = object_at("$", load_json(path, _MOST_BYTES, infinite=True))
             check_schema(data.pop("schema", None), SCHEMA, "measure again")

@@ -149,9 +149,5 @@ def _readme_row(report: Score, run: Timing) -> list[str]:
 
 
 def write_readme(path: Path, table: str) -> None:
-    """Replace what stands between the two markers.
-
-    Raises:
-        ValueError: the file lacks a marker.
-    """
+    """Replace what stands between the two markers."""
     replace_section(path, START, END, table, MOST_BYTES)

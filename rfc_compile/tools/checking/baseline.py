@@ -41,12 +41,7 @@ class Baseline:
 
 
 def read_baseline(path: str | Path) -> Baseline:
-    """The baseline in a file.
-
-    Raises:
-        TunedFileError: the file cannot be read, holds something unexpected, or is of a
-            check that failed; the message names the place in it.
-    """
+    """The baseline in a file."""
     path = Path(path)
     record = read_json(path)
     if isinstance(record, dict) and record.get("kind") == KIND:
@@ -88,11 +83,7 @@ def baseline_limits(
 
 
 def parse_tolerance(value: object) -> float:
-    """A share from 0 up to, not including, 1; a text may give it in percent.
-
-    Raises:
-        OptionError: it is none.
-    """
+    """A share from 0 up to, not including, 1; a text may give it in percent."""
     share = math.nan
     if isinstance(value, str):
         found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(%?)", value, re.ASCII)

@@ -78,11 +78,7 @@ class Verdict:
 
 
 def make_limits(bounds: Mapping[str, object]) -> tuple[Limit, ...]:
-    """Limits by name, as `{"min_psnr": 30, "max_memory": "2GiB"}`.
-
-    Raises:
-        OptionError: an unknown name, or a bound that is not allowed.
-    """
+    """Limits by name, as `{"min_psnr": 30, "max_memory": "2GiB"}`."""
     for name in bounds:
         if name not in BY_LIMIT:
             raise OptionError(f"unknown limit {name!r}{did_you_mean(name, BY_LIMIT)}")

@@ -59,11 +59,7 @@ class Quantity:
         return _FORMATS[self.unit].format(value)
 
     def parse(self, value: object) -> float:
-        """A bound as the user gave it.
-
-        Raises:
-            OptionError: it is none; names the limit and what is allowed.
-        """
+        """A bound as the user gave it."""
         if self.unit == "bytes":
             digits = isinstance(value, str) and value.isascii() and value.isdecimal()
             return float(_bytes(self.limit, int(str(value)) if digits else value))
@@ -120,11 +116,7 @@ _UNITS |= {f"{letter}iB": 1024**i for i, letter in enumerate("KMGT", 1)}
 
 
 def _bytes(name: str, value: object) -> int:
-    """Bytes of a positive whole number, or of a text such as ``"512 MiB"``.
-
-    Raises:
-        OptionError: it is neither; names it ``name``.
-    """
+    """Bytes of a positive whole number, or of a text such as ``"512 MiB"``."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     text = value if isinstance(value, str) else ""

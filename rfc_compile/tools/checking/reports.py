@@ -39,11 +39,7 @@ class Reports:
     summary: Path | None = None
 
     def prepare(self) -> None:
-        """Make the folders, and see that every file can be written.
-
-        Raises:
-            OptionError: one cannot; names its argument. Or two are the same file.
-        """
+        """Make the folders, and see that every file can be written."""
         known: dict[Path, str] = {}
         for name, path in self.paths.items():
             same = known.setdefault(path.resolve(), name)
@@ -55,11 +51,7 @@ class Reports:
             check_writable(self.summary, "--github-summary")
 
     def write(self, outcome: Outcome) -> None:
-        """Write every file.
-
-        Raises:
-            OptionError: one cannot be written after all.
-        """
+        """Write every file."""
         try:
             for name, path in self.paths.items():
                 replace_file(path, WRITERS[name](outcome))
@@ -71,11 +63,7 @@ class Reports:
 
 
 def step_summary() -> Path:
-    """The file that GitHub shows as the summary of the step.
-
-    Raises:
-        OptionError: this is no step of GitHub Actions.
-    """
+    """The file that GitHub shows as the summary of the step."""
     path = os.environ.get(SUMMARY_VARIABLE)
     if not path:
         raise OptionError(

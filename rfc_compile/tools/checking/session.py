@@ -61,12 +61,7 @@ class Config:
 
 
 def make_config(source: str | Path | Mapping[str, Any] | None) -> Config:
-    """The options of a tuned file, a dict of options, or None for the defaults.
-
-    Raises:
-        OptionError: an unknown option or a value that is not allowed.
-        TunedFileError: the file cannot be used.
-    """
+    """The options of a tuned file, a dict of options, or None for the defaults."""
     if source is None:
         return Config()
     if isinstance(source, Mapping):
@@ -114,10 +109,6 @@ def check(
         config: the options.
         rules: the limits.
         seeds: of the images.
-
-    Raises:
-        OptionError: rules that do not fit the config.
-        TargetError: with this target nothing can be measured.
     """
     begin = time.perf_counter()
     if rules.strict and config.tuned is None and rules.baseline is None:

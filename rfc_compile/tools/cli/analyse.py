@@ -43,13 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Draws, measures, prints and writes; returns the exit code.
-
-    Raises:
-        OptionError: an argument that is not allowed, or a folder that cannot be
-            written.
-        TargetError: nothing of the model would be cached, or its run is too short.
-    """
+    """Draws, measures, prints and writes; returns the exit code."""
     from rich.console import Console
 
     from rfc_compile.tools.measure.analysis_plot import analysis_figure

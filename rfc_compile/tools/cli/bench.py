@@ -33,11 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Measures, prints and saves; returns the exit code.
-
-    Raises:
-        OptionError: the output folder cannot be made, or no method has that name.
-    """
+    """Measures, prints and saves; returns the exit code."""
     from rfc_compile.tools.bench.session import run_session
 
     return run_session(args)

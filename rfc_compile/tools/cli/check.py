@@ -81,13 +81,7 @@ _BASELINE: Final = "JSON report of an earlier check, or a tuned file, to be as g
 
 
 def run(args: Namespace) -> int:
-    """Checks, prints and writes; returns the exit code.
-
-    Raises:
-        OptionError: a bad argument, or a report that cannot be written.
-        TargetError: with the target nothing can be measured.
-        TunedFileError: the tuned file or the baseline cannot be used.
-    """
+    """Checks, prints and writes; returns the exit code."""
     from rfc_compile.tools.measure.terminal import console, show
 
     reports = _reports(args)

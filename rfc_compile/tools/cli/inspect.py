@@ -73,11 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Inspects, prints and draws; returns the exit code.
-
-    Raises:
-        OptionError: the model cannot be had, or its forward fails.
-    """
+    """Inspects, prints and draws; returns the exit code."""
     options = Options.from_mapping(dict(args.options))
     if args.graph is not None:
         _check_picture(args.graph)

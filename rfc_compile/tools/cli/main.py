@@ -94,11 +94,7 @@ def _add_verbose(parser: ArgumentParser, default: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv` (default: of the process); returns the exit code.
-
-    Raises:
-        SystemExit: as ``parse``.
-    """
+    """Runs the command line `argv` (default: of the process); returns the exit code."""
     args = parse(sys.argv[1:] if argv is None else argv)
     try:
         with quiet(args.verbose):

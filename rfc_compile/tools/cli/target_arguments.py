@@ -51,10 +51,6 @@ def target_of(args: Namespace, drawn: Mapping[str, JSON] | None = None) -> Targe
     """The target that a command was given, else that of a tuned file (``drawn``).
 
     Settings that are given go before those of the file.
-
-    Raises:
-        OptionError: as ``resolve_target``; or the file of prompts cannot be read.
-        TargetError: as ``resolve_target``.
     """
     prompts = list(args.prompt)
     if args.prompts_file is not None:

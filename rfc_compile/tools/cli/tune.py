@@ -61,12 +61,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Searches, prints and writes; returns the exit code.
-
-    Raises:
-        OptionError: a wrong argument, or a folder that cannot be written to.
-        TargetError: nothing can be measured with this model and sampler.
-    """
+    """Searches, prints and writes; returns the exit code."""
     from rich.console import Console
 
     from rfc_compile.tools.tuning.runner import run_study

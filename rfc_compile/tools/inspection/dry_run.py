@@ -46,9 +46,6 @@ def dry_run(
     """Trace and plan one forward of the model, given as keywords or in order.
 
     Forgets what was compiled before, in the whole process.
-
-    Raises:
-        Exception: whatever the forward raises with these inputs.
     """
     planner = _trace(model, inputs, options)
     if len(planner.reports) > 1:  # a first call may break where it makes tables

@@ -29,9 +29,6 @@ def build_from_config(target: str, dtype: torch.dtype) -> nn.Module:
         target: a model's folder, a pipeline's folder with ``transformer/``, or the hub
             id of either.
         dtype: of the parameters.
-
-    Raises:
-        OptionError: there is no config, or diffusers cannot build the class.
     """
     config = _read_config(target)
     name = config.get("_class_name")

@@ -73,9 +73,6 @@ def make_inputs(
         model: of diffusers, with its ``config``.
         sizes: fields of ``InputSizes``; the config or a default tells the others.
         dtype: of floating point inputs.
-
-    Raises:
-        OptionError: an argument that no rule knows.
     """
     from rfc_compile.tools.inspection.audio_inputs import AUDIO_RULES
     from rfc_compile.tools.inspection.image_inputs import IMAGE_RULES

@@ -136,11 +136,6 @@ def analyse(
 
     ``order`` is that of the estimators, as far as they have it; ``progress`` is called
     after every call of the model with the number of calls so far.
-
-    Raises:
-        OptionError: an order or granularity that is not allowed.
-        TargetError: nothing of the model would be cached, its run is too short, or
-            drawing fails.
     """
     estimators = _estimators(order)
     options: dict[str, Any] = {

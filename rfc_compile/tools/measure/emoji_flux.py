@@ -54,9 +54,6 @@ def prompt_inputs(prompts: Sequence[str]) -> tuple[Inputs, Inputs]:
     """The inputs of prompts, and of as many empty ones.
 
     A prompt without a style gets the first of `STYLES`.
-
-    Raises:
-        OptionError: an unknown word, or too many.
     """
     styled = [
         prompt if set(STYLES) & set(words_of(prompt)) else f"{STYLES[0]} {prompt}"

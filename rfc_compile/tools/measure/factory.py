@@ -16,11 +16,7 @@ def is_factory(spec: str) -> bool:
 
 
 def call_factory(spec: str) -> Any:
-    """What `package.module:factory` returns; modules of the current folder count.
-
-    Raises:
-        OptionError: there is no such function, or it fails.
-    """
+    """What `package.module:factory` returns; modules of the current folder count."""
     module_name, _, name = spec.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:

@@ -19,9 +19,6 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 
     Returns:
         (B,) float32, in dB; infinite where image and reference are identical.
-
-    Raises:
-        ValueError: the shapes differ.
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -47,9 +44,6 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
 
     Returns:
         (B,) float32, at most 1; 1 where image and reference are identical.
-
-    Raises:
-        ValueError: the shapes differ.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 

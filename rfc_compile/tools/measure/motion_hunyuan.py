@@ -42,11 +42,7 @@ words: Final = cache(partial(load_words, ASSETS / _NAME, LENGTH, WIDTH))
 
 @torch.no_grad()
 def prompt_inputs(prompts: Sequence[str]) -> tuple[Inputs, Inputs]:
-    """The inputs of prompts, and of as many empty ones.
-
-    Raises:
-        OptionError: an unknown word, or too many.
-    """
+    """The inputs of prompts, and of as many empty ones."""
     tokens = words().tokens(prompts)
     return text_inputs(words(), tokens), text_inputs(words(), torch.zeros_like(tokens))
 

@@ -105,11 +105,7 @@ def _checked_draw(target: Target, seed: int) -> Tensor:
 
 
 def draw_with(target: Target, model: nn.Module, seed: int) -> Tensor:
-    """What the target's sampler draws with a model in place of its own, on the CPU.
-
-    Raises:
-        TargetError: it fails, or returns something else than a tensor of floats.
-    """
+    """What the target's sampler draws with a model in place of its own, on the CPU."""
     try:
         with torch.no_grad():
             images: Any = target.draw(model, seed)
@@ -132,11 +128,7 @@ def _kind(value: object) -> str:
 
 
 def similarity(drawn: Sequence[Tensor], reference: Reference) -> dict[str, Any]:
-    """`psnr`, `psnr_min`, `ssim` and `images` of what was drawn, seed by seed.
-
-    Raises:
-        TargetError: the shapes are not those of the reference.
-    """
+    """`psnr`, `psnr_min`, `ssim` and `images` of what was drawn, seed by seed."""
     decibels, similarities = [], []
     for images, wanted in zip(drawn, reference.images.values(), strict=True):
         if images.shape != wanted.shape:

@@ -92,11 +92,7 @@ def compile_model(
 
 
 def draw_cached(target: Target, compiled: nn.Module, seed: int) -> Run:
-    """One run of a compiled model, with what was decided at every call.
-
-    Raises:
-        TargetError: as ``draw_with``.
-    """
+    """One run of a compiled model, with what was decided at every call."""
     reset(compiled)
     decisions: list[Decision] = []
     calls = 0
@@ -112,11 +108,7 @@ def draw_cached(target: Target, compiled: nn.Module, seed: int) -> Run:
 
 
 def compare(reference: Reference, compiled: nn.Module) -> Trial:
-    """Draw the reference's seeds with a model compiled with caching.
-
-    Raises:
-        TargetError: as ``draw_with``; or the images have another shape.
-    """
+    """Draw the reference's seeds with a model compiled with caching."""
     counts = CompileCounts()
     target = reference.target
     runs = tuple(draw_cached(target, compiled, seed) for seed in reference.seeds)
@@ -152,10 +144,6 @@ def measure(
         repeats: timed pairs of runs; 0 for no times.
         inner: the backend whose graphs are timed, and that the uncached model is
             compiled with.
-
-    Raises:
-        TargetError: as ``draw_with``.
-        OptionError: a wrong option.
     """
     forget_compiled()
     compiled = compile_model(target.model, "eager", options)

@@ -45,11 +45,7 @@ class WordTable(nn.Module):
         self._index = {word: i for i, word in enumerate(vocabulary)}
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
-        """The words of the prompts by index, (B, length) int64.
-
-        Raises:
-            OptionError: a word is not in the vocabulary, or a prompt has too many.
-        """
+        """The words of the prompts by index, (B, length) int64."""
         rows = torch.zeros(len(prompts), self.length, dtype=torch.long)
         for row, prompt in zip(rows, prompts, strict=True):
             words = words_of(prompt)
@@ -76,11 +72,7 @@ class WordTable(nn.Module):
 
 
 def load_words(folder: Path, length: int, width: int) -> WordTable:
-    """The table of a model's folder: `vocabulary.json` and `words.safetensors`.
-
-    Raises:
-        OptionError: a file is missing, or they do not belong together.
-    """
+    """The table of a model's folder: `vocabulary.json` and `words.safetensors`."""
     path = folder / "words.safetensors"
     try:
         table = WordTable(read_json(folder / "vocabulary.json"), length, width)

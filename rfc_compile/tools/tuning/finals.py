@@ -85,9 +85,6 @@ class Finals:
     ) -> list[Finalist]:
         """Measure candidates: first the images of all, then, while there is time, how
         long they take.
-
-        Raises:
-            TargetError: drawing fails.
         """
         if not chosen:
             return []

@@ -45,9 +45,6 @@ class Journal:
             path: the file; None keeps nothing.
             study: what the numbers depend on: model, sampler, seeds, environment.
             resume: whether to go on.
-
-        Raises:
-            OptionError: the file is of another study, or cannot be read or written.
         """
         journal = cls(path)
         if path is None:
@@ -80,9 +77,6 @@ class Journal:
         Args:
             key: of what.
             read: makes it of its place in the file and its value there.
-
-        Raises:
-            OptionError: ``read`` finds it ``Unexpected``.
         """
         text = _text(key)
         if text not in self._known:

@@ -37,11 +37,7 @@ class Clock:
         return self.seconds > share * self.limit
 
     def check(self, share: float = 1.0) -> None:
-        """Raise if this share of the time is up.
-
-        Raises:
-            TimeUpError: it is.
-        """
+        """Raise if this share of the time is up."""
         if self.is_past(share):
             raise TimeUpError
 

@@ -34,10 +34,6 @@ def run_study(target: Target, goal: Goal, plan: Plan, *, show: bool) -> Study:
         goal: the limits.
         plan: the rest.
         show: whether to tell on the error stream what is done.
-
-    Raises:
-        OptionError: the folder cannot be written to, or its study is another one.
-        TargetError: nothing can be measured with this model and sampler.
     """
     graph = graph_setting(plan.fixed)
     study_file = None if plan.output is None else plan.output / STUDY_FILE

@@ -85,11 +85,7 @@ class Search:
         return not self.tried
 
     def run(self) -> None:
-        """Search until no move helps, or the time is up.
-
-        Raises:
-            TargetError: nothing can be cached, or drawing fails.
-        """
+        """Search until no move helps, or the time is up."""
         self.progress.begin("climb")
         self.trials.begin()
         for end in ROUNDS:

@@ -38,11 +38,7 @@ SEARCHED: Final = (
 
 
 def graph_setting(fixed: Setting) -> dict[str, Any]:
-    """The options that the graphs are compiled with.
-
-    Raises:
-        OptionError: one of them is searched.
-    """
+    """The options that the graphs are compiled with."""
     for name in SEARCHED:
         if name in fixed:
             raise OptionError(f"{name} is searched by tuning and cannot be given")

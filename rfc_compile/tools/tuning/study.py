@@ -52,11 +52,7 @@ class Plan:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            OptionError: one is not allowed.
-        """
+        """Check every value."""
         for name, least in (("seed", 0), ("seeds", 1), ("repeats", 1)):
             integer(name, getattr(self, name), least)
         if self.time_limit is not None and not self.time_limit > 0:
@@ -102,11 +98,7 @@ class Study:
         return self.goal.misses(self.search.best.measured)
 
     def raise_if_missed(self) -> None:
-        """Raise if nothing meets the limits.
-
-        Raises:
-            GoalError: it holds what comes closest.
-        """
+        """Raise if nothing meets the limits."""
         if self.missed:
             missed = ", ".join(self.missed)
             message = f"nothing meets the limits; the closest misses {missed}"

@@ -101,11 +101,7 @@ class Trials:
     _compiled: nn.Module | None = None
 
     def begin(self) -> None:
-        """Learn how many steps a run has, and whether any can be cached.
-
-        Raises:
-            TargetError: none can, with the reason.
-        """
+        """Learn how many steps a run has, and whether any can be cached."""
         run = self._draw({"schedule": "mask", "full_steps": [0]})
         self.steps = round(run.steps)
         self.times = tuple(d.timestep for d in run.decisions if d.branch == 0)
@@ -125,11 +121,7 @@ class Trials:
         forget_compiled()
 
     def full_steps_of(self, schedule: Setting) -> Mask:
-        """Which steps of the first seed a schedule computes in full.
-
-        Raises:
-            TimeUpError: the time is up.
-        """
+        """Which steps of the first seed a schedule computes in full."""
         key = {"full steps of": {**self.graph, **schedule}}
         known = self.journal.get(key, partial(typed, list[int]))
         if known is not None:
@@ -143,12 +135,7 @@ class Trials:
     def measure(
         self, kind: str, mask: Mask, rival: Tried | None = None
     ) -> Tried | None:
-        """A mask's numbers; None if it is far behind a rival on its first seeds.
-
-        Raises:
-            TimeUpError: the time is up.
-            TargetError: drawing fails.
-        """
+        """A mask's numbers; None if it is far behind a rival on its first seeds."""
         setting = {**self.graph, **mask_setting(mask, self._times_or_steps)}
         found: list[Measured] = []
         for seed in self.reference.seeds:
