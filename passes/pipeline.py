@@ -57,14 +57,7 @@ Pass = Callable[[fx.GraphModule], fx.GraphModule]
 
 @dataclass(frozen=True)
 class StepGraphs:
-    """What the pipeline makes of a forward.
-
-    Attributes:
-        layout: the state that its graphs take.
-        specialized: its graphs.
-        full: what a full step costs.
-        cached: what a cached step costs.
-    """
+    """What the pipeline makes of a forward."""
 
     layout: StateLayout
     specialized: Specialized

@@ -49,7 +49,6 @@ class _Merge:
         members: the regions, in order.
         adds: their residual adds, by node.
         inside: the nodes between the first and the last of the members'.
-        ancestry: of the whole graph.
     """
 
     members: Sequence[Region]

@@ -60,7 +60,6 @@ class Regions:
 
     Attributes:
         found: the regions, in the order of their first input.
-        refused: candidates that are not regions.
         flops: floating point operations of the whole forward.
         merge_refusals: why regions were not merged into one.
     """

@@ -22,7 +22,6 @@ class StepCost:
     """The cost of one kind of step.
 
     Attributes:
-        flops: floating point operations.
         operations: calls that compute something: no views, no parts of a tuple.
         modules: FLOPs of every module that has some, by its path.
     """

@@ -58,8 +58,6 @@ class Specialized:
 
     Attributes:
         probe: up to the signal, or None where full and cached are whole forwards.
-        full: computes every region and keeps its values.
-        cached: estimates every region.
         inputs: names of all inputs: the model's, the state's, ``weights``, ``limit``.
         examples: their fake values.
     """

@@ -21,7 +21,6 @@ class StateOptions:
     """How the values of regions are kept.
 
     Attributes:
-        estimator: what predicts from them.
         dtype: of kept inputs and outputs; None for their own.
         per_sample: whether every sample of a batch has coefficients of its own.
     """

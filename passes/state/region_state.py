@@ -25,9 +25,6 @@ class RegionState:
     """One region's state, as tensor code that the passes trace.
 
     Attributes:
-        estimator: what predicts the outputs.
-        inputs: the storage of each input.
-        outputs: the storage of each output.
         input_of: for each output, the index of its input.
         bases: whether every output has a base.
         examples: a fake tensor like each output.

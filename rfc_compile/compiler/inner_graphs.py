@@ -51,7 +51,6 @@ class LazyGraph:
 
     Attributes:
         name: ``probe``, ``full`` or ``cached``.
-        calls: how often it ran.
         seconds: time in it, in seconds, without compilation (on an accelerator the
             time to launch it).
 

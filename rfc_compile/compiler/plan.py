@@ -41,8 +41,6 @@ class Plan:
     """A graph whose regions are found.
 
     Attributes:
-        captured: its inputs and regions.
-        graphs: those of a step, and the state that they take.
         fake_mode: Dynamo's, in which the graph was traced.
         options: those given, with what is chosen by the graph.
         batch: the samples in the inputs, with ``per_sample=True``.

@@ -82,8 +82,6 @@ class Fingerprint:
         model: the class of the model, its parameters, and its config's fields.
         sampler: name of the sampler or scheduler.
         steps: denoising steps.
-        torch: version.
-        rfc_compile: version.
     """
 
     model: Mapping[str, JSON]

@@ -50,7 +50,6 @@ class Returned(NamedTuple):
     """What a branch returned to the sampler at a step.
 
     Attributes:
-        step: its index.
         latent: a copy of the latent that came in, (R, N).
         output: a copy of what was returned for it, (R, N).
         others: outputs of other samples with the same latent, where each sample is

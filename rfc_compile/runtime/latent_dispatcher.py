@@ -64,7 +64,6 @@ class Placement:
 
     Attributes:
         branch: the branch it continues, None for a fresh one.
-        step: index of its step.
         reason: why it continues no branch; None for the first call of all.
         new: whether it begins a new trajectory.
     """

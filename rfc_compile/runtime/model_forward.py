@@ -59,10 +59,7 @@ class ModelForward:
 
     Attributes:
         leader: the serial number of the graph that leads.
-        context: who calls.
         branch: the CFG branch; its ``followers`` hold the state of the other graphs.
-        step: index of the step in the trajectory.
-        full: the decision.
         keep: whether values of a full step may be kept (not after broken inputs).
         ranks: those that the leader decides with, None if by itself.
         number: of the call, counted by owner.

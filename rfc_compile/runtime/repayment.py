@@ -25,7 +25,6 @@ class Repayment:
     """What a full step measured of the cached steps before it.
 
     Attributes:
-        outputs: what the step returns.
         true_error: relative error of its own prediction, of the worst row.
         debt: relative error of the latent that the cached steps have left, of the worst
             row; None where it is not known.
@@ -45,7 +44,6 @@ class Done:
     """The results of a step.
 
     Attributes:
-        outputs: of the graph.
         history: the kept full steps before a full step; None for a cached one.
         repayment: what a full step showed and repaid, where it was predicted.
     """

@@ -113,7 +113,6 @@ class Continuation:
     """What a row is taken for.
 
     Attributes:
-        row: index of the row.
         sample: the one whose next step it is, None for one that begins.
         fit: how its latent follows; None for one that begins.
         mismatch: why it cannot go on with what that sample keeps; None if it can.

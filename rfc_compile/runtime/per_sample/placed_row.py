@@ -23,11 +23,9 @@ class Placed:
     """A row that is taken for a step of a sample.
 
     Attributes:
-        sample: the sample.
         call: its call, with the arguments of its row.
         signal: of the step; its error is known behind the probe.
         reason: why it is full or cached, once that is decided.
-        full: whether it is full.
     """
 
     sample: Sample

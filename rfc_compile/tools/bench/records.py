@@ -51,7 +51,6 @@ class Quality:
     """The images of one setting: one set to choose settings by, another to report.
 
     Attributes:
-        method: its name.
         setting: in one line.
         selection: on the images that settings are chosen by; None where it failed.
         report: on the other images; None for settings that were not chosen.
@@ -70,8 +69,6 @@ class Timing:
     """Runs of one setting, each next to a run of the uncached model.
 
     Attributes:
-        workload: what was run.
-        method: its name.
         setting: in one line.
         mode: `eager` or `inductor`.
         nfc: the blocks' work of the run, in full forwards.

@@ -51,15 +51,8 @@ def measure_time(
 ) -> Timing:
     """One setting in one mode; a method that fails gives its error.
 
-    Args:
-        method: what to time.
-        workload: on what.
-        setting: of the method.
-        mode: `eager` or `inductor`.
-        images: in a batch; guidance doubles them.
-        steps: denoising steps of a run.
-        repeats: timed runs.
-        nfc: of this setting, None to count it in an eager run.
+    Guidance doubles the ``images`` of a batch. ``nfc`` is that of the setting, None to
+    count it in an eager run.
     """
     line = describe(setting)
     blank = Timing(workload.name, method.name, line, mode, steps=steps)

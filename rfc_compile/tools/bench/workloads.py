@@ -64,7 +64,6 @@ class Workload:
     """A model and how it is sampled.
 
     Attributes:
-        name: as the tables show it.
         make: makes the model, in evaluation mode and without gradients.
         draw: (denoise, images, steps, seed) -> final latents (images, C, H, W).
         trained: whether the images mean anything.

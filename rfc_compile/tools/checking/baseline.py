@@ -31,8 +31,6 @@ class Baseline:
 
     Attributes:
         name: of its file.
-        measured: its numbers.
-        fingerprint: of the model and sampler that it ran.
     """
 
     name: str
@@ -66,10 +64,8 @@ def baseline_limits(
 ) -> tuple[Limit, ...]:
     """A limit for every number that the earlier run measured.
 
-    Args:
-        baseline: the earlier run.
-        tolerance: how much worse a number may be, as a share of it.
-        without: fields of `Measured` that are not compared.
+    Each may be worse by ``tolerance``, a share of it; the fields ``without`` are not
+    compared.
     """
     limits = []
     for quantity in QUANTITIES:

@@ -18,7 +18,6 @@ class Limit:
     """A bound on one quantity.
 
     Attributes:
-        quantity: what is bounded.
         bound: what it must reach, or not exceed.
         origin: where the bound comes from, if the user did not give it himself.
     """
@@ -55,7 +54,6 @@ class Verdict:
         label: of what is limited, as `PSNR, mean`.
         limit: the bound in words.
         value: what was measured, in words.
-        passed: whether it holds.
         reason: why not, in words; empty when it holds.
         bound: the bound as a number, where it is one.
         measured: what was measured as a number, where it is one.
@@ -98,12 +96,9 @@ def loosened(quantity: Quantity, value: float, tolerance: float) -> float:
 
 
 def judge(limit: Limit, value: float | None, obstacle: str = "") -> Verdict:
-    """Whether a limit holds.
+    """Whether a limit holds; the value is None where nothing was measured.
 
-    Args:
-        limit: the limit.
-        value: what was measured; None where nothing was.
-        obstacle: why the value says nothing; empty where it does.
+    ``obstacle`` says why the value says nothing; empty where it does.
     """
     number = None if value is None or math.isnan(value) else float(value)
     shown = "not known" if number is None else limit.quantity.show(number)

@@ -23,14 +23,11 @@ class Outcome:
     Attributes:
         target: name of what was drawn with.
         config: where the options come from.
-        options: of the backend.
-        measured: with these options.
         fingerprint: of the model, the sampler and the software.
         verdicts: one for every limit, in the order of the tables.
         notes: what the reader should know beside the numbers.
         seconds: that the check took.
         ended: when it was done, UTC.
-        environment: where it ran.
     """
 
     target: str

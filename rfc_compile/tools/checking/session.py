@@ -51,7 +51,6 @@ class Config:
 
     Attributes:
         name: of their file, or what else they are.
-        options: of the backend.
         tuned: what the file says besides; None where there is none.
     """
 
@@ -103,12 +102,6 @@ def check(
     """Draw with and without the options, and judge.
 
     Both are timed, where that is wanted, with the inner backend of the options.
-
-    Args:
-        target: the model and sampler.
-        config: the options.
-        rules: the limits.
-        seeds: of the images.
     """
     begin = time.perf_counter()
     if rules.strict and config.tuned is None and rules.baseline is None:

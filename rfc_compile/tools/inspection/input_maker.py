@@ -47,9 +47,7 @@ class InputMaker:
     """Makes inputs for one model.
 
     Attributes:
-        config: of the model.
         accepted: names of its arguments; required ones are True.
-        sizes: of the inputs.
         dtype: of floating point inputs.
     """
 

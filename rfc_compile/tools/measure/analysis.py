@@ -81,8 +81,6 @@ class Analysis:
     Attributes:
         target: name of the model and how it is sampled.
         sampler: name of the sampler, None if not known.
-        seed: of the run.
-        steps: steps of the run.
         interval: a step in this many is kept.
         estimators: names of the estimators, with their orders.
         regions: in the order of the forward.

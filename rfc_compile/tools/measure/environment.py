@@ -22,8 +22,6 @@ class Environment:
         machine: the processor's model.
         cores: logical cores that the process may use.
         threads: threads that torch uses for one operation.
-        torch: its version.
-        python: its version.
     """
 
     command: str

@@ -25,14 +25,7 @@ def as_png(figure: Figure) -> bytes:
 def save_comparison(
     path: Path | BinaryIO, reference: Tensor, cached: dict[str, Tensor], title: str
 ) -> None:
-    """Saves a PNG: a row of the reference, then per label its images and differences.
-
-    Args:
-        path: the file to write, or one that is open.
-        reference: (B, C, H, W), the images drawn without caching.
-        cached: the same images drawn with caching, by row label.
-        title: stands above the rows.
-    """
+    """Saves a PNG: a row of the reference, then by label images and differences."""
     rows = [("uncached", (reference + 1) / 2)]
     for label, images in cached.items():
         difference = (images - reference).abs() / 2 * _DIFFERENCE_GAIN

@@ -33,7 +33,6 @@ class Reference:
     """What the model draws without caching, one entry per seed.
 
     Attributes:
-        target: the model and sampler.
         images: (B, ...) by seed, on the CPU.
         span: difference of the largest and the smallest possible value: 2 for images
             in [-1, 1], else that of the values drawn.

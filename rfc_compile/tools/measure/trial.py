@@ -42,7 +42,6 @@ class Run:
     Attributes:
         images: (B, ...), on the CPU.
         decisions: of the backend, one a call; fewer where calls were uncached.
-        calls: of the model.
     """
 
     images: Tensor
@@ -137,13 +136,8 @@ def measure(
 ) -> Trial:
     """One setting compiled afresh: images with eager graphs, then times if asked for.
 
-    Args:
-        target: the model and sampler.
-        options: of the backend, without `inner`.
-        reference: of the seeds to draw.
-        repeats: timed pairs of runs; 0 for no times.
-        inner: the backend whose graphs are timed, and that the uncached model is
-            compiled with.
+    ``options`` are without `inner`, the backend whose graphs are timed, and that the
+    uncached model is compiled with; ``repeats`` are timed pairs of runs.
     """
     forget_compiled()
     compiled = compile_model(target.model, "eager", options)

@@ -23,10 +23,8 @@ PLACES: Final = (1, -1, 2, -2)
 def climb(start: Mask, steps: int, better: Callable[[Mask], bool]) -> Mask:
     """The mask that no move makes better, with as many full steps.
 
-    Args:
-        start: where to begin.
-        steps: of a run.
-        better: whether a mask is better than all before; it may raise to end the climb.
+    ``better`` says whether a mask is better than all before; it may raise to end the
+    climb.
     """
     best, tried, improved = start, {start}, True
     while improved:

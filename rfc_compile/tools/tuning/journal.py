@@ -41,10 +41,8 @@ class Journal:
     ) -> Journal:
         """A new study, or an earlier one if it is to go on and there is one.
 
-        Args:
-            path: the file; None keeps nothing.
-            study: what the numbers depend on: model, sampler, seeds, environment.
-            resume: whether to go on.
+        ``study`` is what the numbers depend on: model, sampler, seeds, environment. A
+        ``path`` of None keeps nothing.
         """
         journal = cls(path)
         if path is None:
@@ -74,9 +72,7 @@ class Journal:
     ) -> T | None:
         """What was measured; None if nothing was.
 
-        Args:
-            key: of what.
-            read: makes it of its place in the file and its value there.
+        ``read`` makes it of its place in the file and its value there.
         """
         text = _text(key)
         if text not in self._known:

@@ -27,14 +27,7 @@ from rfc_compile.tools.tuning.trials import Trials
 
 
 def run_study(target: Target, goal: Goal, plan: Plan, *, show: bool) -> Study:
-    """Draw the references, search, and write the files.
-
-    Args:
-        target: the model and sampler.
-        goal: the limits.
-        plan: the rest.
-        show: whether to tell on the error stream what is done.
-    """
+    """Draw the references, search, write the files; ``show`` tells what is done."""
     graph = graph_setting(plan.fixed)
     study_file = None if plan.output is None else plan.output / STUDY_FILE
     if plan.output is not None:

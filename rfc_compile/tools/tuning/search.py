@@ -50,10 +50,6 @@ class Search:
     """One search; `run` fills what the report shows.
 
     Attributes:
-        goal: what is wanted.
-        trials: measures full steps.
-        finals: measures the best again.
-        progress: shows the phases.
         kept: of the speed-up that full steps alone promise, as the finals measured it.
         tried: where climbs began, and where they ended.
         measured: the finals.

@@ -42,7 +42,6 @@ class Tried:
 
     Attributes:
         kind: where they come from.
-        mask: the full steps.
         setting: the options that have them.
         each: the numbers, seed by seed.
     """
@@ -78,8 +77,6 @@ class Trials:
     Attributes:
         graph: the options that the graphs are compiled with.
         reference: of all seeds that trials draw.
-        journal: where numbers are kept.
-        clock: when to stop.
         note: called with each action, in one line.
         until: share of the time after which no trial is begun.
         steps: of a run, for one CFG branch.

@@ -52,8 +52,6 @@ class Method:
     """A way to run a model.
 
     Attributes:
-        name: as the tables show it.
-        apply: applies a setting of it.
         sweep: the settings that are tried.
         quick: how many of them, from the first on, `--quick` tries.
         ours: whether it is this package with its own estimators.
