@@ -95,7 +95,6 @@ def find_batch(gm: fx.GraphModule, inputs: ForwardInputs, regions: Regions) -> B
 
 
 def _symbol(size: Any) -> Any:
-    """The symbol of a batch's size."""
     expression = size_expression(size) if isinstance(size, torch.SymInt) else size
     if isinstance(expression, int) or not expression.is_symbol:
         raise CannotCache(

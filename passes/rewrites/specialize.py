@@ -271,7 +271,6 @@ def _extract(
     nodes: set[fx.Node],
     outputs: Sequence[Any],
 ) -> Subgraph:
-    """A graph of these nodes with ``takes`` as its inputs."""
     inside = [node for node in gm.graph.nodes if node in nodes]
     result = part_of(gm, {_name(node): node for node in takes}, inside, outputs)
     remove_dead_code(result)

@@ -29,7 +29,6 @@ class Ring:
     device: torch.device = field(init=False)
 
     def __post_init__(self) -> None:
-        """Note the device."""
         object.__setattr__(self, "device", self.example.device)
 
     @property
@@ -61,7 +60,6 @@ class StateLayout:
     device: torch.device = field(init=False)
 
     def __post_init__(self) -> None:
-        """Note the device."""
         object.__setattr__(self, "device", self.weights.device)
 
     @property

@@ -147,7 +147,6 @@ class Options:
     disable_passes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check every value, and the values against each other."""
         chosen = frozenset(n for n in CHOSEN_BY_GRAPH if getattr(self, n) is None)
         object.__setattr__(self, "chosen", chosen)
         if self.granularity is None:

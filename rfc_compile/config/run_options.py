@@ -41,7 +41,6 @@ class RunOptions:
     off: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values by themselves."""
         flag("off", self.off)
         given = [f"{name}={value!r}" for name, value in self._given.items()]
         if len(given) > 1:
@@ -98,7 +97,6 @@ class Row(RunOptions):
     num_steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the values by themselves."""
         positive(self.num_steps)
         super().__post_init__()
 

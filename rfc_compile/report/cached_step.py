@@ -38,7 +38,6 @@ class CachedStep:
     time: float | None
 
     def __str__(self) -> str:
-        """One line."""
         where = f", most of them in {', '.join(self.modules)}" if self.modules else ""
         measured = "" if self.time is None else f"; it took {self.time:.0%} of the time"
         return (

@@ -40,7 +40,6 @@ class Readback:
     """One copy of several tensors of one device, packed as bytes."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """Start the copy."""
         flat = [tensor.reshape(-1).contiguous() for tensor in tensors]
         packed = torch.cat([values.view(torch.uint8) for values in flat])
         self._dtypes = [values.dtype for values in flat]

@@ -77,7 +77,6 @@ class Even(Schedule):
         return (FULL if now != before else CACHED), self.name
 
     def _interval(self, position: Position, step: int) -> int:
-        """The interval that a step lies in."""
         share = self._share(position)
         if share is not None:
             return math.floor(step * share + 1e-9)

@@ -42,7 +42,6 @@ class Score:
     frechet: float
 
     def __str__(self) -> str:
-        """Work and mean quality."""
         return f"NFC {self.nfc:.1f}, {self.psnr:.2f} dB"
 
 

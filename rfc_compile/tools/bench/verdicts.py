@@ -28,7 +28,6 @@ class Verdict:
     numbers: str
 
     def __str__(self) -> str:
-        """One line."""
         word = {True: "met", False: "missed", None: "not measured"}[self.met]
         return f"{word}: {self.claim}: {self.numbers}"
 

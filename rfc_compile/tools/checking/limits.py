@@ -39,7 +39,6 @@ class Limit:
         return value >= self.bound if at_least else value <= self.bound
 
     def __str__(self) -> str:
-        """The bound in words."""
         word = "at least" if self.quantity.at_least else "at most"
         origin = f" ({self.origin})" if self.origin else ""
         return f"{word} {self.quantity.show(self.bound)}{origin}"
@@ -69,7 +68,6 @@ class Verdict:
     measured: float | None = None
 
     def __str__(self) -> str:
-        """One line."""
         if self.passed:
             return f"{self.label}: {self.value}, {self.limit}"
         return f"{self.label}: {self.reason}"

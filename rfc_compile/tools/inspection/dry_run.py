@@ -80,7 +80,6 @@ class _Planner:
     def __call__(
         self, gm: fx.GraphModule, example_inputs: Sequence[Any]
     ) -> Callable[..., Any]:
-        """Plan the graph; the result propagates shapes."""
         report = graph_report.new_report(example_inputs)
         report.graph_break = dynamo_frames.graph_break_reason(gm)
         report.fragment = dynamo_frames.is_fragment(gm)
@@ -111,7 +110,6 @@ class _ShapesOnly:
         self._numbers: fx.GraphModule | None = None
 
     def __call__(self, *arguments: Any) -> list[Any]:
-        """The graph's results."""
         shapes = self._shapes or FakeTensorProp(self._gm).propagate(*arguments)
         wanted = [_is_number(value) for value in shapes]
         if any(wanted) and self._numbers is None:

@@ -27,7 +27,6 @@ class _EmptyOnMeta(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call the function; ``torch.empty`` on the meta device."""
         named = dict(kwargs or {})
         if func is torch.empty and named.get("device") is None:
             named["device"] = "meta"

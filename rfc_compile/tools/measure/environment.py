@@ -33,7 +33,6 @@ class Environment:
     python: str
 
     def __str__(self) -> str:
-        """One line per fact, as Markdown."""
         return "\n".join(f"- {name}: {value}" for name, value in asdict(self).items())
 
 

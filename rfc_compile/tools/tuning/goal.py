@@ -28,7 +28,6 @@ class Goal:
     min_ssim: float | None = None
 
     def __post_init__(self) -> None:
-        """Check every limit."""
         least = {"target_speedup": 1, "target_nfc": 1, "min_psnr": 0, "min_ssim": 0}
         most = {"min_ssim": 1.0}
         for name, value in asdict(self).items():

@@ -60,11 +60,9 @@ class Journal:
         return journal
 
     def __iter__(self) -> Iterator[tuple[str, JSON]]:
-        """Pairs of key and value."""
         return iter(self._known.items())
 
     def __len__(self) -> int:
-        """How many things were measured."""
         return len(self._known)
 
     def get(

@@ -52,7 +52,6 @@ class Plan:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Check every value."""
         for name, least in (("seed", 0), ("seeds", 1), ("repeats", 1)):
             integer(name, getattr(self, name), least)
         if self.time_limit is not None and not self.time_limit > 0:
