@@ -8,18 +8,15 @@ from benchmarks import (
     compile_time,
     defaults,
     end_to_end,
-    granularity,
     host,
     left_out,
     matrix,
     memory,
     placement,
     promise,
-    quality,
     residuals,
     speed,
     tuned_steps,
-    tuning,
 )
 
 
@@ -29,9 +26,7 @@ def main() -> None:
     add = parser.add_argument
     add("which", nargs="?", default="all")
     add("--quick", action="store_true", help="a small part, minutes")
-    add("--images", type=int, help="per cell of matrix, quality")
-    parts = granularity.PARTS
-    add("--parts", nargs="*", choices=parts, default=parts, help="of granularity")
+    add("--images", type=int, help="per cell of matrix")
     add(
         "--only",
         default="",
@@ -63,15 +58,12 @@ def main() -> None:
         "defaults": defaults.run,
         "promise": functools.partial(promise.run, minutes=args.minutes),
         "placement": placement.run,
-        "quality": functools.partial(quality.run, images=args.images),
-        "granularity": functools.partial(granularity.run, parts=args.parts),
         "residuals": residuals.run,
         "memory": memory.run,
         "speed": speed.run,
         "speed_xl": speed.run_xl,
         "end_to_end": functools.partial(end_to_end.run, only=args.only),
         "host": host.run,
-        "tuning": tuning.run,
         "tuned_steps": tuned_steps.run,
         "compile_time": functools.partial(compile_time.run, only=args.only),
     }
