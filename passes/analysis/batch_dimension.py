@@ -35,8 +35,6 @@ class Batch:
         size: the symbol of its size, or 1 where the graph is for one sample alone.
         rows: positions of the inputs with a row per sample; none for one alone.
         sizes: positions of the inputs that are the size.
-        latents: positions of the latents.
-        conditioning: positions of the conditioning inputs.
         indexed: whether integers (which may be indices) depend on the latents.
     """
 

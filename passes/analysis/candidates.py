@@ -37,7 +37,6 @@ class _Candidate:
     Attributes:
         adds: the residual adds, in graph order.
         carriers: for each add, the single values that carry its branch, deepest last.
-        streams: all values of residual streams.
     """
 
     adds: Sequence[ResidualAdd]

@@ -81,7 +81,6 @@ class Fingerprint:
     Attributes:
         model: the class of the model, its parameters, and its config's fields.
         sampler: name of the sampler or scheduler.
-        steps: denoising steps.
     """
 
     model: Mapping[str, JSON]

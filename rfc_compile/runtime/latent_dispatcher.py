@@ -65,7 +65,6 @@ class Placement:
     Attributes:
         branch: the branch it continues, None for a fresh one.
         reason: why it continues no branch; None for the first call of all.
-        new: whether it begins a new trajectory.
     """
 
     branch: GuidanceBranch | None

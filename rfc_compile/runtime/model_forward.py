@@ -63,7 +63,6 @@ class ModelForward:
         keep: whether values of a full step may be kept (not after broken inputs).
         ranks: those that the leader decides with, None if by itself.
         number: of the call, counted by owner.
-        computes: what the leading graph computes.
         timed: whether the leading graph is given the timestep.
         layered: whether another layer that computes the same has continued it.
         answered: takes what answers the latent, None where nobody waits for it.

@@ -50,7 +50,6 @@ class Quality:
     """The images of one setting: one set to choose settings by, another to report.
 
     Attributes:
-        setting: in one line.
         selection: on the images that settings are chosen by; None where it failed.
         report: on the other images; None for settings that were not chosen.
         error: why numbers are missing.
@@ -68,10 +67,7 @@ class Timing:
     """Runs of one setting, each next to a run of the uncached model.
 
     Attributes:
-        setting: in one line.
-        mode: `eager` or `inductor`.
         nfc: the blocks' work of the run, in full forwards.
-        steps: denoising steps of a run.
         seconds: of each run.
         uncached_seconds: of the run before each, by inductor without caching.
         compile_seconds: the first run less a later one.

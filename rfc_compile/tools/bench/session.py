@@ -43,7 +43,6 @@ class Size:
         images: per setting, to choose by and again to report.
         targets: NFCs that settings are chosen at.
         timed_images: per timed run of the bundled model.
-        repeats: timed runs.
         training: images and steps that the classifier is trained on.
     """
 

@@ -39,7 +39,6 @@ class Step:
 
     Attributes:
         index: from 0.
-        total: steps of the run.
         timestep: 0 to 1000.
         sigma: share of noise in the latent, 0 to 1.
         branch: of guidance, `cond` or `uncond`; `both` if they are in one batch.

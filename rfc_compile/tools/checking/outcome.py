@@ -21,12 +21,10 @@ class Outcome:
     """One checked setting.
 
     Attributes:
-        target: name of what was drawn with.
         config: where the options come from.
         fingerprint: of the model, the sampler and the software.
         verdicts: one for every limit, in the order of the tables.
         notes: what the reader should know beside the numbers.
-        seconds: that the check took.
         ended: when it was done, UTC.
     """
 

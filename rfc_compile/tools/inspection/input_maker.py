@@ -48,7 +48,6 @@ class InputMaker:
 
     Attributes:
         accepted: names of its arguments; required ones are True.
-        dtype: of floating point inputs.
     """
 
     config: Mapping[str, Any]

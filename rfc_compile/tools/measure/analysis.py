@@ -47,7 +47,6 @@ class RegionSeries:
 
     Attributes:
         name: ``region_007_attn``; with the number of its graph where there are several.
-        kind: as in ``RegionInfo``.
         module: path of the module that holds it.
         input_change: ``||I(s) - I(s-1)|| / ||I(s)||``.
         output_change: the same of its output; of several outputs the mean.

@@ -71,9 +71,7 @@ class Settings:
     """How a target is sampled; None leaves it to the sampler.
 
     Attributes:
-        steps: denoising steps.
         sampler: scheduler of the bundled model, or class name of a diffusers scheduler.
-        guidance: scale.
         images: drawn per seed with the bundled model.
         prompts: of a pipeline; seed i is drawn with prompt i, from the first one again
             when they are used up.

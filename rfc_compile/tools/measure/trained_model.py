@@ -41,8 +41,6 @@ class TrainedModel:
     """A small trained model and how it is sampled.
 
     Attributes:
-        name: of its folder.
-        architecture: a model class of diffusers.
         latent_shape: of one sample, without the batch.
         schedulers: by name; the first is the default.
         guidance: the scale that draws well.

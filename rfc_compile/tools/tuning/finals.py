@@ -68,7 +68,6 @@ class Finals:
 
     Attributes:
         reference: of seeds that no trial has drawn.
-        clock: when to time no more.
         repeats: pairs of runs with and without caching.
         inner: the backend whose graphs are timed.
     """

@@ -37,7 +37,6 @@ class Plan:
         time_limit: in minutes; None for no limit.
         fixed: options that are not searched.
         inner: the inner backend, whose graphs are timed.
-        repeats: pairs of timed runs.
         output: folder for the files; None writes none.
         resume: whether to go on with the study in that folder.
     """

@@ -42,7 +42,6 @@ class Tried:
 
     Attributes:
         kind: where they come from.
-        setting: the options that have them.
         each: the numbers, seed by seed.
     """
 

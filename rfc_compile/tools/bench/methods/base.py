@@ -31,7 +31,6 @@ class Applied:
     """A method at one setting, applied to a model.
 
     Attributes:
-        denoise: one call of the model.
         begin: to be called before every run.
         close: undoes what was done outside the model.
         nfc: full computations of the last run, where the method knows them itself.
@@ -52,11 +51,9 @@ class Method:
     """A way to run a model.
 
     Attributes:
-        sweep: the settings that are tried.
         quick: how many of them, from the first on, `--quick` tries.
         ours: whether it is this package with its own estimators.
         rival: whether it is another system, to be compared with ours.
-        modes: how it is timed.
         on_shapes: settings for models whose images mean nothing, where thresholds that
             were found on another decide anything; none for its best on the bundled one.
     """
