@@ -15,16 +15,12 @@ Song et al., arXiv 2010.02502, eq. 12.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit
 from rfc_compile.schedules.base import Process as Process
-
-Level = Callable[[float], float]
-"""Noise level at a timestep, from 1 (noise alone) to 0 (the image)."""
 
 AGREES: Final = 0.05
 """Largest difference of a factor, relative to that of the output."""

@@ -109,7 +109,7 @@ class Process(NamedTuple):
     """A way to mix image and noise, and what the model predicts of it.
 
     Attributes:
-        level: the noise level at a timestep, from 1 to 0.
+        level: noise level at a timestep, from 1 (noise alone) to 0 (the image).
         factors: (from, to) -> factor of the latent, size of that of the output.
         rounding: by which the second may be off besides.
         predicts_noise: whether the model does.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rfc_compile.runtime.noise_level import Level, process_of
+from rfc_compile.runtime.noise_level import process_of
 from rfc_compile.runtime.sampler_fit import (
     Fit,
     fit_of,
@@ -82,7 +82,7 @@ def first_step(
     return fit, start, end
 
 
-def known(scheduler: Any, steps: int) -> Level:
+def known(scheduler: Any, steps: int) -> Callable[[float], float]:
     process = process_of(*first_step(scheduler, steps))
     assert process is not None
     assert not process.predicts_noise
