@@ -43,6 +43,7 @@ REASONS: Final = {
     "discontinuity": "a block's input does not go on from its last",
     "no_clock": "no input of a block tells one step from the next",
     "timesteps": "rows or tokens differ in how their timesteps move",
+    "same_latent": "a latent is called at several timesteps",
     "weights": "the weights changed",
     "non_finite": "the prediction was NaN or Inf",
     "lost_state": "somebody freed the state",

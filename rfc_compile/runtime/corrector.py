@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rfc_compile.runtime.sampler_fit import Array, Fit, precise
+from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit, precise
 from rfc_compile.schedules.base import Curvature
 
 LARGEST = 8.0
@@ -154,7 +154,8 @@ class Debt:
         weight = float((by * error / latent).max()) / remainder
         own = float((error / output).max()) / remainder
         known = math.isfinite(weight) and math.isfinite(own)
-        return Curvature(weight, own, tuple(nodes)) if known else None
+        unpaid = self.owed is None and self.residual > EXACT
+        return Curvature(weight, own, tuple(nodes), unpaid) if known else None
 
 
 def _next(

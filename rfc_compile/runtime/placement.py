@@ -57,7 +57,7 @@ class Place:
         joins: another run that stands at this latent, which a branch that leaves joins.
         part: whether the latent is one of several at each step of the run.
         restarts: whether the run begins anew here, with no history.
-
+        again: whether the model has been called at another timestep of its latent.
     """
 
     run: Trajectory
@@ -68,6 +68,7 @@ class Place:
     joins: Trajectory | None = None
     part: bool = False
     restarts: bool = False
+    again: bool = False
 
 
 def places(
@@ -99,11 +100,14 @@ def places(
         if run.in_parts:
             yield from _parts(run, context, latent, time, stream)
             return
-        if run.times[-1] != time and (context.run or not run.goes_back(time)):
+        if run.times[-1] != time and not run.goes_back(time):
             yield _going(run, context, None, time)
             return
     newest = [(run, run.newest) for run in own if run.newest is not None]
     fits = fits_after(newest, latent)
+    again = [run for run, fit in zip(own, fits, strict=True) if _again(run, fit, time)]
+    for run in again:
+        run.again = run.step
     standing, going = [], []
     for run, fit in zip(own, fits, strict=True):
         same = run.times[-1] == time
@@ -126,7 +130,16 @@ def places(
         explained = [place for place in going if place.fit is not None]
         going = explained or _nearest_first(going, stream)
     going.sort(key=_unlikeliness)
-    yield from _in_order(own, standing, going, context, latent, time)
+    for place in _in_order(own, standing, going, context, latent, time):
+        yield replace(place, again=bool(again))
+
+
+def _again(run: Trajectory, fit: Fit | None, time: Time) -> bool:
+    """Whether a call is at another timestep of the latent that a run stands at.
+
+    At the first step it may be another image with the same noise.
+    """
+    return fit is not None and not fit.moved and run.times[-1] != time and run.step > 0
 
 
 def _resembles(fit: Fit) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.schedules.base import SAME_LATENT
 from rfc_compile.schedules.error_control import NOT_FORETOLD, SKIPPED
 
 SHORT_RUN = 8
@@ -25,6 +26,8 @@ REMEDIES = {
     "error_control": "its outputs cannot be predicted well enough (fresh noise, edited "
     "latents, too few steps): preset='fast' asks for less, target_nfc for a number of "
     "full steps whatever the errors",
+    SAME_LATENT: "the model is called at several timesteps of one latent (time-step "
+    "guidance), so its calls cannot be told apart",
     SKIPPED: "its prompts or guidance branches take turns, so their errors do not "
     "cancel: guide by the same calls at every step",
 }

@@ -111,6 +111,11 @@ class PlacedStep:
             times = [*run.times[0], *self.time]
             if len(times) == 2:  # one noise level for the whole latent
                 run.process = process_of(self.debt.fit, *times)
+        second = self.step == branch.first_step + 1
+        if self.put_off and (second or run.again == self.step - 2):
+            fit = self.debt.fit
+            if fit is not None and not fit.moved:
+                run.again = self.step
         kept, curvature = branch.state.full_steps, branch.curvature
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:
@@ -139,6 +144,7 @@ class PlacedStep:
             computed=run.computed,
             process=run.process,
             skips=skips and not run.in_parts,
+            again=run.again >= self.step - 1,
         )
 
     def decided(

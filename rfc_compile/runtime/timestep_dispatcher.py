@@ -207,6 +207,7 @@ class TimestepDispatcher(Dispatcher):
         self, make: MakeStep, context: CallContext, place: Place, branch: GuidanceBranch
     ) -> PlacedStep:
         run, step, leaves = place.run, place.step, place.leaves
+        run.again = step if place.again else run.again
         newest = run.newest  # None where another thread has dropped it
         if place.part or place.fit is None or leaves or newest is None:
             breaks = place.part or place.restarts or newest is None

@@ -53,8 +53,9 @@ class Trajectory:
     ``process`` is what its first step shows of the noise; ``linked`` are the runs that
     other graphs, or the same at other shapes, have of its image (``linked_runs``);
     ``computed`` counts the steps that were full, up to ``last_computed``; ``in_parts``
-    is set where every step calls the model with several latents; ``first`` is the input
-    of its first step, kept for a few (blocks compiled alone).
+    is set where every step calls the model with several latents; ``again`` is the last
+    step at whose latent the model was called at another timestep, too; ``first`` is the
+    input of its first step, kept for a few (blocks compiled alone).
     """
 
     name: str
@@ -81,6 +82,7 @@ class Trajectory:
     computed: int = 0
     last_computed: int = -1
     in_parts: bool = False
+    again: int = -2
     first: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:

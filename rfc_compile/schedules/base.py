@@ -19,6 +19,9 @@ from rfc_compile.schedules.promise import psnr_from_debt
 
 FULL, CACHED = -math.inf, math.inf
 
+SAME_LATENT = "same_latent"
+"""The reason of full steps where a latent is given to the model at several timesteps."""
+
 Intervals = tuple[tuple[float, int], ...]
 """(timestep, one full step in so many once it has passed), in the order of a run."""
 
@@ -34,19 +37,24 @@ class Curvature(NamedTuple):
         output_weight: that divided difference over the norm of the output.
         nodes: the times of the last full steps, newest first: predictions go through
             them. Empty where fresh noise makes them err alike at any distance.
+        unpaid: whether full steps repay nothing because the latents follow only roughly
+            (masks, overlapping windows).
 
     """
 
     weight: float
     output_weight: float
     nodes: tuple[float, ...]
+    unpaid: bool = False
 
     def joined(self, other: Curvature | None) -> Curvature:
         """The worse of two guidance branches, if they are predicted alike."""
         if other is None or other.nodes != self.nodes:
             return self
+        weight = max(self.weight, other.weight)
         output_weight = max(self.output_weight, other.output_weight)
-        return Curvature(max(self.weight, other.weight), output_weight, self.nodes)
+        unpaid = self.unpaid or other.unpaid
+        return Curvature(weight, output_weight, self.nodes, unpaid)
 
     def debt(self, times: Sequence[float]) -> float:
         """What cached steps at these times add to the latent's relative error."""
@@ -80,6 +88,8 @@ class Position:
         process: how its latents mix image and noise; None where that is not known.
         skips: whether a guidance branch that skips steps is called at this one, or may
             be, by the distances of its calls so far.
+        again: whether the model is called at several timesteps of this latent or of the
+            one before.
 
     """
 
@@ -97,6 +107,7 @@ class Position:
     computed: int = 0
     process: Process | None = None
     skips: bool = False
+    again: bool = False
 
     @property
     def noise_level(self) -> Callable[[float], float] | None:
@@ -175,6 +186,8 @@ def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
     options = schedule.options
     if position.recorded == 0 or position.own_step < options.warmup:
         return FULL, "warmup"
+    if position.again:  # the calls of two runs, or of two steps of one
+        return FULL, SAME_LATENT
     steps = position.steps
     if steps is not None and steps - options.final_full <= position.step < steps:
         return FULL, "final"

@@ -19,9 +19,9 @@ class Decision:
         reason: ``warmup``, ``error_control``, ``not_foretold``, ``even``,
             ``noise_level``, ``skipped``, ``threshold``, ``interval``, ``mask``,
             ``cap``, ``final``, ``conditioning``, ``new_run``, ``discontinuity``,
-            ``no_clock``, ``timesteps``, ``weights``, ``non_finite``, ``lost_state`` or
-            ``no_history`` for a full step; ``within_limit`` or ``scheduled`` for a
-            cached one.
+            ``no_clock``, ``timesteps``, ``same_latent``, ``weights``, ``non_finite``,
+            ``lost_state`` or ``no_history`` for a full step; ``within_limit`` or
+            ``scheduled`` for a cached one.
         statistic: the step's input prediction error e(s); None where it has no history.
         true_error: of a full step, the relative error that its prediction would have
             had, over the batch the largest; None where it was not predicted.

@@ -76,6 +76,11 @@ class Even(Schedule):
         )
         return (FULL if now != before else CACHED), self.name
 
+    def interval(self, position: Position) -> int:
+        """Steps from one full step to the next; 1 where that is not known."""
+        share = self._share(position)
+        return 1 if share is None else math.ceil(1 / share)
+
     def _interval(self, position: Position, step: int) -> int:
         share = self._share(position)
         if share is not None:
