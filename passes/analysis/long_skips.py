@@ -22,7 +22,7 @@ from torch import fx
 from rfc_compile.passes.analysis.flops import flops, is_expensive
 from rfc_compile.passes.analysis.records import Refusal, module_path
 from rfc_compile.passes.analysis.residual_stream import ResidualAdd
-from rfc_compile.passes.fx_utils import Ancestry
+from rfc_compile.passes.fx_utils import Ancestry, aten, is_copy, is_layout, packet
 
 
 def without_long_skips(
@@ -50,7 +50,7 @@ def without_long_skips(
         chain = {
             node
             for add in inner
-            if add.node in streams or add.stream in inner_nodes
+            if add.node in streams or _continues(add.stream, inner_nodes)
             for node in add.expensive
         }
         inside = sum(map(flops, chain.intersection(outer.expensive)))
@@ -67,6 +67,17 @@ def without_long_skips(
         kept.append(outer)
     kept = [add for add in reversed(kept) if add.node not in nested]
     return kept, frozenset(add.node for add in adds) - nested
+
+
+def _continues(stream: fx.Node, adds: set[fx.Node]) -> bool:
+    """Whether a stream is put together from adds (text and image tokens joined)."""
+    pending = [stream]
+    for value in pending:
+        if value in adds:
+            return True
+        if is_layout(value) or is_copy(value) or packet(value) is aten.cat:
+            pending.extend(value.all_input_nodes)
+    return False
 
 
 def _works_on_its_stream(add: ResidualAdd, streams: set[fx.Node]) -> bool:

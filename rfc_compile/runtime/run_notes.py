@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.trajectory import Trajectory
@@ -33,6 +34,9 @@ REMEDIES = {
 }
 """What to do where a whole run was full, by the reason of its steps."""
 
+ASKED_FOR = frozenset({"interval", "mask", "cap", "final"})
+"""Reasons of full steps that the options name."""
+
 NO_PROMISE = {
     NOT_FORETOLD: "the error of cached steps cannot be estimated, because the sampler "
     "is not linear in what the model returns (fresh noise, edited latents) or its "
@@ -55,6 +59,9 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
     full = [made for made in run.decisions if made.full]
     steps = len(full) if run.in_parts else len(run.times)
     if steps < SHORT_RUN or not full or len(full) < len(run.decisions):
+        return
+    others = {made.reason for made in full} - {"warmup"}
+    if others and others <= ASKED_FOR:
         return
     reasons = Counter(made.reason for made in full)
     most, _ = reasons.most_common(1)[0]
@@ -84,17 +91,11 @@ def note_not_continued(run: Trajectory, report: GraphReport) -> None:
 
 def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
     """Warn where every call begins a run of its own."""
-    recent = runs[-UNLINKED_RUNS:]
-    alone = [
-        run
-        for run in recent
-        if len(run.times) == 1
-        and not run.finished
-        and [made.reason for made in run.decisions[-1:]] in (["warmup"], ["new_run"])
-    ]
+    alone = [*takewhile(_is_unlinked, reversed(runs))]
     times = {run.times[0] for run in alone}
-    beside = len(times) < len(alone) and all(len(time) == 1 for time in times)
-    if len(alone) < UNLINKED_RUNS or beside:  # images side by side begin alike
+    rows = any(len(time) > 1 for time in times)
+    # images side by side begin at one timestep
+    if (len(alone) if rows else len(times)) < UNLINKED_RUNS:
         return
     report.fall_back(
         f"{UNLINKED_RUNS} calls in a row were each the first of a run, so all were "
@@ -102,6 +103,12 @@ def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
         "edited latents, no output like the latent); say where a run begins: a "
         "pipeline does, or rfc_compile.trajectory(name, num_steps=...)"
     )
+
+
+def _is_unlinked(run: Trajectory) -> bool:
+    reasons = [made.reason for made in run.decisions[-1:]]
+    first = reasons in (["warmup"], ["new_run"])
+    return first and len(run.times) == 1 and not run.finished
 
 
 def note_lone_calls(count: int, report: GraphReport) -> None:

@@ -20,7 +20,7 @@ from rfc_compile.schedules.promise import psnr_from_debt
 FULL, CACHED = -math.inf, math.inf
 
 SAME_LATENT = "same_latent"
-"""The reason of full steps where a latent is given to the model at several timesteps."""
+"""The reason of full steps where a latent is called at several timesteps."""
 
 Intervals = tuple[tuple[float, int], ...]
 """(timestep, one full step in so many once it has passed), in the order of a run."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from capture import capture, each_model, zoo_capture
 from model_zoo import ZOO, inputs_of
-from models import build, timesteps
+from models import Stack, build, timesteps, tokens
+from torch import Tensor
 
 from rfc_compile.passes.analysis.flops import is_expensive
 
@@ -170,3 +172,25 @@ def test_the_analysis_is_deterministic(name: str) -> None:
     ]
     assert described[0] == described[1]
     assert once.found.regions.refused == twice.found.regions.refused
+
+
+class SamplerStep(Stack):
+    """Text and image tokens joined anew for every block, and Euler's step around it."""
+
+    depth = 4
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        text = x[:, :3]
+        for block in self.blocks:
+            joined = block(torch.cat([text, x], dim=1), c, text)
+            text, x = joined[:, :3], joined[:, 3:]
+        return x
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
+        return x + 0.1 * super().forward(x, t, text)
+
+
+def test_a_step_of_the_sampler_is_a_long_skip() -> None:
+    regions = capture(build(SamplerStep), tokens(), timesteps(9)).found.regions
+    assert [region.kind for region in regions.found] == ["attention", "mlp"] * 4
+    assert [one.reason for one in regions.refused] == REFUSED["LongSkip"]

@@ -172,10 +172,19 @@ def test_a_told_length_is_where_the_next_run_begins() -> None:
 
 
 def test_a_long_run_without_a_cached_step_is_told() -> None:
-    model = compiled(schedule="interval", interval=1)
+    model = compiled(tolerance=1e-6)
     list(steps_of(model, seed=1, steps=STEPS))
     with pytest.warns(UncachedWarning, match="20 steps had no cached step"):
         list(steps_of(model, seed=2, steps=STEPS))
+
+
+def test_a_run_that_is_to_be_full_is_not_told(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    model = compiled(schedule="interval", interval=1)
+    for seed in (1, 2):
+        list(steps_of(model, seed=seed, steps=STEPS))
+    assert not [one for one in recwarn if one.category is UncachedWarning]
 
 
 def test_calls_that_follow_from_nothing_are_told() -> None:
@@ -184,6 +193,15 @@ def test_calls_that_follow_from_nothing_are_told() -> None:
         assert another(model, 900 - 50 * seed, seed)
     with pytest.warns(UncachedWarning, match="4 calls in a row were each the first"):
         assert another(model, 700, 4)
+
+
+def test_several_calls_a_step_that_follow_from_nothing_are_told() -> None:
+    """Images side by side begin at one timestep; these calls go on in time."""
+    model = compiled(schedule="interval")
+    for seed in range(7):
+        assert another(model, 900 - 50 * (seed // 2), seed)
+    with pytest.warns(UncachedWarning, match="4 calls in a row were each the first"):
+        assert another(model, 750, 7)
 
 
 def test_another_picture_at_the_next_timestep_begins_a_run() -> None:
