@@ -47,10 +47,12 @@ def without_long_skips(
             if ancestry.depends(add.stream, outer.stream)
         ]
         inner_nodes = {add.node for add in inner}
+        before = {add.node: _joined(add.stream, inner_nodes) for add in inner}
+        followed = streams.union(*before.values())
         chain = {
             node
             for add in inner
-            if add.node in streams or _continues(add.stream, inner_nodes)
+            if add.node in followed or before[add.node]
             for node in add.expensive
         }
         inside = sum(map(flops, chain.intersection(outer.expensive)))
@@ -69,15 +71,13 @@ def without_long_skips(
     return kept, frozenset(add.node for add in adds) - nested
 
 
-def _continues(stream: fx.Node, adds: set[fx.Node]) -> bool:
-    """Whether a stream is put together from adds (text and image tokens joined)."""
+def _joined(stream: fx.Node, adds: set[fx.Node]) -> set[fx.Node]:
+    """The adds that a stream is put together from: text and image tokens joined."""
     pending = [stream]
     for value in pending:
-        if value in adds:
-            return True
         if is_layout(value) or is_copy(value) or packet(value) is aten.cat:
-            pending.extend(value.all_input_nodes)
-    return False
+            pending.extend(n for n in value.all_input_nodes if n not in pending)
+    return adds.intersection(pending)
 
 
 def _works_on_its_stream(add: ResidualAdd, streams: set[fx.Node]) -> bool:

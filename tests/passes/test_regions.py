@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from capture import capture, each_model, zoo_capture
-from model_zoo import ZOO, inputs_of
-from models import Stack, build, timesteps, tokens
+from model_zoo import ZOO, ParallelBlock, inputs_of, stack_of
+from models import build, timesteps, tokens
 from torch import Tensor
 
 from rfc_compile.passes.analysis.flops import is_expensive
@@ -174,10 +174,8 @@ def test_the_analysis_is_deterministic(name: str) -> None:
     assert once.found.regions.refused == twice.found.regions.refused
 
 
-class SamplerStep(Stack):
+class SamplerStep(stack_of(ParallelBlock)):  # type: ignore[misc]
     """Text and image tokens joined anew for every block, and Euler's step around it."""
-
-    depth = 4
 
     def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
         text = x[:, :3]
@@ -192,5 +190,5 @@ class SamplerStep(Stack):
 
 def test_a_step_of_the_sampler_is_a_long_skip() -> None:
     regions = capture(build(SamplerStep), tokens(), timesteps(9)).found.regions
-    assert [region.kind for region in regions.found] == ["attention", "mlp"] * 4
+    assert [region.kind for region in regions.found] == ["attention+mlp"] * 2
     assert [one.reason for one in regions.refused] == REFUSED["LongSkip"]
