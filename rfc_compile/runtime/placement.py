@@ -212,6 +212,8 @@ def _in_order(
     if lagging:
         yield from _leaving(lagging, context, latent, time)
     ready = [place for place in standing if not place.branches]
+    # images with one noise whose calls of one kind come one after the other
+    ready.sort(key=lambda place: (len(place.run.branches), place.run.last_call))
     joining = _joining(runs, [place.run for place in ready], context, latent)
     exactly = [p for p in going if p.fit is None or p.fit.residual <= EXACT]
     yield from exactly

@@ -79,7 +79,7 @@ class Even(Schedule):
     def interval(self, position: Position) -> int:
         """Steps from one full step to the next; 1 where that is not known."""
         share = self._share(position)
-        return 1 if share is None else math.ceil(1 / share)
+        return 1 if share is None else max(1, math.floor(1 / share))
 
     def _interval(self, position: Position, step: int) -> int:
         share = self._share(position)

@@ -166,6 +166,7 @@ def call_by_call(model: Any, images: Sequence[Image], arrange: Any) -> list[Tens
         ("other noise", "by branch"),
         ("other prompts", "by image"),
         ("other prompts", "by branch"),
+        ("other prompts", "empty first"),
     ],
 )
 def test_guidance_calls_in_any_order(kind: str, order: str) -> None:
@@ -176,6 +177,7 @@ def test_guidance_calls_in_any_order(kind: str, order: str) -> None:
         "shuffled": lambda calls: shuffled.sample(calls, len(calls)),
         "by branch": lambda calls: sorted(calls, key=lambda call: call[1]),
         "by image": lambda calls: calls,
+        "empty first": lambda calls: sorted(calls, key=lambda call: -call[1]),
     }[order]
     assert_as_alone(images, call_by_call(compiled(), images, arrange))
 
