@@ -86,6 +86,33 @@ def test_demo_writes_two_pictures(demo: str, output: Path) -> None:
         assert pixels.std() > 20  # with something drawn on it
 
 
+def test_demo_draws_prompts(tmp_path: Path) -> None:
+    prompts = ("google grinning face", "fluent red apple")
+    result = rfc_compile(
+        *DEMO, "--tolerances", "0.02", "--output", str(tmp_path), *prompts
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "2 images of emoji-flux, euler, guidance 3, 6 steps" in result.stdout
+    assert (tmp_path / "images.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["google grining face"], "grinning"),
+        (["google red apple", "--scheduler", "heun"], "euler_shift3"),
+    ],
+)
+def test_what_a_model_does_not_know_is_told(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "none"
+    assert main.main(["demo", "--output", str(output), *arguments]) == 2
+    assert told in one_line(capsys.readouterr().err)
+    assert not output.exists()
+
+
 def test_a_bad_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main.main(["draw"])

@@ -1,4 +1,4 @@
-"""`rfc-compile demo`: the bundled model drawn without caching and at some tolerances.
+"""`rfc-compile demo`: a bundled model drawn without caching and at some tolerances.
 
 Prints what caching saves and costs, and writes pictures.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 SCHEDULERS: Final = ("ddim", "dpmpp_2m", "euler", "heun", "unipc")
-"""Those of the bundled model, named here so that --help needs no extra."""
+"""Those of the bundled models, named here so that --help needs no extra."""
 
 INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
 
@@ -18,11 +18,18 @@ INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the options of the demo to `parser`."""
     add = parser.add_argument
+    add(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="an emoji's name, such as 'google grinning face'; without one, digits",
+    )
     add("--output", type=Path, default=Path("demo"), help="folder for the pictures")
     add("--steps", type=partial(_whole_number, least=2, most=1000), default=50)
-    add("--images", type=partial(_whole_number, least=1, most=1000), default=8)
-    add("--guidance", type=_number, default=2.0, help="scale; 1 for no guidance")
-    add("--scheduler", choices=SCHEDULERS, default="ddim")
+    images = "how many; 8 digits, or one of every prompt"
+    add("--images", type=partial(_whole_number, least=1, most=1000), help=images)
+    add("--guidance", type=_number, help="scale; 1 for no guidance")
+    add("--scheduler", choices=SCHEDULERS, help="ddim, or euler with prompts")
     add(
         "--tolerances",
         type=_tolerances,
@@ -39,7 +46,8 @@ def run(args: Namespace) -> int:
     """Draws, prints and saves; returns the exit code.
 
     Raises:
-        OptionError: the output folder cannot be made.
+        OptionError: the output folder cannot be made, a word that the model does not
+            know, or a scheduler that it does not have.
     """
     from rfc_compile.tools.cli.demo_drawings import draw_all
 

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from rich.console import Console
@@ -28,17 +28,54 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from rfc_compile.dynamo_frames import recompile_limit_of
+from rfc_compile.errors import OptionError
 from rfc_compile.io.files import make_folder
 from rfc_compile.report.statistics import Statistics, stats
 from rfc_compile.report.statistics_plot import statistics_figure
 from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.schedules.decision import Decision
-from rfc_compile.tools.measure import glyph_dit
+from rfc_compile.tools.measure.emoji_flux import EMOJI_FLUX
+from rfc_compile.tools.measure.glyph_dit import GLYPH_DIT, default_device
 from rfc_compile.tools.measure.image_grid import save_comparison
 from rfc_compile.tools.measure.metrics import psnr
+from rfc_compile.tools.measure.trained_model import TrainedModel
 from rfc_compile.tools.measure.trial import compile_model
 
 _TIMED_RUNS: Final = 9
+_DIGITS: Final = 8
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is drawn: a model, its conditions and how it is sampled."""
+
+    model: TrainedModel
+    conditions: Sequence[Any]
+    scheduler: str
+    guidance: float
+
+    @property
+    def title(self) -> str:
+        """All settings but the steps."""
+        return (
+            f"{len(self.conditions)} images of {self.model.name}, {self.scheduler}, "
+            f"guidance {self.guidance:g}"
+        )
+
+
+def _subject(args: Namespace) -> _Subject:
+    model = EMOJI_FLUX if args.prompts else GLYPH_DIT
+    scheduler = args.scheduler or next(iter(model.schedulers))
+    if scheduler not in model.schedulers:
+        raise OptionError(
+            f"--scheduler {scheduler}: {model.name} has {', '.join(model.schedulers)}"
+        )
+    given = args.prompts or model.conditions(_DIGITS)
+    count = args.images or len(given)
+    conditions = [given[i % len(given)] for i in range(count)]
+    model.encode(conditions)  # a word that it does not know is told at once
+    guidance = model.guidance if args.guidance is None else args.guidance
+    return _Subject(model, conditions, scheduler, guidance)
 
 
 @dataclass
@@ -78,19 +115,21 @@ def draw_all(args: Namespace) -> None:
     Raises:
         OptionError: the output folder cannot be made.
     """
+    subject = _subject(args)
     make_folder(args.output, "--output")
     console = Console()
     settings = [None, *args.tolerances]
     torch.compiler.reset()
     with _progress_bar(console) as progress, recompile_limit_of(2 * len(settings)):
-        drawings = [_compile(args, tolerance) for tolerance in settings]
+        drawings = [_compile(args, subject, tolerance) for tolerance in settings]
         for turn in range(1 + _TIMED_RUNS):
             name = f"turn {turn} of {_TIMED_RUNS}" if turn else "compile"
             task = progress.add_task(name, total=sum(d.calls for d in drawings))
             for drawing in drawings:
-                _draw(args, drawing, partial(progress.advance, task))
+                _draw(args, subject, drawing, partial(progress.advance, task))
     uncached, *cached = drawings
-    console.print(_table(args, uncached, cached))
+    title = f"{subject.title}, {args.steps} steps, on {args.inner}"
+    console.print(_table(title, uncached, cached))
     compiling = ", ".join(f"{drawing.seconds[0]:.1f}" for drawing in drawings)
     console.print(
         f"Medians of {_TIMED_RUNS} turns, the least and the most in brackets; "
@@ -98,24 +137,27 @@ def draw_all(args: Namespace) -> None:
         soft_wrap=True,
     )
     console.print(f"The first runs, which compile, took {compiling} s.", soft_wrap=True)
-    _save_figures(args, uncached, cached)
+    _save_figures(args, title, uncached, cached)
     console.print(f"Pictures are in {args.output}.", soft_wrap=True)
 
 
-def _compile(args: Namespace, tolerance: float | None) -> _Drawing:
+def _compile(args: Namespace, subject: _Subject, tolerance: float | None) -> _Drawing:
     """The model with a tolerance, or without caching when it is None."""
-    model = glyph_dit.load_glyph_dit().to(glyph_dit.default_device())
-    calls = glyph_dit.count_calls(args.scheduler, args.steps)
+    model = subject.model.load().to(default_device())
+    calls = subject.model.count_calls(subject.scheduler, args.steps)
     if tolerance is None:
         return _Drawing("uncached", compile_model(model, args.inner), calls)
     compiled = compile_model(model, args.inner, {"tolerance": tolerance})
     return _Drawing(f"tolerance {tolerance:g}", compiled, calls)
 
 
-def _draw(args: Namespace, drawing: _Drawing, advance: Callable[[], None]) -> None:
+def _draw(
+    args: Namespace,
+    subject: _Subject,
+    drawing: _Drawing,
+    advance: Callable[[], None],
+) -> None:
     """Draw the images once, and note the seconds and what was decided."""
-    labels = torch.arange(args.images, device=glyph_dit.default_device())
-    labels %= glyph_dit.NUM_CLASSES
     drawing.decisions.clear()
 
     def note(done: int, total: int) -> None:
@@ -126,21 +168,22 @@ def _draw(args: Namespace, drawing: _Drawing, advance: Callable[[], None]) -> No
 
     start = time.perf_counter()
     with trajectory("demo", num_steps=drawing.calls):
-        images = glyph_dit.sample(
+        images = subject.model.sample(
             drawing.model,
-            labels=labels,
+            subject.conditions,
             seed=args.seed,
-            scheduler=args.scheduler,
+            scheduler=subject.scheduler,
             steps=args.steps,
-            guidance=args.guidance,
+            guidance=subject.guidance,
+            device=default_device(),
             progress=note,
         )
     drawing.images = images.cpu()
     drawing.seconds.append(time.perf_counter() - start)
 
 
-def _table(args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]) -> Table:
-    table = Table(title=_title(args))
+def _table(title: str, uncached: _Drawing, cached: Sequence[_Drawing]) -> Table:
+    table = Table(title=title)
     table.add_column("setting")
     for column in ("NFC", "time", "speed-up", "PSNR mean", "PSNR min"):
         table.add_column(column, justify="right")
@@ -161,21 +204,13 @@ def _table(args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]) -> T
     return table
 
 
-def _title(args: Namespace) -> str:
-    return (
-        f"{args.images} images, {args.steps} steps of {args.scheduler}, "
-        f"guidance {args.guidance:g}, on {args.inner}"
-    )
-
-
 def _decibels(value: Tensor) -> str:
     return "identical" if math.isinf(value) else f"{value:.1f} dB"
 
 
 def _save_figures(
-    args: Namespace, uncached: _Drawing, cached: Sequence[_Drawing]
+    args: Namespace, title: str, uncached: _Drawing, cached: Sequence[_Drawing]
 ) -> None:
-    title = _title(args)
     images = {f"{d.label}\n{d.nfc} full steps": d.images for d in cached}
     save_comparison(args.output / "images.png", uncached.images, images, title)
     for drawing in cached:
