@@ -277,11 +277,6 @@ class Options:
         return self.order + 1
 
     @property
-    def longest_run(self) -> int | None:
-        """``max_cached_run``."""
-        return self.max_cached_run
-
-    @property
     def largest_debt(self) -> float:
         """Relative error of the latent that a cached run may owe."""
         if self.min_psnr is not None:

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit
-from rfc_compile.schedules.base import Process as Process
+from rfc_compile.schedules.base import Process
 
 AGREES: Final = 0.05
 """Largest difference of a factor, relative to that of the output."""

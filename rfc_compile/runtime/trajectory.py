@@ -12,9 +12,8 @@ from torch import Tensor
 from rfc_compile.config.run_options import AS_COMPILED, RunOptions
 from rfc_compile.estimators.step_weights import mean_time
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
-from rfc_compile.runtime.noise_level import Process
 from rfc_compile.runtime.sampler_fit import Fit
-from rfc_compile.schedules.base import Schedule
+from rfc_compile.schedules.base import Process, Schedule
 from rfc_compile.schedules.decision import Decision
 
 MAX_BRANCHES = 8

@@ -144,7 +144,6 @@ class Schedule(ABC):
         static: whether every limit is ``FULL`` or ``CACHED``.
         measures: whether it uses the curvature of full steps.
         by_noise: whether it goes by the noise level, where that is known.
-        strictness: the option that makes it more or less strict, None for none.
 
     """
 
@@ -152,7 +151,6 @@ class Schedule(ABC):
     static: bool
     measures: bool = False
     by_noise: bool = False
-    strictness: str | None = None
 
     def __init__(
         self, options: ScheduleOptions, report: GraphReport | None = None
@@ -191,7 +189,7 @@ def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
     steps = position.steps
     if steps is not None and steps - options.final_full <= position.step < steps:
         return FULL, "final"
-    cap = options.longest_run
+    cap = options.max_cached_run
     if cap is not None and position.since_full >= cap:
         return FULL, "cap"
     first = position.first

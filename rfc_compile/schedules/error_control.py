@@ -62,7 +62,6 @@ class ErrorControl(Schedule):
     static = True
     measures = True
     by_noise = True
-    strictness = "tolerance"
 
     def __init__(
         self, options: ScheduleOptions, report: GraphReport | None = None

@@ -13,7 +13,6 @@ class RelationalCacheScheduling(Schedule):
 
     name = "rcs"
     static = False
-    strictness = "threshold"
 
     def decide(self, position: Position) -> tuple[float, str]:
         """What is left of the threshold."""

@@ -9,8 +9,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from rfc_compile import Options
-from rfc_compile.runtime.noise_level import Process
-from rfc_compile.schedules.base import CACHED, FULL, Curvature, Position, guarded_limit
+from rfc_compile.schedules.base import (
+    CACHED,
+    FULL,
+    Curvature,
+    Position,
+    Process,
+    guarded_limit,
+)
 
 STEPS = 50
 ERRORS = st.lists(st.floats(0, 0.5), min_size=1, max_size=40)

@@ -287,12 +287,7 @@ def test_wishes_that_exclude_each_other(options: dict[str, Any], message: str) -
 
 def test_a_wish_takes_what_does_not_exclude_it() -> None:
     assert Options(target_nfc=14, tolerance=0.3).tolerance == 0.3
-    assert Options(target_speedup=6, max_cached_run=5).longest_run == 5
-
-
-def test_there_is_no_longest_run_unless_given() -> None:
-    assert Options().longest_run is Options(target_nfc=8).longest_run is None
-    assert Options(target_nfc=8, max_cached_run=4).longest_run == 4
+    assert Options(target_speedup=6, max_cached_run=5).max_cached_run == 5
 
 
 @pytest.mark.parametrize(
