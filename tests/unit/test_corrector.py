@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rfc_compile.estimators.step_weights import newton_coefficients
 from rfc_compile.runtime.corrector import LARGEST, Debt
 from rfc_compile.runtime.sampler_fit import Array, Fit
+from rfc_compile.schedules.base import Curvature
 
 ROWS, VALUES = 2, 5
 
@@ -223,26 +224,31 @@ def test_nothing_is_owed_before_the_sampler_is_known() -> None:
     debt = Debt().after(TIMES[0], TIMES[:1], full=True)
     sizes = np.full(1, 4.0), np.ones(1)
     curvature = debt.curvature(TIMES[1], np.ones(1), sizes, TIMES[1::-1])
-    assert curvature == (0.0, 0.25, ())
+    assert curvature == Curvature(0.0, 0.25, ())
     assert curvature.debt(TIMES) == 0
     assert curvature.output_error(TIMES[0]) == curvature.output_error(TIMES[2]) == 0.25
     assert Debt().curvature(TIMES[1], np.ones(1), sizes, TIMES[1::-1]) is None
 
 
 @pytest.mark.parametrize(
-    ("residual", "c", "owes"),
+    ("residual", "c", "owes", "unpaid"),
     [
-        (0.004, -0.5, True),  # UniPC
-        (0.01, 0.9, False),  # PNDM
-        (0.01, -1.2, False),
-        (0.0, -0.9, False),  # the second stage of KDPM2
-        (0.0, -0.2, True),  # DPM++ 2M
+        (0.004, -0.5, True, False),  # UniPC
+        (0.01, 0.9, False, True),  # PNDM, or a latent mixed by a mask
+        (0.01, -1.2, False, True),
+        (0.0, -0.9, False, False),  # the second stage of KDPM2: its factors are known
+        (0.0, -0.2, True, False),  # DPM++ 2M
     ],
 )
 def test_factors_of_a_longer_memory_carry_no_debt(
-    residual: float, c: float, owes: bool
+    residual: float, c: float, owes: bool, unpaid: bool
 ) -> None:
     one = np.ones((1, 1))
     fit = Fit(residual, True, True, False, one[0], -one, c * one[0], 0.1 * one)
     debt = Debt((1.0,), (np.ones(1), np.zeros(1)))
-    assert (debt.carried_on(fit).owed is not None) == owes
+    debt = debt.carried_on(fit)
+    assert (debt.owed is not None) == owes
+    sizes = np.ones(1), np.ones(1)
+    curvature = debt.curvature(0.5, np.ones(1), sizes, (0.5, 1.0))
+    assert curvature is not None
+    assert curvature.unpaid == unpaid

@@ -68,6 +68,17 @@ def test_intervals_grow_slowly_and_have_a_longest(
         assert after <= math.ceil(GROWTH * before)
 
 
+@given(WEIGHTS, TOLERANCES, st.sampled_from(["fast", "balanced", "quality"]))
+@settings(max_examples=100, deadline=None)
+def test_without_repayment_no_interval_is_longer_than_an_even_one(
+    weights: list[float], tolerance: float, preset: str
+) -> None:
+    found = controlled(weights, tolerance, preset=preset, unpaid=True)
+    even = full_steps(NOTHING, STEPS, schedule="even", preset=preset)
+    longest = min(b - a for a, b in pairwise(even))
+    assert max(b - a for a, b in pairwise(found)) <= longest
+
+
 @given(WEIGHTS, st.floats(0.004, 0.08), st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_the_first_interval_is_that_of_an_even_spread(
