@@ -30,10 +30,7 @@ from rfc_compile.runtime.sampler_fit import (
     rounding_of,
     step_vectors,
 )
-from rfc_compile.runtime.trajectory import Trajectory
-
-MOST_UNFITTED = 8
-"""Steps of a run whose fits may be put off: what they need is kept until then."""
+from rfc_compile.runtime.trajectory import MOST_UNFITTED, Trajectory
 
 
 class _Moved(NamedTuple):
@@ -102,6 +99,7 @@ def settle(run: Trajectory, latent: Tensor | None) -> None:
     for (step, one), fit in zip(moved.items(), _fits([*moved.values()]), strict=True):
         if fit is not None:
             fits[step] = fits_by_branch(run, one.branch, one.kept[0].step, fit)
+            run.again = run.again if fit.moved else step
     for branch in run.branches:
         for step, time, follows in branch.pending:
             fit = fits[step].get(branch.index) if follows else None

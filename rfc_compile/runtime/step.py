@@ -21,7 +21,7 @@ from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.run_fits import settle
 from rfc_compile.runtime.sampler_fit import Fit
 from rfc_compile.runtime.session import Session
-from rfc_compile.runtime.trajectory import Time, Trajectory
+from rfc_compile.runtime.trajectory import MOST_UNFITTED, Time, Trajectory
 from rfc_compile.schedules.base import Position
 from rfc_compile.schedules.decision import Decision
 
@@ -87,13 +87,17 @@ class PlacedStep:
     @functools.cached_property
     def debt(self) -> Debt:
         """What its branch owes before it, with the fit of the step before."""
-        run, fit = self.trajectory, self.fit
-        if run.unfitted:
-            seen = self.put_off and self.pair is not None
-            settle(run, self.latent if seen else None)
+        if self.trajectory.unfitted:
+            self._settle()
+        return self.branch.debt.carried_on(self.fit if self.follows else None)
+
+    def _settle(self) -> None:
+        """Look at the fits of its run that were put off, its own among them."""
+        run = self.trajectory
+        seen = self.put_off and self.pair is not None
+        settle(run, self.latent if seen else None)
         if self.put_off:
-            fit, self.put_off = run.fits.get(self.branch.index), False
-        return self.branch.debt.carried_on(fit if self.follows else None)
+            self.fit, self.put_off = run.fits.get(self.branch.index), False
 
     @property
     def latent(self) -> Tensor:
@@ -107,15 +111,13 @@ class PlacedStep:
         run, branch = self.trajectory, self.branch
         known = run.timesteps[: self.step]
         by_noise = run.schedule is not None and run.schedule.by_noise
+        second = self.step == branch.first_step + 1
+        if self.put_off and (second or self.step - run.again <= MOST_UNFITTED):
+            self._settle()  # tells whether the latent has moved
         if by_noise and self.step == 1 and run.process is None:
             times = [*run.times[0], *self.time]
             if len(times) == 2:  # one noise level for the whole latent
                 run.process = process_of(self.debt.fit, *times)
-        second = self.step == branch.first_step + 1
-        if self.put_off and (second or run.again == self.step - 2):
-            fit = self.debt.fit
-            if fit is not None and not fit.moved:
-                run.again = self.step
         kept, curvature = branch.state.full_steps, branch.curvature
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:

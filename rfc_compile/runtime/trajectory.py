@@ -25,6 +25,9 @@ MAX_PARTS = 64
 MANY_TIMESTEPS = 64
 """Above this number (one per token) only the least and the largest are compared."""
 
+MOST_UNFITTED = 8
+"""Steps of a run whose fits may be put off: what they need is kept until then."""
+
 MOST_BEHIND = 2
 """Steps that a branch may lag behind where a run has more than ``MAX_BRANCHES``."""
 
@@ -81,7 +84,7 @@ class Trajectory:
     computed: int = 0
     last_computed: int = -1
     in_parts: bool = False
-    again: int = -2
+    again: int = -MOST_UNFITTED - 1
     first: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:

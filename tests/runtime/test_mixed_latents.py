@@ -115,12 +115,14 @@ def bar(steps: int) -> AbstractContextManager[object]:
     return progress
 
 
-def time_step_guided(distance: int, *, guided: bool) -> Sample:
+def time_step_guided(distance: int, *, guided: bool, begins: int = 1000) -> Sample:
     """The output is led away from that of another timestep of the same latent."""
 
     def sample(output: Output, steps: int, seed: int) -> Tensor:
         def predict(x: Tensor, t: Tensor) -> Tensor:
             v = output(x, t, LABELS)
+            if t > begins:
+                return v
             empty = output(x, t, EMPTY) if guided else v
             other = output(x, (t + distance).clamp(max=999), LABELS)
             return empty + 2 * (v - empty) + 1.5 * (v - other)
@@ -139,6 +141,7 @@ def time_step_guided(distance: int, *, guided: bool) -> Sample:
         (False, -40, True),
         (True, 60, True),
         (True, -40, False),
+        (True, -10, False),
     ],
 )
 @pytest.mark.filterwarnings("ignore::rfc_compile.UncachedWarning")
@@ -152,6 +155,20 @@ def test_calls_at_several_timesteps_of_a_latent(
         found = drawn(sample, model, steps, 0)
     expected = drawn(sample, GLYPH_DIT.load(), steps, 0)
     assert float(psnr(found, expected)) > 60
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.filterwarnings("ignore::rfc_compile.UncachedWarning")
+def test_calls_at_several_timesteps_that_begin_within_a_run(
+    model: Any, named: bool
+) -> None:
+    """They show at the next full step at the latest."""
+    steps, sample = 28, time_step_guided(-10, guided=False, begins=780)
+    rfc_compile.reset(model)
+    with bar(steps) if named else nullcontext():
+        found = drawn(sample, model, steps, 0)
+    expected = drawn(sample, GLYPH_DIT.load(), steps, 0)
+    assert float(psnr(found, expected)) > 40
 
 
 @pytest.mark.filterwarnings("ignore::rfc_compile.UncachedWarning")
