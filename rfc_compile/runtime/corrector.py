@@ -77,6 +77,9 @@ class Debt:
             step before.
         fit: how the newest latent followed; None before that is known.
         residual: the largest of the fits since the last full step.
+        mixed: whether a latent since then goes on as before rather than by the factors
+            of an output: masks and windows mix outputs part by part (C is positive and
+            large; in solvers with a longer memory it is negative).
         rough_weight: the weight of an output in a latent that does not follow, (R,).
     """
 
@@ -85,6 +88,7 @@ class Debt:
     remainders: tuple[float, float] = (0.0, 0.0)
     fit: Fit | None = None
     residual: float = 0.0
+    mixed: bool = False
     rough_weight: Array = field(default_factory=lambda: np.zeros(1))
 
     def carried_on(self, fit: Fit | None) -> Debt:
@@ -99,7 +103,9 @@ class Debt:
         if owed is not None:
             owed = _next(fit, owed, self.remainders), owed[0]
         residual = max(self.residual, fit.residual)
-        return replace(self, owed=owed, fit=fit, residual=residual)
+        mixed = fit.residual > EXACT and bool(fit.c.max() > LONG_MEMORY[1])
+        mixed |= self.mixed
+        return replace(self, owed=owed, fit=fit, residual=residual, mixed=mixed)
 
     def after(self, time: float, nodes: Sequence[float], *, full: bool) -> Debt:
         """After a step at this time; ``nodes`` are the kept full steps' times."""
@@ -154,8 +160,7 @@ class Debt:
         weight = float((by * error / latent).max()) / remainder
         own = float((error / output).max()) / remainder
         known = math.isfinite(weight) and math.isfinite(own)
-        unpaid = self.owed is None and self.residual > EXACT
-        return Curvature(weight, own, tuple(nodes), unpaid) if known else None
+        return Curvature(weight, own, tuple(nodes), self.mixed) if known else None
 
 
 def _next(

@@ -8,7 +8,8 @@
 A run that the caller has named (a pipeline, ``trajectory(num_steps=)``) is continued by
 every call of it, whatever the fit says: samplers with fresh noise and edited latents
 are no combination of what was returned. Its fits are only looked at where a full step
-needs them (``settle``). Two things that the timestep shows are not left to the name:
+needs them (``settle``), or where the timestep goes back. Two things that the timestep
+shows are not left to the name:
 
     another latent at the run's first timestep      one of several parts of an image
                                                     (windows): a branch of its own
@@ -57,7 +58,7 @@ class Place:
         joins: another run that stands at this latent, which a branch that leaves joins.
         part: whether the latent is one of several at each step of the run.
         restarts: whether the run begins anew here, with no history.
-        again: whether the model has been called at another timestep of its latent.
+        same_latent: whether its latent has been called at another timestep.
     """
 
     run: Trajectory
@@ -68,7 +69,7 @@ class Place:
     joins: Trajectory | None = None
     part: bool = False
     restarts: bool = False
-    again: bool = False
+    same_latent: bool = False
 
 
 def places(
@@ -105,9 +106,10 @@ def places(
             return
     newest = [(run, run.newest) for run in own if run.newest is not None]
     fits = fits_after(newest, latent)
-    again = [run for run, fit in zip(own, fits, strict=True) if _again(run, fit, time)]
-    for run in again:
-        run.again = run.step
+    pairs = zip(own, fits, strict=True)
+    revisited = [run for run, fit in pairs if _is_same_latent(run, fit, time)]
+    for run in revisited:
+        run.same_latent = run.step
     standing, going = [], []
     for run, fit in zip(own, fits, strict=True):
         same = run.times[-1] == time
@@ -131,15 +133,15 @@ def places(
         going = explained or _nearest_first(going, stream)
     going.sort(key=_unlikeliness)
     for place in _in_order(own, standing, going, context, latent, time):
-        yield replace(place, again=bool(again))
+        yield replace(place, same_latent=bool(revisited))
 
 
-def _again(run: Trajectory, fit: Fit | None, time: Time) -> bool:
+def _is_same_latent(run: Trajectory, fit: Fit | None, time: Time) -> bool:
     """Whether a call is at another timestep of the latent that a run stands at.
 
     At the first step it may be another image with the same noise.
     """
-    return fit is not None and not fit.moved and run.times[-1] != time and run.step > 0
+    return fit is not None and fit.stands and run.times[-1] != time and run.step > 0
 
 
 def _resembles(fit: Fit) -> bool:

@@ -99,7 +99,7 @@ def settle(run: Trajectory, latent: Tensor | None) -> None:
     for (step, one), fit in zip(moved.items(), _fits([*moved.values()]), strict=True):
         if fit is not None:
             fits[step] = fits_by_branch(run, one.branch, one.kept[0].step, fit)
-            run.again = run.again if fit.moved else step
+            run.same_latent = step if fit.stands else run.same_latent
     for branch in run.branches:
         for step, time, follows in branch.pending:
             fit = fits[step].get(branch.index) if follows else None

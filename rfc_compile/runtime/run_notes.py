@@ -65,6 +65,7 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         return
     reasons = Counter(made.reason for made in full)
     most, _ = reasons.most_common(1)[0]
+    most = SAME_LATENT if SAME_LATENT in reasons else most
     if most == "timesteps":  # has been noted
         return
     wanted = None if run.schedule is None else run.schedule.options.min_psnr

@@ -77,6 +77,11 @@ class Fit(NamedTuple):
     returns: bool = False
     change: float = 0.0
 
+    @property
+    def stands(self) -> bool:
+        """Whether the latent is the same one as before; not if it is not finite."""
+        return not self.moved and self.residual == 0
+
     def first(self, column: int) -> Fit:
         """With this output's factors first."""
         if column >= self.b.shape[1]:

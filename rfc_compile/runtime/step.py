@@ -112,7 +112,8 @@ class PlacedStep:
         known = run.timesteps[: self.step]
         by_noise = run.schedule is not None and run.schedule.by_noise
         second = self.step == branch.first_step + 1
-        if self.put_off and (second or self.step - run.again <= MOST_UNFITTED):
+        lately = self.step - run.same_latent <= MOST_UNFITTED
+        if self.put_off and (second or lately):
             self._settle()  # tells whether the latent has moved
         if by_noise and self.step == 1 and run.process is None:
             times = [*run.times[0], *self.time]
@@ -146,7 +147,7 @@ class PlacedStep:
             computed=run.computed,
             process=run.process,
             skips=skips and not run.in_parts,
-            again=run.again >= self.step - 1,
+            same_latent=run.same_latent >= self.step - 1,
         )
 
     def decided(
@@ -188,6 +189,7 @@ class PlacedStep:
             tuple(branch.state.full_steps),
             branch.since_full,
             len(run.changes),
+            run.same_latent,
             *sorted(run.varying),
         )
 

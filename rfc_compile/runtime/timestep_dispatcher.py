@@ -207,7 +207,8 @@ class TimestepDispatcher(Dispatcher):
         self, make: MakeStep, context: CallContext, place: Place, branch: GuidanceBranch
     ) -> PlacedStep:
         run, step, leaves = place.run, place.step, place.leaves
-        run.again = step if place.again else run.again
+        if place.same_latent:
+            run.same_latent = step
         newest = run.newest  # None where another thread has dropped it
         if place.part or place.fit is None or leaves or newest is None:
             breaks = place.part or place.restarts or newest is None

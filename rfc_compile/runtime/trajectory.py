@@ -28,6 +28,9 @@ MANY_TIMESTEPS = 64
 MOST_UNFITTED = 8
 """Steps of a run whose fits may be put off: what they need is kept until then."""
 
+NEVER = -MOST_UNFITTED - 1
+"""Of a step that something was last seen at, where it was not."""
+
 MOST_BEHIND = 2
 """Steps that a branch may lag behind where a run has more than ``MAX_BRANCHES``."""
 
@@ -55,8 +58,8 @@ class Trajectory:
     ``process`` is what its first step shows of the noise; ``linked`` are the runs that
     other graphs, or the same at other shapes, have of its image (``linked_runs``);
     ``computed`` counts the steps that were full, up to ``last_computed``; ``in_parts``
-    is set where every step calls the model with several latents; ``again`` is the last
-    step at whose latent the model was called at another timestep, too; ``first`` is the
+    is set where every step calls the model with several latents; ``same_latent`` is
+    the last step whose latent was called at another timestep, too; ``first`` is the
     input of its first step, kept for a few (blocks compiled alone).
     """
 
@@ -84,7 +87,7 @@ class Trajectory:
     computed: int = 0
     last_computed: int = -1
     in_parts: bool = False
-    again: int = -MOST_UNFITTED - 1
+    same_latent: int = NEVER
     first: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -201,6 +204,7 @@ class Trajectory:
         """Drop what was kept: the next step has nothing to do with the last."""
         self.branches, self.unfitted, self.first = [], [], []
         self.process, self.in_parts = None, False
+        self.same_latent = NEVER
 
     def leads_on(self, time: Time, step: int) -> bool:
         """Whether a time lies ahead of a step's, in the direction of the run.

@@ -88,8 +88,8 @@ class Position:
         process: how its latents mix image and noise; None where that is not known.
         skips: whether a guidance branch that skips steps is called at this one, or may
             be, by the distances of its calls so far.
-        again: whether the model is called at several timesteps of this latent or of the
-            one before.
+        same_latent: whether this latent, or the one before, is called at several
+            timesteps.
 
     """
 
@@ -107,7 +107,7 @@ class Position:
     computed: int = 0
     process: Process | None = None
     skips: bool = False
-    again: bool = False
+    same_latent: bool = False
 
     @property
     def noise_level(self) -> Callable[[float], float] | None:
@@ -184,7 +184,7 @@ def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
     options = schedule.options
     if position.recorded == 0 or position.own_step < options.warmup:
         return FULL, "warmup"
-    if position.again:  # the calls of two runs, or of two steps of one
+    if position.same_latent:  # the calls of two runs, or of two steps of one
         return FULL, SAME_LATENT
     steps = position.steps
     if steps is not None and steps - options.final_full <= position.step < steps:

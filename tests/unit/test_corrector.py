@@ -234,8 +234,9 @@ def test_nothing_is_owed_before_the_sampler_is_known() -> None:
     ("residual", "c", "owes", "unpaid"),
     [
         (0.004, -0.5, True, False),  # UniPC
-        (0.01, 0.9, False, True),  # PNDM, or a latent mixed by a mask
-        (0.01, -1.2, False, True),
+        (0.0002, 1.3, False, False),  # PNDM
+        (0.01, 0.9, False, True),  # a latent mixed by a mask
+        (0.01, -1.2, False, False),
         (0.0, -0.9, False, False),  # the second stage of KDPM2: its factors are known
         (0.0, -0.2, True, False),  # DPM++ 2M
     ],

@@ -22,7 +22,7 @@ from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.per_sample.row_reading import Row
 from rfc_compile.runtime.run_fits import fits_of
-from rfc_compile.runtime.sampler_fit import Fit
+from rfc_compile.runtime.sampler_fit import NOT_MOVED, Fit
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
@@ -163,6 +163,8 @@ def by_name(
         pairs = [(sample.branch, latents[i : i + 1]) for i, sample in own]
         fits = [fit for (fit,) in fits_of(pairs)]
     for (i, sample), fit in zip(own, fits, strict=True):
+        if fit is not None and _is_same_latent(sample, rows[i], fit):
+            sample.trajectory.same_latent = sample.trajectory.step + 1
         stands = sample.trajectory.times[-1:] == [(rows[i].timestep,)]
         if fit is None or fit.moved or not stands:
             found[i] = Continuation(i, sample, fit, refuse(sample, rows[i]))
@@ -180,7 +182,21 @@ def by_fit(
         for i, (row, fit) in enumerate(zip(rows, own, strict=True))
         if _may_continue(sample, row, fit)
     ]
-    return _likeliest(len(rows), pairs)
+    found = _likeliest(len(rows), pairs)
+    for sample, own in zip(samples, fits, strict=True):
+        for one, row, fit in zip(found, rows, own, strict=True):
+            if _is_same_latent(sample, row, fit):
+                sample.trajectory.same_latent = sample.trajectory.step
+                if one.sample is not None:
+                    one.sample.trajectory.same_latent = one.sample.trajectory.step + 1
+    return found
+
+
+def _is_same_latent(sample: Sample, row: Row, fit: Fit) -> bool:
+    """Whether a row is at another timestep of the latent that a sample stands at."""
+    run = sample.trajectory
+    known = fit is not NOT_MOVED and fit.stands
+    return known and run.step > 0 and run.times[-1] != (row.timestep,)
 
 
 def _may_continue(sample: Sample, row: Row, fit: Fit) -> bool:
