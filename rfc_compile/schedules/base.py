@@ -133,7 +133,7 @@ class Process(NamedTuple):
 
 
 ScheduleOptions: TypeAlias = Any
-"""``rfc_compile.Options``, which stands above the schedules."""
+"""``rfc_compile.Options``, which schedules may not import."""
 
 
 class Schedule(ABC):

@@ -157,6 +157,15 @@ def test_calls_at_several_timesteps_of_a_latent(
     assert float(psnr(found, expected)) > 60
 
 
+@pytest.mark.filterwarnings("ignore::rfc_compile.UncachedWarning")
+def test_samples_at_several_timesteps_of_a_latent() -> None:
+    options = {"inner": "eager", "per_sample": True}
+    rows = torch.compile(GLYPH_DIT.load(), backend="rfc", dynamic=True, options=options)
+    steps, sample = 28, time_step_guided(60, guided=False)
+    found = drawn(sample, rows, steps, 0)
+    assert float(psnr(found, drawn(sample, GLYPH_DIT.load(), steps, 0))) > 60
+
+
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.filterwarnings("ignore::rfc_compile.UncachedWarning")
 def test_calls_at_several_timesteps_that_begin_within_a_run(
