@@ -77,7 +77,7 @@ class Debt:
             step before.
         fit: how the newest latent followed; None before that is known.
         residual: the largest of the fits since the last full step.
-        mixed: whether a latent since then goes on as before rather than by the factors
+        mixed: whether a latent since then continues as before, not by the factors
             of an output: masks and windows mix outputs part by part (C is positive and
             large; in solvers with a longer memory it is negative).
         rough_weight: the weight of an output in a latent that does not follow, (R,).

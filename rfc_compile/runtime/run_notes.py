@@ -28,7 +28,7 @@ REMEDIES = {
     "latents, too few steps): preset='fast' asks for less, target_nfc for a number of "
     "full steps whatever the errors",
     SAME_LATENT: "the model is called at several timesteps of one latent (time-step "
-    "guidance), so its calls cannot be told apart",
+    "guidance), so its calls cannot be distinguished",
     SKIPPED: "its prompts or guidance branches take turns, so their errors do not "
     "cancel: guide by the same calls at every step",
 }

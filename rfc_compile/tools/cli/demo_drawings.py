@@ -73,7 +73,7 @@ def _subject(args: Namespace) -> _Subject:
     given = args.prompts or model.conditions(_DIGITS)
     count = args.images or len(given)
     conditions = [given[i % len(given)] for i in range(count)]
-    model.encode(conditions)  # a word that it does not know is told at once
+    model.encode(conditions)  # raises for a word that it does not know
     guidance = model.guidance if args.guidance is None else args.guidance
     return _Subject(model, conditions, scheduler, guidance)
 
