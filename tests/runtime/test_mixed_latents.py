@@ -137,10 +137,8 @@ def time_step_guided(distance: int, *, guided: bool, begins: int = 1000) -> Samp
     ("named", "distance", "guided"),
     [
         (False, 60, False),
-        (False, 10, True),
         (False, -40, True),
         (True, 60, True),
-        (True, -40, False),
         (True, -10, False),
     ],
 )
@@ -161,7 +159,7 @@ def test_calls_at_several_timesteps_of_a_latent(
 def test_samples_at_several_timesteps_of_a_latent() -> None:
     options = {"inner": "eager", "per_sample": True}
     rows = torch.compile(GLYPH_DIT.load(), backend="rfc", dynamic=True, options=options)
-    steps, sample = 28, time_step_guided(60, guided=False)
+    steps, sample = 14, time_step_guided(60, guided=False)
     found = drawn(sample, rows, steps, 0)
     assert float(psnr(found, drawn(sample, GLYPH_DIT.load(), steps, 0))) > 60
 
