@@ -107,7 +107,7 @@ def places(
     newest = [(run, run.newest) for run in own if run.newest is not None]
     fits = fits_after(newest, latent)
     pairs = zip(own, fits, strict=True)
-    revisited = [run for run, fit in pairs if _is_same_latent(run, fit, time)]
+    revisited = [run for run, fit in pairs if fit and run.stands_at(fit, time)]
     for run in revisited:
         run.same_latent = run.step
     standing, going = [], []
@@ -134,14 +134,6 @@ def places(
     going.sort(key=_unlikeliness)
     for place in _in_order(own, standing, going, context, latent, time):
         yield replace(place, same_latent=bool(revisited))
-
-
-def _is_same_latent(run: Trajectory, fit: Fit | None, time: Time) -> bool:
-    """Whether a call is at another timestep of the latent that a run stands at.
-
-    At the first step it may be another image with the same noise.
-    """
-    return fit is not None and fit.stands and run.times[-1] != time and run.step > 0
 
 
 def _resembles(fit: Fit) -> bool:

@@ -206,6 +206,13 @@ class Trajectory:
         self.process, self.in_parts = None, False
         self.same_latent = NEVER
 
+    def stands_at(self, fit: Fit, time: Time) -> bool:
+        """Whether a call is at another timestep of the latent that the run stands at.
+
+        At the first step it may be another image with the same noise.
+        """
+        return fit.stands and self.times[-1] != time and self.step > 0
+
     def leads_on(self, time: Time, step: int) -> bool:
         """Whether a time lies ahead of a step's, in the direction of the run.
 

@@ -91,7 +91,7 @@ class ErrorControl(Schedule):
         if curvature is None:
             return self._even.decide(position)
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
-        if curvature.unpaid:
+        if curvature.mixed:
             longest = min(longest, self._even.interval(position))
         times = position.times[len(position.times) - since - 1 :]
         owed, own = curvature.debt(times), curvature.output_error(times[-1])

@@ -115,6 +115,14 @@ def bar(steps: int) -> AbstractContextManager[object]:
     return progress
 
 
+def compared(model: Any, sample: Sample, *, named: bool) -> float:
+    """PSNR of 28 steps against the uncached image."""
+    rfc_compile.reset(model)
+    with bar(28) if named else nullcontext():
+        found = drawn(sample, model, 28, 0)
+    return float(psnr(found, drawn(sample, GLYPH_DIT.load(), 28, 0)))
+
+
 def time_step_guided(distance: int, *, guided: bool, begins: int = 1000) -> Sample:
     """The output is led away from that of another timestep of the same latent."""
 
@@ -147,12 +155,8 @@ def test_calls_at_several_timesteps_of_a_latent(
     model: Any, named: bool, distance: int, guided: bool
 ) -> None:
     """Their runs cannot be told apart: all but the first steps are full."""
-    steps, sample = 28, time_step_guided(distance, guided=guided)
-    rfc_compile.reset(model)
-    with bar(steps) if named else nullcontext():
-        found = drawn(sample, model, steps, 0)
-    expected = drawn(sample, GLYPH_DIT.load(), steps, 0)
-    assert float(psnr(found, expected)) > 60
+    sample = time_step_guided(distance, guided=guided)
+    assert compared(model, sample, named=named) > 60
 
 
 @pytest.mark.filterwarnings("ignore::rfc_compile.UncachedWarning")
@@ -170,12 +174,8 @@ def test_calls_at_several_timesteps_that_begin_within_a_run(
     model: Any, named: bool
 ) -> None:
     """They show at the next full step at the latest."""
-    steps, sample = 28, time_step_guided(-10, guided=False, begins=780)
-    rfc_compile.reset(model)
-    with bar(steps) if named else nullcontext():
-        found = drawn(sample, model, steps, 0)
-    expected = drawn(sample, GLYPH_DIT.load(), steps, 0)
-    assert float(psnr(found, expected)) > 40
+    sample = time_step_guided(-10, guided=False, begins=780)
+    assert compared(model, sample, named=named) > 40
 
 
 @pytest.mark.filterwarnings("ignore::rfc_compile.UncachedWarning")

@@ -231,7 +231,7 @@ def test_nothing_is_owed_before_the_sampler_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("residual", "c", "owes", "unpaid"),
+    ("residual", "c", "owes", "mixed"),
     [
         (0.004, -0.5, True, False),  # UniPC
         (0.0002, 1.3, False, False),  # PNDM
@@ -242,7 +242,7 @@ def test_nothing_is_owed_before_the_sampler_is_known() -> None:
     ],
 )
 def test_factors_of_a_longer_memory_carry_no_debt(
-    residual: float, c: float, owes: bool, unpaid: bool
+    residual: float, c: float, owes: bool, mixed: bool
 ) -> None:
     one = np.ones((1, 1))
     fit = Fit(residual, True, True, False, one[0], -one, c * one[0], 0.1 * one)
@@ -252,4 +252,4 @@ def test_factors_of_a_longer_memory_carry_no_debt(
     sizes = np.ones(1), np.ones(1)
     curvature = debt.curvature(0.5, np.ones(1), sizes, (0.5, 1.0))
     assert curvature is not None
-    assert curvature.unpaid == unpaid
+    assert curvature.mixed == mixed

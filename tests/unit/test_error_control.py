@@ -74,10 +74,10 @@ def test_intervals_grow_slowly_and_have_a_longest(
 def test_without_repayment_no_interval_is_longer_than_an_even_one(
     tolerance: float, longest: int
 ) -> None:
-    for unpaid in (False, True):
-        found = controlled([1e-12] * STEPS, tolerance, unpaid=unpaid)
+    for mixed in (False, True):
+        found = controlled([1e-12] * STEPS, tolerance, mixed=mixed)
         gaps = [b - a for a, b in pairwise(found)][4:]
-        assert max(gaps) == (longest if unpaid else LONGEST_INTERVAL)
+        assert max(gaps) == (longest if mixed else LONGEST_INTERVAL)
 
 
 @given(WEIGHTS, st.floats(0.004, 0.08), st.booleans())

@@ -163,7 +163,7 @@ def by_name(
         pairs = [(sample.branch, latents[i : i + 1]) for i, sample in own]
         fits = [fit for (fit,) in fits_of(pairs)]
     for (i, sample), fit in zip(own, fits, strict=True):
-        if fit is not None and _is_same_latent(sample, rows[i], fit):
+        if fit is not None and _stands_at(sample, rows[i], fit):
             sample.trajectory.same_latent = sample.trajectory.step + 1
         stands = sample.trajectory.times[-1:] == [(rows[i].timestep,)]
         if fit is None or fit.moved or not stands:
@@ -185,18 +185,17 @@ def by_fit(
     found = _likeliest(len(rows), pairs)
     for sample, own in zip(samples, fits, strict=True):
         for one, row, fit in zip(found, rows, own, strict=True):
-            if _is_same_latent(sample, row, fit):
+            if _stands_at(sample, row, fit):
                 sample.trajectory.same_latent = sample.trajectory.step
                 if one.sample is not None:
                     one.sample.trajectory.same_latent = one.sample.trajectory.step + 1
     return found
 
 
-def _is_same_latent(sample: Sample, row: Row, fit: Fit) -> bool:
+def _stands_at(sample: Sample, row: Row, fit: Fit) -> bool:
     """Whether a row is at another timestep of the latent that a sample stands at."""
-    run = sample.trajectory
-    known = fit is not NOT_MOVED and fit.stands
-    return known and run.step > 0 and run.times[-1] != (row.timestep,)
+    known = fit is not NOT_MOVED
+    return known and sample.trajectory.stands_at(fit, (row.timestep,))
 
 
 def _may_continue(sample: Sample, row: Row, fit: Fit) -> bool:
