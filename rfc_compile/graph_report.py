@@ -61,6 +61,7 @@ class GraphReport:
     those that ``torch.compile`` was given. ``full_cost`` and ``cached_cost`` are None
     for a graph that is not cached. ``code`` identifies the function that Dynamo
     compiled, ``last_run`` orders the graphs by their newest call (0: none yet).
+    ``missing_timestep`` says what to do where no input is known to be the timestep.
     """
 
     number: int = field(default_factory=itertools.count().__next__)
@@ -75,6 +76,7 @@ class GraphReport:
     streams: Streams | None = None
     kept_as: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     timestep: str | None = None
+    missing_timestep: str | None = None
     graph_break: str | None = None
     fragment: bool = False
     state_bytes: int = 0

@@ -91,7 +91,7 @@ def capture(
         refuse_unrolled_loop(captured)
     remedy = name_the_timestep(captured.inputs)
     if remedy and not report.fragment:
-        report.note(f"no input is known to be the timestep: {remedy}")
+        report.missing_timestep = f"no input is known to be the timestep: {remedy}"
     report.streams = find_streams(captured)
     return captured
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -200,6 +201,8 @@ def explanation_of(
     total = sum(report.flops for report in reports)
     blocks = sum(report.block_flops for report in reports)
     inside = sum(region.flops for region in regions)
+    missing = (r.missing_timestep for r in reports if r.missing_timestep is not None)
+    notes = itertools.chain(missing, *(report.notes for report in every))
     return Explanation(
         graphs=len(every),
         parts=len(reports),
@@ -212,7 +215,7 @@ def explanation_of(
         graph_breaks=tuple(
             dict.fromkeys(r.graph_break for r in every if r.graph_break is not None)
         ),
-        notes=tuple(dict.fromkeys(text for r in every for text in r.notes)),
+        notes=tuple(dict.fromkeys(notes)),
         cache_bytes=_state_bytes(reports, ids),
         cached_step=cached_step(reports),
     )
