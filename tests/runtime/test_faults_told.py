@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from denoising import LABELS, compiled, full_calls, run, small_glyph, steps_of
+from models import WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, nn
 
 import rfc_compile
@@ -238,3 +239,26 @@ def test_explain_forgets_the_graphs_of_before_a_reset() -> None:
     assert rfc_compile.explain(model).graphs == 0
     run(model, steps=4)
     assert rfc_compile.explain(model).graphs == 1
+
+
+class NumberedTime(Stack):
+    """Takes the timestep as a Python number, and labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels = nn.Embedding(4, WIDTH)
+
+    def forward(self, x: Tensor, t: Any, y: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x + self.labels(y)[:, None], timesteps(t, len(x)))
+
+
+def test_advice_to_name_the_timestep_goes_where_it_is_found() -> None:
+    """Dynamo takes a number for a constant at the first call only."""
+    model, labels = compiled(build(NumberedTime)), torch.arange(2)
+    with torch.no_grad():
+        model(tokens(), 0.9, labels)
+        assert "options={'timestep': ...}" in str(rfc_compile.explain(model))
+        model(tokens(), 0.8, labels)
+    found = str(rfc_compile.explain(model))
+    assert "timestep input: t" in found
+    assert "options={'timestep': ...}" not in found

@@ -15,11 +15,11 @@ import pytest
 import torch
 from denoising import LABELS, compiled, run, small_glyph
 from diffusers import DiTTransformer2DModel
-from models import WIDTH, Stack, build, timesteps, tokens
+from models import Stack, build, timesteps, tokens
 from options import MODULES
 from original_forms import Decoupled
 from paths import SUPPORT
-from torch import Tensor, nn
+from torch import nn
 
 import rfc_compile
 from rfc_compile.report.numbers import scaled, size
@@ -294,31 +294,6 @@ def test_a_graph_that_is_compiled_again_is_explained_once() -> None:
     assert again.uncached_reasons == (
         f"for other inputs, {with_gradients.uncached_reasons[0]}",
     )
-
-
-class NumberedTime(Stack):
-    """Takes the timestep as a Python number, and labels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.labels = nn.Embedding(4, WIDTH)
-
-    def forward(self, x: Tensor, t: Any, y: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x + self.labels(y)[:, None], timesteps(t, len(x)))
-
-
-def test_advice_to_name_the_timestep_goes_where_it_is_found() -> None:
-    """Dynamo takes a number for a constant at the first call only."""
-    model = torch.compile(
-        build(NumberedTime), backend="rfc", options={"inner": "eager"}
-    )
-    with torch.no_grad():
-        model(tokens(), 0.9, torch.arange(2))
-        assert "options={'timestep': ...}" in str(rfc_compile.explain(model))
-        model(tokens(), 0.8, torch.arange(2))
-    found = str(rfc_compile.explain(model))
-    assert "timestep input: t" in found
-    assert "options={'timestep': ...}" not in found
 
 
 def test_models_are_explained_one_by_one() -> None:
