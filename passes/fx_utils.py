@@ -65,6 +65,16 @@ def is_copy(node: fx.Node) -> bool:
     return node.op == "call_function" and packet(node) in COPY_OPS
 
 
+def is_constructor(node: fx.Node) -> bool:
+    """Whether the node makes a tensor from no other tensor's values."""
+    if node.op != "call_function":
+        return False
+    name = str(getattr(packet(node), "__name__", ""))
+    if name.startswith("new_") or name.endswith("_like"):
+        return True
+    return all(tensor_of(source) is None for source in node.all_input_nodes)
+
+
 def base_of(node: fx.Node) -> fx.Node:
     """The value a node shows in another layout or dtype."""
     while is_layout(node) or is_copy(node):

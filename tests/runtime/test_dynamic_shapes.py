@@ -9,9 +9,11 @@ import pytest
 import torch
 from comparing import FLUX
 from denoisers.base import Denoiser, flat
+from models import WIDTH, Stack, build, timesteps, tokens
 from options import MODULES
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn import functional as F
 
 import rfc_compile
 
@@ -105,3 +107,34 @@ def test_every_size_is_right(dynamic: bool | None, regional: bool) -> None:
             torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
     assert rfc_compile.explain(model).graphs <= allowed
     assert not rfc_compile.explain(model).uncached_reasons
+
+
+class Padded(Stack):
+    """Pads a prompt to the longest there is, as Wan does."""
+
+    longest = 12
+
+    def forward(self, x: Tensor, t: Tensor, prompt: Tensor) -> Tensor:  # type: ignore[override]
+        missing = self.longest - len(prompt)
+        padded = torch.cat([prompt, prompt.new_zeros(missing, WIDTH)])[None]
+        return super().forward(x + F.scaled_dot_product_attention(x, padded, padded), t)
+
+
+def test_constants_of_a_size_do_not_part_two_graphs() -> None:
+    """The first image, during which Dynamo compiles for any length, is the second."""
+    torch._dynamo.reset()
+    model = torch.compile(build(Padded), backend="rfc", options={"inner": "eager"})
+    prompts = [tokens(5, batch=1)[0, :length] for length in (6, 4)]
+
+    def image() -> Tensor:
+        x = tokens(batch=1)
+        for step in range(20):
+            time = timesteps(10 - step / 2, batch=1)
+            wanted, empty = (model(x, time, prompt) for prompt in prompts)
+            x = x - (3 * wanted - 2 * empty) / 80
+        return x
+
+    with torch.no_grad():
+        first, second = image(), image()
+    assert 4 < rfc_compile.stats(model).nfc < 15
+    assert torch.equal(first, second)
