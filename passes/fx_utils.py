@@ -75,6 +75,12 @@ def is_constructor(node: fx.Node) -> bool:
     return all(tensor_of(source) is None for source in node.all_input_nodes)
 
 
+def has_symbols(value: Any) -> bool:
+    """Whether a number, or a size of a tensor, is a symbol."""
+    sizes = value.shape if isinstance(value, torch.Tensor) else [value]
+    return any(isinstance(size, torch.SymInt | torch.SymFloat) for size in sizes)
+
+
 def base_of(node: fx.Node) -> fx.Node:
     """The value a node shows in another layout or dtype."""
     while is_layout(node) or is_copy(node):

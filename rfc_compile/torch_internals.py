@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher as _python_kernels
 from torch._dynamo import lookup_backend as _lookup_backend
 from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER as _compilations
 from torch._dynamo.convert_frame import compile_lock
@@ -44,6 +45,8 @@ CompiledGraph = Callable[..., Sequence[Any]]
 invoke_subgraph: Callable[..., Any] = _invoke_subgraph
 """The op that calls a submodule: ``(submodule, its name, *operands)``."""
 
+python_kernels: Callable[[], contextlib.AbstractContextManager[Any]] = _python_kernels
+"""Ops traced inside run as they are written in Python, where they are."""
 FUSED_LAYER = torch._transformer_encoder_layer_fwd
 FUSED_ATTENTION = torch._native_multi_head_attention
 rescaled_qkv: Callable[..., Any] = torch._transform_bias_rescale_qkv
@@ -99,17 +102,15 @@ def without_mutations(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _to_functional(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return FunctionalTensor.to_functional(value)
-    return value
+    known = isinstance(value, torch.Tensor)
+    return FunctionalTensor.to_functional(value) if known else value
 
 
 def _without_functionalize_key() -> contextlib.AbstractContextManager[Any]:
     key = torch._C.DispatchKeySet(torch._C.DispatchKey.Functionalize)
-    guard: contextlib.AbstractContextManager[Any] = torch._C._ExcludeDispatchKeyGuard(
-        key
-    )
-    return guard
+    guard = torch._C._ExcludeDispatchKeyGuard
+    without: contextlib.AbstractContextManager[Any] = guard(key)
+    return without
 
 
 def _tracing_context() -> TracingContext:
@@ -253,10 +254,8 @@ def compile_context(mode: FakeTensorMode) -> Iterator[None]:
 
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
     """No autocasting inside; costs nothing where none is on."""
-    if torch._C._is_any_autocast_enabled():
-        disabled: contextlib.AbstractContextManager[Any] = torch._C._DisableAutocast()
-        return disabled
-    return contextlib.nullcontext()
+    on = torch._C._is_any_autocast_enabled()
+    return torch._C._DisableAutocast() if on else contextlib.nullcontext()
 
 
 def graph_module(owner: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:

@@ -24,7 +24,14 @@ import numpy as np
 import torch
 from torch import fx
 
-from rfc_compile.passes.fx_utils import aten, is_copy, is_layout, part_of, tensor_of
+from rfc_compile.passes.fx_utils import (
+    aten,
+    has_symbols,
+    is_copy,
+    is_layout,
+    part_of,
+    tensor_of,
+)
 from rfc_compile.torch_internals import invoke_subgraph
 
 FEWEST = 3
@@ -43,7 +50,7 @@ def fold_repeats(gm: fx.GraphModule) -> fx.GraphModule:
     The graph computes the same, input by input and output by output. A graph that
     works with symbolic sizes is left alone.
     """
-    if any(map(_has_symbols, gm.graph.nodes)):
+    if any(has_symbols(node.meta.get("val")) for node in gm.graph.nodes):
         return gm
     folded = 0
     while (repeats := _find(gm)) is not None:
@@ -68,12 +75,6 @@ class Repeats:
     copies: tuple[tuple[fx.Node, ...], ...]
     operands: tuple[tuple[fx.Node, ...], ...]
     outputs: tuple[int, ...]
-
-
-def _has_symbols(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    sizes = value.shape if isinstance(value, torch.Tensor) else [value]
-    return any(isinstance(size, torch.SymInt | torch.SymFloat) for size in sizes)
 
 
 def _find(gm: fx.GraphModule) -> Repeats | None:

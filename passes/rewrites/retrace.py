@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,14 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rfc_compile.passes.fx_utils import results_of
+from rfc_compile.passes.fx_utils import has_symbols, results_of
 from rfc_compile.passes.rewrites.fused_layers import opened
-from rfc_compile.torch_internals import graph_module, is_wrapper, without_mutations
+from rfc_compile.torch_internals import (
+    graph_module,
+    is_wrapper,
+    python_kernels,
+    without_mutations,
+)
 
 _PURE_MODULES = frozenset(
     {
@@ -78,13 +84,18 @@ def is_write(node: fx.Node) -> bool:
 
 
 def _whole(run: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
-    traced = make_fx(without_mutations(run), tracing_mode="real")(*fakes)
+    traced = _traced(run, fakes)
     if not any(map(is_write, traced.graph.nodes)):
         return traced
     # some ops (rms_norm) turn into others below functionalization, in-place ones among
     # them; a second pass sees those
-    run = without_mutations(fx.Interpreter(traced).run)
-    return make_fx(run, tracing_mode="real")(*fakes)
+    return _traced(fx.Interpreter(traced).run, fakes)
+
+
+def _traced(run: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
+    # some kernels in C++ take no symbols for sizes; those in Python copy more
+    with python_kernels() if any(map(has_symbols, fakes)) else nullcontext():
+        return make_fx(without_mutations(run), tracing_mode="real")(*fakes)
 
 
 class _Unusual(Exception):

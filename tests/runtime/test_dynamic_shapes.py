@@ -138,3 +138,23 @@ def test_constants_of_a_size_do_not_part_two_graphs() -> None:
         first, second = image(), image()
     assert 4 < rfc_compile.stats(model).nfc < 15
     assert torch.equal(first, second)
+
+
+class Masked(Stack):
+    """Extends the prompt's mask by as many image tokens, as HunyuanImage does."""
+
+    def forward(self, x: Tensor, t: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        seen = F.pad(mask, (x.shape[1], 0), value=True)[:, : x.shape[1], None]
+        return super().forward(x * seen, t)
+
+
+def test_ops_whose_kernel_takes_numbers_for_sizes_are_traced() -> None:
+    torch._dynamo.reset()
+    model = torch.compile(build(Masked), backend="rfc", options={"inner": "eager"})
+    # a kernel runs where no other test has left its result
+    with torch._dynamo.config.patch(fake_tensor_cache_enabled=False), torch.no_grad():
+        for length in (6, 5):
+            mask = torch.ones(2, 6, dtype=torch.int64)
+            model(tokens()[:, :length], timesteps(9), mask)
+    assert rfc_compile.explain(model).graphs == 2
+    assert not rfc_compile.explain(model).uncached_reasons
