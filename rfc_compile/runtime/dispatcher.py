@@ -314,8 +314,7 @@ class Dispatcher(ABC):
             run.begin_step(call.time, call.step)
         if branch not in run.branches:
             run.branches.append(branch)
-        run.newest = branch
-        branch.name = call.context.branch
+        run.note_call(branch, call.context.branch)
         branch.state.remember([call.arguments[i] for i in self._latents])
         decision = call.decided(run, signal, reason, repayment, full=full)
         branch.learn(signal, full=full)

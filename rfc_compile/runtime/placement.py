@@ -194,7 +194,8 @@ def _in_order(
     time: Time,
 ) -> Iterator[Place]:
     """The places where the latent stands still or moves on, and parts of runs."""
-    yield from [place for place in standing if place.branches]
+    waiting = [place for place in standing if place.branches]
+    yield from waiting
     # a run that nobody has continued yet comes before part of one that somebody has
     untouched = [p for p in going if _follows_exactly(p) and p.run.times[-1] != time]
     yield from untouched
@@ -202,7 +203,8 @@ def _in_order(
     certain = any(p.fit is None or p.fit.linear for p in going)
     going = [place for place in going if place not in untouched]
     beside = [place.run for place in going if place.run.times[-1] == time]
-    lagging = beside if certain else runs
+    # what stands here is refused for its conditioning: no old run is any nearer
+    lagging = beside if certain else [place.run for place in waiting] or runs
     if lagging:
         yield from _leaving(lagging, context, latent, time)
     ready = [place for place in standing if not place.branches]

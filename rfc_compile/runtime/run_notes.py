@@ -60,10 +60,10 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
     steps = len(full) if run.in_parts else len(run.times)
     if steps < SHORT_RUN or not full or len(full) < len(run.decisions):
         return
-    others = {made.reason for made in full} - {"warmup"}
-    if others and others <= ASKED_FOR:
-        return
     reasons = Counter(made.reason for made in full)
+    others = Counter(reason for reason in reasons.elements() if reason != "warmup")
+    if not ASKED_FOR.isdisjoint(reason for reason, _ in others.most_common(1)):
+        return
     most, _ = reasons.most_common(1)[0]
     most = SAME_LATENT if SAME_LATENT in reasons else most
     if most == "timesteps":  # has been noted

@@ -181,10 +181,8 @@ class TimestepDispatcher(Dispatcher):
 
     def _varying(self, place: Place, refused: Mismatch) -> GuidanceBranch | None:
         """The branch to go on with where only what changes at every step is new."""
-        run, newest = place.run, place.run.newest
+        run, newest = place.run, place.run.newest_of(refused.name)
         if not refused.changed or newest is None:
-            return None
-        if newest.name not in (None, refused.name):
             return None
         given = (
             newest.conditioning

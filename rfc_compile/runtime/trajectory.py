@@ -71,6 +71,7 @@ class Trajectory:
     times: list[Time] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     newest: GuidanceBranch | None = None
+    newest_by_name: dict[str | None, GuidanceBranch] = field(default_factory=dict)
     finished: bool = False
     last_call: int = 0
     longest_gap: int = 0
@@ -95,6 +96,11 @@ class Trajectory:
         self.timesteps = list(map(mean_time, self.times))
         for other in self.linked:
             other.linked.append(self)
+
+    def note_call(self, branch: GuidanceBranch, name: str | None) -> None:
+        """A branch has been called, by this name."""
+        branch.name = name
+        self.newest = self.newest_by_name[name] = branch
 
     def begin_step(self, time: Time, step: int) -> None:
         """A call is the first of its step; those before it were a linked run's."""
@@ -230,6 +236,12 @@ class Trajectory:
             return waiting
         return sorted(waiting, key=lambda branch: (-branch.step, branch.index))
 
+    def newest_of(self, name: str | None) -> GuidanceBranch | None:
+        """The branch called last, of those that a call with this name may continue."""
+        if self.newest is None or self.newest.name in (None, name):
+            return self.newest
+        return self.newest_by_name.get(name)
+
     def learn_varying(self, changed: frozenset[int], in_a_row: int) -> list[int]:
         """Count what is new at this step; the inputs that change at every one."""
         self.changes = {i: self.changes.get(i, 0) + 1 for i in changed}
@@ -309,7 +321,7 @@ class Trajectory:
         for branch in self.branches:
             branch.awaited = None
         self.branches, self.unfitted, self.first = [], [], []
-        self.newest = None
+        self.newest, self.newest_by_name = None, {}
 
 
 def read_time(value: Any) -> Time:
