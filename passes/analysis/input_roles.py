@@ -168,13 +168,14 @@ def name_the_timestep(inputs: ForwardInputs) -> str | None:
 def with_streams(
     gm: fx.GraphModule, inputs: ForwardInputs, adds: Sequence[ResidualAdd]
 ) -> ForwardInputs:
-    """Where there is no timestep, the latents are the streams that come in.
+    """In a fragment of a forward, the latents are the streams that come in.
 
-    Such a graph is a fragment of a forward: its latent is not shaped like a result.
-    Only a standing latent shows there that two calls are of one step, so a text
-    stream must not be among them.
+    It has no timestep, or no result shaped like its latent. Only a standing latent
+    shows there that two calls are of one step, so a text stream must not be among them.
     """
-    if inputs.timestep is not None:
+    results = _results(gm)
+    answered = any(_alike_any(inputs.latents, results, free) for free in (0, 1))
+    if inputs.timestep is not None and answered:
         return inputs
     placeholders = gm.graph.find_nodes(op="placeholder")
     names = dict(zip(placeholders, inputs.names, strict=True))
