@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from rfc_compile.errors import NothingToCache
 from rfc_compile.passes.analysis.flops import (
@@ -30,6 +29,7 @@ from rfc_compile.passes.analysis.timestep_input import (
     possible_timesteps,
 )
 from rfc_compile.passes.fx_utils import Ancestry, tensor_of
+from rfc_compile.torch_internals import size_hint
 
 _TEXT_NAMES = r"encoder|context|text|txt|prompt|cap_|caption|cond|mask"
 
@@ -304,6 +304,7 @@ def _alike(a: torch.Tensor, b: torch.Tensor, free: int) -> bool:
     """
     if a.ndim != b.ndim:
         return False
-    sizes = zip(a.shape, b.shape, strict=True)
-    other = [not statically_known_true(m == n) for m, n in sizes]
+    # a result's size may be that of an index: another symbol of the same value
+    sizes = zip(map(size_hint, a.shape), map(size_hint, b.shape), strict=True)
+    other = [m != n for m, n in sizes]
     return sum(other) <= free and not (a.ndim == 3 and any(other[:2]))

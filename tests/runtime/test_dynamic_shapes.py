@@ -9,7 +9,7 @@ import pytest
 import torch
 from comparing import FLUX
 from denoisers.base import Denoiser, flat
-from models import WIDTH, Stack, build, timesteps, tokens
+from models import WIDTH, Stack, build, text_tokens, timesteps, tokens
 from options import MODULES
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -158,3 +158,29 @@ def test_ops_whose_kernel_takes_numbers_for_sizes_are_traced() -> None:
             model(tokens()[:, :length], timesteps(9), mask)
     assert rfc_compile.explain(model).graphs == 2
     assert not rfc_compile.explain(model).uncached_reasons
+
+
+class Packed(Stack):
+    """Returns the tokens at some places, as BAGEL does."""
+
+    def forward(  # type: ignore[override]
+        self, keys: Tensor, packed: Tensor, t: Tensor, places: Tensor
+    ) -> Tensor:
+        kept = self.embed(keys).flatten(1, 2)
+        x = self.embed(packed)[None]
+        x = x + F.scaled_dot_product_attention(x, kept, kept)
+        return super().forward(x, t)[0, places]
+
+
+def test_a_result_as_long_as_an_index_is_that_of_the_latent() -> None:
+    """Where sizes are symbols, those of the two are equal only when it runs."""
+    torch._dynamo.reset()
+    model = torch.compile(build(Packed), backend="rfc", options={"inner": "eager"})
+    for length in (6, 5):
+        x, keys = tokens()[0, :length], text_tokens(batch=1)[:, None]
+        places = torch.arange(length)
+        with torch.no_grad():
+            for step in range(12):
+                x = x - model(keys, x, timesteps(10 - step, batch=1), places) / 40
+        assert rfc_compile.stats(model).nfc < 10
+        assert len(rfc_compile.stats(model).decisions) == 12
