@@ -57,6 +57,14 @@ KEPT_READINGS = 3
 
 CANNOT_LEAD = "one graph of the forward is computed at every step: its steps look alike"
 
+NO_CLOCK = (
+    "no input of this graph changes with the timestep, so its steps cannot be "
+    "distinguished from those of other images"
+)
+
+UNLED = 3
+"""Forwards in a row of such a graph in which no other one leads, before a warning."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -205,7 +213,7 @@ class LatentDispatcher(Dispatcher):
         others_may_lead = self.report.fragment and self._led < ALONE
         self._note_reading(session, signals)
         if others_may_lead and session.repeats > MAX_BRANCHES:
-            self.report.note(CANNOT_LEAD)
+            self._note_no_lead(session, context)
             trajectory.last_call = session.calls  # the next reading needs a run
             return self._run_for_itself(context, arguments, weights)
         if repeated and session.lone_calls:  # the text's part of a forward
@@ -218,7 +226,8 @@ class LatentDispatcher(Dispatcher):
                 alone = len(trajectory.times) == 1
                 session.lone_calls = session.lone_calls + 1 if alone else 0
                 later = MAX_BRANCHES if others_may_lead else 0
-                note_lone_calls(session.lone_calls - later, self.report)
+                if not context.run_is_known:
+                    note_lone_calls(session.lone_calls - later, self.report)
             session.end(trajectory)
             trajectory = session.begin(context)
         if branch is None:
@@ -226,10 +235,7 @@ class LatentDispatcher(Dispatcher):
             index = len(trajectory.branches)
             branch = GuidanceBranch(index, state, first_step=step, name=context.branch)
         if placement.reason == "no_clock" and not others_may_lead:
-            self.report.fall_back(
-                "no input of this graph changes with the timestep, so its steps cannot "
-                "be distinguished from those of other images"
-            )
+            self.report.fall_back(NO_CLOCK)
         call = PlacedStep(
             context,
             session,
@@ -259,6 +265,18 @@ class LatentDispatcher(Dispatcher):
             session.repeats = 0
         known = [other for other in session.readings if other != reading]
         session.readings = [*known, reading][-KEPT_READINGS:]
+
+    def _note_no_lead(self, session: Session, context: CallContext) -> None:
+        """Warn where no other graph of the forward leads either."""
+        self.report.note(CANNOT_LEAD)
+        begun = model_forward.newest(context.owner)
+        session.unled = session.unled + 1 if begun == session.begun else 0
+        session.begun = begun
+        if session.unled == UNLED:
+            self.report.fall_back(
+                f"{NO_CLOCK}; the graph breaks that explain() tells cut it from those "
+                "that do"
+            )
 
     def _run_for_itself(
         self, context: CallContext, arguments: Sequence[Any], weights: ParameterVersion

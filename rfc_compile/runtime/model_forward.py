@@ -251,6 +251,12 @@ def running(context: CallContext) -> ModelForward | None:
     return call
 
 
+def newest(owner: str) -> int:
+    """The number of the forward that an owner has begun last; -1 before the first."""
+    call = _running.get(owner)
+    return -1 if call is None else call.number
+
+
 def leave(owner: str) -> None:
     """End the call of an owner: the next one has no followers."""
     call = _running.get(owner)

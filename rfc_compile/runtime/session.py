@@ -47,7 +47,8 @@ class Session:
     counts the leading ones, ``continued`` is the last that was no first step,
     ``lone_calls`` counts the latest that were runs of one call, ``repeats`` those that
     were given none but known ``readings`` of the conditioning, ``fresh`` the latest
-    that were given others; ``alone`` is set when no other graph follows. The last
+    that were given others, ``unled`` the latest in which no other graph led since the
+    forward ``begun``; ``alone`` is set when no other graph follows. The last
     finished run is kept for its decisions. ``pairs`` are the latents with their
     outputs, by the latents' shapes; the conditioning inputs ``moving`` have turned out
     to be latents; ``answered_by`` is the graph that returns the output of a forward
@@ -66,6 +67,8 @@ class Session:
     repeats: int = 0
     fresh: int = 0
     readings: list[tuple[Any, ...]] = field(default_factory=list)
+    unled: int = 0
+    begun: int = -1
     alone: bool = False
     pairs: dict[Any, LatentPair | None] = field(default_factory=dict)
     moving: set[int] = field(default_factory=set)

@@ -61,6 +61,11 @@ class WithUncached:
 FORWARDS = 3
 """Of a model, after which no graph with regions is expected any more."""
 
+NO_REGION = (
+    "graph breaks (see explain) split the forward, and no graph that runs has an "
+    "attention or MLP on a residual stream"
+)
+
 _with_regions = 0
 
 
@@ -82,16 +87,19 @@ class Uncached:
 
     def __call__(self, *arguments: Any) -> Any:
         """One call of the graph."""
-        self.report.last_run = next(run_numbers)
+        before, self.report.last_run = self.report.last_run, next(run_numbers)
         if self.report.fragment and self._forwards < FORWARDS:
-            self._look_for_regions()
+            self._look_for_regions(before)
         results = self._compiled(*arguments)
         if self.report.fragment:
             return add_uncached(self._number, arguments, results)
         return results
 
-    def _look_for_regions(self) -> None:
-        """Warn once if no graph with regions has run in a few forwards."""
+    def _look_for_regions(self, before: int) -> None:
+        """Warn once if no graph with regions has run in a few forwards.
+
+        ``before`` is when this graph ran last: those that ran since are of its forward.
+        """
         self._first_run = self._first_run or self.report.last_run
         forward = outermost_call()
         if forward is not None and forward is self._forward:
@@ -100,13 +108,8 @@ class Uncached:
         if self._forwards < FORWARDS:
             return
         self._forward = None
-        if not any(
-            report.regions
-            and report.last_run > self._first_run
-            and report.options == self.report.options
-            for report in all_reports()
-        ):
-            self.report.fall_back(
-                "graph breaks (see explain) split the forward, and no graph that runs "
-                "has an attention or MLP on a residual stream"
-            )
+        own = [r for r in all_reports() if r.options == self.report.options]
+        if any(r.regions and r.last_run > self._first_run for r in own):
+            return
+        if not any(NO_REGION in r.uncached_reasons for r in own if r.last_run > before):
+            self.report.fall_back(NO_REGION)

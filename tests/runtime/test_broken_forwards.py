@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 from denoising import compiled, small_glyph
-from models import Stack, build, text_tokens, timesteps, tokens
+from models import Block, Stack, build, text_tokens, timesteps, tokens
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rfc_compile
+from rfc_compile import UncachedWarning
 from rfc_compile.runtime.registry import dispatchers_of
 from rfc_compile.runtime.returned_outputs import extrapolated
 from rfc_compile.tools.measure.glyph_dit import (
@@ -255,3 +257,57 @@ def test_images_in_turn_where_no_result_is_like_the_stream() -> None:
     assert rfc_compile.stats(model).nfc < 0.75 * 2 * STEPS
     rfc_compile.reset(model)
     assert all(map(torch.equal, guided_in_turn(model, [1, 2]), alone))
+
+
+class Unmodulated(Block):
+    """Is given no timestep."""
+
+    def forward(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class TimeToken(Stack):
+    """The time is a token, and every block a graph that is given the stream alone."""
+
+    block = Unmodulated
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        x = torch.cat([c[:, None], x], 1)
+        for block in self.blocks:
+            torch._dynamo.graph_break()
+            x = block(x, c, text)
+        return x[:, 1:]
+
+
+@torch.no_grad()
+def warnings_of(model: Any) -> list[str]:
+    """Ours, of an image."""
+    x = tokens()
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for step in range(24):
+            x = x - model(x, timesteps(10 - step / 2)) / 80
+    return [str(w.message) for w in found if w.category is UncachedWarning]
+
+
+def test_blocks_of_which_none_tells_its_steps_are_told() -> None:
+    (warning,) = warnings_of(compiled(build(TimeToken)))
+    assert "no input of this graph changes with the timestep" in warning
+    assert "the graph breaks that explain() tells" in warning
+
+
+class Scattered(Stack):
+    """Every layer is a graph of its own."""
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        for block in self.blocks:
+            for layer in (block.attn, block.mlp):
+                torch._dynamo.graph_break()
+                x = x + layer(x)
+        return x
+
+
+def test_graphs_without_a_region_are_told_once() -> None:
+    (warning,) = warnings_of(compiled(build(Scattered)))
+    assert "no graph that runs has an attention or MLP" in warning
