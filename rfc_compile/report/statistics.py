@@ -32,7 +32,7 @@ REASONS: Final = {
     "not_foretold": "min_psnr, and the error cannot be estimated",
     "even": "due by the even spread",
     "noise_level": "due by the spread over the noise level",
-    "skipped": "a guidance branch is not called at every step",
+    "skipped": "a guidance branch is not called at every step, or has just begun",
     "threshold": "predicted too badly",
     "interval": "due by the interval",
     "mask": "listed in full_steps",

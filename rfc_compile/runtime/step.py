@@ -128,6 +128,9 @@ class PlacedStep:
             due = self.step - other.step in other.gaps
             skips |= due and not other.gaps <= EVERY_STEP
         if beside:
+            # one that has begun later is predicted from fewer outputs until its second
+            starts = [b.first_step for b in (branch, *beside)]
+            skips |= any(0 < start == self.step - 1 for start in starts)
             first = run.decided(self.step, kept)
         if curvature is not None:
             for other in beside:
@@ -199,7 +202,7 @@ class PlacedStep:
         A branch that leaves its run continues in its own, or joins one. A first step
         once more, with the conditioning, name and weights of a branch that has had it,
         is that of another image: of one that has begun with the same latent and lacks
-        it, or of a new one.
+        it, or of a new one. A run that the caller has named is one whatever it repeats.
         """
         run, branch = self.trajectory, self.branch
         if self.leaves:
@@ -212,8 +215,8 @@ class PlacedStep:
             return run
         if not self._is_repeated(run, signal):
             return run
-        if self.context.run_is_known and self.step == 0:
-            run.in_parts = True
+        if self.context.run_is_known:
+            run.in_parts |= self.step == 0
             return run
         for other in self.session.live:
             if self._begins(other) and not self._is_repeated(other, signal):

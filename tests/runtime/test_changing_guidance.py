@@ -166,3 +166,35 @@ def test_a_batch_of_prompts_at_every_other_step(model: Any, named: bool) -> None
         return cond + 2 * difference
 
     assert compared(model, guide, named=named) > 35
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_guidance_that_begins_late_is_full_twice(model: Any, *, named: bool) -> None:
+    """Until then one branch is predicted from one output, the other from several."""
+    first = 3
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        cond = output(LABELS)
+        return cond if step < first else cond + 2 * (cond - output(EMPTY))
+
+    assert compared(model, guide, named=named) > 37
+    known = rfc_compile.stats(model)
+    assert known is not None
+    second = [made for made in known.decisions if made.step == first + 1]
+    assert [(made.full, made.reason) for made in second] == [(True, "skipped")] * 2
+    assert known.nfc < 0.55 * len(known.decisions)
+
+
+def test_a_named_run_that_repeats_a_call_is_one_run(model: Any) -> None:
+    """From a later step on, as by a guider whose perturbation has no effect."""
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        cond, empty = output(LABELS), output(EMPTY)
+        again = output(LABELS) if step > 1 else cond
+        return empty + 2 * (cond - empty) + (cond - again)
+
+    assert compared(model, guide, named=True) > 29
+    known = rfc_compile.stats(model)
+    assert known is not None
+    assert len(known.decisions) == 3 * STEPS - 2
+    assert known.nfc < 0.55 * len(known.decisions)
