@@ -50,6 +50,11 @@ RECOMPILE_LIMIT = (
     "torch._dynamo.config.recompile_limit is the limit)"
 )
 
+AHEAD = (
+    "what is compiled ahead of time (aot_compile) runs uncached: which steps are full "
+    "is decided between its graphs; save the weights, and compile where they are used"
+)
+
 
 def rfc(
     gm: fx.GraphModule,
@@ -75,6 +80,9 @@ def rfc(
         report.warn(sentence)
     if limit := dynamo_frames.recompile_limit():
         report.fall_back(RECOMPILE_LIMIT.format(limit))
+    if dynamo_frames.is_compiled_ahead(gm):
+        report.fall_back(AHEAD)
+        return compile_inner(gm, example_inputs, settings, mode)
     try:
         return _cached(gm, example_inputs, settings, mode, report)
     except NothingToCache as nothing:

@@ -28,12 +28,23 @@ from torch._dynamo.utils import get_compilation_metrics
 
 _TORCH = str(Path(torch.__file__).parent)
 
-_READS = ("Data dependent operator", "Tensor.item()")
-
 NUMBERS_READ = (
     "- a number is read from a tensor (.item(), .tolist()): pass it as a Python "
     "number, and the forward stays whole"
 )
+
+REMEDIES = {
+    "Data dependent operator": NUMBERS_READ,
+    "Tensor.item()": NUMBERS_READ,
+    "torch.compiler.disable": "- its author keeps Dynamo out of it: an attention by a "
+    "decorator (torch.compiler.disable = lambda f=None, **_: f or (lambda g: g) before "
+    "the import undoes it), a layer by a hook (offload groups of blocks instead)",
+    "nn.Parameter()` constructor": "- layerwise casting and hooks make parameters at "
+    "every call: quantise the weights by torchao instead, or leave them as they are",
+    "op returned non-Tensor": "- Dynamo traces no such context: in place of "
+    "torch.backends.cuda.sdp_kernel use torch.nn.attention.sdpa_kernel",
+}
+"""What to do about a break, by a part of Dynamo's reason."""
 
 _JUMP = "generic_jump"
 BRANCH_ON_A_TENSOR = "a branch on a tensor's value"
@@ -54,11 +65,7 @@ def graph_break_reason(gm: fx.GraphModule) -> str | None:
     frames: list[FrameSummary] = [] if cut is None else list(cut.user_stack)
     if cut is not None and cut.graph_break:
         where = [_place(x.filename, x.lineno) for x in frames[-1:]]
-        reason = _first_line(cut.reason)
-        remedy = [NUMBERS_READ] if any(kind in reason for kind in _READS) else []
-        if reason.startswith(_JUMP):
-            reason, remedy = BRANCH_ON_A_TENSOR, [BRANCH_ON_A_NUMBER]
-        text = " ".join([reason, *where, *remedy])
+        text = _with_remedy(_first_line(cut.reason), *where)
         _cuts.update({(x.filename, x.lineno): text for x in frames})
         return text
     before = [_cuts.get((x.filename, _resumed_at(x))) for x in frames]
@@ -74,6 +81,12 @@ def is_fragment(gm: fx.GraphModule) -> bool:
     if cut is not None and (cut.graph_break or any(map(_resumes, cut.user_stack))):
         return True
     return bool(_given_up())
+
+
+def is_compiled_ahead(gm: fx.GraphModule) -> bool:
+    """Whether the graph is to be saved (``aot_compile``), not called."""
+    inputs = gm.graph.find_nodes(op="placeholder")
+    return any("grapharg" not in node.meta for node in inputs)
 
 
 def compiled_function() -> int | None:
@@ -192,9 +205,17 @@ def _why_given_up(code: CodeType) -> str | None:
     for record in reversed(get_compilation_metrics()):
         known = (record.co_name, record.co_filename, record.co_firstlineno)
         if known == place and record.fail_reason:
-            line = _place(code.co_filename, record.fail_user_frame_lineno)
-            return f"{_first_line(record.fail_reason)} {line}"
+            where = record.fail_user_frame_filename or code.co_filename
+            line = _place(where, record.fail_user_frame_lineno)
+            return _with_remedy(_first_line(record.fail_reason), line)
     return None
+
+
+def _with_remedy(reason: str, *where: str) -> str:
+    remedy = [text for part, text in REMEDIES.items() if part in reason][:1]
+    if reason.startswith(_JUMP):
+        reason, remedy = BRANCH_ON_A_TENSOR, [BRANCH_ON_A_NUMBER]
+    return " ".join([reason, *where, *remedy])
 
 
 def _place(filename: str, line: object) -> str:

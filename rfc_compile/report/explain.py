@@ -34,7 +34,8 @@ _NOTHING: Final = (
     "nothing to explain: no graph of this model was compiled with backend='rfc' yet; "
     "compile it and call it once (a method other than forward, as forward_with_cfg, "
     "calls forward uncompiled: model.forward = torch.compile(model.forward, "
-    "backend='rfc'))"
+    "backend='rfc'); a function that another torch.compile compiles takes the model "
+    "in: give that one backend='rfc')"
 )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from denoising import LABELS, small_glyph
 from models import WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, fx, nn
 
 import rfc_compile
 from rfc_compile import UncachedWarning
 from rfc_compile.dynamo_frames import graph_break_reason, is_fragment
+from rfc_compile.tools.measure.glyph_dit import initial_noise
 
 
 class Halves(nn.Module):
@@ -158,3 +160,53 @@ def test_the_recompile_limit_is_told_once() -> None:
     assert warned == [0, 0, 1, 1, 1]
     (reason,) = rfc_compile.explain(model).uncached_reasons
     assert "compiled 3 times, Dynamo's limit" in reason
+
+
+@torch.compiler.disable
+def attend_eagerly(x: Tensor) -> Tensor:
+    return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+class KeptOut(Stack):
+    """Its author keeps Dynamo out of an attention."""
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        return super().run_blocks(x + attend_eagerly(x), c, text)
+
+
+def cast_by_layer() -> nn.Module:
+    """Layers that make parameters of another dtype at every call."""
+    model = small_glyph()
+    types = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": torch.float32}
+    model.enable_layerwise_casting(**types)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "remedy"),
+    [
+        (KeptOut, (tokens(), timesteps(9)), "torch.compiler.disable = lambda"),
+        (cast_by_layer, (initial_noise(1, 0), LABELS[:1], LABELS[:1]), "by torchao"),
+    ],
+)
+def test_a_break_is_told_once_with_what_to_do(
+    make: Callable[[], nn.Module], inputs: tuple[Tensor, ...], remedy: str
+) -> None:
+    rfc = torch.compile(build(make), backend="rfc", options={"inner": "eager"})
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncachedWarning)
+        rfc(*inputs)
+    breaks = rfc_compile.explain(rfc).graph_breaks
+    assert breaks
+    assert all(remedy in text for text in breaks)
+    assert len({text.partition(" (")[0] for text in breaks}) == len(breaks)
+
+
+def test_what_is_compiled_ahead_of_time_is_the_inner_backends() -> None:
+    model = build(Stack)
+    compiled = torch.compile(model.forward, backend="rfc", fullgraph=True)
+    with torch.no_grad(), pytest.warns(UncachedWarning, match="ahead of time"):
+        saved = compiled.aot_compile(((tokens(), timesteps(9)), {}))
+    with torch.no_grad():
+        found = saved(model, tokens(), timesteps(9))
+        torch.testing.assert_close(found, model(tokens(), timesteps(9)))
