@@ -117,8 +117,9 @@ def _best(
         rounding = rounding_of(latents[pair.index])
         fit = fit_of(np.reshape(values, gram.shape), outputs, rounding)
         if fit.moved and fit.residual <= largest:
-            # one more output never explains less
-            residual = fit.residual * (2 if pair.further else 1)
+            # one more output never explains less, and a part of the latent as well
+            doubtful = pair.further or pair != guess
+            residual = fit.residual * (2 if doubtful else 1)
             found.append((fit.residual > EXACT or pair != guess, residual, pair))
     return min(found, key=lambda one: one[:2])[2] if found else None
 
