@@ -75,6 +75,16 @@ def is_constructor(node: fx.Node) -> bool:
     return all(tensor_of(source) is None for source in node.all_input_nodes)
 
 
+def constant_of(node: fx.Node) -> str | float:
+    """What a constructor fills its tensor with; its name where that is no number."""
+    name = str(getattr(packet(node), "__name__", ""))
+    for part, value in (("zeros", 0.0), ("ones", 1.0)):
+        if part in name:
+            return value
+    fill = node.args[-1] if "full" in name and node.args else None
+    return float(fill) if isinstance(fill, int | float) else name
+
+
 def has_symbols(value: Any) -> bool:
     """Whether a number, or a size of a tensor, is a symbol."""
     sizes = value.shape if isinstance(value, torch.Tensor) else [value]

@@ -100,7 +100,8 @@ def rfc(
             f"{report.uncached}: the passes failed ({type(error).__name__}: {error}); "
             "please report it"
         )
-    return Uncached(compile_inner(gm, example_inputs, settings, mode), report)
+    compiled = compile_inner(gm, example_inputs, settings, mode)
+    return Uncached(compiled, report, settings.min_coverage)
 
 
 diffusers.connect()  # torch.compile imports this module, before the first run starts

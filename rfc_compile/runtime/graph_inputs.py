@@ -11,7 +11,12 @@ from typing import Any, Final, NamedTuple
 from torch import Tensor, fx
 
 from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.fx_utils import is_constructor, is_copy, is_layout
+from rfc_compile.passes.fx_utils import (
+    constant_of,
+    is_constructor,
+    is_copy,
+    is_layout,
+)
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
 
@@ -127,7 +132,7 @@ def without_reader(
 def computation_of(specialized: Specialized) -> Hashable:
     """What a full step computes: equal for one forward traced for different sizes.
 
-    Constants are left out: Dynamo makes them in other ways where a size is a symbol.
+    Constants are known by their value: where a size is a symbol, other ops make them.
     """
 
     def numbers(node: fx.Node) -> tuple[float, ...]:
@@ -135,8 +140,7 @@ def computation_of(specialized: Specialized) -> Hashable:
         return tuple(value for value in values if isinstance(value, float))
 
     return tuple(
-        (str(node.target), numbers(node))
+        constant_of(node) if is_constructor(node) else (str(node.target), numbers(node))
         for node in specialized.full.gm.graph.nodes
-        if node.op == "call_function"
-        and not (is_layout(node) or is_copy(node) or is_constructor(node))
+        if node.op == "call_function" and not is_layout(node) and not is_copy(node)
     )

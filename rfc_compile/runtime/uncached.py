@@ -66,6 +66,11 @@ NO_REGION = (
     "attention or MLP on a residual stream"
 )
 
+LITTLE = (
+    "graph breaks (see explain) leave regions with {:.1%} of the FLOPs, less than "
+    "min_coverage={:g}: little is saved"
+)
+
 _with_regions = 0
 
 
@@ -79,8 +84,10 @@ def note_call_with_regions() -> int:
 class Uncached:
     """A graph that runs uncached; it keeps its report alive."""
 
-    def __init__(self, compiled: CompiledGraph, report: GraphReport) -> None:
-        self.report = report
+    def __init__(
+        self, compiled: CompiledGraph, report: GraphReport, min_coverage: float = 0.0
+    ) -> None:
+        self.report, self._min_coverage = report, min_coverage
         self._compiled, self._number = compiled, next(graph_numbers)
         self._first_run = self._forwards = 0
         self._forward: object = None
@@ -96,7 +103,7 @@ class Uncached:
         return results
 
     def _look_for_regions(self, before: int) -> None:
-        """Warn once if no graph with regions has run in a few forwards.
+        """Warn once if regions hold little of what has run in a few forwards.
 
         ``before`` is when this graph ran last: those that ran since are of its forward.
         """
@@ -109,7 +116,13 @@ class Uncached:
             return
         self._forward = None
         own = [r for r in all_reports() if r.options == self.report.options]
+        here = [report for report in own if report.last_run > before]
+        text = NO_REGION
         if any(r.regions and r.last_run > self._first_run for r in own):
-            return
-        if not any(NO_REGION in r.uncached_reasons for r in own if r.last_run > before):
-            self.report.fall_back(NO_REGION)
+            total = sum(report.flops for report in here)
+            inside = sum(region.flops for report in here for region in report.regions)
+            if inside >= self._min_coverage * total:
+                return
+            text = LITTLE.format(inside / total, self._min_coverage)
+        if not any(text in report.uncached_reasons for report in here):
+            self.report.fall_back(text)

@@ -184,3 +184,34 @@ def test_a_result_as_long_as_an_index_is_that_of_the_latent() -> None:
                 x = x - model(keys, x, timesteps(10 - step, batch=1), places) / 40
         assert rfc_compile.stats(model).nfc < 10
         assert len(rfc_compile.stats(model).decisions) == 12
+
+
+class Dropping(Stack):
+    """Takes no prompt, or a scale of 0, by a flag."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, t: Tensor, prompt: Tensor, dropped: str
+    ) -> Tensor:
+        if dropped == "prompt":
+            prompt = torch.zeros_like(prompt)
+        scale = torch.full((1,), 0.0 if dropped == "scale" else 1.0)
+        keys = self.embed(prompt)
+        x = x + scale * F.scaled_dot_product_attention(x, keys, keys)
+        return super().forward(x, t)
+
+
+@pytest.mark.parametrize("dropped", ["prompt", "scale"])
+def test_a_flag_that_makes_another_constant_parts_two_graphs(dropped: str) -> None:
+    """Two graphs with a run each, called in turn."""
+    torch._dynamo.reset()
+    model = torch.compile(build(Dropping), backend="rfc", options={"inner": "eager"})
+    x, prompt = tokens(), text_tokens()
+    with torch.no_grad():
+        for step in range(20):
+            wanted, empty = (
+                model(x, timesteps(10 - step / 2), prompt, flag)
+                for flag in ("", dropped)
+            )
+            x = x - (3 * wanted - 2 * empty) / 80
+    assert rfc_compile.stats(model).nfc < 15
+    assert not rfc_compile.explain(model).uncached_reasons
