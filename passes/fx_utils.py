@@ -72,7 +72,8 @@ def is_constructor(node: fx.Node) -> bool:
     name = str(getattr(packet(node), "__name__", ""))
     if name.startswith("new_") or name.endswith("_like"):
         return True
-    return all(tensor_of(source) is None for source in node.all_input_nodes)
+    values = [source.meta.get("val") for source in node.all_input_nodes]
+    return not any(isinstance(x, torch.Tensor | list | tuple) for x in values)
 
 
 def constant_of(node: fx.Node) -> str | float:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from denoising import compiled, small_glyph
-from models import Block, Stack, build, text_tokens, timesteps, tokens
+from models import WIDTH, Block, Stack, build, text_tokens, timesteps, tokens
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -311,3 +311,22 @@ class Scattered(Stack):
 def test_graphs_without_a_region_are_told_once() -> None:
     (warning,) = warnings_of(compiled(build(Scattered)))
     assert "no graph that runs has an attention or MLP" in warning
+
+
+class Heavy(Stack):
+    """Most of its work is a graph without a residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Sequential(nn.Linear(WIDTH, 999), nn.Linear(999, WIDTH))
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
+        x = self.wide(x)
+        torch._dynamo.graph_break()
+        return super().forward(x, t, text)
+
+
+def test_regions_with_little_of_a_broken_forward_are_told() -> None:
+    (warning,) = warnings_of(compiled(build(Heavy), min_coverage=0.3))
+    assert "of the FLOPs, less than min_coverage=0.3" in warning
+    assert not warnings_of(compiled(build(Heavy), min_coverage=0.1))
