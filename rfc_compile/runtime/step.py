@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,9 +129,7 @@ class PlacedStep:
             due = self.step - other.step in other.gaps
             skips |= due and not other.gaps <= EVERY_STEP
         if beside:
-            # one that has begun later is predicted from fewer outputs until its second
-            starts = [b.first_step for b in (branch, *beside)]
-            skips |= any(0 < start == self.step - 1 for start in starts)
+            skips |= self._second_of_a_late_one([branch, *beside])
             first = run.decided(self.step, kept)
         if curvature is not None:
             for other in beside:
@@ -152,6 +151,18 @@ class PlacedStep:
             skips=skips and not run.in_parts,
             same_latent=run.same_latent >= self.step - 1,
         )
+
+    def _second_of_a_late_one(self, branches: Sequence[GuidanceBranch]) -> bool:
+        """Whether a branch has begun at the step before, beside all that there were.
+
+        It is predicted from fewer outputs than the others. One that takes another's
+        place (a prompt that changes) is not late: no more calls are made than before.
+        """
+        if not any(0 < branch.first_step == self.step - 1 for branch in branches):
+            return False
+        runs = self.trajectory, *self.trajectory.linked
+        calls = Counter(made.step for run in runs for made in run.decisions)
+        return calls[self.step - 1] > calls[self.step - 2]
 
     def decided(
         self,

@@ -198,3 +198,17 @@ def test_a_named_run_that_repeats_a_call_is_one_run(model: Any) -> None:
     assert known is not None
     assert len(known.decisions) == 3 * STEPS - 2
     assert known.nfc < 0.55 * len(known.decisions)
+
+
+def test_a_prompt_that_changes_at_every_step_is_not_late(model: Any) -> None:
+    """Its branch takes the place of the last one's: as many calls as before."""
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        empty, cond = output(EMPTY), output(torch.tensor([step % 9]))
+        return empty + 2 * (cond - empty)
+
+    assert compared(model, guide) > 30
+    known = rfc_compile.stats(model)
+    assert known is not None
+    assert known.nfc < 0.8 * len(known.decisions)
+    assert not any(made.reason == "skipped" for made in known.decisions)
