@@ -40,10 +40,10 @@ from benchmarks.random_runs import (
     random_run,
 )
 from benchmarks.report import Grid, console, show
+from rfc_compile.dynamo_frames import CompileCounts
 from rfc_compile.io.files import replace_section
 from rfc_compile.io.json_files import MOST_BYTES
 from rfc_compile.tools.measure.environment import environment
-from rfc_compile.torch_internals import CompileCounts
 
 DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "RELIABILITY.md"
 START: Final = "<!-- soak: written by make soak -->"

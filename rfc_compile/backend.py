@@ -51,8 +51,8 @@ RECOMPILE_LIMIT = (
 )
 
 AHEAD = (
-    "what is compiled ahead of time (aot_compile) runs uncached: which steps are full "
-    "is decided between its graphs; save the weights, and compile where they are used"
+    "what is compiled ahead of time (aot_compile: compile where it is used instead) or "
+    "split by DistributedDataParallel (compile its module instead) runs uncached"
 )
 
 

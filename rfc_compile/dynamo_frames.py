@@ -23,8 +23,9 @@ import torch
 from torch import fx
 from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo import config, convert_frame, eval_frame
+from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER
 from torch._dynamo.eval_frame import OptimizedModule
-from torch._dynamo.utils import get_compilation_metrics
+from torch._dynamo.utils import counters, get_compilation_metrics
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -121,6 +122,28 @@ def recompile_limit_of(count: int) -> contextlib.AbstractContextManager[None]:
         recompile_limit=limit
     )
     return patched
+
+
+class CompileCounts:
+    """Graph breaks and recompilations since it was made."""
+
+    def __init__(self) -> None:
+        self._breaks, self._compilations = (
+            _graph_breaks(),
+            dict(FRAME_COMPILE_COUNTER),
+        )
+
+    def since(self) -> tuple[int, int]:
+        """Graph breaks met, and compilations of a code object beyond its first."""
+        recompiled = sum(
+            max(0, count - self._compilations.get(key, 0) - 1)
+            for key, count in FRAME_COMPILE_COUNTER.items()
+        )
+        return _graph_breaks() - self._breaks, recompiled
+
+
+def _graph_breaks() -> int:
+    return sum(counters["graph_break"].values())
 
 
 def _wrapped_backend(compiler: Any) -> Any:

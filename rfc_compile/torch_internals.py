@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
@@ -17,14 +18,12 @@ import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher as _python_kernels
 from torch._dynamo import lookup_backend as _lookup_backend
-from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER as _compilations
 from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.exc import (
     BackendCompilerFailed,
     InvalidBackend,
     TorchDynamoException,
 )
-from torch._dynamo.utils import counters as _counters
 from torch._functorch._aot_autograd.functional_utils import has_data_mutation
 from torch._guards import TracingContext, tracing
 from torch._higher_order_ops.invoke_subgraph import invoke_subgraph as _invoke_subgraph
@@ -47,6 +46,7 @@ invoke_subgraph: Callable[..., Any] = _invoke_subgraph
 
 python_kernels: Callable[[], contextlib.AbstractContextManager[Any]] = _python_kernels
 """Ops traced inside run as they are written in Python, where they are."""
+
 FUSED_LAYER = torch._transformer_encoder_layer_fwd
 FUSED_ATTENTION = torch._native_multi_head_attention
 rescaled_qkv: Callable[..., Any] = torch._transform_bias_rescale_qkv
@@ -99,6 +99,17 @@ def without_mutations(run: Callable[..., Any]) -> Callable[..., Any]:
         return results
 
     return functional
+
+
+@contextlib.contextmanager
+def unlogged_failures() -> Iterator[None]:
+    """An op that fails for fake tensors raises, and is not logged as well."""
+    log = logging.getLogger(FakeTensorMode.__module__)
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _to_functional(value: Any) -> Any:
@@ -206,25 +217,6 @@ def group_of_name(name: str) -> Any:
 
     internals: Any = distributed_c10d
     return internals._resolve_process_group(name)
-
-
-class CompileCounts:
-    """Graph breaks and recompilations since it was made."""
-
-    def __init__(self) -> None:
-        self._breaks, self._compilations = _graph_breaks(), dict(_compilations)
-
-    def since(self) -> tuple[int, int]:
-        """Graph breaks met, and compilations of a code object beyond its first."""
-        recompiled = sum(
-            max(0, count - self._compilations.get(key, 0) - 1)
-            for key, count in _compilations.items()
-        )
-        return _graph_breaks() - self._breaks, recompiled
-
-
-def _graph_breaks() -> int:
-    return sum(_counters["graph_break"].values())
 
 
 def in_forward_mode() -> bool:

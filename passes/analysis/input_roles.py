@@ -173,8 +173,7 @@ def with_streams(
     It has no timestep, or no result shaped like its latent. Only a standing latent
     shows there that two calls are of one step, so a text stream must not be among them.
     """
-    results = _results(gm)
-    answered = any(_alike_any(inputs.latents, results, free) for free in (0, 1))
+    answered = _alike_any(inputs.latents, _results(gm), free=1)
     if inputs.timestep is not None and answered:
         return inputs
     placeholders = gm.graph.find_nodes(op="placeholder")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from rfc_compile.torch_internals import (
     graph_module,
     is_wrapper,
     python_kernels,
+    unlogged_failures,
     without_mutations,
 )
 
@@ -93,9 +93,16 @@ def _whole(run: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
 
 
 def _traced(run: Callable[..., Any], fakes: Sequence[Any]) -> fx.GraphModule:
-    # some kernels in C++ take no symbols for sizes; those in Python copy more
-    with python_kernels() if any(map(has_symbols, fakes)) else nullcontext():
-        return make_fx(without_mutations(run), tracing_mode="real")(*fakes)
+    trace = make_fx(without_mutations(run), tracing_mode="real")
+    if not any(map(has_symbols, fakes)):
+        return trace(*fakes)
+    try:
+        with unlogged_failures():
+            return trace(*fakes)
+    except RuntimeError:
+        # a kernel in C++ that takes no symbols for sizes; those in Python are slower
+        with python_kernels():
+            return trace(*fakes)
 
 
 class _Unusual(Exception):

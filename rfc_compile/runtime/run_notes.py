@@ -61,8 +61,8 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
     if steps < SHORT_RUN or not full or len(full) < len(run.decisions):
         return
     reasons = Counter(made.reason for made in full)
-    others = Counter(reason for reason in reasons.elements() if reason != "warmup")
-    if not ASKED_FOR.isdisjoint(reason for reason, _ in others.most_common(1)):
+    later = [reason for reason, _ in reasons.most_common() if reason != "warmup"]
+    if later and later[0] in ASKED_FOR:
         return
     most, _ = reasons.most_common(1)[0]
     most = SAME_LATENT if SAME_LATENT in reasons else most

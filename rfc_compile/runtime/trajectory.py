@@ -153,6 +153,8 @@ class Trajectory:
         if len(self.branches) >= MAX_BRANCHES:
             oldest = self.step - MOST_BEHIND
             self.branches = [b for b in self.branches if b.step >= oldest]
+            named = self.newest_by_name.items()
+            self.newest_by_name = {n: b for n, b in named if b.step >= oldest}
 
     @property
     def free_index(self) -> int:
@@ -209,6 +211,7 @@ class Trajectory:
     def restart(self) -> None:
         """Drop what was kept: the next step has nothing to do with the last."""
         self.branches, self.unfitted, self.first = [], [], []
+        self.newest_by_name = {}
         self.process, self.in_parts = None, False
         self.same_latent = NEVER
 
@@ -237,7 +240,10 @@ class Trajectory:
         return sorted(waiting, key=lambda branch: (-branch.step, branch.index))
 
     def newest_of(self, name: str | None) -> GuidanceBranch | None:
-        """The branch called last, of those that a call with this name may continue."""
+        """The branch called last, of those that a call with this name may continue.
+
+        It may have been dropped for conditioning that is found to vary.
+        """
         if self.newest is None or self.newest.name in (None, name):
             return self.newest
         return self.newest_by_name.get(name)

@@ -11,6 +11,7 @@ from torch import nn
 
 from rfc_compile import Options
 from rfc_compile.config.options import GRANULARITIES
+from rfc_compile.dynamo_frames import CompileCounts
 from rfc_compile.tools.bench import frechet, quality, session, timing
 from rfc_compile.tools.bench.frechet import frechet_distance
 from rfc_compile.tools.bench.methods import METHODS, reference
@@ -28,7 +29,6 @@ from rfc_compile.tools.bench.workloads import (
     Workload,
 )
 from rfc_compile.tools.measure.pareto import dominates, dominators, front
-from rfc_compile.torch_internals import CompileCounts
 
 OURS = "rfc, stack"
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from rfc_compile.dynamo_frames import CompileCounts
 from rfc_compile.errors import one_line
 from rfc_compile.tools.bench.methods.base import (
     INDUCTOR,
@@ -33,7 +34,6 @@ from rfc_compile.tools.bench.workloads import (
     plain,
 )
 from rfc_compile.tools.measure.trial import elapsed
-from rfc_compile.torch_internals import CompileCounts
 
 _SHORTER: Final = 5
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rfc_compile.config.options import Options
 from rfc_compile.config.tuned_file import Measured
+from rfc_compile.dynamo_frames import CompileCounts
 from rfc_compile.report.explain import explain
 from rfc_compile.report.statistics import stats
 from rfc_compile.runtime.registry import dispatchers_of, reset
@@ -32,7 +33,6 @@ from rfc_compile.tools.measure.reference import (
     similarity,
 )
 from rfc_compile.tools.measure.target import Target
-from rfc_compile.torch_internals import CompileCounts
 
 
 @dataclass(frozen=True)
