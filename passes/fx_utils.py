@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,15 @@ COPY_OPS = frozenset({aten._to_copy, aten.clone, aten.contiguous, aten._unsafe_v
 """Ops that copy or cast their input, value for value."""
 
 
+_FILLS: dict[Any, Callable[[fx.Node], Any]] = {
+    **dict.fromkeys((aten.zeros, aten.new_zeros, aten.zeros_like), lambda node: 0),
+    **dict.fromkeys((aten.ones, aten.new_ones, aten.ones_like), lambda node: 1),
+    **dict.fromkeys((aten.full, aten.full_like), lambda node: node.args[1]),
+    aten.new_full: lambda node: node.args[2],
+    aten.scalar_tensor: lambda node: node.args[0],
+}
+
+
 def packet(node: fx.Node) -> Any:
     """The op without its overload (``aten.add`` for ``aten.add.Tensor``)."""
     target = node.target
@@ -65,25 +74,10 @@ def is_copy(node: fx.Node) -> bool:
     return node.op == "call_function" and packet(node) in COPY_OPS
 
 
-def is_constructor(node: fx.Node) -> bool:
-    """Whether the node makes a tensor from no other tensor's values."""
-    if node.op != "call_function":
-        return False
-    name = str(getattr(packet(node), "__name__", ""))
-    if name.startswith("new_") or name.endswith("_like"):
-        return True
-    values = [source.meta.get("val") for source in node.all_input_nodes]
-    return not any(isinstance(x, torch.Tensor | list | tuple) for x in values)
-
-
-def constant_of(node: fx.Node) -> str | float:
-    """What a constructor fills its tensor with; its name where that is no number."""
-    name = str(getattr(packet(node), "__name__", ""))
-    for part, value in (("zeros", 0.0), ("ones", 1.0)):
-        if part in name:
-            return value
-    fill = node.args[-1] if "full" in name and node.args else None
-    return float(fill) if isinstance(fill, int | float) else name
+def fill_of(node: fx.Node) -> Any:
+    """What an op that reads no values fills its tensor with; None for other ops."""
+    find = _FILLS.get(packet(node)) if node.op == "call_function" else None
+    return None if find is None else find(node)
 
 
 def has_symbols(value: Any) -> bool:

@@ -128,10 +128,8 @@ class CompileCounts:
     """Graph breaks and recompilations since it was made."""
 
     def __init__(self) -> None:
-        self._breaks, self._compilations = (
-            _graph_breaks(),
-            dict(FRAME_COMPILE_COUNTER),
-        )
+        self._breaks = _graph_breaks()
+        self._compilations = dict(FRAME_COMPILE_COUNTER)
 
     def since(self) -> tuple[int, int]:
         """Graph breaks met, and compilations of a code object beyond its first."""

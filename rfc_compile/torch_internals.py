@@ -113,15 +113,17 @@ def unlogged_failures() -> Iterator[None]:
 
 
 def _to_functional(value: Any) -> Any:
-    known = isinstance(value, torch.Tensor)
-    return FunctionalTensor.to_functional(value) if known else value
+    if isinstance(value, torch.Tensor):
+        return FunctionalTensor.to_functional(value)
+    return value
 
 
 def _without_functionalize_key() -> contextlib.AbstractContextManager[Any]:
     key = torch._C.DispatchKeySet(torch._C.DispatchKey.Functionalize)
-    guard = torch._C._ExcludeDispatchKeyGuard
-    without: contextlib.AbstractContextManager[Any] = guard(key)
-    return without
+    guard: contextlib.AbstractContextManager[Any] = torch._C._ExcludeDispatchKeyGuard(
+        key
+    )
+    return guard
 
 
 def _tracing_context() -> TracingContext:

@@ -11,7 +11,7 @@ write has no users, so ancestor analysis and dead code removal would lose it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.fx.traceback import preserve_node_meta
 
 from rfc_compile.errors import CannotCache
 from rfc_compile.passes.analysis.input_roles import user_name
-from rfc_compile.passes.fx_utils import aten, packet, remove_dead_code
+from rfc_compile.passes.fx_utils import aten, fill_of, remove_dead_code
 from rfc_compile.passes.rewrites.retrace import retrace
 from rfc_compile.torch_internals import (
     DynamoControl,
@@ -28,16 +28,6 @@ from rfc_compile.torch_internals import (
     input_source,
     leave_functorch_levels,
 )
-
-_FILLS: dict[Any, Callable[[fx.Node], Any]] = {
-    aten.zeros_like: lambda node: 0,
-    aten.new_zeros: lambda node: 0,
-    aten.ones_like: lambda node: 1,
-    aten.new_ones: lambda node: 1,
-    aten.full_like: lambda node: node.args[1],
-    aten.new_full: lambda node: node.args[2],
-}
-"""Ops that read nothing of their tensor but its shape, and what they fill it with."""
 
 _RANDOM = torch.Tag.nondeterministic_seeded
 
@@ -80,15 +70,16 @@ def _free_constants(gm: fx.GraphModule) -> None:
     after    full = aten.full([2, 9], 0)
     """
     for node in gm.graph.nodes:
-        fill = _FILLS.get(packet(node)) if node.op == "call_function" else None
-        value = node.meta.get("val")
+        fill, value = fill_of(node), node.meta.get("val")
         if fill is None or not isinstance(value, torch.Tensor):
+            continue
+        if not node.all_input_nodes:  # it is computed from no tensor
             continue
         if not all(isinstance(size, int) for size in value.shape):
             continue
         if value.is_contiguous():
             node.target = aten.full.default
-            node.args = ([*value.shape], fill(node))
+            node.args = ([*value.shape], fill)
             node.kwargs = {"dtype": value.dtype, "device": value.device}
 
 

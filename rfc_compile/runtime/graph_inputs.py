@@ -11,12 +11,7 @@ from typing import Any, Final, NamedTuple
 from torch import Tensor, fx
 
 from rfc_compile.passes.analysis.input_roles import ForwardInputs
-from rfc_compile.passes.fx_utils import (
-    constant_of,
-    is_constructor,
-    is_copy,
-    is_layout,
-)
+from rfc_compile.passes.fx_utils import fill_of, is_copy, is_layout
 from rfc_compile.passes.rewrites.specialize import Specialized
 from rfc_compile.passes.state.state_layout import StateLayout
 
@@ -139,8 +134,12 @@ def computation_of(specialized: Specialized) -> Hashable:
         values = (*node.args, *node.kwargs.values())
         return tuple(value for value in values if isinstance(value, float))
 
+    def constant(node: fx.Node) -> Hashable:
+        fill = fill_of(node)
+        return fill if isinstance(fill, int | float) else None
+
     return tuple(
-        constant_of(node) if is_constructor(node) else (str(node.target), numbers(node))
+        (str(node.target), numbers(node)) if fill_of(node) is None else constant(node)
         for node in specialized.full.gm.graph.nodes
         if node.op == "call_function" and not is_layout(node) and not is_copy(node)
     )

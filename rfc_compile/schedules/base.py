@@ -87,7 +87,7 @@ class Position:
         computed: full steps of the run so far.
         process: how its latents mix image and noise; None where that is not known.
         skips: whether a guidance branch that skips steps is called at this one, or may
-            be, by the distances of its calls so far.
+            be, by the distances of its calls so far; or one has begun a step before.
         same_latent: whether this latent, or the one before, is called at several
             timesteps.
 
