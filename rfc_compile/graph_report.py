@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import warnings
 import weakref
@@ -92,8 +93,7 @@ class GraphReport:
     @property
     def coverage(self) -> float:
         """Share of the graph's FLOPs inside regions, 0 to 1."""
-        inside = sum(region.flops for region in self.regions)
-        return inside / self.flops if self.flops else 0.0
+        return coverage_of([self])
 
     @property
     def uncached(self) -> str:
@@ -133,6 +133,19 @@ class GraphReport:
         """Whether both are the same part of a model, compiled for different inputs."""
         same = self.code is not None and self.code == other.code
         return same and not self.parameters.isdisjoint(other.parameters)
+
+
+def coverage_of(reports: Iterable[GraphReport]) -> float:
+    """Share of the FLOPs of these graphs inside regions, 0 to 1."""
+    reports = list(reports)
+    total = sum(report.flops for report in reports)
+    inside = sum(region.flops for report in reports for region in report.regions)
+    return inside / total if total else 0.0
+
+
+def percent_below(share: float) -> str:
+    """With one digit, rounded down, so that less than a limit is printed as less."""
+    return f"{math.floor(share * 1000) / 10:g}"
 
 
 run_numbers = itertools.count(1)

@@ -6,7 +6,6 @@ Dynamo graph -> capture (analyse) -> complete_plan (rewrite) -> Plan
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from torch import fx
 from rfc_compile import torch_internals
 from rfc_compile.config.options import Options
 from rfc_compile.errors import CannotCache, NothingToCache
-from rfc_compile.graph_report import GraphReport, RegionInfo
+from rfc_compile.graph_report import GraphReport, RegionInfo, percent_below
 from rfc_compile.passes.analysis.batch_dimension import Batch, find_batch
 from rfc_compile.passes.analysis.input_roles import name_the_timestep
 from rfc_compile.passes.analysis.records import Captured
@@ -156,14 +155,9 @@ def _refuse_little_coverage(captured: Captured, options: Options) -> None:
         raise CannotCache(f"no region found ({why})")
     if regions.coverage < options.min_coverage:
         raise CannotCache(
-            f"regions hold {_percent_below(regions.coverage)} % of the FLOPs, less "
+            f"regions hold {percent_below(regions.coverage)} % of the FLOPs, less "
             f"than min_coverage={options.min_coverage:g}"
         )
-
-
-def _percent_below(share: float) -> str:
-    """With one digit, rounded down, so that less than a limit is printed as less."""
-    return f"{math.floor(share * 1000) / 10:g}"
 
 
 def _report_state(report: GraphReport, captured: Captured, layout: StateLayout) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rfc_compile.graph_report import (
     GraphReport,
     RegionInfo,
+    coverage_of,
     model_of,
     newest_of_each_part,
     reports_of,
@@ -199,7 +200,6 @@ def explanation_of(
     """
     every, reports = reports, newest_of_each_part(reports)
     regions = tuple(region for report in reports for region in report.regions)
-    total = sum(report.flops for report in reports)
     blocks = sum(report.block_flops for report in reports)
     inside = sum(region.flops for region in regions)
     missing = (r.missing_timestep for r in reports if r.missing_timestep is not None)
@@ -208,7 +208,7 @@ def explanation_of(
         graphs=len(every),
         parts=len(reports),
         regions=regions,
-        coverage=inside / total if total else 0.0,
+        coverage=coverage_of(reports),
         block_coverage=min(1.0, inside / blocks) if blocks else 0.0,
         refused=tuple(item for report in reports for item in report.refused),
         uncached_reasons=uncached_reasons(every),

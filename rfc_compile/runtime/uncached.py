@@ -12,7 +12,13 @@ from typing import Any
 
 from rfc_compile.dynamo_frames import outermost_call
 from rfc_compile.errors import InnerBackendFailed, NoRoomForState
-from rfc_compile.graph_report import GraphReport, all_reports, run_numbers
+from rfc_compile.graph_report import (
+    GraphReport,
+    all_reports,
+    coverage_of,
+    percent_below,
+    run_numbers,
+)
 from rfc_compile.runtime.model_forward import add_uncached, graph_numbers
 from rfc_compile.torch_internals import CompiledGraph, in_forward_mode
 
@@ -67,7 +73,7 @@ NO_REGION = (
 )
 
 LITTLE = (
-    "graph breaks (see explain) leave regions with {:.1%} of the FLOPs, less than "
+    "graph breaks (see explain) leave regions with {} % of the FLOPs, less than "
     "min_coverage={:g}: little is saved"
 )
 
@@ -85,7 +91,7 @@ class Uncached:
     """A graph that runs uncached; it keeps its report alive."""
 
     def __init__(
-        self, compiled: CompiledGraph, report: GraphReport, min_coverage: float = 0.0
+        self, compiled: CompiledGraph, report: GraphReport, min_coverage: float
     ) -> None:
         self.report, self._min_coverage = report, min_coverage
         self._compiled, self._number = compiled, next(graph_numbers)
@@ -119,10 +125,9 @@ class Uncached:
         here = [report for report in own if report.last_run > before]
         text = NO_REGION
         if any(r.regions and r.last_run > self._first_run for r in own):
-            total = sum(report.flops for report in here)
-            inside = sum(region.flops for report in here for region in report.regions)
-            if inside >= self._min_coverage * total:
+            coverage = coverage_of(here)
+            if coverage >= self._min_coverage or not any(r.flops for r in here):
                 return
-            text = LITTLE.format(inside / total, self._min_coverage)
+            text = LITTLE.format(percent_below(coverage), self._min_coverage)
         if not any(text in report.uncached_reasons for report in here):
             self.report.fall_back(text)
