@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile import Options
-from rfc_compile.compiler.plan import _percent_below
 from rfc_compile.errors import CannotCache
+from rfc_compile.graph_report import percent_below
 from rfc_compile.tools.inspection.dry_run import dry_run
 
 
@@ -108,7 +108,7 @@ def test_an_input_is_named_as_the_user_names_it() -> None:
     ("share", "text"), [(0.2999, "29.9"), (0.3, "30"), (0.0, "0"), (0.123, "12.3")]
 )
 def test_less_than_a_limit_reads_as_less(share: float, text: str) -> None:
-    assert _percent_below(share) == text
+    assert percent_below(share) == text
 
 
 class Tapped(Stack):
