@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import itertools
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, Final, NamedTuple
 
 from rfc_compile.config.run_options import AS_COMPILED, Row, RunOptions
 from rfc_compile.errors import OptionError
@@ -74,6 +77,9 @@ class _Named(NamedTuple):
 
 
 _named: ContextVar[_Named | None] = ContextVar("rfc_trajectory", default=None)
+_named_in_generators: dict[int, _Named] = {}
+"""By the frame of the generator whose block it is. What a generator sets stays set
+where it yields to: of several in turn, the frames tell which one is running."""
 _run: ContextVar[tuple[int, int | None]] = ContextVar("rfc_run", default=(0, None))
 _branch: ContextVar[str | None] = ContextVar("rfc_branch", default=None)
 _runs = itertools.count(1)
@@ -83,17 +89,61 @@ def named(
     name: str, num_steps: int | None, asked: RunOptions
 ) -> AbstractContextManager[None]:
     """Give calls inside the block an owner of this name, and options of their run."""
-    return _set_inside(_named, _Named(name, num_steps, asked))
+    return _named_inside(_Named(name, num_steps, asked))
 
 
 def named_rows(rows: Sequence[Row]) -> AbstractContextManager[None]:
     """Declare which request each row of the calls inside the block belongs to."""
-    return _set_inside(_named, _Named("rows", None, AS_COMPILED, tuple(rows)))
+    return _named_inside(_Named("rows", None, AS_COMPILED, tuple(rows)))
 
 
 def branch(name: str) -> AbstractContextManager[None]:
     """Name the CFG branch that calls inside the block belong to."""
     return _set_inside(_branch, name)
+
+
+@contextlib.contextmanager
+def _named_inside(value: _Named) -> Iterator[None]:
+    frame = _frame_of_the_block()
+    if frame is None or not frame.f_code.co_flags & _GENERATOR:
+        with _set_inside(_named, value):
+            yield
+        return
+    key, names = id(frame), _named_in_generators
+    del frame  # it holds the generator, which the collector may close
+    before = names.get(key)
+    names[key] = value
+    try:
+        with _set_inside(_named, value):
+            yield
+    finally:
+        if before is None:
+            del names[key]
+        else:
+            names[key] = before
+
+
+_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+def _frame_of_the_block() -> FrameType | None:
+    """The frame whose ``with`` statement enters ``trajectory`` or ``rows``."""
+    frame: FrameType | None = sys._getframe(1)
+    helpers = (__name__, contextlib.__name__, "rfc_compile.runtime.run_boundaries")
+    while frame is not None and frame.f_globals.get("__name__") in helpers:
+        frame = frame.f_back
+    return frame
+
+
+def _named_by_running_generator() -> _Named | None:
+    """What the innermost generator of this call's stack has named."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        named = _named_in_generators.get(id(frame))
+        if named is not None:
+            return named
+        frame = frame.f_back
+    return None
 
 
 @contextlib.contextmanager
@@ -129,6 +179,8 @@ def leave_run(number: int) -> None:
 def current_context() -> CallContext:
     """The context of the current call."""
     named = _named.get()
+    if _named_in_generators:
+        named = _named_by_running_generator() or named
     if named is None:
         named = _Named(_thread_or_task(), None, AS_COMPILED)
     name, num_steps, asked, rows = named

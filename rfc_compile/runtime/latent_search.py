@@ -33,6 +33,8 @@ from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import (
     EXACT,
     EXPLAINED,
+    Array,
+    Fit,
     fit_of,
     gram_matrix,
     in_rows,
@@ -49,6 +51,10 @@ GUIDED = 3
 OF_A_STREAM = 0.02
 """Residual at most where the input may be a stream within the model: streams follow
 from each other roughly, at small steps to 0.13."""
+
+TAKES_PART = 1e-3
+"""Least share of a move that the outputs explain in a latent. A reference that guidance
+scales, or makes zero, is explained by what it was before alone."""
 
 SEARCHED_STEPS = 4
 """Steps of a run whose calls are kept and compared: more would wait for the device in
@@ -115,13 +121,21 @@ def _best(
     found = []
     for (pair, gram, outputs), values in zip(candidates, read, strict=True):
         rounding = rounding_of(latents[pair.index])
-        fit = fit_of(np.reshape(values, gram.shape), outputs, rounding)
-        if fit.moved and fit.residual <= largest:
+        known = np.reshape(values, gram.shape)
+        fit = fit_of(known, outputs, rounding)
+        if fit.residual <= largest and _follows_outputs(fit, known):
             # one more output never explains less, and a part of the latent as well
             doubtful = pair.further or pair != guess
             residual = fit.residual * (2 if doubtful else 1)
             found.append((fit.residual > EXACT or pair != guess, residual, pair))
     return min(found, key=lambda one: one[:2])[2] if found else None
+
+
+def _follows_outputs(fit: Fit, gram: Array) -> bool:
+    """Whether the outputs take part in the move of any row."""
+    sizes = np.sqrt(np.einsum("rkk->rk", gram))
+    parts = np.abs(fit.b) * sizes[:, 2 : 2 + fit.b.shape[1]]
+    return fit.moved and bool((parts.max(1) > TAKES_PART * sizes[:, 0]).any())
 
 
 def _returned(pair: LatentPair, call: Seen) -> Returned:

@@ -40,6 +40,10 @@ LINEAR_STEP, OTHER_IMAGE = 1e-3, 0.1
 """Residuals of samplers that are linear in what they are given stay below the first; a
 step that leaves more than the second after one is none of theirs."""
 
+ALIKE = 2.0
+"""Residuals of one run's steps differ by more; of two runs with less between them, that
+of the same image which was broken off may have the smaller one."""
+
 LARGEST_OF_A_PART = 0.7
 """Largest residual of a part of an image: where windows overlap, the caller mixes what
 was returned for several. Unrelated latents leave as little, but are far away."""
@@ -132,6 +136,7 @@ def places(
         explained = [place for place in going if place.fit is not None]
         going = explained or _nearest_first(going, stream)
     going.sort(key=_unlikeliness)
+    _put_latest_first(going, time)
     for place in _in_order(own, standing, going, context, latent, time):
         yield replace(place, same_latent=bool(revisited))
 
@@ -222,6 +227,24 @@ def _unlikeliness(place: Place) -> tuple[bool, float]:
     """Two steps of another image with the same noise explain as much as one's own."""
     fit = place.fit
     return (False, 0.0) if fit is None else (not fit.linear, fit.residual)
+
+
+def _put_latest_first(going: list[Place], time: Time) -> None:
+    """Of runs that explain a call alike the one that was called last.
+
+    A run that was broken off stands where another of the same image has been.
+    """
+    alike = [place for place in going if _is_like(place, going[0], time)]
+    if alike:
+        latest = max(alike, key=lambda place: place.run.last_call)
+        going.remove(latest)
+        going.insert(0, latest)
+
+
+def _is_like(place: Place, best: Place, time: Time) -> bool:
+    if place.fit is None or best.fit is None or place.run.times[-1] == time:
+        return False
+    return place.fit.residual <= ALIKE * best.fit.residual
 
 
 def _follows_exactly(place: Place) -> bool:

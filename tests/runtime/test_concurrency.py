@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import gc
@@ -202,9 +203,11 @@ def test_asyncio_tasks(serve: Any, form: str, options: dict[str, Any]) -> None:
     check_twins(asyncio.run(serve_all()), form, options)
 
 
-def named_steps(model: Any, seed: int) -> Iterator[Tensor]:
+def named_steps(
+    model: Any, seed: int, num_steps: int | None = None
+) -> Iterator[Tensor]:
     """A generator that is left inside of its block at every step."""
-    with rfc_compile.trajectory(f"generator {seed}"):
+    with rfc_compile.trajectory(f"generator {seed}", num_steps=num_steps):
         yield from steps(model, seed)
 
 
@@ -217,6 +220,36 @@ def test_generators_that_name_themselves(options: dict[str, Any]) -> None:
         pass
     assert len(watched.kinds) == len(SEEDS) * STEPS
     watched.check_clean()
+
+
+@pytest.mark.parametrize("num_steps", [None, STEPS])
+def test_interleaved_generators_are_called_by_their_own_names(
+    num_steps: int | None,
+) -> None:
+    """What the newest one has set is seen by all: their frames tell them apart."""
+
+    def named(model: Any, seed: int) -> list[Iterator[Tensor]]:
+        return [named_steps(model, seed + i, num_steps) for i in range(2)]
+
+    together = Watched(**STATIC).rfc
+    *_, images = zip(*named(together, 1), strict=True)
+    for image, run in zip(images, named(Watched(**STATIC).rfc, 1), strict=True):
+        *_, alone = run
+        assert torch.equal(image, alone)
+
+
+def test_a_context_manager_may_name_its_block() -> None:
+    """Its generator is not running when the block calls the model."""
+
+    @contextlib.contextmanager
+    def named() -> Iterator[None]:
+        with rfc_compile.trajectory("of a block", num_steps=STEPS):
+            yield
+
+    model = Watched(**STATIC).rfc
+    with named():
+        draw(model, 1)
+    assert rfc_compile.stats(model).cache_bytes == 0, "a run of a known length ends"
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")

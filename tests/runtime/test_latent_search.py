@@ -161,3 +161,23 @@ def test_a_part_of_the_latent_is_no_better_explained() -> None:
         drawn.append(pipe(generator=torch.Generator().manual_seed(0), **call).frames)
     assert rfc_compile.stats(pipe.transformer_2).nfc < 20
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5], ids=["zero", "half"])
+def test_a_reference_that_guidance_scales_is_no_latent(factor: float) -> None:
+    """It moves between the two calls of a step, and is explained by itself alone."""
+    torch.compiler.reset()
+    model = torch.compile(Beside(), backend="rfc", options={"inner": "eager"})
+    sampler, x = make_scheduler("ddim", STEPS), initial_noise(1, 5)
+    reference, label = torch.linspace(-1, 1, x.numel()).view_as(x), torch.tensor([3])
+    with torch.no_grad():
+        for t in sampler.timesteps:
+            wanted, other = (
+                model(scale * reference, x, t.expand(1), label)
+                for scale in (1.0, factor)
+            )
+            x = sampler.step(2 * wanted - other, t, x).prev_sample
+    known = rfc_compile.stats(model)
+    assert known is not None
+    assert known.steps >= STEPS - 1, "the latent is known from the second step on"
+    assert known.nfc < known.steps

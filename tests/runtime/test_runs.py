@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import math
 import weakref
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from denoising import LABELS, compiled, small_glyph, steps_of
 from diffusers import DiffusionPipeline
+from faulty import TEXT, Watched
+from models import tokens
 from torch import Tensor, nn
 
 import rfc_compile
@@ -216,3 +223,50 @@ def test_another_picture_at_the_next_timestep_begins_a_run() -> None:
         model(latent + other, timestep=time, class_labels=LABELS)
     decision = rfc_compile.stats(model).decisions[-1]
     assert (decision.full, decision.reason) == (True, "new_run")
+
+
+
+def mean_weights(nodes: list[float], start: float, end: float) -> list[float]:
+    """Of values at ``nodes``: the mean of their polynomial between two times."""
+    points, shares = np.polynomial.legendre.leggauss(4)
+    times = (start + end) / 2 + (end - start) / 2 * points
+    return [
+        sum(
+            share / 2 * math.prod((time - o) / (x - o) for o in nodes if o != x)
+            for time, share in zip(times.tolist(), shares.tolist(), strict=True)
+        )
+        for x in nodes
+    ]
+
+
+def corrected(model: Any, steps: int, seed: int) -> Iterator[Tensor]:
+    """A predictor and a corrector of order 3, one call a step: what is called.
+
+    The latent that is carried on is never seen by the model.
+    """
+    levels = [3.3 * t / (1 + 2.3 * t) for t in np.linspace(1, 0, steps + 1).tolist()]
+    carried, outputs = tokens(seed)[:1], []
+    for i, level in enumerate(levels[:-1]):
+        first, x = max(i - 3, 0), carried
+        span = levels[max(i - 1, 0)], level
+        for y, weight in zip(
+            outputs[first:], mean_weights(levels[first:i], *span), strict=True
+        ):
+            x = x + (span[1] - span[0]) * weight * y
+        with torch.no_grad():
+            outputs.append(model(x, torch.full((1,), 1000 * level), TEXT[:1]))
+        for y, weight in zip(
+            outputs[first:], mean_weights(levels[first : i + 1], *span), strict=True
+        ):
+            carried = carried + (span[1] - span[0]) * weight * y
+        yield x
+
+
+def test_a_corrector_whose_run_was_broken_off_before() -> None:
+    """The broken one explains the same image's calls as well as the image's own run."""
+    *_, alone = corrected(Watched().rfc, 12, seed=2)
+    for broken_off in (3, 6):
+        model = Watched().rfc
+        list(itertools.islice(corrected(model, 12, seed=2), broken_off))
+        *_, image = corrected(model, 12, seed=2)
+        assert torch.equal(image, alone), broken_off
