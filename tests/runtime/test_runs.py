@@ -225,7 +225,6 @@ def test_another_picture_at_the_next_timestep_begins_a_run() -> None:
     assert (decision.full, decision.reason) == (True, "new_run")
 
 
-
 def mean_weights(nodes: list[float], start: float, end: float) -> list[float]:
     """Of values at ``nodes``: the mean of their polynomial between two times."""
     points, shares = np.polynomial.legendre.leggauss(4)
