@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import functools
 import gc
 import io
-import itertools
 import pickle
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import FluxPipeline
-from faulty import DYNAMIC, SCHEDULES, STATIC, STEPS, TEXT, TimeOfAnyType, Watched, at
+from faulty import (
+    DYNAMIC,
+    SCHEDULES,
+    STATIC,
+    STEPS,
+    TEXT,
+    TimeOfAnyType,
+    Watched,
+    at,
+    at_once,
+    draw,
+    steps,
+)
 from models import Stack, build, tokens
 from pipelines import ALL
 from pipelines.base import INTERVAL, compiled, difference, equal
@@ -39,21 +48,6 @@ by_form = pytest.mark.parametrize(
 by_schedule = pytest.mark.parametrize(
     "options", SCHEDULES.values(), ids=list(SCHEDULES)
 )
-
-
-def steps(model: Any, seed: int) -> Iterator[Tensor]:
-    """The latents after every step of a run."""
-    x = tokens(seed)
-    for step in range(STEPS):
-        with torch.no_grad():
-            x = x - 0.03 * model(x, at(step), TEXT)
-        yield x
-
-
-def draw(model: Any, seed: int) -> Tensor:
-    """The image of a run."""
-    *_, image = steps(model, seed)
-    return image
 
 
 def largest_error(model: Any, plain: Any, seed: int) -> float:
@@ -77,18 +71,6 @@ def check_twins(images: list[Tensor], form: str, options: dict[str, Any]) -> Non
     """The images of SEEDS are those of models of their own."""
     for seed, image in zip(SEEDS, images, strict=True):
         assert torch.equal(image, twin(form, seed, **options)), seed
-
-
-def at_once(*works: Callable[[], Any]) -> list[Any]:
-    """The results of functions that begin together, each in a thread of its own."""
-    ready = threading.Barrier(len(works))
-
-    def begin(work: Callable[[], Any]) -> Any:
-        ready.wait()
-        return work()
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        return [future.result() for future in [pool.submit(begin, w) for w in works]]
 
 
 @by_form
@@ -201,79 +183,6 @@ def test_asyncio_tasks(serve: Any, form: str, options: dict[str, Any]) -> None:
         return await asyncio.gather(*(serve(model, seed) for seed in SEEDS))
 
     check_twins(asyncio.run(serve_all()), form, options)
-
-
-def named_steps(
-    model: Any, seed: int, num_steps: int | None = None
-) -> Iterator[Tensor]:
-    """A generator that is left inside of its block at every step."""
-    with rfc_compile.trajectory(f"generator {seed}", num_steps=num_steps):
-        yield from steps(model, seed)
-
-
-@by_schedule
-def test_generators_that_name_themselves(options: dict[str, Any]) -> None:
-    """Interleaved, their names overlap; calls are distinguished all the same."""
-    watched = Watched(**options)
-    runs = [named_steps(watched, seed) for seed in SEEDS]
-    for _ in itertools.zip_longest(*runs):
-        pass
-    assert len(watched.kinds) == len(SEEDS) * STEPS
-    watched.check_clean()
-
-
-@pytest.mark.parametrize("num_steps", [None, STEPS])
-def test_interleaved_generators_are_called_by_their_own_names(
-    num_steps: int | None,
-) -> None:
-    """What the newest one has set is seen by all: their frames tell them apart."""
-
-    def named(model: Any, seed: int) -> list[Iterator[Tensor]]:
-        return [named_steps(model, seed + i, num_steps) for i in range(2)]
-
-    together = Watched(**STATIC).rfc
-    *_, images = zip(*named(together, 1), strict=True)
-    for image, run in zip(images, named(Watched(**STATIC).rfc, 1), strict=True):
-        *_, alone = run
-        assert torch.equal(image, alone)
-
-
-def test_a_context_manager_may_name_its_block() -> None:
-    """Its generator is not running when the block calls the model."""
-
-    @contextlib.contextmanager
-    def named() -> Iterator[None]:
-        with rfc_compile.trajectory("of a block", num_steps=STEPS):
-            yield
-
-    model = Watched(**STATIC).rfc
-    with named():
-        draw(model, 1)
-    assert rfc_compile.stats(model).cache_bytes == 0, "a run of a known length ends"
-
-
-@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
-def test_an_abandoned_generator() -> None:
-    """Closed elsewhere, as the collector or an event loop does it, or left open."""
-    watched = Watched(**STATIC)
-
-    async def left_early() -> None:
-        async def run() -> AsyncIterator[Tensor]:
-            for image in named_steps(watched, 1):
-                yield image
-
-        async for _ in run():
-            break
-
-    for close in (lambda run: at_once(run.close), lambda run: None):
-        run = named_steps(watched, 2)
-        next(run)
-        next(run)
-        close(run)
-        asyncio.run(left_early())
-        del run
-        gc.collect()
-    watched.check_clean()
 
 
 @by_form

@@ -10,7 +10,9 @@ import os
 import pathlib
 import resource
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -273,3 +275,30 @@ class Break(fx.Interpreter):
 def breaking(gm: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
     """An inner backend whose graphs can be interrupted anywhere."""
     return Break(gm).run
+
+
+def steps(model: Any, seed: int) -> Iterator[Tensor]:
+    """The latents after every step of a run."""
+    x = tokens(seed)
+    for step in range(STEPS):
+        with torch.no_grad():
+            x = x - 0.03 * model(x, at(step), TEXT)
+        yield x
+
+
+def draw(model: Any, seed: int) -> Tensor:
+    """The image of a run."""
+    *_, image = steps(model, seed)
+    return image
+
+
+def at_once(*works: Callable[[], Any]) -> list[Any]:
+    """The results of functions that begin together, each in a thread of its own."""
+    ready = threading.Barrier(len(works))
+
+    def begin(work: Callable[[], Any]) -> Any:
+        ready.wait()
+        return work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return [future.result() for future in [pool.submit(begin, w) for w in works]]
