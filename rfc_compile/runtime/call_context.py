@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -69,11 +70,22 @@ class CallContext(NamedTuple):
         return contexts
 
 
-class _Named(NamedTuple):
+@dataclass(eq=False)
+class _Named:
+    """What a block names.
+
+    Attributes:
+        outer: what was named around it.
+        over: whether it has been left. Generators in turn leave theirs in any order, and
+            each sets again what it found.
+    """
+
     name: str
     num_steps: int | None
     asked: RunOptions
     rows: tuple[Row, ...] = ()
+    outer: _Named | None = None
+    over: bool = False
 
 
 _named: ContextVar[_Named | None] = ContextVar("rfc_trajectory", default=None)
@@ -104,35 +116,39 @@ def branch(name: str) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _named_inside(value: _Named) -> Iterator[None]:
-    frame = _frame_of_the_block()
-    if frame is None or not frame.f_code.co_flags & _GENERATOR:
-        with _set_inside(_named, value):
-            yield
-        return
-    key, names = id(frame), _named_in_generators
-    del frame  # it holds the generator, which the collector may close
-    before = names.get(key)
-    names[key] = value
+    key, names = _generator_of_the_block(), _named_in_generators
+    value.outer, before = _innermost(), names.get(key)
+    if key:
+        names[key] = value
     try:
         with _set_inside(_named, value):
             yield
     finally:
-        if before is None:
-            del names[key]
-        else:
+        value.over = True
+        if before is not None:
             names[key] = before
+        else:
+            names.pop(key, None)
 
 
 _GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
-def _frame_of_the_block() -> FrameType | None:
-    """The frame whose ``with`` statement enters ``trajectory`` or ``rows``."""
+def _generator_of_the_block() -> int:
+    """The frame that enters ``trajectory`` or ``rows``; 0 if it is no generator's."""
     frame: FrameType | None = sys._getframe(1)
     helpers = (__name__, contextlib.__name__, "rfc_compile.runtime.run_boundaries")
     while frame is not None and frame.f_globals.get("__name__") in helpers:
         frame = frame.f_back
-    return frame
+    return id(frame) if frame and frame.f_code.co_flags & _GENERATOR else 0
+
+
+def _innermost() -> _Named | None:
+    """What is named by the innermost block that has not been left."""
+    named = _named.get()
+    while named is not None and named.over:
+        named = named.outer
+    return named
 
 
 def _named_by_running_generator() -> _Named | None:
@@ -178,13 +194,14 @@ def leave_run(number: int) -> None:
 
 def current_context() -> CallContext:
     """The context of the current call."""
-    named = _named.get()
+    named = _innermost()
     if _named_in_generators:
         named = _named_by_running_generator() or named
+    run = _run.get()
     if named is None:
-        named = _Named(_thread_or_task(), None, AS_COMPILED)
-    name, num_steps, asked, rows = named
-    return CallContext(name, num_steps, *_run.get(), _branch.get(), asked, rows)
+        return CallContext(_thread_or_task(), None, *run, _branch.get())
+    steps, asked, rows = named.num_steps, named.asked, named.rows
+    return CallContext(named.name, steps, *run, _branch.get(), asked, rows)
 
 
 def _thread_or_task() -> str:

@@ -52,6 +52,9 @@ def test_interleaved_generators_are_called_by_their_own_names(
     for image, run in zip(images, named(Watched(**STATIC).rfc, 1), strict=True):
         *_, alone = run
         assert torch.equal(image, alone)
+    draw(together, 3)
+    name = rfc_compile.stats(together).name
+    assert name.startswith("thread"), "a block that has been left names nothing"
 
 
 def test_a_context_manager_may_name_its_block() -> None:
