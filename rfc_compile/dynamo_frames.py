@@ -44,6 +44,11 @@ REMEDIES = {
     "every call: quantise the weights by torchao instead, or leave them as they are",
     "op returned non-Tensor": "- Dynamo traces no such context: in place of "
     "torch.backends.cuda.sdp_kernel use torch.nn.attention.sdpa_kernel",
+    "UnsupportedFakeTensorException": "- a table that the model fills at its first "
+    "call: call the model once before torch.compile",
+    "Dynamic shape operator": "- a size that depends on values: select by a mask "
+    "before the model is called, or multiply by it",
+    "setattr() on Tensor.requires_grad": "- set requires_grad outside of the forward",
 }
 """What to do about a break, by a part of Dynamo's reason."""
 

@@ -76,8 +76,8 @@ class _Named:
 
     Attributes:
         outer: what was named around it.
-        over: whether it has been left. Generators in turn leave theirs in any order, and
-            each sets again what it found.
+        over: whether it has been left. Generators in turn leave theirs in any order,
+            and each sets again what it found.
     """
 
     name: str
