@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from denoising import LABELS, small_glyph
@@ -16,6 +17,9 @@ import rfc_compile
 from rfc_compile import UncachedWarning
 from rfc_compile.dynamo_frames import graph_break_reason, is_fragment
 from rfc_compile.tools.measure.glyph_dit import initial_noise
+
+
+CALL = tokens(), timesteps(9)
 
 
 class Halves(nn.Module):
@@ -174,6 +178,31 @@ class KeptOut(Stack):
         return super().run_blocks(x + attend_eagerly(x), c, text)
 
 
+class Selects(Stack):
+    """Takes the text's tokens by a mask."""
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        return super().run_blocks(x + x[x > 0].mean(), c, text)
+
+
+class SetsGradients(Stack):
+    """Keeps its input out of the gradients."""
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        x.requires_grad = False
+        return super().run_blocks(x, c, text)
+
+
+class FillsATable(Stack):
+    """Makes positions by numpy at its first call of a size."""
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        if "positions" not in self.__dict__:
+            table = np.linspace(0, 1, x.shape[1], endpoint=False, dtype=np.float32)
+            self.__dict__["positions"] = torch.from_numpy(table)[:, None]
+        return super().run_blocks(x + self.__dict__["positions"], c, text)
+
+
 def cast_by_layer() -> nn.Module:
     """Layers that make parameters of another dtype at every call."""
     model = small_glyph()
@@ -185,7 +214,10 @@ def cast_by_layer() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "inputs", "remedy"),
     [
-        (KeptOut, (tokens(), timesteps(9)), "torch.compiler.disable = lambda"),
+        (KeptOut, CALL, "torch.compiler.disable = lambda"),
+        (Selects, CALL, "before the model is called"),
+        (SetsGradients, CALL, "outside of the forward"),
+        (FillsATable, CALL, "call the model once"),
         (cast_by_layer, (initial_noise(1, 0), LABELS[:1], LABELS[:1]), "by torchao"),
     ],
 )
