@@ -277,7 +277,7 @@ def todo(
     cells: Sequence[Cell], only: str, again: str, images: int
 ) -> Iterator[tuple[Cell, str, str, Runs]]:
     """What is not in the file yet, cell by cell; with `again`, what that names."""
-    known = {line.key for line in read_lines() if line.images >= images}
+    known = {line.key for line in read_lines(now=True) if line.images >= images}
     for cell in cells:
         for method, config, runs in entries():
             if cell.scheduler == "ddpm" and method in (FEWER, FEWER_BEST):

@@ -75,22 +75,35 @@ class Line:
         return self.full <= self.cell.full + SLACK
 
     @property
+    def is_of_now(self) -> bool:
+        """Whether the model has these weights."""
+        return self.weights == fingerprint(self.cell.model)
+
+    @property
     def key(self) -> tuple[Cell, str, str]:
         """What a newer line replaces."""
         return self.cell, self.method, self.config
 
 
-def read_lines(path: Path = FILE) -> list[Line]:
-    """The newest line of each key, for the weights that the models have now."""
+def read_lines(path: Path = FILE, *, now: bool = False) -> list[Line]:
+    """The newest line of each key; all of a cell are for the same weights.
+
+    Those are what the model has now, or had before while the cell is being measured
+    again; with ``now`` the first only.
+    """
     if not path.exists():
         return []
-    found = {}
+    cells: dict[Cell, dict[str, dict[tuple[Cell, str, str], Line]]] = {}
     for text in path.read_text().splitlines():
         fields: dict[str, Any] = json.loads(text)
         line = Line(**{**fields, "cell": Cell(**fields["cell"])})
-        if line.weights == fingerprint(line.cell.model):
-            found[line.key] = line
-    return list(found.values())
+        cells.setdefault(line.cell, {}).setdefault(line.weights, {})[line.key] = line
+    found = []
+    for cell, by_weights in cells.items():
+        own = by_weights.get(fingerprint(cell.model), {})
+        earlier = [] if now else by_weights.values()
+        found += max([own, *earlier], key=len).values()
+    return found
 
 
 def add_line(line: Line, path: Path = FILE) -> None:

@@ -3,7 +3,8 @@
     first call     guessed from shapes                       (``latent_pair``)
     second call    of every input, what has moved is taken for the latent, with every
                    output of its size; the pair whose move the sampler's fit explains
-                   best is the one
+                   best is the one; if none is explained, and the guess stands still at
+                   another timestep, the first that has moved is guessed
 
 So conditions and reference tokens may stand before the latent or behind it, and other
 inputs of its shape beside it. Where no pair is explained in a run's first steps (fresh
@@ -42,7 +43,7 @@ from rfc_compile.runtime.sampler_fit import (
     step_vectors,
 )
 from rfc_compile.runtime.session import Session
-from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.runtime.trajectory import Time, Trajectory
 
 GUIDED = 3
 """Channels of an image that guidance in one batch is for, where it is not for all
@@ -75,6 +76,7 @@ def looked_for(
     session: Session,
     latents: Sequence[Any],
     as_conditioning: Sequence[int | None],
+    time: Time,
     largest: float = EXPLAINED,
 ) -> LatentPair | None:
     """The latent among the inputs of a call that may be it, and its output.
@@ -83,10 +85,14 @@ def looked_for(
     were taken for references; ``largest`` is the residual that is small enough.
     """
     guess = session.pairs.get(sizes_of(latents))
-    found = _best(guess, session.live, latents, largest)
-    if found is None:
-        return guess
-    found = replace(found, confirmed=True)
+    explained = _best(guess, session.live, latents, largest)
+    if explained is not None:
+        found = replace(explained, confirmed=True)
+    else:
+        moved = _moved_instead(guess, session.live, latents, time)
+        if moved is None:
+            return guess
+        found = moved
     session.pairs[sizes_of(latents)] = found
     reference = as_conditioning[found.index]
     if reference is not None:
@@ -95,7 +101,8 @@ def looked_for(
         if branch.seen is not None:
             if found != guess:
                 branch.returned = [_returned(found, branch.seen)]
-            branch.seen = None
+            if found.confirmed:
+                branch.seen = None
     return found
 
 
@@ -129,6 +136,24 @@ def _best(
             residual = fit.residual * (2 if doubtful else 1)
             found.append((fit.residual > EXACT or pair != guess, residual, pair))
     return min(found, key=lambda one: one[:2])[2] if found else None
+
+
+def _moved_instead(
+    guess: LatentPair | None,
+    runs: Sequence[Trajectory],
+    latents: Sequence[Any],
+    time: Time,
+) -> LatentPair | None:
+    """Another input, all of it moved to a new timestep where the guess stands."""
+    calls = [b.seen for run in runs for b in run.branches if run.times[-1] != time]
+    for call in calls:
+        if guess is None or call is None:
+            continue
+        if torch.equal(call.latents[guess.index], latents[guess.index]):
+            for pair in _pairs(None, call, latents):
+                if pair.size == latents[pair.index].shape[1] and not pair.further:
+                    return pair
+    return None
 
 
 def _follows_outputs(fit: Fit, gram: Array) -> bool:

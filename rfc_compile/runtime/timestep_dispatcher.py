@@ -34,7 +34,7 @@ from rfc_compile.runtime.sampler_fit import EXPLAINED
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.trajectory import read_time
+from rfc_compile.runtime.trajectory import Time, read_time
 from rfc_compile.schedules.base import FULL
 
 CHANGES_IN_A_ROW = 3
@@ -81,7 +81,7 @@ class TimestepDispatcher(Dispatcher):
     ) -> Sequence[Any]:
         time = read_time(arguments[self._timestep])
         latents = self._moved_by_sampler(arguments)
-        pair = self._pair(session, latents)
+        pair = self._pair(session, latents, time)
         sees = pair is not None and (pair.confirmed or not self.follows)
         latent = pair.latent(latents) if pair is not None and sees else None
         make: MakeStep = partial(
@@ -326,7 +326,9 @@ class TimestepDispatcher(Dispatcher):
         alone = self.ranks is None and schedule.options.min_psnr is None
         return alone and schedule.measures and call.trajectory.declared
 
-    def _pair(self, session: Session, latents: Sequence[Any]) -> LatentPair | None:
+    def _pair(
+        self, session: Session, latents: Sequence[Any], time: Time
+    ) -> LatentPair | None:
         """The latent and its output; none where a sampler sees neither."""
         if self.follows and not self.report.fragment:
             return None
@@ -334,7 +336,7 @@ class TimestepDispatcher(Dispatcher):
         if not self._returned.searches or (pair is not None and pair.confirmed):
             return pair
         largest = OF_A_STREAM if self.follows else EXPLAINED
-        return looked_for(session, latents, self._as_conditioning, largest)
+        return looked_for(session, latents, self._as_conditioning, time, largest)
 
     def _moved_by_sampler(self, arguments: Sequence[Any]) -> list[Any]:
         """The arguments that may be the sampler's latent, likeliest first."""

@@ -18,7 +18,6 @@ from rfc_compile import UncachedWarning
 from rfc_compile.dynamo_frames import graph_break_reason, is_fragment
 from rfc_compile.tools.measure.glyph_dit import initial_noise
 
-
 CALL = tokens(), timesteps(9)
 
 

@@ -181,3 +181,20 @@ def test_a_reference_that_guidance_scales_is_no_latent(factor: float) -> None:
     assert known is not None
     assert known.steps >= STEPS - 1, "the latent is known from the second step on"
     assert known.nfc < known.steps
+
+
+def test_what_stands_at_another_timestep_is_no_latent() -> None:
+    """Nothing explains fresh noise; the reference before the latent never moves."""
+    torch.compiler.reset()
+    form = Beside()
+    model = torch.compile(form, backend="rfc", options={"inner": "eager"})
+    noise, x = torch.Generator().manual_seed(0), initial_noise(1, 5)
+    with torch.no_grad(), rfc_compile.trajectory("image", num_steps=STEPS):
+        for t in torch.linspace(900, 75, STEPS):
+            fresh = torch.randn(x.shape, generator=noise)
+            out = form.call(model, x, t.expand(1), torch.tensor([3]))
+            x = 0.8 * x - 0.1 * out + 0.5 * fresh
+    known = rfc_compile.stats(model)
+    assert known is not None
+    assert known.steps == STEPS
+    assert "same_latent" not in {d.reason for d in known.decisions}

@@ -223,12 +223,19 @@ def test_the_newest_line_counts_and_old_weights_do_not(
     scores.add_line(line("glyph-dit", PAPER, 40.0, weights="older"), path)
     (found,) = scores.read_lines(path)
     assert (found.method, found.psnr) == (FEWER, 31.0)
+    assert found.is_of_now
+    scores.add_line(line("glyph-dit", OURS, 41.0, weights="older"), path)
+    earlier = scores.read_lines(path)
+    assert [one.psnr for one in earlier] == [40.0, 41.0], "more of the cell is known"
+    assert not any(one.is_of_now for one in earlier)
+    assert scores.read_lines(path, now=True) == [found]
 
 
 def test_only_what_is_missing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Cell("glyph-dit", "ddim", 1.0, False, 50, 16)
     noisy = Cell("glyph-dit", "ddpm", 1.0, False, 50, 16)
-    monkeypatch.setattr(matrix, "read_lines", lambda: [line("glyph-dit", FEWER, 30.0)])
+    known = [line("glyph-dit", FEWER, 30.0)]
+    monkeypatch.setattr(matrix, "read_lines", lambda now: known)
     todo = [item[1] for item in matrix.todo([cell], "", "", 4)]
     assert FEWER not in todo
     assert todo.count(OURS) == len(matrix.EVEN) + len(matrix.ADAPTIVE)

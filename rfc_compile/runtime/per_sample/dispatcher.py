@@ -141,7 +141,7 @@ class SampleDispatcher(TimestepDispatcher):
     ) -> list[Continuation]:
         """What the rows of a call are taken for."""
         one = self._moved_by_sampler(pick(self._batch, arguments, [0]))
-        pair = self._pair(session, one)
+        pair = self._pair(session, one, (rows[0].timestep,))
         moved = self._moved_by_sampler(arguments)
         latents = None if pair is None else pair.latent(moved)
         refuse = partial(self._mismatch, weights=weights)
@@ -195,7 +195,7 @@ class SampleDispatcher(TimestepDispatcher):
             None if mismatch is None else mismatch.reason,
             None if mismatch is not None else continuation.fit,
             latents=latents,
-            pair=self._pair(session, latents),
+            pair=self._pair(session, latents, (row.timestep,)),
         )
         return Placed(sample, call, row.signal)
 
