@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
 from rich.console import Console
@@ -28,29 +28,26 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from rfc_compile.dynamo_frames import recompile_limit_of
-from rfc_compile.errors import OptionError
 from rfc_compile.io.files import make_folder
 from rfc_compile.report.statistics import Statistics, stats
 from rfc_compile.report.statistics_plot import statistics_figure
 from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.schedules.decision import Decision
 from rfc_compile.tools.measure.emoji_flux import EMOJI_FLUX
-from rfc_compile.tools.measure.glyph_dit import GLYPH_DIT, default_device
+from rfc_compile.tools.measure.glyph_dit import default_device
 from rfc_compile.tools.measure.image_grid import save_comparison
 from rfc_compile.tools.measure.metrics import psnr
-from rfc_compile.tools.measure.trained_model import TrainedModel
 from rfc_compile.tools.measure.trial import compile_model
 
-_TIMED_RUNS: Final = 9
-_DIGITS: Final = 8
+_TIMED_RUNS: Final = 5
+_EXAMPLES: Final = 8
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is drawn: a model, its conditions and how it is sampled."""
+    """What is drawn: prompts, and how they are sampled."""
 
-    model: TrainedModel
-    conditions: Sequence[Any]
+    prompts: Sequence[str]
     scheduler: str
     guidance: float
 
@@ -58,24 +55,18 @@ class _Subject:
     def title(self) -> str:
         """All settings but the steps."""
         return (
-            f"{len(self.conditions)} images of {self.model.name}, {self.scheduler}, "
+            f"{len(self.prompts)} images of {EMOJI_FLUX.name}, {self.scheduler}, "
             f"guidance {self.guidance:g}"
         )
 
 
 def _subject(args: Namespace) -> _Subject:
-    model = EMOJI_FLUX if args.prompts else GLYPH_DIT
-    scheduler = args.scheduler or next(iter(model.schedulers))
-    if scheduler not in model.schedulers:
-        raise OptionError(
-            f"--scheduler {scheduler}: {model.name} has {', '.join(model.schedulers)}"
-        )
-    given = args.prompts or model.conditions(_DIGITS)
+    given = args.prompts or EMOJI_FLUX.conditions(_EXAMPLES)
     count = args.images or len(given)
-    conditions = [given[i % len(given)] for i in range(count)]
-    model.encode(conditions)  # raises for a word that it does not know
-    guidance = model.guidance if args.guidance is None else args.guidance
-    return _Subject(model, conditions, scheduler, guidance)
+    prompts = [given[i % len(given)] for i in range(count)]
+    EMOJI_FLUX.encode(prompts)  # raises for a word that it does not know
+    guidance = EMOJI_FLUX.guidance if args.guidance is None else args.guidance
+    return _Subject(prompts, args.scheduler, guidance)
 
 
 @dataclass
@@ -143,8 +134,8 @@ def draw_all(args: Namespace) -> None:
 
 def _compile(args: Namespace, subject: _Subject, tolerance: float | None) -> _Drawing:
     """The model with a tolerance, or without caching when it is None."""
-    model = subject.model.load().to(default_device())
-    calls = subject.model.count_calls(subject.scheduler, args.steps)
+    model = EMOJI_FLUX.load().to(default_device())
+    calls = EMOJI_FLUX.count_calls(subject.scheduler, args.steps)
     if tolerance is None:
         return _Drawing("uncached", compile_model(model, args.inner), calls)
     compiled = compile_model(model, args.inner, {"tolerance": tolerance})
@@ -168,9 +159,9 @@ def _draw(
 
     start = time.perf_counter()
     with trajectory("demo", num_steps=drawing.calls):
-        images = subject.model.sample(
+        images = EMOJI_FLUX.sample(
             drawing.model,
-            subject.conditions,
+            subject.prompts,
             seed=args.seed,
             scheduler=subject.scheduler,
             steps=args.steps,
