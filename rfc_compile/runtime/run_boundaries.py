@@ -57,8 +57,10 @@ def trajectory(
     positive(num_steps)
     with named(name, num_steps, asked):
         yield
-    for session, run in session_table.running():
-        if run.name == name and run.complete:
+    own = [(s, run) for s, run in session_table.running() if run.name == name]
+    over = {id(session) for session, run in own if run.complete}
+    for session, run in own:
+        if id(session) in over:  # calls beyond num_steps have begun another run
             session.end(run)
 
 

@@ -137,10 +137,21 @@ class Trajectory:
 
     @property
     def complete(self) -> bool:
-        """Whether every branch has run ``num_steps`` steps."""
+        """Whether it has run ``num_steps`` steps, and no branch is still to be called.
+
+        Those that have not been called for longer than ever are not: a stage of a
+        solver's first step, or guidance that has ended.
+        """
         if self.num_steps is None or not self.branches:
             return False
-        return all(b.step == self.num_steps - 1 for b in self.branches)
+        last = self.num_steps - 1
+        if self.step < last:
+            return False
+        for branch in self.branches:
+            gap = max(branch.gaps) if branch.gaps else int(branch.step == 0)
+            if branch.step < last <= branch.step + gap:
+                return False
+        return True
 
     @property
     def full_up(self) -> bool:
