@@ -51,6 +51,10 @@ ORDER_3 = -0.7
 -1.2; UniPC of order 2: -0.46). Later on, outputs that are alike hide what each counts."""
 BEGINS = (3, 4)
 
+NOISY = 2
+"""Steps that follow from those before them, after one that does not, and still count as
+if they did not."""
+
 OLDER_LATENT = 0.3
 """Where the fit is this exact (``STAGED``) and C is larger, a stage of the sampler has
 begun at an older latent (KDPM2)."""
@@ -89,6 +93,9 @@ class Debt:
         fits: how many of the run's steps followed.
         long_memory: whether the solver takes more outputs than a fit does: nothing is
             repaid.
+        noisy: for how many steps that follow latents still count as unexplained.
+        alternates: whether the sampler adds noise at every second call: the errors of
+            one call say nothing of the next.
     """
 
     nodes: tuple[float, ...] = ()
@@ -100,6 +107,8 @@ class Debt:
     rough_weight: Array = field(default_factory=lambda: np.zeros(1))
     fits: int = 0
     long_memory: bool = False
+    noisy: int = 0
+    alternates: bool = False
 
     def carried_on(self, fit: Fit | None) -> Debt:
         """With the fit of the step before, its own output first; None: not known."""
@@ -107,7 +116,8 @@ class Debt:
             return self._anew(self.nodes)
         if not fit.explained:
             rough = np.abs(fit.b[:, 0]) / FORGOTTEN
-            return replace(self._anew(self.nodes), rough_weight=rough)
+            anew = replace(self._anew(self.nodes), rough_weight=rough, noisy=NOISY)
+            return replace(anew, alternates=self.alternates or 0 < self.noisy < NOISY)
         fits, long = self.fits + 1, self.long_memory
         long |= fits in BEGINS and bool(fit.c.max() < ORDER_3)
         owed = self.owed
@@ -119,11 +129,13 @@ class Debt:
         mixed = fit.residual > EXACT and bool(fit.c.max() > LONG_MEMORY[1])
         mixed |= self.mixed
         known = replace(self, owed=owed, fit=fit, residual=residual, mixed=mixed)
-        return replace(known, fits=fits, long_memory=long)
+        noisy = max(0, self.noisy - 1)
+        return replace(known, fits=fits, long_memory=long, noisy=noisy)
 
     def _anew(self, nodes: tuple[float, ...]) -> Debt:
         """With what is known of the solver alone."""
-        return Debt(nodes, fits=self.fits, long_memory=self.long_memory)
+        nothing = {"owed": None, "remainders": (0.0, 0.0), "fit": None}
+        return replace(self, nodes=nodes, **nothing, residual=0.0, mixed=False)
 
     def after(self, time: float, nodes: Sequence[float], *, full: bool) -> Debt:
         """After a step at this time; ``nodes`` are the kept full steps' times."""
@@ -168,10 +180,12 @@ class Debt:
         (R,); ``nodes`` are the times of the full steps that are kept now. Where the
         latent is not explained, errors are taken to be alike at any distance.
         """
+        if self.alternates:
+            return Curvature(math.inf, math.inf, ())
         remainder, by = abs(_product(time, self.nodes)), self.weight
         if remainder == 0 or not 0 < len(self.nodes) <= len(nodes):
             return None
-        if by is None:
+        if by is None or self.noisy:
             by, remainder, nodes = self.rough_weight, 1.0, ()
         else:  # one more node from now on: the next difference is as large over that
             remainder *= abs(time - self.nodes[0]) ** (len(nodes) - len(self.nodes))

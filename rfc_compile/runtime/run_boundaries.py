@@ -57,10 +57,8 @@ def trajectory(
     positive(num_steps)
     with named(name, num_steps, asked):
         yield
-    own = [(s, run) for s, run in session_table.running() if run.name == name]
-    over = {id(session) for session, run in own if run.complete}
-    for session, run in own:
-        if id(session) in over:  # calls beyond num_steps have begun another run
+    for session, run in session_table.running():
+        if run.name == name and (run.complete or run.is_next):
             session.end(run)
 
 
