@@ -47,8 +47,8 @@ sampler with a C beyond has a longer memory (PNDM): its factors are not those of
 steps to come."""
 
 ORDER_3 = -0.7
-"""Solvers of order 3 begin with a C below this, at their third or fourth step (-0.77 to
--1.2; UniPC of order 2: -0.46). Later on, outputs that are alike hide what each counts."""
+"""Solvers of order 3 begin with a C below this, at their third or fourth step (-0.77
+to -1.2; UniPC of order 2: -0.46). Later, outputs that are alike hide what counts."""
 BEGINS = (3, 4)
 
 NOISY = 2

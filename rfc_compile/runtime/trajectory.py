@@ -146,7 +146,7 @@ class Trajectory:
         last = None if self.num_steps is None else self.num_steps - 1
         if last is None or not self.branches or self.step < last:
             return False
-        return not any([branch.is_due(last) for branch in self.branches])
+        return not any(branch.is_due(last) for branch in self.branches)
 
     @property
     def full_up(self) -> bool:
