@@ -46,6 +46,15 @@ LONG_MEMORY = (-0.8, 0.3)
 sampler with a C beyond has a longer memory (PNDM): its factors are not those of the
 steps to come."""
 
+ORDER_3 = -0.7
+"""Solvers of order 3 begin with a C below this, at their third or fourth step (-0.77
+to -1.2; UniPC of order 2: -0.46). Later, outputs that are alike hide what counts."""
+BEGINS = (3, 4)
+
+NOISY = 2
+"""Steps that follow from those before them, after one that does not, and still count as
+if they did not."""
+
 OLDER_LATENT = 0.3
 """Where the fit is this exact (``STAGED``) and C is larger, a stage of the sampler has
 begun at an older latent (KDPM2)."""
@@ -81,6 +90,12 @@ class Debt:
             of an output: masks and windows mix outputs part by part (C is positive and
             large; in solvers with a longer memory it is negative).
         rough_weight: the weight of an output in a latent that does not follow, (R,).
+        fits: how many of the run's steps followed.
+        long_memory: whether the solver takes more outputs than a fit does: nothing is
+            repaid.
+        noisy: for how many steps that follow latents still count as unexplained.
+        alternates: whether the sampler adds noise at every second call: the errors of
+            one call say nothing of the next.
     """
 
     nodes: tuple[float, ...] = ()
@@ -90,13 +105,21 @@ class Debt:
     residual: float = 0.0
     mixed: bool = False
     rough_weight: Array = field(default_factory=lambda: np.zeros(1))
+    fits: int = 0
+    long_memory: bool = False
+    noisy: int = 0
+    alternates: bool = False
 
     def carried_on(self, fit: Fit | None) -> Debt:
         """With the fit of the step before, its own output first; None: not known."""
         if fit is None:
-            return Debt(self.nodes)
+            return self._anew(self.nodes)
         if not fit.explained:
-            return Debt(self.nodes, rough_weight=np.abs(fit.b[:, 0]) / FORGOTTEN)
+            rough = np.abs(fit.b[:, 0]) / FORGOTTEN
+            anew = replace(self._anew(self.nodes), rough_weight=rough, noisy=NOISY)
+            return replace(anew, alternates=self.alternates or 0 < self.noisy < NOISY)
+        fits, long = self.fits + 1, self.long_memory
+        long |= fits in BEGINS and bool(fit.c.max() < ORDER_3)
         owed = self.owed
         if _memory_is_long(fit) or _is_unsteady(fit, self.fit):
             owed = None
@@ -105,14 +128,22 @@ class Debt:
         residual = max(self.residual, fit.residual)
         mixed = fit.residual > EXACT and bool(fit.c.max() > LONG_MEMORY[1])
         mixed |= self.mixed
-        return replace(self, owed=owed, fit=fit, residual=residual, mixed=mixed)
+        known = replace(self, owed=owed, fit=fit, residual=residual, mixed=mixed)
+        noisy = max(0, self.noisy - 1)
+        return replace(known, fits=fits, long_memory=long, noisy=noisy)
+
+    def _anew(self, nodes: tuple[float, ...]) -> Debt:
+        """With what is known of the solver alone."""
+        nothing = {"owed": None, "remainders": (0.0, 0.0), "fit": None}
+        return replace(self, nodes=nodes, **nothing, residual=0.0, mixed=False)
 
     def after(self, time: float, nodes: Sequence[float], *, full: bool) -> Debt:
         """After a step at this time; ``nodes`` are the kept full steps' times."""
         if not full:
             newest = _product(time, self.nodes)
             return replace(self, remainders=(newest, self.remainders[0]))
-        return Debt(tuple(nodes), (np.zeros(1), np.zeros(1)), fit=self.fit)
+        nothing = np.zeros(1), np.zeros(1)
+        return replace(self._anew(tuple(nodes)), owed=nothing, fit=self.fit)
 
     def share(self, time: float) -> Array | None:
         """The part of delta that repays it at a full step at this time, (R,).
@@ -120,7 +151,7 @@ class Debt:
         None where nothing is owed or known.
         """
         remainder, fit = _product(time, self.nodes), self.fit
-        if self.owed is None or fit is None or remainder == 0:
+        if self.owed is None or fit is None or remainder == 0 or self.long_memory:
             return None
         soon = _next(fit, self.owed, (0.0, self.remainders[0]))
         later = _next(fit, (soon, self.owed[0]), (0.0, 0.0))
@@ -149,10 +180,12 @@ class Debt:
         (R,); ``nodes`` are the times of the full steps that are kept now. Where the
         latent is not explained, errors are taken to be alike at any distance.
         """
+        if self.alternates:
+            return Curvature(math.inf, math.inf, ())
         remainder, by = abs(_product(time, self.nodes)), self.weight
         if remainder == 0 or not 0 < len(self.nodes) <= len(nodes):
             return None
-        if by is None:
+        if by is None or self.noisy:
             by, remainder, nodes = self.rough_weight, 1.0, ()
         else:  # one more node from now on: the next difference is as large over that
             remainder *= abs(time - self.nodes[0]) ** (len(nodes) - len(self.nodes))
@@ -160,7 +193,8 @@ class Debt:
         weight = float((by * error / latent).max()) / remainder
         own = float((error / output).max()) / remainder
         known = math.isfinite(weight) and math.isfinite(own)
-        return Curvature(weight, own, tuple(nodes), self.mixed) if known else None
+        unpaid = self.mixed or self.long_memory
+        return Curvature(weight, own, tuple(nodes), unpaid) if known else None
 
 
 def _next(

@@ -190,6 +190,11 @@ class GuidanceBranch:
             self.gaps.add(step - self.step)
         self.step = step
 
+    def is_due(self, step: int) -> bool:
+        """Whether it is still to be called at a step, by the gaps between its calls."""
+        gap = max(self.gaps) if self.gaps else int(self.step == 0)
+        return self.step < step <= self.step + gap
+
     def returned_at(self, step: int) -> list[Tensor]:
         """The outputs of a step, with those of partners; none if not kept."""
         for one in self.returned:

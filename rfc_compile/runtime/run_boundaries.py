@@ -58,7 +58,7 @@ def trajectory(
     with named(name, num_steps, asked):
         yield
     for session, run in session_table.running():
-        if run.name == name and run.complete:
+        if run.name == name and (run.complete or run.is_next):
             session.end(run)
 
 

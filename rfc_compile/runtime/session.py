@@ -82,8 +82,10 @@ class Session:
                 "rows() needs a model compiled with options={'per_sample': True} and "
                 "dynamic=True"
             )
+        is_next = False
         for run in self.live:
             if context.run_is_known and run.run == context.run:
+                is_next |= run.complete
                 self.end(run)
         return self.add(
             Trajectory(
@@ -93,6 +95,7 @@ class Session:
                 context.iterations,
                 asked=context.asked,
                 varying=set(self.moving),
+                is_next=is_next,
             )
         )
 

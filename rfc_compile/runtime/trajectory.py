@@ -60,7 +60,8 @@ class Trajectory:
     ``computed`` counts the steps that were full, up to ``last_computed``; ``in_parts``
     is set where every step calls the model with several latents; ``same_latent`` is
     the last step whose latent was called at another timestep, too; ``first`` is the
-    input of its first step, kept for a few (blocks compiled alone).
+    input of its first step, kept for a few (blocks compiled alone). ``is_next`` says
+    that it began after as many steps as its name was declared to have.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Trajectory:
     in_parts: bool = False
     same_latent: int = NEVER
     first: list[Tensor] = field(default_factory=list, repr=False)
+    is_next: bool = False
 
     def __post_init__(self) -> None:
         """One that has left another run begins with that one's steps and links."""
@@ -137,10 +139,14 @@ class Trajectory:
 
     @property
     def complete(self) -> bool:
-        """Whether every branch has run ``num_steps`` steps."""
-        if self.num_steps is None or not self.branches:
+        """Whether it has run ``num_steps`` steps, and no branch is still to be called.
+
+        One that was not called for longer than ever is not (guidance that has ended).
+        """
+        last = None if self.num_steps is None else self.num_steps - 1
+        if last is None or not self.branches or self.step < last:
             return False
-        return all(b.step == self.num_steps - 1 for b in self.branches)
+        return not any(branch.is_due(last) for branch in self.branches)
 
     @property
     def full_up(self) -> bool:
