@@ -134,8 +134,14 @@ class Debt:
 
     def _anew(self, nodes: tuple[float, ...]) -> Debt:
         """With what is known of the solver alone."""
-        nothing = {"owed": None, "remainders": (0.0, 0.0), "fit": None}
-        return replace(self, nodes=nodes, **nothing, residual=0.0, mixed=False)
+        return Debt(
+            nodes,
+            rough_weight=self.rough_weight,
+            fits=self.fits,
+            long_memory=self.long_memory,
+            noisy=self.noisy,
+            alternates=self.alternates,
+        )
 
     def after(self, time: float, nodes: Sequence[float], *, full: bool) -> Debt:
         """After a step at this time; ``nodes`` are the kept full steps' times."""
