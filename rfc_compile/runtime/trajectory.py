@@ -144,7 +144,7 @@ class Trajectory:
         One that was not called for longer than ever is not (guidance that has ended).
         """
         last = None if self.num_steps is None else self.num_steps - 1
-        if last is None or not self.branches or self.step < last:
+        if last is None or not self.branches or len(self.times) <= last:
             return False
         return not any(branch.is_due(last) for branch in self.branches)
 
