@@ -16,12 +16,12 @@ def write_tables(lines: Sequence[Line]) -> None:
     for grid in means:
         show(grid)
     claims = verdicts(scores, lambda model: DEFAULT)
-    console.print("\n".join(claims))
     before = {line.cell for line in lines if not line.is_of_now}
     if before:
         cells = f"{len(before)} of {len(scores.by_cell)} cells"
         models = ", ".join(sorted({cell.model for cell in before}))
         claims.append(f"{cells} were measured with earlier weights ({models})")
+    console.print("\n".join(claims))
     listed = "\n".join(f"- {claim}" for claim in claims) + "\n"
     tables = [_each(scores), *means, _untold(scores), _cells(scores), _errors(scores)]
     parts = [listed, *(grid.markdown() for grid in tables if grid.rows)]

@@ -89,6 +89,7 @@ class _Named:
 
 
 _named: ContextVar[_Named | None] = ContextVar("rfc_trajectory", default=None)
+_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _named_in_generators: dict[int, _Named] = {}
 """By the frame of the generator whose block it is. What a generator sets stays set
 where it yields to: of several in turn, the frames tell which one is running."""
@@ -129,9 +130,6 @@ def _named_inside(value: _Named) -> Iterator[None]:
             names[key] = before
         else:
             names.pop(key, None)
-
-
-_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 def _generator_of_the_block() -> int:

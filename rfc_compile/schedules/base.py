@@ -37,15 +37,15 @@ class Curvature(NamedTuple):
         output_weight: that divided difference over the norm of the output.
         nodes: the times of the last full steps, newest first: predictions go through
             them. Empty where fresh noise makes them err alike at any distance.
-        mixed: whether outputs are mixed part by part (masks, overlapping windows), so
-            that full steps repay nothing.
+        unpaid: whether full steps repay nothing: outputs are mixed part by part (masks,
+            overlapping windows), or the solver takes more of them than a fit tells.
 
     """
 
     weight: float
     output_weight: float
     nodes: tuple[float, ...]
-    mixed: bool = False
+    unpaid: bool = False
 
     def joined(self, other: Curvature | None) -> Curvature:
         """The worse of two guidance branches, if they are predicted alike."""
@@ -53,8 +53,8 @@ class Curvature(NamedTuple):
             return self
         weight = max(self.weight, other.weight)
         output_weight = max(self.output_weight, other.output_weight)
-        mixed = self.mixed or other.mixed
-        return Curvature(weight, output_weight, self.nodes, mixed)
+        unpaid = self.unpaid or other.unpaid
+        return Curvature(weight, output_weight, self.nodes, unpaid)
 
     def debt(self, times: Sequence[float]) -> float:
         """What cached steps at these times add to the latent's relative error."""

@@ -8,10 +8,10 @@ The debt is what the predictions' errors add up to in the latent, relative to it
 the sampler's own weights, so one tolerance gives about the same error of the image on
 every model. Cached steps need no signal. Intervals grow slowly, because past curvature
 says little about the curvature far ahead; where full steps repay nothing (masks,
-overlapping windows), they are no longer than those of an even spread. Of the first
-interval nothing is known: it is that of as many full steps spread evenly over the noise
-level. Where that is not known, or the model predicts noise, whose errors at the start
-grow most, the first two steps are full.
+overlapping windows, solvers of order 3), they are no longer than those of an even
+spread. Of the first interval nothing is known: it is that of as many full steps spread
+evenly over the noise level. Where that is not known, or the model predicts noise, whose
+errors at the start grow most, the first two steps are full.
 
 Where fresh noise or edits leave the latents unexplained, full steps are spread evenly
 (``even``), and the error of the last one's own prediction stands for those that follow.
@@ -91,7 +91,7 @@ class ErrorControl(Schedule):
         if curvature is None:
             return self._even.decide(position)
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
-        if curvature.mixed:
+        if curvature.unpaid:
             longest = min(longest, self._even.interval(position))
         times = position.times[len(position.times) - since - 1 :]
         owed, own = curvature.debt(times), curvature.output_error(times[-1])

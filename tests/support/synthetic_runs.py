@@ -32,7 +32,7 @@ def simulate(
     times: Sequence[float] | None = None,
     weights: Sequence[float] | None = None,
     own_weight: float = 0.0,
-    mixed: bool = False,
+    unpaid: bool = False,
     noise_level: Callable[[float], float] | None = None,
     report: Any = None,
     **options: Any,
@@ -42,7 +42,7 @@ def simulate(
     ``errors`` are the signals of the steps, ``times`` their timesteps (falling from 1
     to 0 if not given). A full step measures a curvature of the weight that ``weights``
     has for it and of ``own_weight``, as soon as predictions have their nodes.
-    ``mixed`` is that of every curvature. ``noise_level`` is that of a
+    ``unpaid`` is that of every curvature. ``noise_level`` is that of a
     timestep, where the sampler tells it.
     """
     chosen = Options(inner="eager", **options)
@@ -80,7 +80,7 @@ def simulate(
         since, accumulated = 0, 0.0
         if weights is not None and len(full) >= chosen.nodes:
             nodes = tuple(known[made] for made in [step, *last][: chosen.nodes])
-            curvature = Curvature(weights[step], own_weight, nodes, mixed)
+            curvature = Curvature(weights[step], own_weight, nodes, unpaid)
     return full
 
 

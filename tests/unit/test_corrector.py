@@ -252,4 +252,4 @@ def test_factors_of_a_longer_memory_carry_no_debt(
     sizes = np.ones(1), np.ones(1)
     curvature = debt.curvature(0.5, np.ones(1), sizes, (0.5, 1.0))
     assert curvature is not None
-    assert curvature.mixed == mixed
+    assert curvature.unpaid == mixed

@@ -75,7 +75,7 @@ def test_without_repayment_no_interval_is_longer_than_an_even_one(
     tolerance: float, longest: int
 ) -> None:
     for mixed in (False, True):
-        found = controlled([1e-12] * STEPS, tolerance, mixed=mixed)
+        found = controlled([1e-12] * STEPS, tolerance, unpaid=mixed)
         gaps = [b - a for a, b in pairwise(found)][4:]
         assert max(gaps) == (longest if mixed else LONGEST_INTERVAL)
 
