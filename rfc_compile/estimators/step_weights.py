@@ -28,6 +28,21 @@ def newton_coefficients(
     return weights
 
 
+LARGEST_ERROR = 0.2
+"""Relative error of a full step's prediction above which the next trust less in the
+changes between full steps."""
+
+
+def trend_after(error: float) -> float:
+    """The share of its changes that predictions go on with, after this error.
+
+    Where a change did not go on as foretold, less of the next one is taken. Source: a
+    damped trend (Gardner and McKenzie, Management Science 31 (10), 1985), here by the
+    error that a full step shows.
+    """
+    return round(min(1.0, LARGEST_ERROR / error), 3) if error > 0 else 1.0
+
+
 def coefficients_tensor(
     step: int, full_steps: Sequence[int], width: int
 ) -> list[list[float]]:

@@ -68,6 +68,9 @@ step to come: a guidance scale that alternates. Smooth samplers stay below 2, an
 NEGLIGIBLE = 0.01
 """Of the largest factor; smaller ones are those of outputs that do not count."""
 
+CANCELS = 0.5
+"""Of errors of guidance branches, what is left in their difference."""
+
 FORGOTTEN = 3.0
 """Under fresh noise the steps to come undo part of an error: of a debt this part stays
 in the image of what would without noise."""
@@ -172,6 +175,18 @@ class Debt:
     def weight(self) -> Array | None:
         """The sampler's weight of an output, all steps that take it together, (R,)."""
         return None if self.fit is None else np.abs(self.fit.b[:, 0] + self.fit.d[:, 0])
+
+    @property
+    def guidance(self) -> Array:
+        """How much larger relative errors are in what guidance makes of outputs, (R,).
+
+        It multiplies the branches' difference, in which half of their errors cancel.
+        """
+        if self.fit is None:
+            return np.ones(1)
+        whole = np.abs(self.fit.b.sum(axis=1))
+        size = np.linalg.norm(self.fit.b, axis=1)
+        return np.maximum(1.0, CANCELS * size / np.where(whole > 0, whole, size + 1))
 
     def curvature(
         self,

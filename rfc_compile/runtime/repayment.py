@@ -30,6 +30,7 @@ class Repayment:
             row; None where it is not known.
         repaid: the share of it that the outputs repay, of the row with the least.
         curvature: what the error says of the steps to come.
+        guided_error: about the relative error of what guidance makes of the output.
     """
 
     outputs: Sequence[Any]
@@ -37,6 +38,7 @@ class Repayment:
     debt: float | None
     repaid: float | None
     curvature: Curvature | None
+    guided_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,14 @@ def repay(
     norms = [row_norms(delta), row_norms(exact), row_norms(pair.latent(latents))]
     error, size, latent = (np.asarray(values) for values in read_all(norms))
     curvature = debt.curvature(time, error, (size, latent), nodes)
-    true_error = float(_ratio(error, size).max())
+    own = _ratio(error, size)
+    true_error, guided = float(own.max()), float((own * debt.guidance).max())
     share = debt.share(time) if corrects else None
     if share is None:
-        return Repayment(outputs, true_error, None, None, curvature)
+        return Repayment(outputs, true_error, None, None, curvature, guided)
     assert debt.weight is not None, "a share needs it"
     owed = np.abs(share) * debt.weight * _ratio(error, latent)
-    damping = pair.damping(_ratio(error, size))
+    damping = pair.damping(own)
     rounded = np.round(share * damping, DECIMALS)
     amount = torch.tensor(rounded, dtype=torch.float32, device=exact.device)
     return Repayment(
@@ -90,6 +93,7 @@ def repay(
         float(owed.max()),
         float(damping.min()),
         curvature,
+        guided,
     )
 
 

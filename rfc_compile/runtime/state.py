@@ -29,11 +29,13 @@ def _weights_tensor(
     times: tuple[float, ...] | None,
     width: int,
     device: torch.device,
+    trend: float,
 ) -> Tensor:
     """``distances`` are the indices of the kept full steps, counted from this one."""
     taylor, valid = coefficients_tensor(0, distances, width)
     if times is not None:
         taylor = newton_coefficients(times[0], times[1:], width) or taylor
+    taylor = [trend * weight for weight in taylor]
     with torch.inference_mode(mode=False):
         return torch.tensor([taylor, valid], dtype=torch.float32, device=device)
 
@@ -63,7 +65,8 @@ class BranchState:
     """The rings of state tensors of one branch, passed to the graphs newest first.
 
     ``unused`` are the rings that no graph of this branch reads: they stay empty.
-    ``computed_with`` is the version of the parameters that the values come from.
+    ``computed_with`` is the version of the parameters that the values come from,
+    ``trend`` the share of the changes between full steps that predictions go on with.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class BranchState:
         self._width = layout.weights.shape[1]
         self._device = layout.device
         self.full_steps: list[int] = []
+        self.trend = 1.0
         ring_of = [i for i, ring in enumerate(layout.rings) for _ in range(ring.length)]
         geometry = zip(geometry_of(layout, size_of), ring_of, strict=True)
         try:
@@ -116,7 +120,8 @@ class BranchState:
         without them, time is the index of the step.
         """
         distances = tuple([full - step for full in self.full_steps])
-        return _weights_tensor(distances, times, self._width, self._device)
+        given = self._width, self._device, self.trend
+        return _weights_tensor(distances, times, *given)
 
     def pool(
         self,

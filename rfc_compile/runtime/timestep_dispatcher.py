@@ -15,6 +15,7 @@ from typing import Any
 from rfc_compile.compiler.plan import Plan
 from rfc_compile.config.options import Options
 from rfc_compile.estimators.step_signal import Signal
+from rfc_compile.estimators.step_weights import trend_after
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.conditioning import rule_out
 from rfc_compile.runtime.dispatcher import Dispatcher
@@ -308,6 +309,8 @@ class TimestepDispatcher(Dispatcher):
             call.positions[: self._nodes],
             corrects=self._options.corrector == "auto",
         )
+        if len(history) > 1:
+            call.branch.state.trend = trend_after(repayment.guided_error)
         return Done(repayment.outputs, history, repayment)
 
     def _measures(self, call: PlacedStep) -> bool:
