@@ -2,7 +2,9 @@
 
     full  <=>  floor(n s / steps) is another number than at the last full step
 
-for step s and n full steps in all. Where the number of steps is unknown,
+for step s and n full steps in all. Where others had to be full besides (a second
+history, an edited latent), what is left of n is spread over what is left of the run.
+Where the number of steps is unknown,
 full steps are spread over the timesteps instead, from the first one to that of the
 image. A speed-up needs no number of steps: a fixed share of them is full.
 
@@ -42,6 +44,9 @@ FIRST_DISTANCE, LAST_DISTANCE = 0.7, 0.5
 and from the last one to the image, of the distances between."""
 FEW = 12
 
+ROUNDED = 1e-9
+"""Of a share of steps that is not exact in floating point."""
+
 
 class Even(Schedule):
     """Full steps at equal distances, whatever their errors."""
@@ -70,26 +75,39 @@ class Even(Schedule):
         if position.noise_level is not None and wanted is not None and not over:
             due = _due_by_noise(position, position.noise_level, wanted)
             return (FULL if due else CACHED), BY_NOISE
+        share = self._share(position)
+        if wanted is not None and not over and (self._is_targeted or share is None):
+            due = _due_by_share(self._done(position), wanted, position.computed)
+            return (FULL if due else CACHED), self.name
+        assert share is not None, "a number of steps is wanted of a run that has one"
         now, before = (
-            self._interval(position, step)
+            math.floor(step * share + ROUNDED)
             for step in (position.step, position.last_full)
         )
         return (FULL if now != before else CACHED), self.name
+
+    @property
+    def _is_targeted(self) -> bool:
+        """Whether a number of full steps is asked for, and none beyond."""
+        options = self.options
+        return not (options.target_nfc is None and options.target_speedup is None)
 
     def interval(self, position: Position) -> int:
         """Steps from one full step to the next; 1 where that is not known."""
         share = self._share(position)
         return 1 if share is None else max(1, math.floor(1 / share))
 
-    def _interval(self, position: Position, step: int) -> int:
-        share = self._share(position)
-        if share is not None:
-            return math.floor(step * share + 1e-9)
-        first, time = position.times[0], position.times[step]
-        last = _image_time(position.times)
-        done = (time - first) / (last - first) if last != first else 1.0
-        wanted = self.options.target_nfc or 1
-        return min(math.floor(done * wanted + 1e-9), wanted - 1)
+    def _done(self, position: Position) -> tuple[float, float]:
+        """The parts of the run before the last full step, and before this one."""
+        assert position.last_full is not None
+        steps = position.steps
+        if steps is not None:
+            return position.last_full / steps, position.step / steps
+        first, last = position.times[0], _image_time(position.times)
+        if last == first:
+            return 1.0, 1.0
+        before, now = position.times[position.last_full], position.times[position.step]
+        return (before - first) / (last - first), (now - first) / (last - first)
 
     def _wanted(self, position: Position) -> int | None:
         """Full steps of the run; None where that is not known."""
@@ -97,7 +115,7 @@ class Even(Schedule):
             asked = self.options.target_nfc or self.options.even_steps
             return asked if self.options.target_speedup is None else None
         share = self._share(position)
-        return None if share is None else math.ceil(position.steps * share - 1e-9)
+        return None if share is None else math.ceil(position.steps * share - ROUNDED)
 
     def _share(self, position: Position) -> float | None:
         """Full steps over all steps; None where that is not known."""
@@ -111,6 +129,17 @@ class Even(Schedule):
         wanted: int = self.options.even_steps
         steps = position.steps or PRESET_STEPS
         return min(1.0, wanted / PRESET_STEPS * math.sqrt(PRESET_STEPS / steps))
+
+
+def _due_by_share(parts: tuple[float, float], wanted: int, computed: int) -> bool:
+    """Whether the next of the full steps wanted is due, when so many are computed."""
+    before, now = parts
+    left = wanted - computed
+    planned = 1 + math.floor(before * wanted + ROUNDED)
+    if computed > planned:
+        return left > 0 and (now - before) * (left + 1) >= 1 - before - ROUNDED
+    numbers = [math.floor(part * wanted + ROUNDED) for part in parts]
+    return numbers[0] < min(numbers[1], wanted - 1)
 
 
 def _due_by_noise(

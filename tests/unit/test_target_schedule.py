@@ -27,6 +27,19 @@ def test_a_number_is_met_exactly_where_the_steps_are_known(
     assert max(gaps) - min(gaps) <= 1
 
 
+@given(st.integers(20, 60), st.integers(2, 5), st.integers(0, 12))
+@settings(max_examples=100, deadline=None)
+def test_steps_that_are_full_besides_are_taken_from_the_number_wanted(
+    steps: int, forced: int, more: int
+) -> None:
+    """What is left is spread evenly over the rest of the run."""
+    wanted = forced + more
+    full = full_steps([0.1] * steps, steps, target_nfc=wanted, warmup=forced)
+    assert len(full) == wanted
+    gaps = [b - a for a, b in pairwise([*full[forced - 1 :], steps])]
+    assert max(gaps) - min(gaps) <= 2
+
+
 def test_more_full_steps_than_steps_are_all() -> None:
     assert full_steps([0.1] * 10, 10, target_nfc=30) == list(range(10))
 
