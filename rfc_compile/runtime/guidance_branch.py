@@ -216,8 +216,11 @@ class GuidanceBranch:
         return tuple(conditioning[i] for i in known)
 
     def leaps(self, change: float) -> bool:
-        """Whether the latent moves so much farther than ever that it may be another."""
-        largest = self.largest_change
+        """Whether the latent moves so much farther than ever that it may be another.
+
+        One move is no measure: a solver's first stage may be small.
+        """
+        largest = self.largest_change if self.step > self.first_step + 1 else 0.0
         return largest > 0 and change > max(JUMP * largest, LEAST_OF_ANOTHER)
 
     def jumps(self, change: float) -> bool:

@@ -264,10 +264,10 @@ def _going(run: Trajectory, context: CallContext, fit: Fit | None, time: Time) -
 def _continues(run: Trajectory, context: CallContext, fit: Fit, time: Time) -> bool:
     if context.run:
         return True
+    if context.run_is_known:  # the stages of a solver go back, too
+        return not run.jumps_back(time)
     if run.goes_back(time):
         return False
-    if context.run_is_known:
-        return True
     # the noise of a run that was broken off, when another begins with it
     if not fit.explained or fit.returns:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ MOST_BEHIND = 2
 """Steps that a branch may lag behind where a run has more than ``MAX_BRANCHES``."""
 
 JUMP_BACK = 1.5
-"""Of the last move of the timestep: a move back that is larger is none of a solver."""
+"""Of the last two moves of the timestep: one back that is larger is no stage's."""
 
 Time = tuple[float, ...]
 """The timesteps of a call, one where all are the same."""
@@ -209,10 +210,9 @@ class Trajectory:
         """
         if not self.goes_back(time):
             return False
-        newest = self.timesteps[-1]
-        others = [t for t in reversed(self.timesteps) if t != newest]
-        back = abs(mean_time(time) - newest)
-        return bool(others) and back > JUMP_BACK * abs(others[0] - newest)
+        moves = [abs(b - a) for a, b in pairwise(self.timesteps) if a != b]
+        back = abs(mean_time(time) - self.timesteps[-1])
+        return bool(moves) and back > JUMP_BACK * max(moves[-2:])
 
     def restart(self) -> None:
         """Drop what was kept: the next step has nothing to do with the last."""
