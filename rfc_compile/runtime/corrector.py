@@ -186,7 +186,8 @@ class Debt:
             return np.ones(1)
         whole = np.abs(self.fit.b.sum(axis=1))
         size = np.linalg.norm(self.fit.b, axis=1)
-        return np.maximum(1.0, CANCELS * size / np.where(whole > 0, whole, size + 1))
+        larger: Array = CANCELS * size / np.where(whole > 0, whole, size + 1)
+        return np.maximum(larger, 1.0)
 
     def curvature(
         self,

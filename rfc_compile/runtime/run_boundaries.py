@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from rfc_compile.config.run_options import Row, RunOptions, positive
 from rfc_compile.runtime import session_table
 from rfc_compile.runtime.call_context import leave_run, named, named_rows
+from rfc_compile.runtime.run_notes import note_end
 
 
 @contextlib.contextmanager
@@ -55,11 +56,14 @@ def trajectory(
         off=off,
     )
     positive(num_steps)
+    before = [id(run) for _, run in session_table.running() if run.name == name]
     with named(name, num_steps, asked):
         yield
     for session, run in session_table.running():
         if run.name == name and (run.complete or run.is_next):
             session.end(run)
+        elif run.name == name and id(run) not in before:
+            note_end(run, session.report)
 
 
 @contextlib.contextmanager

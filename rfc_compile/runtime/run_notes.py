@@ -15,14 +15,18 @@ SHORT_RUN = 8
 """Runs of fewer steps may be all full without a warning."""
 
 UNLINKED_RUNS = 4
-"""Calls in a row, each the first of a run, before a warning."""
+"""Runs in a row that end with their first step before a warning."""
+
+STAGES = 3
+"""Calls of a solver's step at most: a run of so many ends with its first step, too."""
 
 REMEDIES = {
     "new_run": "its latents do not follow from what the model returned: say where runs "
     "begin, by a pipeline or rfc_compile.trajectory(name, num_steps=...)",
     "conditioning": "its prompt or other conditioning changes at every step",
     "warmup": "its latents do not follow from what the model returned at the timestep "
-    "before (rolling and streaming diffusion call it at the same timesteps throughout)",
+    "before (rolling and streaming diffusion call it at the same timesteps throughout; "
+    "with per_sample=True and dynamic=True rows have timesteps of their own)",
     "weights": "its weights change at every step",
     "error_control": "its outputs cannot be predicted well enough (fresh noise, edited "
     "latents, too few steps): preset='fast' asks for less, target_nfc for a number of "
@@ -91,15 +95,19 @@ def note_not_continued(run: Trajectory, report: GraphReport) -> None:
 
 
 def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
-    """Warn where every call begins a run of its own."""
-    alone = [*takewhile(_is_unlinked, reversed(runs))]
+    """Warn where every call, or every step of a solver, begins a run of its own."""
+    alone: list[Trajectory] = []
+    for run in takewhile(_is_unlinked, reversed(runs)):
+        if len(run.times) > 1 and alone and not _is_over_before(run, alone[-1]):
+            break
+        alone.append(run)
     times = {run.times[0] for run in alone}
     rows = any(len(time) > 1 for time in times)
     # images side by side begin at one timestep
     if (len(alone) if rows else len(times)) < UNLINKED_RUNS:
         return
     report.fall_back(
-        f"{UNLINKED_RUNS} calls in a row were each the first of a run, so all were "
+        f"{UNLINKED_RUNS} runs in a row ended with their first step, so all were "
         "full: their latents do not follow from what the model returned (fresh noise, "
         "edited latents, no output like the latent); say where a run begins: a "
         "pipeline does, or rfc_compile.trajectory(name, num_steps=...)"
@@ -107,9 +115,17 @@ def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
 
 
 def _is_unlinked(run: Trajectory) -> bool:
-    reasons = [made.reason for made in run.decisions[-1:]]
-    first = reasons in (["warmup"], ["new_run"])
-    return first and len(run.times) == 1 and not run.finished
+    reasons = [made.reason for made in run.decisions]
+    if len(run.times) == 1:
+        return reasons[-1:] in (["warmup"], ["new_run"]) and not run.finished
+    full = all(made.full for made in run.decisions)
+    first = reasons[:1] in (["warmup"], ["new_run"])
+    return first and full and len(run.times) <= STAGES and not run.finished
+
+
+def _is_over_before(run: Trajectory, later: Trajectory) -> bool:
+    """Whether its last call came before the first of another run."""
+    return run.last_call <= later.last_call - len(later.decisions)
 
 
 def note_lone_calls(count: int, report: GraphReport) -> None:

@@ -166,7 +166,8 @@ class SessionTable:
                 session = self._sessions[whose] = Session(self._report, layer=key[0][0])
                 while len(self._sessions) > MAX_SCOPES:
                     _, lost = self._sessions.popitem(last=False)
-                    self._report_lost(lost)
+                    if lost.running:
+                        self._report_lost(lost)
                     lost.forget()
             self._sessions.move_to_end(whose)
             session.last_used = time.monotonic()

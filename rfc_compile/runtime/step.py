@@ -107,20 +107,25 @@ class PlacedStep:
         return self.pair.latent(self.latents)
 
     @property
+    def is_replaced(self) -> bool:
+        """Whether a callback has given a named run another latent."""
+        unexplained = self.pair is None or self.debt.fit is None
+        return self.context.run_is_known and unexplained
+
+    @property
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
         run, branch = self.trajectory, self.branch
         known = run.timesteps[: self.step]
         by_noise = run.schedule is not None and run.schedule.by_noise
-        second = self.step == branch.first_step + 1
+        kept, curvature = branch.state.full_steps, branch.curvature
         lately = self.step - run.same_latent <= MOST_UNFITTED
-        if self.put_off and (second or lately):
-            self._settle()  # tells whether the latent has moved
+        if self.put_off and (len(kept) == 1 or lately):
+            self._settle()  # tells whether the latent has moved, and by noise
         if by_noise and self.step == 1 and run.process is None:
             times = [*run.times[0], *self.time]
             if len(times) == 2:  # one noise level for the whole latent
                 run.process = process_of(self.debt.fit, *times)
-        kept, curvature = branch.state.full_steps, branch.curvature
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:
             beside = run.beside(branch)
@@ -150,6 +155,7 @@ class PlacedStep:
             process=run.process,
             skips=skips and not run.in_parts,
             same_latent=run.same_latent >= self.step - 1,
+            noisy=not run.unfitted and self.debt.noisy > 0,
         )
 
     def _second_of_a_late_one(self, branches: Sequence[GuidanceBranch]) -> bool:

@@ -271,7 +271,7 @@ class TimestepDispatcher(Dispatcher):
         refused = branch.mismatch(signal, full_steps, run.varying)
         if refused is not None:
             return refused._replace(name=call.context.branch)
-        if branch.leaps(signal.change) and self._is_replaced(call):
+        if branch.leaps(signal.change) and call.is_replaced:
             return Mismatch("discontinuity", signal=signal)
         unseen = self.follows and call.fit is None
         guessed = unseen and not call.context.run_is_known and branch.step >= 0
@@ -282,11 +282,6 @@ class TimestepDispatcher(Dispatcher):
             if run.varying:
                 run.varying &= branch.differing(signal)
         return None
-
-    def _is_replaced(self, call: PlacedStep) -> bool:
-        """Whether a callback has given a named run another latent."""
-        unexplained = call.pair is None or call.debt.fit is None
-        return call.context.run_is_known and unexplained
 
     def _run_step(self, call: PlacedStep, inputs: GraphInputs, *, full: bool) -> Done:
         """Run one graph; a full step with history is predicted, too."""

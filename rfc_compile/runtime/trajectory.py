@@ -218,7 +218,7 @@ class Trajectory:
         """Drop what was kept: the next step has nothing to do with the last."""
         self.branches, self.unfitted, self.first = [], [], []
         self.newest_by_name = {}
-        self.process, self.in_parts = None, False
+        self.process, self.in_parts, self.computed = None, False, 0
         self.same_latent = NEVER
 
     def stands_at(self, fit: Fit, time: Time) -> bool:

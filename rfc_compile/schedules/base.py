@@ -90,6 +90,8 @@ class Position:
             be, by the distances of its calls so far; or one has begun a step before.
         same_latent: whether this latent, or the one before, is called at several
             timesteps.
+        noisy: whether fresh noise or an edit has lately moved its latent; False where
+            nobody has looked.
 
     """
 
@@ -108,6 +110,7 @@ class Position:
     process: Process | None = None
     skips: bool = False
     same_latent: bool = False
+    noisy: bool = False
 
     @property
     def noise_level(self) -> Callable[[float], float] | None:

@@ -81,11 +81,13 @@ class ErrorControl(Schedule):
         if position.skips:  # errors of branches with other full steps do not cancel
             return FULL, SKIPPED
         if position.last_interval is None:  # a curvature needs two full steps
-            if position.noise_level is None:
+            if position.noise_level is None or position.noisy:
                 return FULL, self.name
             return self._even.decide(position)
         curvature = position.curvature
         explained = curvature is not None and bool(curvature.nodes)
+        if position.noisy and explained:  # measured before the noise
+            return FULL, self.name
         if self.options.min_psnr is not None and not explained:
             return FULL, NOT_FORETOLD
         if curvature is None:

@@ -88,7 +88,7 @@ class Even(Schedule):
 
     @property
     def _is_targeted(self) -> bool:
-        """Whether a number of full steps is asked for, and none beyond."""
+        """Whether a number of full steps is asked for, and no more."""
         options = self.options
         return not (options.target_nfc is None and options.target_speedup is None)
 

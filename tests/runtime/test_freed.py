@@ -14,8 +14,10 @@ from models import WIDTH, Stack, build, timesteps
 from torch import Tensor, nn
 
 import rfc_compile
+from rfc_compile import UncachedWarning
 from rfc_compile.runtime.registry import dispatchers_of
 from rfc_compile.runtime.session import IDLE_CALLS
+from rfc_compile.runtime.session_table import MAX_SCOPES
 from rfc_compile.runtime.trajectory import Trajectory
 
 OPTIONS = {
@@ -145,6 +147,16 @@ def test_a_run_that_is_left_frees_its_state_in_the_next() -> None:
         next(other)
     assert left(state) == 0
     assert "a run of 4 steps is freed" in str(rfc_compile.explain(model).notes)
+
+
+def test_runs_that_are_over_are_not_missed(recwarn: pytest.WarningsRecorder) -> None:
+    """A server gives every image another name."""
+    model = torch.compile(build(Stack), backend="rfc", options=OPTIONS)
+    for number in range(2 * MAX_SCOPES):
+        with rfc_compile.trajectory(f"image {number}", num_steps=3):
+            denoise(model, 6, number, steps=3)
+    assert not [one for one in recwarn if one.category is UncachedWarning]
+    assert not rfc_compile.explain(model).uncached_reasons
 
 
 def test_a_run_that_ends_frees_the_input_it_began_with() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from denoising import LABELS, compiled, small_glyph
@@ -74,3 +76,62 @@ def test_what_cannot_be_predicted_is_computed_and_told() -> None:
         found = drawn(model, flips=True)
     assert torch.equal(found, drawn(GLYPH_DIT.load(), flips=True))
     assert rfc_compile.stats(model).nfc == STEPS
+
+
+def test_a_run_that_its_block_leaves_before_its_end_is_told() -> None:
+    """Its steps were counted in calls of another kind."""
+    model = compiled(GLYPH_DIT.load())
+    with (
+        pytest.warns(UncachedWarning, match=f"a run of {STEPS} steps had no cached"),
+        rfc_compile.trajectory("run", num_steps=2 * STEPS),
+    ):
+        drawn(model, flips=True)
+
+
+CHURNED = 20
+
+
+@torch.no_grad()
+def churned(model: nn.Module) -> torch.Tensor:
+    """Heun's solver with fresh noise before each step: its timesteps go to and fro."""
+    kept = GLYPH_DIT.make_scheduler("ddim", CHURNED).alphas_cumprod
+    generator, x = torch.Generator().manual_seed(1), initial_noise(2, 0)
+    times = [999 - 999 * i // CHURNED for i in range(CHURNED)] + [0]
+    for now, after in pairwise(times):
+        start = min(999, now + 20)
+        part = kept[start] / kept[now]
+        fresh = torch.randn(x.shape, generator=generator)
+        x = part**0.5 * x + (1 - part) ** 0.5 * fresh
+        a, s, b, r = (
+            f(kept[t]) ** 0.5 for t in (start, after) for f in (float, lambda k: 1 - k)
+        )
+        first = _velocity(model, x, start)
+        moved = (a * b + s * r) * x + (a * r - s * b) * first
+        last = _velocity(model, moved, after) if after else first
+        x = (a * b + s * r) * x + (a * r - s * b) * (first + last) / 2
+    return x
+
+
+def _velocity(model: nn.Module, x: torch.Tensor, time: int) -> torch.Tensor:
+    steps = torch.full((2,), time)
+    return model(x, timestep=steps, class_labels=LABELS).sample  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("wanted", [6, None])
+def test_a_named_run_goes_on_where_stages_go_back_in_time(wanted: int | None) -> None:
+    calls = 2 * CHURNED - 1
+    model = compiled()
+    with rfc_compile.trajectory("run", num_steps=calls, target_nfc=wanted):
+        found = churned(model)
+    known = rfc_compile.stats(model)
+    assert len(known.decisions) == calls
+    if wanted is None:  # what comes after noise is told by no call before
+        expected = churned(small_glyph())
+        assert (found - expected).norm() < 0.02 * expected.norm()
+    else:
+        assert known.nfc == wanted
+
+
+def test_steps_of_several_calls_that_follow_from_nothing_are_told() -> None:
+    with pytest.warns(UncachedWarning, match="4 runs in a row ended with their first"):
+        churned(compiled())

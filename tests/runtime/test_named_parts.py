@@ -248,7 +248,7 @@ def test_calls_that_nobody_continues_are_freed() -> None:
         return rfc_compile.stats(model).cache_bytes
 
     first = held(range(1))
-    with pytest.warns(UncachedWarning, match="each the first of a run"):
+    with pytest.warns(UncachedWarning, match="ended with their first step"):
         last = held(range(1, 4 * MAX_LONE_RUNS))
     assert last <= (2 * MAX_LONE_RUNS + 2) * first
 

@@ -198,7 +198,7 @@ def test_calls_that_follow_from_nothing_are_told() -> None:
     model = compiled(schedule="interval")
     for seed in range(4):
         assert another(model, 900 - 50 * seed, seed)
-    with pytest.warns(UncachedWarning, match="4 calls in a row were each the first"):
+    with pytest.warns(UncachedWarning, match="4 runs in a row ended with their first"):
         assert another(model, 700, 4)
 
 
@@ -207,7 +207,7 @@ def test_several_calls_a_step_that_follow_from_nothing_are_told() -> None:
     model = compiled(schedule="interval")
     for seed in range(7):
         assert another(model, 900 - 50 * (seed // 2), seed)
-    with pytest.warns(UncachedWarning, match="4 calls in a row were each the first"):
+    with pytest.warns(UncachedWarning, match="4 runs in a row ended with their first"):
         assert another(model, 750, 7)
 
 

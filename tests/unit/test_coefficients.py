@@ -11,6 +11,7 @@ from rfc_compile.estimators.step_weights import (
     common_position,
     mean_time,
     newton_coefficients,
+    trend_after,
 )
 
 
@@ -32,6 +33,16 @@ def test_polynomials_in_time_are_continued_exactly(
     for weight, change in zip(weights, values[:-1] - values[1:], strict=False):
         predicted += weight * change
     assert predicted == pytest.approx(polynomial(now), rel=1e-6, abs=1e-6)
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_the_larger_the_error_the_less_of_a_change_is_taken(
+    error: float, other: float
+) -> None:
+    less, more = sorted([error, other])
+    assert 1 >= trend_after(less) >= trend_after(more) >= 0
+    assert trend_after(0.2) == trend_after(0.0) == 1
+    assert trend_after(0.4) == 0.5
 
 
 def test_equal_times_give_no_weights() -> None:
