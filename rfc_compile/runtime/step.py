@@ -25,9 +25,14 @@ from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.trajectory import MOST_UNFITTED, Time, Trajectory
 from rfc_compile.schedules.base import Position
 from rfc_compile.schedules.decision import Decision
+from rfc_compile.schedules.even import distance
 
 EVERY_STEP = frozenset({1})
 """The gaps of a branch that skips no step."""
+
+
+FIRST_INTERVAL = 2.2
+"""Of the part of a run up to the second full step, as a weight of its error."""
 
 
 @dataclass(eq=False)
@@ -105,6 +110,21 @@ class PlacedStep:
         """Its latent, (R, N)."""
         assert self.pair is not None
         return self.pair.latent(self.latents)
+
+    def weight_of_error(self, history: Sequence[int]) -> float:
+        """How much the error of a full step's prediction says of the change before it.
+
+        After one full step the prediction was that nothing changes: over a long part
+        of the run the change will have turned before the next one.
+        """
+        run, process = self.trajectory, self.trajectory.process
+        if len(history) > 1:
+            return 1.0
+        if process is not None:
+            times = run.timesteps[history[0]], mean_time(self.time)
+            return FIRST_INTERVAL * distance(process.level, *times)
+        steps = run.steps
+        return FIRST_INTERVAL * (self.step - history[0]) / steps if steps else 0.0
 
     @property
     def is_replaced(self) -> bool:

@@ -304,8 +304,9 @@ class TimestepDispatcher(Dispatcher):
             call.positions[: self._nodes],
             corrects=self._options.corrector == "auto",
         )
-        if len(history) > 1:
-            call.branch.state.trend = trend_after(repayment.guided_error)
+        if history:
+            error = repayment.guided_error * call.weight_of_error(history)
+            call.branch.state.trend = trend_after(error)
         return Done(repayment.outputs, history, repayment)
 
     def _measures(self, call: PlacedStep) -> bool:

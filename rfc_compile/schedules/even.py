@@ -165,6 +165,11 @@ def _due_by_noise(
     return last - now + (before - now) / 2 >= due
 
 
+def distance(level: Callable[[float], float], start: float, end: float) -> float:
+    """The part of a run between two timesteps, on the axis of full steps, 0 to 1."""
+    return abs(_place(level(start)) - _place(level(end)))
+
+
 def _place(noise: float) -> float:
     """Of a noise level on the axis over which full steps are spread."""
     return noise / (SHIFT - (SHIFT - 1) * noise)
