@@ -56,7 +56,62 @@ class Unknown(Stack):
         return self.run_blocks(self.embed(x), c, x)
 
 
+class Shaped(Table):
+    """Numbers of a shape that goes with the latent's."""
+
+    def forward(self, x: Tensor, noise_labels: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x * (1 - noise_labels / 10), noise_labels.flatten())
+
+
+class ShapedGate(Unknown):
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, sigma.flatten())
+
+
+class ShapedAnything(Table):
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, k.flatten())
+
+
+class ShapedIndex(Table):
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return self.run_blocks(self.embed(x), self.look_up(k.flatten()), x)
+
+
+class Sized(Stack):
+    """Two further numbers are embedded like the timestep."""
+
+    def forward(self, x: Tensor, size: Tensor, ratio: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, k + 0.1 * (size + ratio).flatten())
+
+
+class ShapedUnknown(Unknown):
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, k.flatten())
+
+
 INDEX = torch.tensor([9, 9])
+SHAPED = timesteps(9)[:, None, None]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("model", "call", "name"),
+    [
+        (Shaped, (SHAPED,), "noise_labels"),
+        (ShapedGate, (SHAPED,), "sigma"),
+        (ShapedAnything, (SHAPED,), "k"),
+        (ShapedIndex, (INDEX[:, None],), "k"),
+        (Sized, (SHAPED, SHAPED + 1, timesteps(9)), "k"),
+    ],
+)
+def test_a_timestep_has_any_shape_of_one_number_for_each_sample(
+    model: type[Stack], call: tuple[Tensor, ...], name: str, dynamic: bool
+) -> None:
+    found = capture(build(model), tokens(), *call, dynamic=dynamic).found.inputs
+    assert found.timestep_index is not None
+    assert found.names[found.timestep_index] == name
+    assert not {"noise_labels", "sigma"} & set(found.conditioning_names)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +141,7 @@ def test_where_none_is_found_a_note_names_the_inputs() -> None:
     (note,) = found.notes
     assert note.endswith("options={'timestep': ...} if it is one of these: k")
     assert not explained(build(Unknown), tokens(), timesteps(9), timestep="k").notes
+    assert explained(build(ShapedUnknown), tokens(), SHAPED).notes == (note,)
 
 
 def test_per_sample_tells_a_remedy_that_applies() -> None:
