@@ -22,7 +22,7 @@ from rfc_compile.compiler.inner_graphs import LazyGraph, compile_inner, compile_
 from rfc_compile.compiler.plan import Plan, capture, complete_plan
 from rfc_compile.config.options import Options
 from rfc_compile.config.tuned_file import TunedOptions
-from rfc_compile.errors import CannotCache, NothingToCache
+from rfc_compile.errors import CannotCache, NothingToCache, OptionError
 from rfc_compile.graph_report import GraphReport
 from rfc_compile.integrations import adapters, diffusers
 from rfc_compile.passes.rewrites.wrapped_parameters import (
@@ -92,7 +92,7 @@ def rfc(
             report.fall_back(f"{report.uncached}: {nothing.reason}")
     except CannotCache as refusal:
         report.fall_back(f"{report.uncached}: {refusal.reason}")
-    except torch_internals.DynamoControl:
+    except (OptionError, torch_internals.DynamoControl):
         raise
     except Exception as error:  # our own bug must not cost a user's run
         log.exception("the passes failed")

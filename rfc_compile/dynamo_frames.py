@@ -34,6 +34,11 @@ NUMBERS_READ = (
     "number, and the forward stays whole"
 )
 
+MADE_INSIDE = (
+    "- an object that the model makes, at its first call perhaps: call the model once "
+    "before torch.compile, or make the object in __init__"
+)
+
 REMEDIES = {
     "Data dependent operator": NUMBERS_READ,
     "Tensor.item()": NUMBERS_READ,
@@ -49,8 +54,16 @@ REMEDIES = {
     "Dynamic shape operator": "- a size that depends on values: select by a mask "
     "before the model is called, or multiply by it",
     "setattr() on Tensor.requires_grad": "- set requires_grad outside of the forward",
+    "An opaque object was created": MADE_INSIDE,
 }
 """What to do about a break, by a part of Dynamo's reason."""
+
+_EXPLAINED = {
+    "the function `<class '": MADE_INSIDE,
+    "the builtin `_thread.": MADE_INSIDE,
+    "method `__new__` of class": MADE_INSIDE,
+}
+"""The same by a part of its explanation, where the reason is that of many."""
 
 _JUMP = "generic_jump"
 BRANCH_ON_A_TENSOR = "a branch on a tensor's value"
@@ -71,7 +84,7 @@ def graph_break_reason(gm: fx.GraphModule) -> str | None:
     frames: list[FrameSummary] = [] if cut is None else list(cut.user_stack)
     if cut is not None and cut.graph_break:
         where = [_place(x.filename, x.lineno) for x in frames[-1:]]
-        text = _with_remedy(_first_line(cut.reason), *where)
+        text = _with_remedy(str(cut.reason), *where)
         _cuts.update({(x.filename, x.lineno): text for x in frames})
         return text
     before = [_cuts.get((x.filename, _resumed_at(x))) for x in frames]
@@ -233,20 +246,18 @@ def _why_given_up(code: CodeType) -> str | None:
         if known == place and record.fail_reason:
             where = record.fail_user_frame_filename or code.co_filename
             line = _place(where, record.fail_user_frame_lineno)
-            return _with_remedy(_first_line(record.fail_reason), line)
+            return _with_remedy(str(record.fail_reason), line)
     return None
 
 
-def _with_remedy(reason: str, *where: str) -> str:
-    remedy = [text for part, text in REMEDIES.items() if part in reason][:1]
+def _with_remedy(told: str, *where: str) -> str:
+    reason = told.strip().split("\n", 1)[0]
+    remedies = [text for part, text in REMEDIES.items() if part in reason]
+    remedies += [text for part, text in _EXPLAINED.items() if part in told]
     if reason.startswith(_JUMP):
-        reason, remedy = BRANCH_ON_A_TENSOR, [BRANCH_ON_A_NUMBER]
-    return " ".join([reason, *where, *remedy])
+        reason, remedies = BRANCH_ON_A_TENSOR, [BRANCH_ON_A_NUMBER]
+    return " ".join([reason, *where, *remedies[:1]])
 
 
 def _place(filename: str, line: object) -> str:
     return f"({filename.rsplit('/', 1)[-1]}:{line})"
-
-
-def _first_line(reason: object) -> str:
-    return str(reason).strip().split("\n", 1)[0]

@@ -49,8 +49,13 @@ python_kernels: Callable[[], contextlib.AbstractContextManager[Any]] = _python_k
 
 FUSED_LAYER = torch._transformer_encoder_layer_fwd
 FUSED_ATTENTION = torch._native_multi_head_attention
-rescaled_qkv: Callable[..., Any] = torch._transform_bias_rescale_qkv
 masked_softmax: Callable[..., torch.Tensor] = torch._masked_softmax
+
+with contextlib.suppress(RuntimeError):  # a torch that can trace it by itself
+    # else tracing runs the op itself, whose kernel takes no symbols for sizes
+    torch.library.register_fake(
+        "aten::_masked_softmax", lambda scores, *_: torch.empty_like(scores)
+    )
 
 DynamoControl = TorchDynamoException
 """What Dynamo raises through a backend to steer itself; never to be swallowed."""

@@ -22,6 +22,7 @@ from rfc_compile.passes.analysis.flops import (
     is_expensive,
     is_matmul_of_activations,
 )
+from rfc_compile.passes.analysis.input_names import last_word, user_name, user_names
 from rfc_compile.passes.analysis.residual_stream import ResidualAdd
 from rfc_compile.passes.analysis.timestep_input import (
     find_timestep,
@@ -91,10 +92,11 @@ def classify_inputs(
 
     Raises:
         CannotCache: more than one candidate for the timestep.
+        OptionError: the name of the timestep fits several inputs.
         NothingToCache: no latent.
     """
     placeholders = gm.graph.find_nodes(op="placeholder")
-    names = {node: user_name(source_of(node)) for node in placeholders}
+    names = user_names({node: source_of(node) for node in placeholders})
     static = frozenset(
         node
         for node in placeholders
@@ -227,12 +229,13 @@ def _own_latents(
     One for every result shaped like it, by the names; else the inputs of one name.
     """
     own: set[fx.Node] = set()
-    likely = sorted(latents, key=lambda n: not re.fullmatch(_LATENT_NAMES, names[n]))
+    words = {node: last_word(names[node]) for node in latents}
+    likely = sorted(latents, key=lambda n: not re.fullmatch(_LATENT_NAMES, words[n]))
     for result in _results(gm):
         left = [node for node in likely if node not in own]
         alike = _alike_any(left, [result]) or _alike_any(left, [result], free=1)
         own.update(alike[:1])
-    return own or {node for node in latents if names[node] == names[likely[0]]}
+    return own or {node for node in latents if words[node] == words[likely[0]]}
 
 
 def _results(gm: fx.GraphModule) -> list[torch.Tensor]:
@@ -267,18 +270,12 @@ def _read_by_a_linear(
 
 
 def _is_text_or_mask(name: str) -> bool:
-    return re.search(_TEXT_NAMES, name.lower()) is not None
+    return re.search(_TEXT_NAMES, user_name(name).lower()) is not None
 
 
 def _is_argument(source: str) -> bool:
     """Whether a source is passed to the call rather than read from a module."""
     return not re.match(r"^(L\['self'\]|G\[)", source)
-
-
-def user_name(source: str) -> str:
-    """``timestep`` for ``L['timestep']`` and for ``L['kwargs']['timestep']``."""
-    quoted = re.findall(r"\['([^']+)'\]", source)
-    return quoted[-1] if quoted else source
 
 
 def _is_size(source: str) -> bool:

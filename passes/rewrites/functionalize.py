@@ -19,7 +19,7 @@ from torch import fx
 from torch.fx.traceback import preserve_node_meta
 
 from rfc_compile.errors import CannotCache
-from rfc_compile.passes.analysis.input_roles import user_name
+from rfc_compile.passes.analysis.input_names import user_name
 from rfc_compile.passes.fx_utils import aten, fill_of, remove_dead_code
 from rfc_compile.passes.rewrites.retrace import retrace
 from rfc_compile.torch_internals import (

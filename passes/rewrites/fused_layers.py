@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +22,6 @@ from rfc_compile.torch_internals import (
     FUSED_ATTENTION,
     FUSED_LAYER,
     masked_softmax,
-    rescaled_qkv,
 )
 
 
@@ -119,8 +119,7 @@ def _attention(
     """The result (B, T, width) and the weights (B, heads, T, T)."""
     batch, length, _ = x.shape
     projected = F.linear(x, in_weight)
-    parts = rescaled_qkv(projected, in_bias, heads)
-    q, k, v = (part.flatten(0, 1) for part in parts)
+    q, k, v = _rescaled_qkv(projected, in_bias, heads)
     scores = torch.bmm(q, k.transpose(1, 2)).view(batch, heads, length, length)
     if mask is None:
         weights = torch.softmax(scores, -1)
@@ -132,3 +131,24 @@ def _attention(
         read.transpose(1, 2).flatten(0, 1).flatten(1), out_weight, out_bias
     )
     return result.view(batch, length, width), weights
+
+
+def _rescaled_qkv(
+    projected: Tensor, bias: Tensor, heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries by the root of their width, keys, values; each (B * heads, T, width).
+
+    Not by torch's own op: its kernel takes no symbols for sizes.
+    """
+    exact = torch.promote_types(projected.dtype, torch.float32)  # as the op computes
+    summed = projected.to(exact) + bias.to(exact)
+    parts = summed.view(*projected.shape[:2], 3, heads, -1)
+    q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+    rounded = np.float64 if exact == torch.float64 else np.float32
+    q = q * float(np.reciprocal(np.sqrt(rounded(q.shape[-1]))))
+    laid_out = (
+        part.to(projected.dtype).clone(memory_format=torch.contiguous_format)
+        for part in (q, k, v)
+    )
+    q, k, v = (part.flatten(0, 1) for part in laid_out)
+    return q, k, v

@@ -106,7 +106,8 @@ class Options:
             ``module`` for a graph that is not given the timestep.
         inner: the Dynamo backend that compiles the resulting graphs.
         inner_options: its options.
-        timestep: name of the model's timestep input, None to find it.
+        timestep: name of the model's timestep input as messages call it (``args[1]``
+            of ``forward(*args)``), None to find it.
         process_group: of torch.distributed: the ranks that share one computation of the
             model, and so decide together. None is the ranks that collectives or sharded
             weights in the graph name, else this one alone.

@@ -243,7 +243,7 @@ def test_tables_of_positions_are_no_latents() -> None:
 
     tables = [torch.ones(6, 16), torch.zeros(6, 16)]
     captured = capture(build(Rotated), tokens(), timesteps(9), tables)
-    assert roles(captured) == ("t", ["x"], ["tables", "tables"])
+    assert roles(captured) == ("t", ["x"], ["tables[0]", "tables[1]"])
 
 
 def test_text_and_masks_are_no_latents() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile import Options
-from rfc_compile.errors import CannotCache
+from rfc_compile.errors import CannotCache, OptionError, UncachedWarning
 from rfc_compile.graph_report import percent_below
 from rfc_compile.tools.inspection.dry_run import dry_run
 
@@ -54,7 +56,62 @@ class Unknown(Stack):
         return self.run_blocks(self.embed(x), c, x)
 
 
+class Shaped(Table):
+    """Numbers of a shape that goes with the latent's."""
+
+    def forward(self, x: Tensor, noise_labels: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x * (1 - noise_labels / 10), noise_labels.flatten())
+
+
+class ShapedGate(Unknown):
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, sigma.flatten())
+
+
+class ShapedAnything(Table):
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, k.flatten())
+
+
+class ShapedIndex(Table):
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return self.run_blocks(self.embed(x), self.look_up(k.flatten()), x)
+
+
+class Sized(Stack):
+    """Two further numbers are embedded like the timestep."""
+
+    def forward(self, x: Tensor, size: Tensor, ratio: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, k + 0.1 * (size + ratio).flatten())
+
+
+class ShapedUnknown(Unknown):
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, k.flatten())
+
+
 INDEX = torch.tensor([9, 9])
+SHAPED = timesteps(9)[:, None, None]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("model", "call", "name"),
+    [
+        (Shaped, (SHAPED,), "noise_labels"),
+        (ShapedGate, (SHAPED,), "sigma"),
+        (ShapedAnything, (SHAPED,), "k"),
+        (ShapedIndex, (INDEX[:, None],), "k"),
+        (Sized, (SHAPED, SHAPED + 1, timesteps(9)), "k"),
+    ],
+)
+def test_a_timestep_has_any_shape_of_one_number_for_each_sample(
+    model: type[Stack], call: tuple[Tensor, ...], name: str, dynamic: bool
+) -> None:
+    found = capture(build(model), tokens(), *call, dynamic=dynamic).found.inputs
+    assert found.timestep_index is not None
+    assert found.names[found.timestep_index] == name
+    assert not {"noise_labels", "sigma"} & set(found.conditioning_names)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +141,7 @@ def test_where_none_is_found_a_note_names_the_inputs() -> None:
     (note,) = found.notes
     assert note.endswith("options={'timestep': ...} if it is one of these: k")
     assert not explained(build(Unknown), tokens(), timesteps(9), timestep="k").notes
+    assert explained(build(ShapedUnknown), tokens(), SHAPED).notes == (note,)
 
 
 def test_per_sample_tells_a_remedy_that_applies() -> None:
@@ -102,6 +160,95 @@ class Writes(Stack):
 def test_an_input_is_named_as_the_user_names_it() -> None:
     with pytest.raises(CannotCache, match=r"writes to its input memory$"):
         capture(build(Writes), tokens(), timesteps(9), tokens(1))
+
+
+class Held(Stack):
+    """Holds its inputs in something; two of them look like a timestep."""
+
+    def join(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return super().forward(x, a + 0.1 * b)
+
+
+class Starred(Held):
+    def forward(self, *args: Tensor) -> Tensor:  # type: ignore[override]
+        return self.join(*args)
+
+
+class Named(Held):
+    def forward(self, x: Tensor, **rest: Tensor) -> Tensor:  # type: ignore[override]
+        return self.join(x, rest["a"], rest["b"])
+
+
+class Attributes(Held):
+    def forward(self, x: Tensor, call: Any) -> Tensor:  # type: ignore[override]
+        return self.join(x, call.a, call.b)
+
+
+class Dictionaries(Held):
+    def forward(self, one: Any, other: Any) -> Tensor:  # type: ignore[override]
+        return self.join(one["x"], one["level"], other["level"])
+
+
+class OwnDictionary(dict[str, Tensor]):
+    """Of another type than Python's, as transformers and diffusers have them."""
+
+
+A, B = timesteps(9), timesteps(1)
+HELD: list[Any] = [
+    (Starred, (tokens(), A, B), {}, "args[1]", "args"),
+    (Named, (tokens(),), {"a": A, "b": B}, "a", None),
+    (Attributes, (tokens(), SimpleNamespace(a=A, b=B)), {}, "call.a", None),
+    (
+        Dictionaries,
+        ({"x": tokens(), "level": A}, {"level": B}),
+        {},
+        "one['level']",
+        "level",
+    ),
+    (
+        Dictionaries,
+        (OwnDictionary(x=tokens(), level=A), OwnDictionary(level=B)),
+        {},
+        "one[1]",
+        "one",
+    ),
+]
+
+
+def compiled(model: type[nn.Module], **options: Any) -> Any:
+    settings = {"inner": "eager", "min_coverage": 0.0, **options}
+    return torch.compile(build(model), backend="rfc", options=settings)
+
+
+@pytest.mark.parametrize(("model", "call", "named", "name", "short"), HELD)
+def test_every_input_has_a_name_of_its_own(
+    model: type[nn.Module], call: Any, named: Any, name: str, short: str | None
+) -> None:
+    with torch.no_grad(), pytest.warns(UncachedWarning) as warned:
+        compiled(model)(*call, **named)
+    (text,) = [str(warning.message) for warning in warned]
+    listed = text.partition("timestep (")[2].partition("):")[0].split(", ")
+    assert name in listed
+    assert len(set(listed)) == 2
+    rfc = compiled(model, timestep=name)
+    with torch.no_grad():
+        rfc(*call, **named)
+    assert rfc_compile.explain(rfc).timestep == (name,)
+    if short is not None:
+        message = rf"timestep='{short}' fits several inputs.*{re.escape(name)}"
+        with torch.no_grad(), pytest.raises(OptionError, match=message):
+            compiled(model, timestep=short)(*call, **named)
+
+
+def test_a_name_that_fits_one_element_is_that() -> None:
+    class Lists(Stack):
+        def forward(self, x: Tensor, times: list[Tensor]) -> Tensor:  # type: ignore[override]
+            return super().forward(x, times[0])
+
+    rfc = compiled(Lists, timestep="times")
+    with torch.no_grad():
+        rfc(tokens(), [A])
+    assert rfc_compile.explain(rfc).timestep == ("times[0]",)
 
 
 @pytest.mark.parametrize(

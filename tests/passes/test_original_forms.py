@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import rfc_compile
 from rfc_compile.errors import UncachedWarning
 from rfc_compile.passes.fx_utils import packet
-from rfc_compile.passes.rewrites.fused_layers import opened
+from rfc_compile.passes.rewrites.fused_layers import opened, self_attention
 
 UNBOUND: dict[str, Any] = {
     "backend": "rfc",
@@ -29,15 +30,16 @@ FUSED = (
 class Masked(nn.Module):
     """Layers of torch.nn with a mask of positions or of padding."""
 
-    def __init__(self, keyword: str, mask: Tensor) -> None:
+    def __init__(self, keyword: str, mask_of: Callable[[int], Tensor]) -> None:
         super().__init__()
         self.inner = EncoderLayers(norm_first=True)
-        self.keyword, self.mask = keyword, mask
+        self.keyword, self.mask_of = keyword, mask_of
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
         x = x * timestep.sin()[:, None, None]
+        mask = self.mask_of(len(x))
         for layer in self.inner.layers:
-            x = layer(x, **{self.keyword: self.mask})
+            x = layer(x, **{self.keyword: mask})
         return x
 
 
@@ -53,15 +55,30 @@ class SelfAttention(nn.Module):
         return x + h * timestep.sin()[:, None, None]
 
 
+class FusedAttention(SelfAttention):
+    """The same as one op, as older releases of torch trace it."""
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        attn = self.attn
+        inner, outer = (attn.in_proj_weight, attn.in_proj_bias), attn.out_proj
+        h, _ = torch._native_multi_head_attention(
+            x, x, x, WIDTH, 2, *inner, outer.weight, outer.bias
+        )
+        return x + h * timestep.sin()[:, None, None]
+
+
 CAUSAL = torch.ones(6, 6).triu(1).bool()
 PADDING = torch.arange(6).expand(2, 6) > torch.tensor([[3], [5]])
 FORMS: dict[str, Any] = {
     "gelu": EncoderLayers,
     "relu": lambda: EncoderLayers(activation="relu"),
     "norm_first": lambda: EncoderLayers(norm_first=True),
-    "positions": lambda: Masked("src_mask", CAUSAL),
-    "padding": lambda: Masked("src_key_padding_mask", PADDING),
+    "positions": lambda: Masked("src_mask", lambda _: CAUSAL),
+    "padding": lambda: Masked(
+        "src_key_padding_mask", lambda batch: PADDING.repeat(batch // 2, 1)
+    ),
     "attention": SelfAttention,
+    "fused_attention": FusedAttention,
     "gated": GatedSkips,
 }
 
@@ -80,6 +97,37 @@ def test_fused_layers_keep_their_bits(name: str) -> None:
         real = ~expected.isnan()
         assert torch.equal(found[real], expected[real])
     assert rfc_compile.explain(rfc).regions
+
+
+@pytest.mark.parametrize("dynamic", [True, None], ids=["dynamic", "second size"])
+@pytest.mark.parametrize("name", FORMS)
+def test_fused_layers_keep_their_bits_at_any_size(
+    name: str, dynamic: bool | None
+) -> None:
+    rfc = torch.compile(build(FORMS[name]), dynamic=dynamic, **UNBOUND)
+    plain = torch.compile(build(FORMS[name]), backend="eager", dynamic=dynamic)
+    for batch in (2, 4, 6):
+        call = tokens(batch=batch), timesteps(9, batch)
+        with torch.no_grad():
+            found, expected = rfc(*call), plain(*call)
+        real = ~expected.isnan()
+        assert torch.equal(found[real], expected[real])
+    explanation = rfc_compile.explain(rfc)
+    assert explanation.regions
+    assert not explanation.uncached_reasons
+
+
+@pytest.mark.parametrize("width", [16, 48])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_attention_has_the_bits_of_the_fused_op(width: int, dtype: torch.dtype) -> None:
+    attn: Any = build(lambda: nn.MultiheadAttention(width, 2)).to(dtype)
+    x = torch.randn(2, 6, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    projections = attn.in_proj_weight, attn.in_proj_bias, *attn.out_proj.parameters()
+    call = x, x, x, width, 2, *projections
+    expected = torch._native_multi_head_attention(*call)
+    assert all(map(torch.equal, self_attention(*call), expected))
 
 
 def test_no_fused_layer_is_left() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -200,6 +201,44 @@ class FillsATable(Stack):
             table = np.linspace(0, 1, x.shape[1], endpoint=False, dtype=np.float32)
             self.__dict__["positions"] = torch.from_numpy(table)[:, None]
         return super().run_blocks(x + self.__dict__["positions"], c, text)
+
+
+class Keeps(Stack):
+    """Makes an object at its first call that Dynamo cannot."""
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        super().__init__()
+        self.make = make
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        if "kept" not in self.__dict__:
+            self.__dict__["kept"] = self.make()
+        return super().run_blocks(x, c, text)
+
+
+MADE = (threading.local, threading.Lock, threading.RLock, torch.Generator)
+
+
+@pytest.mark.parametrize("called", [False, True], ids=["compiled first", "called"])
+@pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
+def test_an_object_made_at_the_first_call(
+    make: Callable[[], object], called: bool
+) -> None:
+    """The break tells a remedy, and the remedy leaves one graph."""
+    model = build(lambda: Keeps(make))
+    rfc = torch.compile(model, backend="rfc", options={"inner": "eager"})
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if called:
+            model(*CALL)
+        rfc(*CALL)
+    explanation = rfc_compile.explain(rfc)
+    if called:
+        assert explanation.graphs == 1
+        assert not explanation.graph_breaks
+    else:
+        (text,) = explanation.graph_breaks
+        assert "make the object in __init__" in text
 
 
 def cast_by_layer() -> nn.Module:

@@ -106,14 +106,14 @@ def test_a_number_read_from_a_tensor_has_its_remedy() -> None:
     assert reason.endswith("pass it as a Python number, and the forward stays whole")
 
 
-SHAPES = (2, 4, 8), (2, 1)
+SHAPES = (2, 4, 8), (2, 4)
 
 
 class Unrelated(Interrupted):
     """A block whose input is another one at every call."""
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        x = x * scale.sin()[:, None, None]
+        x = x * scale.sin()[..., None]
         for part in self.parts:
             x = x + part(x)
         return x
