@@ -206,10 +206,11 @@ class Trajectory:
     def jumps_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest step by more than a stage of a solver.
 
-        Several images in one named run, or noise that is added again.
+        Several images in one named run, or noise that is added again. No stage is
+        back at the first step.
         """
-        if not self.goes_back(time):
-            return False
+        if not self.goes_back(time) or not self.leads_on(time, 0):
+            return self.goes_back(time)
         moves = [abs(b - a) for a, b in pairwise(self.timesteps) if a != b]
         back = abs(mean_time(time) - self.timesteps[-1])
         return bool(moves) and back > JUMP_BACK * max(moves[-2:])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pytest
 import torch
-from denoising import LABELS, compiled, small_glyph
+from denoising import LABELS, compiled, small_glyph, steps_of
 from torch import nn
 
 import rfc_compile
@@ -130,6 +130,18 @@ def test_a_named_run_goes_on_where_stages_go_back_in_time(wanted: int | None) ->
         assert (found - expected).norm() < 0.02 * expected.norm()
     else:
         assert known.nfc == wanted
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_named_run_that_was_broken_off_begins_anew(steps: int) -> None:
+    """Its first timestep is further back than any stage."""
+    model, images = compiled(), []
+    for name in ("again", "alone"):
+        for seed in (1, 2) if name == "again" else (2,):
+            with rfc_compile.trajectory(name, num_steps=STEPS, target_nfc=10):
+                latents = steps_of(model, seed=seed, steps=STEPS)
+                images.append([*islice(latents, steps if seed == 1 else None)][-1])
+    assert torch.equal(images[1], images[2])
 
 
 def test_steps_of_several_calls_that_follow_from_nothing_are_told() -> None:
