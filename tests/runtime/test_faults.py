@@ -115,7 +115,7 @@ def test_the_same_input_at_every_step(options: dict[str, Any]) -> None:
     watched = Watched(**options)
     for step in range(4):
         watched(tokens(), at(step))
-    with pytest.warns(UncachedWarning, match="4 calls in a row"):
+    with pytest.warns(UncachedWarning, match="4 runs in a row"):
         watched(tokens(), at(4))
     for step in range(5, STEPS):
         watched(tokens(), at(step))
