@@ -30,7 +30,6 @@ from rfc_compile.schedules.even import distance
 EVERY_STEP = frozenset({1})
 """The gaps of a branch that skips no step."""
 
-
 FIRST_INTERVAL = 2.2
 """Of the part of a run up to the second full step, as a weight of its error."""
 
@@ -115,16 +114,16 @@ class PlacedStep:
         """How much the error of a full step's prediction says of the change before it.
 
         After one full step the prediction was that nothing changes: over a long part
-        of the run the change will have turned before the next one.
+        of the run the change will have turned before the next one. How long it is, the
+        noise level alone tells; declared steps may be those of several images.
         """
         run, process = self.trajectory, self.trajectory.process
         if len(history) > 1:
             return 1.0
-        if process is not None:
-            times = run.timesteps[history[0]], mean_time(self.time)
-            return FIRST_INTERVAL * distance(process.level, *times)
-        steps = run.steps
-        return FIRST_INTERVAL * (self.step - history[0]) / steps if steps else 0.0
+        if process is None:
+            return 0.0
+        times = run.timesteps[history[0]], mean_time(self.time)
+        return FIRST_INTERVAL * distance(process.level, *times)
 
     @property
     def is_replaced(self) -> bool:

@@ -206,14 +206,14 @@ class Trajectory:
     def jumps_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest step by more than a stage of a solver.
 
-        Several images in one named run, or noise that is added again. No stage is
-        back at the first step.
+        Several images in one named run, or noise that is added again.
         """
-        if not self.goes_back(time) or not self.leads_on(time, 0):
-            return self.goes_back(time)
-        moves = [abs(b - a) for a, b in pairwise(self.timesteps) if a != b]
-        back = abs(mean_time(time) - self.timesteps[-1])
-        return bool(moves) and back > JUMP_BACK * max(moves[-2:])
+        moves = [b - a for a, b in pairwise(self.timesteps) if a != b]
+        if not moves or not self.goes_back(time):
+            return False
+        now, most = mean_time(time), JUMP_BACK * max(map(abs, moves[-2:]))
+        at_first = (now - self.timesteps[0]) * moves[0] <= 0  # no stage is
+        return at_first or abs(now - self.timesteps[-1]) > most
 
     def restart(self) -> None:
         """Drop what was kept: the next step has nothing to do with the last."""
