@@ -38,7 +38,7 @@ class Repayment:
     debt: float | None
     repaid: float | None
     curvature: Curvature | None
-    guided_error: float = 0.0
+    guided_error: float
 
 
 @dataclass(frozen=True)
