@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
@@ -13,8 +14,12 @@ from rfc_compile.graph_report import GraphReport
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.per_sample.matching import Samples
-from rfc_compile.runtime.run_notes import note_end, note_not_continued
-from rfc_compile.runtime.state import BranchState
+from rfc_compile.runtime.run_notes import (
+    UNLINKED_RUNS,
+    note_end,
+    note_not_continued,
+)
+from rfc_compile.runtime.state import BranchState, memory_of
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.schedules.decision import Decision
 
@@ -25,6 +30,10 @@ IDLE_CALLS = 8
 MAX_LONE_RUNS = 16
 """Runs of one step whose state is kept once there are twice as many, and no call
 continues one."""
+
+MEMORY_OF_LONE_RUNS = 0.125
+"""Share of the device's memory: where the state of runs of one step takes more, only as
+many are kept as a warning about them needs."""
 
 MAX_BRANCHES_KEPT = 64
 """Guidance branches of one owner whose state is kept; the oldest run goes."""
@@ -128,13 +137,8 @@ class Session:
         """Free idle runs, and the oldest of too many."""
         if len(self.runs) < 2:
             return
+        self._expire_lone([run for run in self.live if len(run.times) == 1])
         live = self.live
-        lone = [run for run in live if len(run.times) == 1]
-        waited = self.calls - self.continued
-        if min(waited, len(lone)) > 2 * MAX_LONE_RUNS:
-            for run in lone[MAX_LONE_RUNS:]:
-                run.finish()
-            live = self.live
         new = sum(len(run.branches) for run in live if not run.longest_gap)
         patience = IDLE_CALLS * max([1, new, *[run.longest_gap for run in live]])
         kept = 0
@@ -143,6 +147,17 @@ class Session:
             idle = self.calls - run.last_call > patience
             if idle or (kept > MAX_BRANCHES_KEPT and run is not live[0]):
                 note_not_continued(run, self.report)
+                run.finish()
+
+    def _expire_lone(self, runs: Sequence[Trajectory]) -> None:
+        """Free runs of one step: those of too many, and what takes too much memory."""
+        used = list(accumulate(map(_share_of_memory, runs)))
+        while len(used) > UNLINKED_RUNS and used.pop() > MEMORY_OF_LONE_RUNS:
+            note_not_continued(runs[len(used)], self.report)
+            runs[len(used)].finish()
+        left = [run for run in runs if not run.finished]
+        if min(self.calls - self.continued, len(left)) > 2 * MAX_LONE_RUNS:
+            for run in left[MAX_LONE_RUNS:]:
                 run.finish()
 
     @property
@@ -188,3 +203,9 @@ class Session:
         self.repeats, self.fresh, self.readings = 0, 0, []
         for run in self.live:
             run.finish()
+
+
+def _share_of_memory(run: Trajectory) -> float:
+    """Of a device's memory, in what a run keeps."""
+    kept = [(branch.bytes, branch.state.layout.device) for branch in run.branches]
+    return sum(size / memory_of(device) for size, device in kept)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import os
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -46,6 +48,18 @@ class Geometry(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+
+
+@functools.cache
+def memory_of(device: torch.device) -> float:
+    """All memory of a device in bytes; infinite where the system does not tell."""
+    module = torch.get_device_module(device)
+    try:
+        if hasattr(module, "mem_get_info"):
+            return float(module.mem_get_info(device)[1])
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, RuntimeError, ValueError):
+        return math.inf
 
 
 def geometry_of(layout: StateLayout, size_of: SizeOf) -> list[Geometry]:

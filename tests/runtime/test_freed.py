@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from denoising import compiled, steps_of
+from denoising import LABELS, compiled, small_glyph, steps_of
 from models import WIDTH, Stack, build, timesteps
 from torch import Tensor, nn
 
 import rfc_compile
 from rfc_compile import UncachedWarning
+from rfc_compile.runtime import session
 from rfc_compile.runtime.registry import dispatchers_of
-from rfc_compile.runtime.session import IDLE_CALLS
+from rfc_compile.runtime.session import IDLE_CALLS, MAX_LONE_RUNS
 from rfc_compile.runtime.session_table import MAX_SCOPES
+from rfc_compile.runtime.state import memory_of
 from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.tools.measure.glyph_dit import initial_noise
 
 OPTIONS = {
     "inner": "eager",
@@ -164,3 +167,32 @@ def test_a_run_that_ends_frees_the_input_it_began_with() -> None:
     run.first = [torch.zeros(2, 3)]
     run.finish()
     assert not run.first
+
+
+def unlinked(model: Any, seed: int) -> int:
+    """Distillation by scores: another timestep and another noise in every call."""
+    x = initial_noise(1, seed)
+    model(x, timestep=torch.tensor([20 + 19 * seed % 950]), class_labels=LABELS[:1])
+    return rfc_compile.stats(model).cache_bytes
+
+
+def test_calls_that_nobody_continues_are_freed() -> None:
+    model = compiled(small_glyph(4))
+    first = unlinked(model, 0)
+    with pytest.warns(UncachedWarning, match="ended with their first step"):
+        held = [unlinked(model, seed) for seed in range(1, 4 * MAX_LONE_RUNS)]
+    assert held[-1] <= (2 * MAX_LONE_RUNS + 2) * first
+
+
+def test_calls_that_nobody_continues_leave_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The state of a few calls of a large model would fill the device."""
+    model = compiled(small_glyph(4))
+    first = unlinked(model, 0)
+    share = 6.5 * first / memory_of(torch.device("cpu"))
+    monkeypatch.setattr(session, "MEMORY_OF_LONE_RUNS", share)
+    with pytest.warns(UncachedWarning, match="ended with their first step"):
+        held = [unlinked(model, seed) for seed in range(1, MAX_LONE_RUNS)]
+    assert max(held) == 7 * first
+    assert "is freed" in str(rfc_compile.explain(model))

@@ -16,7 +16,6 @@ import rfc_compile
 from rfc_compile import UncachedWarning
 from rfc_compile.runtime.call_context import current_context
 from rfc_compile.runtime.registry import dispatchers_of
-from rfc_compile.runtime.session import MAX_LONE_RUNS
 from rfc_compile.tools.measure.glyph_dit import (
     EMPTY_CLASS,
     initial_noise,
@@ -235,22 +234,6 @@ def test_more_prompts_than_guidance_has_branches(plain: nn.Module) -> None:
         stats = rfc_compile.stats(model)
     assert distance(found, mixed(plain)) < 0.15
     assert stats.nfc < 0.7 * len(stats.decisions)
-
-
-def test_calls_that_nobody_continues_are_freed() -> None:
-    """Distillation by scores: another timestep and another noise in every call."""
-    model = compiled(small_glyph(4))
-
-    def held(seeds: range) -> int:
-        for seed in seeds:
-            t = torch.tensor(20 + 19 * seed % 950)
-            predicted(model, initial_noise(1, seed), t)
-        return rfc_compile.stats(model).cache_bytes
-
-    first = held(range(1))
-    with pytest.warns(UncachedWarning, match="ended with their first step"):
-        last = held(range(1, 4 * MAX_LONE_RUNS))
-    assert last <= (2 * MAX_LONE_RUNS + 2) * first
 
 
 def test_the_first_image_is_the_one_drawn_later() -> None:
