@@ -30,7 +30,7 @@ from rfc_compile.schedules.even import distance
 EVERY_STEP = frozenset({1})
 """The gaps of a branch that skips no step."""
 
-FIRST_INTERVAL = 2.2
+FIRST_INTERVAL = 2.0
 """Of the part of a run up to the second full step, as a weight of its error."""
 
 
