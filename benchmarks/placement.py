@@ -2,12 +2,11 @@
 
 Every trained model is sampled with some of its samplers, guidance, steps and full
 steps; full steps are spread evenly over the steps, or over the noise level with several
-shifts and first and last distances. Numbers are the mean PSNR in dB against the
-uncached run. For every model and shift of the timesteps the choice is the one that is
-best on the others; what it gives there is shown beside the even spread.
+densities and first and last distances. Numbers are the mean PSNR in dB against the
+uncached run. For every model the choice is the one that is best on the others; what it
+gives there is shown beside the even spread.
 """
 
-import itertools
 import statistics
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -24,33 +23,44 @@ from rfc_compile.tools.measure.trial import decide_by
 
 EAGER: Final = {"inner": "eager"}
 SAMPLERS: Final = {
-    "emoji-flux": ("euler", "euler_shift3", "euler_shift7", "euler_dynamic"),
-    "glyph-dit": ("ddim", "unipc"),
+    "emoji-flux": ("euler", "euler_shift3", "unipc"),
+    "glyph-dit": ("ddim", "dpmpp_2m"),
+    "motion-hunyuan": ("euler", "euler_shift3", "unipc"),
 }
-GUIDANCE: Final = (1.0, 2.0)
-COUNTS: Final = ((20, 6), (28, 5), (28, 8), (50, 8), (50, 14), (50, 18))
+GUIDANCE: Final = (1.0, 4.0)
+COUNTS: Final = ((20, 6), (28, 8), (50, 8), (50, 14))
 """Steps, and how many of them are full."""
 IMAGES: Final = 2
 SEED: Final = 7400
 EVEN: Final = "even"
+TITLE: Final = "Density, its order, first and last distance"
 
 
 class Choice(NamedTuple):
     """Values of the constants."""
 
-    shift: float
+    denser: float
+    order: int
     first: float
     last: float
 
     def __str__(self) -> str:
         """As the tables show it."""
-        return f"{self.shift:g}, {self.first:g}, {self.last:g}"
+        return ", ".join(f"{value:g}" for value in self)
 
 
 CHOICES: Final = [
-    Choice(*values)
-    for values in itertools.product((2.0, 2.5, 3.0), (1.0, 0.7), (1.0, 0.5))
+    Choice(0.0, 8, 0.7, 0.5),
+    Choice(1.5, 8, 0.7, 0.5),
+    Choice(2.0, 6, 0.7, 0.5),
+    Choice(3.0, 5, 0.7, 0.5),
+    Choice(3.0, 8, 0.7, 0.5),
+    Choice(3.0, 8, 0.7, 0.75),
+    Choice(3.0, 8, 1.0, 0.5),
+    Choice(3.0, 16, 0.7, 0.5),
+    Choice(4.0, 8, 0.7, 0.5),
 ]
+CONSTANTS: Final = ("DENSER", "ORDER", "FIRST_DISTANCE", "LAST_DISTANCE")
 Numbers = dict[str, float]
 """PSNR by choice, and of the even spread."""
 
@@ -58,8 +68,8 @@ Numbers = dict[str, float]
 def spread_by(choice: Choice | None) -> None:
     """Place full steps by these constants from now on; None: evenly over the steps."""
     even.Even.by_noise = choice is not None
-    if choice is not None:
-        even.SHIFT, even.FIRST_DISTANCE, even.LAST_DISTANCE = choice
+    for name, value in zip(CONSTANTS, choice or (), strict=False):
+        setattr(even, name, value)
 
 
 def measured(name: str, sampler: str, *, quick: bool) -> Iterator[Numbers]:
@@ -103,7 +113,7 @@ def run(*, quick: bool) -> None:
     Args:
         quick: one image, one number of steps.
     """
-    kept = even.SHIFT, even.FIRST_DISTANCE, even.LAST_DISTANCE
+    kept = _shipped()
     found: dict[str, Numbers] = {}
     try:
         for name, samplers in SAMPLERS.items():
@@ -112,24 +122,33 @@ def run(*, quick: bool) -> None:
                 found[place] = mean(list(measured(name, sampler, quick=quick)))
                 console.print(place, found[place], highlight=False)
     finally:
-        even.Even.by_noise = True
-        even.SHIFT, even.FIRST_DISTANCE, even.LAST_DISTANCE = kept
+        spread_by(kept)
     tables = [_left_out(found), _all(found)]
     for grid in tables:
         show(grid)
     save("placement", "Where full steps go", found, [t.markdown() for t in tables])
 
 
+def _shipped() -> Choice:
+    return Choice(*(getattr(even, name) for name in CONSTANTS))
+
+
+def _by_model(found: dict[str, Numbers]) -> dict[str, Numbers]:
+    return {
+        name: mean([x for place, x in found.items() if place.startswith(f"{name},")])
+        for name in SAMPLERS
+    }
+
+
 def _left_out(found: dict[str, Numbers]) -> Grid:
-    rows = []
-    for place, own in found.items():
-        others = mean([numbers for other, numbers in found.items() if other != place])
-        chosen = max((str(choice) for choice in CHOICES), key=others.__getitem__)
-        used = str(Choice(even.SHIFT, even.FIRST_DISTANCE, even.LAST_DISTANCE))
-        numbers = [own[EVEN], own[chosen], own[used]]
-        rows.append([place, chosen, *(f"{x:.1f}" for x in numbers)])
+    rows, models = [], _by_model(found)
+    for name, own in models.items():
+        others = mean([numbers for other, numbers in models.items() if other != name])
+        chosen = max(map(str, CHOICES), key=others.__getitem__)
+        numbers = [own[EVEN], own[chosen], own[str(_shipped())]]
+        rows.append([name, chosen, *(f"{x:.1f}" for x in numbers)])
     header = ["left out", "best on the others", "even", "as chosen", "as shipped"]
-    return Grid("Shift, first and last distance: mean PSNR in dB", header, rows)
+    return Grid(f"{TITLE}: mean PSNR in dB", header, rows)
 
 
 def _all(found: dict[str, Numbers]) -> Grid:
@@ -137,4 +156,4 @@ def _all(found: dict[str, Numbers]) -> Grid:
         [key, *(f"{numbers[key]:.1f}" for numbers in found.values())]
         for key in (EVEN, *map(str, CHOICES))
     ]
-    return Grid("All of them", ["shift, first, last", *found], rows)
+    return Grid("All of them", [TITLE, *found], rows)

@@ -65,7 +65,7 @@ EVENLY = [0, 4, 7, 10, 14, 17]
 @pytest.mark.parametrize(
     ("flow", "scheduler"),
     [
-        (FLOW, "euler_shift3"),  # at shift 1 an even spread is nearer on this model
+        (FLOW, "euler_shift3"),  # at shift 1 even steps are nearer on this model
         (FLOW, "euler_shift7"),
         (VIDEO, "euler"),
         (VIDEO, "euler_dynamic"),
@@ -88,6 +88,30 @@ def test_a_flow_is_nearer_to_the_full_run_than_evenly_spread(
     assert len(steps) == WANTED
     assert steps != EVENLY
     assert psnr(images, plain).mean() > psnr(others, plain).mean() + 1.5
+
+
+@pytest.mark.parametrize(
+    ("model", "scheduler", "shift"),
+    [
+        (FLOW, "euler_shift3", "_shift3"),
+        (FLOW, "euler_dynamic", "_dynamic"),
+        (VIDEO, "euler", ""),
+        (VELOCITY, "ddim", ""),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_nearer_than_as_many_steps_of_a_good_solver(
+    compiled: dict[str, nn.Module], model: Any, scheduler: str, shift: str
+) -> None:
+    net, plain = compiled[model.name], model.load()
+    wanted = drawn(model, plain, scheduler)
+    steps, images = cached(model, net, scheduler)
+    assert len(steps) == WANTED
+    fewer = [
+        psnr(drawn(model, plain, solver + shift, steps=WANTED), wanted).mean()
+        for solver in ("unipc", "dpmpp_2m")
+    ]
+    assert psnr(images, wanted).mean() > max(fewer) + 0.5
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "by the fit"])
