@@ -112,8 +112,8 @@ class ModelForward:
     ) -> None:
         """Pass on the outputs of the graph that answers these latents.
 
-        ``answered_by`` is the graph that did so last time, None where the last one that
-        can is to be found: its outputs are passed when the forward is over.
+        ``answered_by`` is the graph that did so last time. Where it does not run, as it
+        was compiled anew, the last one that can is taken when the forward is over.
         """
         self._latents, self._answered_by = latents, answered_by
         self.answered = answered
@@ -132,8 +132,8 @@ class ModelForward:
         self.number = before.number + 1
         self._given, self._results = before._given, before._results
 
-    def _answers(self, graph: Hashable, results: Sequence[Any]) -> bool:
-        if self.answered is None or self._answered_by not in (None, graph):
+    def _answers(self, results: Sequence[Any]) -> bool:
+        if self.answered is None:
             return False
         return find_latent_pair(self._latents, results) is not None
 
@@ -225,8 +225,8 @@ class ModelForward:
         streams = [own for own in self._answering if isinstance(own, Tensor)]
         if streams and any(own is value for own in streams for value in arguments):
             self._newest_answer, self._answering = (None, ()), ()  # it was a stream
-        if self._answers(graph, results):
-            if self._answered_by is None:
+        if self._answers(results):
+            if self._answered_by != graph:
                 self._newest_answer = graph, copies_of_tensors(results)
                 self._answering = results
             else:
