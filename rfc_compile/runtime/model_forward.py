@@ -29,10 +29,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from rfc_compile.estimators.step_weights import common_position
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import copies_of_tensors, find_latent_pair
+from rfc_compile.runtime.noise_level import on_axis
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.session import LayerKey
 from rfc_compile.runtime.step import PlacedStep
@@ -147,7 +147,8 @@ class ModelForward:
         run = self._trajectory()
         if run is None:
             return None
-        return common_position([run.times[at] for at in (self.step, *full_steps)])
+        times = [run.times[at] for at in (self.step, *full_steps)]
+        return on_axis(run.process, times)
 
     def includes(
         self, layer: LayerKey, arguments: Iterable[Any], *, by_results: bool
