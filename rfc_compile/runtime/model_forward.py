@@ -29,10 +29,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from rfc_compile.estimators.step_weights import common_position
 from rfc_compile.runtime.call_context import CallContext, current_context
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import copies_of_tensors, find_latent_pair
+from rfc_compile.runtime.noise_level import on_axis
 from rfc_compile.runtime.ranks import Ranks
 from rfc_compile.runtime.session import LayerKey
 from rfc_compile.runtime.step import PlacedStep
@@ -112,8 +112,8 @@ class ModelForward:
     ) -> None:
         """Pass on the outputs of the graph that answers these latents.
 
-        ``answered_by`` is the graph that did so last time, None where the last one that
-        can is to be found: its outputs are passed when the forward is over.
+        ``answered_by`` is the graph that did so last time. Where it does not run, as it
+        was compiled anew, the last one that can is taken when the forward is over.
         """
         self._latents, self._answered_by = latents, answered_by
         self.answered = answered
@@ -132,8 +132,8 @@ class ModelForward:
         self.number = before.number + 1
         self._given, self._results = before._given, before._results
 
-    def _answers(self, graph: Hashable, results: Sequence[Any]) -> bool:
-        if self.answered is None or self._answered_by not in (None, graph):
+    def _answers(self, results: Sequence[Any]) -> bool:
+        if self.answered is None:
             return False
         return find_latent_pair(self._latents, results) is not None
 
@@ -147,7 +147,8 @@ class ModelForward:
         run = self._trajectory()
         if run is None:
             return None
-        return common_position([run.times[at] for at in (self.step, *full_steps)])
+        times = [run.times[at] for at in (self.step, *full_steps)]
+        return on_axis(run.process, times)
 
     def includes(
         self, layer: LayerKey, arguments: Iterable[Any], *, by_results: bool
@@ -225,8 +226,8 @@ class ModelForward:
         streams = [own for own in self._answering if isinstance(own, Tensor)]
         if streams and any(own is value for own in streams for value in arguments):
             self._newest_answer, self._answering = (None, ()), ()  # it was a stream
-        if self._answers(graph, results):
-            if self._answered_by is None:
+        if self._answers(results):
+            if self._answered_by != graph:
                 self._newest_answer = graph, copies_of_tensors(results)
                 self._answering = results
             else:

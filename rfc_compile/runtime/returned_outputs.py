@@ -119,10 +119,13 @@ class ReturnedOutputs:
         call, done, schedule = awaited
         session, branch.awaited = call.session, None
         with session.lock:
-            session.answered_by = graph
-            if graph is None:  # it was another one this time
+            if session.answered_by not in (None, graph):
+                # the outputs of another one may stand at other places
                 session.pairs.pop(sizes_of(call.latents), None)
                 branch.returned, branch.seen, branch.curvature = [], None, None
+                call.pair = None
+            session.answered_by = graph
+            if graph is None:
                 return outputs
             if call.pair is None or not call.pair.confirmed:
                 call.pair = guessed(session, call.latents, outputs)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from rfc_compile.estimators.step_signal import Signal
-from rfc_compile.estimators.step_weights import common_position, mean_time
+from rfc_compile.estimators.step_weights import mean_time
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.corrector import Debt
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import LatentPair
-from rfc_compile.runtime.noise_level import process_of
+from rfc_compile.runtime.noise_level import find_process, on_axis
 from rfc_compile.runtime.repayment import Repayment
 from rfc_compile.runtime.run_fits import settle
 from rfc_compile.runtime.sampler_fit import Fit
@@ -79,15 +79,16 @@ class PlacedStep:
 
     @functools.cached_property
     def positions(self) -> tuple[float, ...] | None:
-        """The time of this step and of the kept full steps, newest first.
+        """This step and the kept full ones, on the axis of predictions, newest first.
 
         None where rows have timesteps that do not move in proportion.
         """
-        known = self.trajectory.times
+        known, process = self.trajectory.times, self.trajectory.process
         times = [self.time, *[known[step] for step in self.branch.state.full_steps]]
-        if max(map(len, times)) == 1:
+        by_level = process is not None and process.by_level
+        if max(map(len, times)) == 1 and not by_level:  # most are
             return tuple([time[0] for time in times])
-        return common_position(times)
+        return on_axis(process, times)
 
     @functools.cached_property
     def debt(self) -> Debt:
@@ -144,7 +145,9 @@ class PlacedStep:
         if by_noise and self.step == 1 and run.process is None:
             times = [*run.times[0], *self.time]
             if len(times) == 2:  # one noise level for the whole latent
-                run.process = process_of(self.debt.fit, *times)
+                if run.unfitted:
+                    self._settle()
+                find_process(run, self.fit if self.follows else None, *times)
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:
             beside = run.beside(branch)

@@ -127,12 +127,14 @@ class Process(NamedTuple):
         factors: (from, to) -> factor of the latent, size of that of the output.
         rounding: by which the second may be off besides.
         predicts_noise: whether the model does.
+        by_level: whether predictions go by the noise level, not by the timestep.
     """
 
     level: Callable[[float], float]
     factors: Callable[[float, float], tuple[float, float]]
     rounding: float = 0.0
     predicts_noise: bool = False
+    by_level: bool = False
 
 
 ScheduleOptions: TypeAlias = Any

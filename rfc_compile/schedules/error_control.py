@@ -95,7 +95,9 @@ class ErrorControl(Schedule):
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
         if curvature.unpaid:
             longest = min(longest, self._even.interval(position))
-        times = position.times[len(position.times) - since - 1 :]
+        times, process = position.times[-since - 1 :], position.process
+        if process is not None and process.by_level:  # what predictions go by
+            times = [process.level(time) for time in times]
         owed, own = curvature.debt(times), curvature.output_error(times[-1])
         due = since + 1 >= longest or owed > self._tolerance
         if due or own > self._largest_output_error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -229,6 +230,83 @@ def test_where_the_noise_is_not_known_the_first_interval_is_one_step() -> None:
     assert found[0] == found[1]
     assert found[0][:2] == [0, 1]
     assert len(found[0]) < STEPS / 2
+
+
+class Denoiser(nn.Module):
+    """A v-prediction model that is given the noise added, and returns the image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+        self.model = model
+        self.register_buffer("logs", ((1 - kept) / kept).sqrt().log())
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        last = (sigma.log()[:, None] > self.logs).sum(1).clamp(1, 999) - 1
+        low, high = self.logs[last], self.logs[last + 1]
+        timestep = last + ((sigma.log() - low) / (high - low)).clamp(0, 1)
+        noise = sigma[:, None, None, None]
+        size = (1 + noise**2).sqrt()
+        v = self.model(x / size, timestep=timestep, class_labels=label).sample
+        image: Tensor = x / size**2 - v * noise / size
+        return image
+
+
+@torch.no_grad()
+def by_sigmas(model: Any, steps: int = 28) -> Tensor:
+    """Euler's rule from one sigma to the next, as k-diffusion has it."""
+    ramp = torch.linspace(1, 0, steps) * (80 ** (1 / 7) - 0.01 ** (1 / 7))
+    sigmas = [*((ramp + 0.01 ** (1 / 7)) ** 7).tolist(), 0.0]
+    x = 80 * torch.randn(2, *VELOCITY.latent_shape, generator=torch.manual_seed(0))
+    for now, after in pairwise(sigmas):
+        image = model(x, torch.full((2,), now), torch.tensor([3, 8]))
+        x = image + (x - image) * (after / now)
+    return x
+
+
+@pytest.mark.parametrize(("options", "least"), [({}, 35.0), ({"target_nfc": 10}, 33.0)])
+def test_where_the_timestep_is_the_noise_added(
+    options: dict[str, Any], least: float
+) -> None:
+    """It falls by factors: half of the run is in its last hundredth."""
+    plain = by_sigmas(Denoiser(VELOCITY.load()))
+    net: Any = torch.compile(
+        Denoiser(VELOCITY.load()), backend="rfc", options={**EAGER, **options}
+    )
+    images = by_sigmas(net)
+    assert psnr(images, plain).mean() > least
+    assert len(full_steps(net)) <= options.get("target_nfc", 14)
+
+
+class Clean(nn.Module):
+    """A flow that returns the image, at timesteps of a thousand."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, timestep: Tensor, **given: Any) -> Tensor:
+        time = timestep / 1000
+        flow = self.model(x, timestep=time, **given).sample
+        image: Tensor = x - time[:, None, None] * flow
+        return image
+
+
+def test_a_flow_that_returns_the_image_is_not_taken_for_one() -> None:
+    """Its sampler has the same factors, but its latents hold little noise."""
+    net: Any = torch.compile(
+        Clean(FLOW.load()), backend="rfc", dynamic=False, options=EAGER
+    )
+    inputs, _ = FLOW.encode(FLOW.conditions(2))
+    inputs = {**inputs, **FLOW.shared}
+    x = torch.randn(2, *FLOW.latent_shape, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        for step in range(STEPS):
+            time = torch.full((2,), 1000.0 * (1 - step / STEPS))
+            image = net(x, timestep=time, **inputs)
+            x = x + (image - x) / (STEPS - step)
+    assert full_steps(net)[:2] == [0, 1]
+    assert len(full_steps(net)) < STEPS / 2
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "unipc"])
