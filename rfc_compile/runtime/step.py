@@ -138,6 +138,7 @@ class PlacedStep:
         run, branch = self.trajectory, self.branch
         known = run.timesteps[: self.step]
         by_noise = run.schedule is not None and run.schedule.by_noise
+        measures = run.schedule is not None and run.schedule.measures
         kept, curvature = branch.state.full_steps, branch.curvature
         lately = self.step - run.same_latent <= MOST_UNFITTED
         if self.put_off and (len(kept) == 1 or lately):
@@ -177,7 +178,7 @@ class PlacedStep:
             process=run.process,
             skips=skips and not run.in_parts,
             same_latent=run.same_latent >= self.step - 1,
-            noisy=not run.unfitted and self.debt.noisy > 0,
+            noisy=measures and not run.unfitted and self.debt.noisy > 0,
         )
 
     def _second_of_a_late_one(self, branches: Sequence[GuidanceBranch]) -> bool:
