@@ -24,7 +24,8 @@ LARGEST = 1e6
 """Values of the conditioning are clamped to this magnitude."""
 
 NOT_FINITE = (
-    "an input holds NaN or Inf (or the latent is all zero): such steps run uncached"
+    "an input or a weight holds NaN or Inf (or the latent is all zero): such steps run "
+    "uncached"
 )
 """The warning about a step whose signal is not finite."""
 

@@ -96,6 +96,8 @@ def note_not_continued(run: Trajectory, report: GraphReport) -> None:
 
 def note_unlinked(runs: Sequence[Trajectory], report: GraphReport) -> None:
     """Warn where every call, or every step of a solver, begins a run of its own."""
+    if report.options.get("interval") == 1:  # full steps are asked for
+        return
     alone: list[Trajectory] = []
     for run in takewhile(_is_unlinked, reversed(runs)):
         if len(run.times) > 1 and alone and not _is_over_before(run, alone[-1]):

@@ -44,6 +44,12 @@ FIRST_DISTANCE, LAST_DISTANCE = 0.7, 0.5
 and from the last one to the image, of the distances between."""
 FEW = 12
 
+BEYOND = (
+    "target_nfc is exceeded: the timesteps go on beyond that of an image (0, or 1 or "
+    "1000 where they rise), so where the run ends is not known; say how many steps it "
+    "has by a pipeline or rfc_compile.trajectory(name, num_steps=...)"
+)
+
 ROUNDED = 1e-9
 """Of a share of steps that is not exact in floating point."""
 
@@ -77,7 +83,10 @@ class Even(Schedule):
             return (FULL if due else CACHED), BY_NOISE
         share = self._share(position)
         if wanted is not None and not over and (self._is_targeted or share is None):
-            due = _due_by_share(self._done(position), wanted, position.computed)
+            parts = self._done(position)
+            if parts[1] > 1:
+                return self._beyond(position)
+            due = _due_by_share(parts, wanted, position.computed)
             return (FULL if due else CACHED), self.name
         assert share is not None, "a number of steps is wanted of a run that has one"
         now, before = (
@@ -85,6 +94,13 @@ class Even(Schedule):
             for step in (position.step, position.last_full)
         )
         return (FULL if now != before else CACHED), self.name
+
+    def _beyond(self, position: Position) -> tuple[float, str]:
+        """Timesteps go on beyond that of the image: intervals stay as they were."""
+        if self.report is not None:
+            self.report.warn(BEYOND)
+        due = position.since_full + 1 >= (position.last_interval or 1)
+        return (FULL if due else CACHED), self.name
 
     @property
     def _is_targeted(self) -> bool:

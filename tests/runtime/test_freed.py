@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -182,6 +183,14 @@ def test_calls_that_nobody_continues_are_freed() -> None:
     with pytest.warns(UncachedWarning, match="ended with their first step"):
         held = [unlinked(model, seed) for seed in range(1, 4 * MAX_LONE_RUNS)]
     assert held[-1] <= (2 * MAX_LONE_RUNS + 2) * first
+
+
+def test_unlinked_calls_are_not_told_where_full_steps_are_asked_for() -> None:
+    model = compiled(small_glyph(4), schedule="interval", interval=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UncachedWarning)
+        for seed in range(2 * MAX_LONE_RUNS):
+            unlinked(model, seed)
 
 
 def test_calls_that_nobody_continues_leave_memory(

@@ -67,6 +67,16 @@ def test_untold_and_even_timesteps_have_the_number_wanted() -> None:
     assert len(full_steps([0.1] * STEPS, target_nfc=14)) == 14
 
 
+def test_timesteps_beyond_that_of_the_image_go_on_as_before() -> None:
+    """EDM's logarithm of sigma: from 1.1 over 0 down to -1.5."""
+    report = Coverage(1.0, [])
+    times = [1.1 - 2.6 * i / 27 for i in range(28)]
+    full = full_steps([0.1] * 28, times=times, target_nfc=5, report=report)
+    gaps = [b - a for a, b in pairwise([*full, 28])]
+    assert max(gaps) - min(gaps) <= 1
+    assert "exceeded" in report.warnings[0]
+
+
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 3), st.integers(0, 6))
 @settings(max_examples=100, deadline=None)
 def test_what_is_asked_of_all_schedules_comes_first(
