@@ -34,8 +34,9 @@ from torch import Tensor
 from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit, precise
 from rfc_compile.schedules.base import Curvature
 
-LARGEST = 8.0
-"""More than this many times ``delta`` is never added: B_b is small against the debt."""
+LARGEST = 6.0
+"""Of ``delta``, times: smooth runs repay up to 5 of it. Where more is wanted, the
+sampler all but undoes within two steps what is added, and nothing is repaid."""
 
 ROUGH = 0.05
 """Largest residual of fits whose factors are trusted with the whole of a debt; above it
@@ -166,8 +167,8 @@ class Debt:
         later = _next(fit, (soon, self.owed[0]), (0.0, 0.0))
         paid = _next(fit, (fit.b[:, 0], np.zeros(1)), (0.0, 1.0))
         weight = np.where(paid == 0, np.inf, paid)
-        share = np.clip(later / (weight * remainder), -LARGEST, LARGEST)
-        if not np.any(share) or not np.all(np.isfinite(share)):
+        share = later / (weight * remainder)
+        if not np.any(share) or not np.all(np.abs(share) <= LARGEST):
             return None
         return share if self.residual <= ROUGH else 0.5 * share
 
