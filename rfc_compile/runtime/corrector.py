@@ -34,9 +34,12 @@ from torch import Tensor
 from rfc_compile.runtime.sampler_fit import EXACT, Array, Fit, precise
 from rfc_compile.schedules.base import Curvature
 
-LARGEST = 6.0
-"""Of ``delta``, times: smooth runs repay up to 5 of it. Where more is wanted, the
-sampler all but undoes within two steps what is added, and nothing is repaid."""
+LARGEST = 8.0
+"""More than this many times ``delta`` is never added: B_b is small against the debt."""
+
+TAKEN_BACK = 0.25
+"""Part of B_b: where less of what is added is left two steps later (UniPC's last steps,
+with image prediction), nothing is."""
 
 ROUGH = 0.05
 """Largest residual of fits whose factors are trusted with the whole of a debt; above it
@@ -167,8 +170,10 @@ class Debt:
         later = _next(fit, (soon, self.owed[0]), (0.0, 0.0))
         paid = _next(fit, (fit.b[:, 0], np.zeros(1)), (0.0, 1.0))
         weight = np.where(paid == 0, np.inf, paid)
-        share = later / (weight * remainder)
-        if not np.any(share) or not np.all(np.abs(share) <= LARGEST):
+        share = np.clip(later / (weight * remainder), -LARGEST, LARGEST)
+        if not np.any(share) or not np.all(np.isfinite(share)):
+            return None
+        if np.any(np.abs(paid) < TAKEN_BACK * np.abs(fit.b[:, 0])):
             return None
         return share if self.residual <= ROUGH else 0.5 * share
 

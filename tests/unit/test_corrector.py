@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_a_curve_of_one_degree_more_than_predictions_is_repaid_in_full(
     debt = Debt(tuple(times[order::-1]))
     remainders = [_remainder(debt, t) for t in times[order + 1 :]]
     owed = sum(remainders[:-1]) / remainders[-1]
-    assume(owed <= LARGEST / 4)
+    assume(owed <= LARGEST / 4)  # more is never added
     exact, cached, corrected = latents_after(times, order, outputs, sampler)
     assert np.abs(corrected - exact).max() < 1e-9
     assert np.abs(cached - exact).max() > 1e-9
@@ -192,15 +193,25 @@ def test_nothing_is_repaid_by_the_factor_of_another_step(factor: float) -> None:
     assert owing(fit()).carried_on(fit()).carried_on(other).share(TIMES[3]) is None
 
 
-def test_nothing_is_repaid_where_more_than_the_largest_would_be_added() -> None:
-    """UniPC takes back what it is given at its last steps."""
-    debt, shares = owing(fit()), []
+def test_no_more_than_the_largest_is_added() -> None:
+    debt = owing(fit())
     for step in range(1, 10):
         debt = debt.carried_on(fit(b=fit().b[0, 0] / 2**step))
-        shares.append(debt.share(TIMES[3]))
-    known = [abs(share[0]) for share in shares if share is not None]
-    assert 0.5 * LARGEST < max(known) <= LARGEST
-    assert shares[-1] is None
+    share = debt.share(TIMES[3])
+    assert share is not None
+    assert abs(share[0]) == LARGEST
+
+
+@pytest.mark.parametrize(("left", "repays"), [(0.1, False), (-0.1, False), (0.5, True)])
+def test_nothing_is_repaid_where_the_sampler_takes_it_back(
+    left: float, repays: bool
+) -> None:
+    """``left`` of an output is in the latent two steps later."""
+    debt = owing(fit()).carried_on(fit())
+    assert debt.fit is not None
+    taken = (left - 1) * debt.fit.b
+    share = replace(debt, fit=debt.fit._replace(d=taken)).share(TIMES[3])
+    assert (share is not None) == repays
 
 
 def test_an_output_without_weight_repays_nothing_that_is_not_finite() -> None:
