@@ -45,7 +45,10 @@ def _flow(scale: float, *, rises: bool) -> Process:
         noise = 1 - time / scale if rises else time / scale
         return min(max(noise, 0.0), 1.0)
 
-    return Process(level, lambda start, end: (1.0, abs(end - start) / scale), ROUNDED)
+    def factors(start: float, end: float) -> tuple[float, float]:
+        return 1.0, abs(end - start) / scale
+
+    return Process(level, factors, ROUNDED, largest=scale * (1 + ROUNDED))
 
 
 def _diffusion(betas: Array) -> tuple[Process, Process]:
@@ -144,6 +147,8 @@ def process_of(fit: Fit | None, start: float, end: float) -> Process | None:
         return None
     latent, output = float(fit.a.mean()), abs(float(fit.b.sum(1).mean()))
     for process in _RISING if end > start else _FALLING:
+        if max(start, end) > process.largest:
+            continue
         a, b = process.factors(start, end)
         alike = abs(latent - a) <= AGREES * b
         off = abs(output - b)

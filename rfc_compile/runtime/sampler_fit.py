@@ -52,8 +52,9 @@ class Fit(NamedTuple):
     """The fit of one step.
 
     Attributes:
-        residual: norm of what is not explained over that of the latent's move, of the
-            worst row; 0 where nothing has moved.
+        residual: norm of what is not explained over that of the latent's move, or of
+            the latent where that is smaller, of the worst row; 0 where nothing has
+            moved. A latent that shrinks to little moves as far as any other would.
         moved: whether the latent of any row is another one than before.
         explained: whether the latent follows from those before it.
         linear: whether one step of history is enough for that.
@@ -177,12 +178,14 @@ def fit_of(gram: Array, outputs: int, rounding: float = 0.0) -> Fit:
         return _without_factors(float("inf"), len(gram), outputs, moved=moved)
     ridge, noise = _RIDGE + rounding**2, rounding**2 * gram[:, 1, 1]
     own = 2 + outputs
-    move, factors, left = _least_squares(gram[:, :own, :own], ridge)
+    newest = gram[:, 0, 0] + 2 * gram[:, 0, 1] + gram[:, 1, 1]
+    move = np.minimum(gram[:, 0, 0], newest)
+    factors, left = _least_squares(gram[:, :own, :own], ridge)
     residual = _relative(left - noise, move)
     linear = residual <= EXPLAINED
     c, d = np.zeros(len(gram)), np.zeros((len(gram), outputs))
     if residual > EXACT and gram.shape[1] > own:
-        _, longer, left = _least_squares(gram, ridge)
+        longer, left = _least_squares(gram, ridge)
         closer = _relative(left - noise, move)
         if closer < residual * _CLOSER or not linear:
             residual, factors = closer, longer
@@ -209,8 +212,8 @@ def _undoes(gram: Array, before: int) -> bool:
     return bool((left <= _REPEATED * gram[:, 1, 1]).all())
 
 
-def _least_squares(gram: Array, ridge: float) -> tuple[Array, Array, Array]:
-    """Squared norm of the first vector, factors of the others, what is left of it."""
+def _least_squares(gram: Array, ridge: float) -> tuple[Array, Array]:
+    """Factors of all vectors but the first, what is left of its squared norm."""
     known, target = gram[:, 1:, 1:], gram[:, 1:, 0]
     diagonal = np.einsum("rkk->rk", known)
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
@@ -218,11 +221,7 @@ def _least_squares(gram: Array, ridge: float) -> tuple[Array, Array, Array]:
     scaled = _without_repeats(scaled) + ridge * np.eye(known.shape[1])
     factors = np.linalg.solve(scaled, (target * scale)[..., None])[..., 0] * scale
     left = gram[:, 0, 0] - 2 * (factors * target).sum(-1)
-    return (
-        gram[:, 0, 0],
-        factors,
-        left + np.einsum("rk,rkl,rl->r", factors, known, factors),
-    )
+    return factors, left + np.einsum("rk,rkl,rl->r", factors, known, factors)
 
 
 def _without_broken(gram: Array) -> Array:

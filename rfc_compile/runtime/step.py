@@ -81,9 +81,18 @@ class PlacedStep:
     def positions(self) -> tuple[float, ...] | None:
         """This step and the kept full ones, on the axis of predictions, newest first.
 
-        None where rows have timesteps that do not move in proportion.
+        None where rows have timesteps that do not move in proportion. The second step
+        of a run shows what the axis is.
         """
-        known, process = self.trajectory.times, self.trajectory.process
+        run = self.trajectory
+        by_noise = run.schedule is not None and run.schedule.by_noise
+        if by_noise and self.step == 1 and run.process is None:
+            first = [*run.times[0], *self.time]
+            if len(first) == 2:  # one noise level for the whole latent
+                if run.unfitted:
+                    self._settle()
+                find_process(run, self.fit if self.follows else None, *first)
+        known, process = run.times, run.process
         times = [self.time, *[known[step] for step in self.branch.state.full_steps]]
         by_level = process is not None and process.by_level
         if max(map(len, times)) == 1 and not by_level:  # most are
@@ -137,18 +146,11 @@ class PlacedStep:
         """Where its branch stands, for the schedule."""
         run, branch = self.trajectory, self.branch
         known = run.timesteps[: self.step]
-        by_noise = run.schedule is not None and run.schedule.by_noise
         measures = run.schedule is not None and run.schedule.measures
         kept, curvature = branch.state.full_steps, branch.curvature
         lately = self.step - run.same_latent <= MOST_UNFITTED
         if self.put_off and (len(kept) == 1 or lately):
             self._settle()  # tells whether the latent has moved, and by noise
-        if by_noise and self.step == 1 and run.process is None:
-            times = [*run.times[0], *self.time]
-            if len(times) == 2:  # one noise level for the whole latent
-                if run.unfitted:
-                    self._settle()
-                find_process(run, self.fit if self.follows else None, *times)
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:
             beside = run.beside(branch)

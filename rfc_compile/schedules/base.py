@@ -128,6 +128,7 @@ class Process(NamedTuple):
         rounding: by which the second may be off besides.
         predicts_noise: whether the model does.
         by_level: whether predictions go by the noise level, not by the timestep.
+        largest: its largest timestep.
     """
 
     level: Callable[[float], float]
@@ -135,6 +136,7 @@ class Process(NamedTuple):
     rounding: float = 0.0
     predicts_noise: bool = False
     by_level: bool = False
+    largest: float = math.inf
 
 
 ScheduleOptions: TypeAlias = Any
