@@ -267,10 +267,11 @@ class Dispatcher(ABC):
 
     def _limit(self, call: PlacedStep) -> tuple[float, str]:
         """The largest error with which a step may be cached, and the reason."""
+        schedule = self._schedule(call.trajectory)
         if call.positions is None:
             self.report.fall_back(UNEVEN_TIMESTEPS)
             return FULL, "timesteps"
-        limit, reason = guarded_limit(self._schedule(call.trajectory), call.position)
+        limit, reason = guarded_limit(schedule, call.position)
         return limit, call.refused or reason
 
     def _schedule(self, run: Trajectory) -> Schedule:
