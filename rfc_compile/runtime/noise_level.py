@@ -6,8 +6,7 @@ one output to go by, so its factors (``sampler_fit``) are those of its process a
     rectified flow      x' = x + (s' - s) y                  s = t, or 1 - t if t rises
     v-prediction        x' = (a a' + s s') x + (a' s - a s') y
     noise prediction    x' = a'/a x + (s' - s a'/a) y
-
-    noise added, image       x' = s'/s x + (1 - s'/s) y          a = 1, s the timestep
+    noise added, image  x' = s'/s x + (1 - s'/s) y    a = 1, s the timestep
 
 They are compared with those of the processes known here at the step's timesteps. One
 that agrees tells the noise level of every timestep; where none does, it is not known.
