@@ -11,9 +11,10 @@ image. A speed-up needs no number of steps: a fixed share of them is full.
 Where the noise level u of the latent is known (``runtime.noise_level``), full steps are
 spread over u with the density 1 + 3 u^8 instead: errors made at the start, where the
 model decides what the image shows, grow most until the end. The last distance is
-shorter, as nothing repays what is owed then; where full steps are few so is the first,
-as one output alone is kept to predict from. A run that is longer than declared
-has as large a share of full ones there.
+shorter, as nothing repays what is owed then. Up to four full steps have the density
+1 + u^8 and a last distance like the others: a change between two close ones says
+nothing of a long interval after them. A run that is longer than declared has as large a
+share of full ones there.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ PRESET_STEPS = 50
 DENSER, ORDER = 3.0, 8
 """Of full steps over the noise level u: their density is 1 + DENSER u^ORDER."""
 
-FIRST_DISTANCE, LAST_DISTANCE = 0.7, 0.5
-"""By noise level: between the first two full steps, if there are fewer than ``FEW``,
-and from the last one to the image, of the distances between."""
-FEW = 12
+LAST_DISTANCE = 0.5
+"""From the last full step to the image, of the distances between."""
+
+FEW, DENSER_OF_FEW = 4, 1.0
+"""With so many full steps or fewer: their density, and no shorter last distance."""
 
 BEYOND = (
     "target_nfc is exceeded: the timesteps go on beyond that of an image (0, or 1 or "
@@ -171,24 +173,23 @@ def _due_by_noise(
     steps, times = position.steps, position.times
     if left <= 0 or (steps is not None and steps - position.step <= left):
         return left > 0
+    few = wanted <= FEW
     last, before, now = (
-        _place(level(times[step]))
+        _place(level(times[step]), DENSER_OF_FEW if few else DENSER)
         for step in (position.last_full, position.step - 1, position.step)
     )
-    shorter = position.computed == 1 and wanted < FEW
-    distance = FIRST_DISTANCE if shorter else 1.0
-    due = last * distance / (distance + left - 1 + LAST_DISTANCE)
+    due = last / (left + (1.0 if few else LAST_DISTANCE))
     return last - now + (before - now) / 2 >= due
 
 
 def distance(level: Callable[[float], float], start: float, end: float) -> float:
     """The part of a run between two timesteps, on the axis of full steps, 0 to 1."""
-    return abs(_place(level(start)) - _place(level(end)))
+    return abs(_place(level(start), DENSER) - _place(level(end), DENSER))
 
 
-def _place(noise: float) -> float:
+def _place(noise: float, denser: float) -> float:
     """Of a noise level on the axis over which full steps are spread, 0 to 1."""
-    more = DENSER / (ORDER + 1)
+    more = denser / (ORDER + 1)
     return (noise + more * noise ** (ORDER + 1)) / (1 + more)
 
 
