@@ -15,9 +15,13 @@ from typing import Final
 
 from torch import nn
 
+from benchmarks.unseen import UNSEEN
 from rfc_compile.tools.bench.workloads import Workload, trained_workload
 from rfc_compile.tools.measure.bundled_models import MODELS, bundled
 from rfc_compile.tools.measure.glyph_dit import default_device
+from rfc_compile.tools.measure.trained_model import TrainedModel
+
+MEASURED: Final[dict[str, TrainedModel]] = {**MODELS, **UNSEEN}
 
 DIFFUSION: Final = ("ddim", "dpmpp_2m", "unipc", "heun", "ddpm")
 FLOW: Final = (
@@ -75,7 +79,7 @@ class Cell:
     @property
     def calls(self) -> int:
         """Steps at which the model is called; `heun` has nearly two for each."""
-        return MODELS[self.model].count_calls(self.scheduler, self.steps)
+        return MEASURED[self.model].count_calls(self.scheduler, self.steps)
 
     @property
     def full(self) -> int:
@@ -86,7 +90,7 @@ class Cell:
 @cache
 def workload(cell: Cell, scheduler: str, steps: int) -> Workload:
     """The cell's model and guidance under a scheduler."""
-    model = MODELS[cell.model]
+    model = MEASURED[cell.model]
     return trained_workload(
         model,
         scheduler,
@@ -101,7 +105,7 @@ def int8(name: str) -> nn.Module:
     """A model with weights and activations of 8 bits in its linear layers."""
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-    model = MODELS[name].load().to(default_device())
+    model = MEASURED[name].load().to(default_device())
     quantize_(model, Int8DynamicActivationInt8WeightConfig())
     return model
 
@@ -132,9 +136,11 @@ def _pairs(row: Sequence[Hashable]) -> Iterator[tuple[Hashable, ...]]:
 
 def cells_of(model: str) -> list[Cell]:
     """The model's part of the matrix."""
-    flow = "euler_shift3" in MODELS[model].schedulers
-    samplers = FLOW if flow else DIFFUSION
-    samplers = (*samplers, samplers[0] + INT8)
+    known = MEASURED[model].schedulers
+    flow = "euler_shift3" in known
+    samplers = tuple(name for name in (FLOW if flow else DIFFUSION) if name in known)
+    if model not in UNSEEN:
+        samplers = (*samplers, samplers[0] + INT8)
     return [
         Cell(model, sampler, *guidance, steps, share)
         for sampler, guidance, steps, share in fraction(
@@ -145,6 +151,6 @@ def cells_of(model: str) -> list[Cell]:
 
 def all_cells() -> list[Cell]:
     """The matrix, one cell of every model in turn."""
-    parts = [cells_of(model) for model in bundled()]
+    parts = [cells_of(model) for model in (*bundled(), *UNSEEN)]
     rounds = itertools.zip_longest(*parts)
     return [cell for found in rounds for cell in found if cell is not None]

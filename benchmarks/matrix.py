@@ -1,4 +1,4 @@
-"""The trained models over samplers, guidance, steps and full steps, against everyone.
+"""Trained models over samplers, guidance, steps and full steps, against everyone.
 
 `cells.py` says which cells there are and how they were drawn, `rivals.py` how rivals
 come to the same number of full steps. Every number is the mean over a cell's images of
@@ -32,7 +32,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.cells import Cell, all_cells, int8, workload
+from benchmarks.cells import MEASURED, Cell, all_cells, int8, workload
 from benchmarks.matrix_tables import write_tables
 from benchmarks.report import console
 from benchmarks.rivals import RIVALS, Rival
@@ -55,7 +55,6 @@ from rfc_compile.tools.bench.methods.base import compile_model, describe
 from rfc_compile.tools.bench.quality import one_line, run_eagerly
 from rfc_compile.tools.bench.selection import SLACK
 from rfc_compile.tools.bench.workloads import plain
-from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.glyph_dit import default_device
 from rfc_compile.tools.measure.metrics import psnr
 from rfc_compile.tools.measure.trial import decide_by
@@ -136,7 +135,7 @@ def cached(cell: Cell, method: str, setting: Mapping[str, Any], images: int) -> 
 @lru_cache(maxsize=MOST_COMPILED)
 def compiled(model: str, is_int8: bool, guided: bool, options: str) -> nn.Module:
     """Ours for one size of the batch; ``options`` as JSON."""
-    made = int8(model) if is_int8 else MODELS[model].load().to(default_device())
+    made = int8(model) if is_int8 else MEASURED[model].load().to(default_device())
     settings = {**json.loads(options), "inner": "eager"}
     return compile_model(made, "rfc", dynamic=False, options=settings)
 
@@ -148,7 +147,7 @@ def ours(cell: Cell, setting: Mapping[str, Any], images: int) -> Found:
     model = compiled(cell.model, cell.is_int8, guided, json.dumps(graph))
     item = workload(cell, cell.scheduler, cell.steps)
     with torch._dynamo.config.patch(recompile_limit=4 * MOST_COMPILED):
-        item.draw(plain(model), images, 1, SEED)  # compiles what this sampler needs
+        item.draw(plain(model), images, 2, SEED)  # compiles what this sampler needs
         decide_by(model, setting)
         reset(model)
         with trajectory("run", num_steps=cell.calls):

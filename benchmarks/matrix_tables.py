@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from benchmarks.cells import SHARES, Cell
 from benchmarks.report import Grid, console, save, show
 from benchmarks.scores import DEFAULT, OURS, UNTOLD, Line, Scores, verdicts
+from benchmarks.unseen import UNSEEN
 
 
 def write_tables(lines: Sequence[Line]) -> None:
@@ -16,6 +17,11 @@ def write_tables(lines: Sequence[Line]) -> None:
     for grid in means:
         show(grid)
     claims = verdicts(scores, lambda model: DEFAULT)
+    unseen = Scores([line for line in lines if line.cell.model in UNSEEN])
+    claims += [
+        f"on models that nothing was chosen on: {claim}"
+        for claim in verdicts(unseen, lambda model: DEFAULT)
+    ]
     before = {line.cell for line in lines if not line.is_of_now}
     if before:
         cells = f"{len(before)} of {len(scores.by_cell)} cells"

@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.cells import Cell
+from benchmarks.cells import MEASURED, Cell
 from benchmarks.report import RESULTS
 from rfc_compile.tools.bench.selection import SLACK
-from rfc_compile.tools.measure.bundled_models import MODELS
 
 FILE: Final = RESULTS / "matrix.jsonl"
 
@@ -32,7 +31,7 @@ Choose = Callable[[str], str]
 @cache
 def fingerprint(model: str) -> str:
     """Of a model's weights: numbers of others are no numbers of it."""
-    (weights,) = MODELS[model].folder.glob("diffusion*.safetensors")
+    (weights,) = MEASURED[model].folder.glob("diffusion*.safetensors")
     return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
 

@@ -16,6 +16,11 @@ from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import Array
 from rfc_compile.schedules.base import Curvature
 
+ANSWER = 0.1
+"""Share of the latent's error that a model is taken to answer to. That answer is in the
+measured error as well, so that a debt of many times the error is repaid less: at high
+noise of a model that predicts noise."""
+
 DECIMALS = 6
 """The repaid share is rounded to these, so that the order of a sum does not matter."""
 
@@ -83,8 +88,9 @@ def repay(
     if share is None:
         return Repayment(outputs, true_error, None, None, curvature, guided)
     assert debt.weight is not None, "a share needs it"
-    owed = np.abs(share) * debt.weight * _ratio(error, latent)
-    damping = pair.damping(own)
+    times = np.abs(share) * debt.weight
+    owed = times * _ratio(error, latent)
+    damping = pair.damping(own) / (1 + ANSWER * times)
     rounded = np.round(share * damping, DECIMALS)
     amount = torch.tensor(rounded, dtype=torch.float32, device=exact.device)
     return Repayment(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from torch import Tensor, nn
+from torch import nn
 
 from rfc_compile.tools.bench.methods.base import (
     Applied,
@@ -56,11 +56,11 @@ class _Run:
 
 @dataclass
 class _CachedModule:
-    """Stands in for a module's forward."""
+    """Stands in for a module's forward; what it returns as None stays None."""
 
     forward: Callable[..., Any]
     run: _Run
-    derivatives: dict[str, list[tuple[Tensor, ...]]] = field(default_factory=dict)
+    derivatives: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self.run.full:
@@ -70,18 +70,23 @@ class _CachedModule:
         known = [output if isinstance(output, tuple) else (output,)]
         for old in self.derivatives.get(self.run.branch, [])[: self.run.order]:
             change = zip(known[-1], old, strict=True)
-            known.append(tuple((a - b) / self.run.gap for a, b in change))
+            known.append(
+                tuple(None if a is None else (a - b) / self.run.gap for a, b in change)
+            )
         self.derivatives[self.run.branch] = known
         return output
 
-    def _predict(self) -> tuple[Tensor, ...]:
+    def _predict(self) -> tuple[Any, ...]:
         assert self.run.newest is not None
         k = self.run.step - self.run.newest
         first, *others = self.derivatives[self.run.branch]
         result = list(first)
         for i, derivative in enumerate(others, start=1):
             weight = k**i / math.factorial(i)
-            result = [a + weight * d for a, d in zip(result, derivative, strict=True)]
+            result = [
+                None if a is None else a + weight * d
+                for a, d in zip(result, derivative, strict=True)
+            ]
         return tuple(result)
 
 

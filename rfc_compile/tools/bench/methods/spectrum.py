@@ -64,7 +64,7 @@ def weights_of(known: list[int], step: int, total: int) -> Tensor:
     return weights
 
 
-Output = Tensor | tuple[Tensor, ...]
+Output = Tensor | tuple[Tensor | None, ...]
 
 
 @dataclass
@@ -122,7 +122,8 @@ class _LastBlock:
             return outputs[-1]
         weights = weights_of(steps, self.run.step, self.run.total).tolist()
         if isinstance(outputs[0], Tensor):
-            return _sum(weights, outputs)
+            total: Tensor = _sum(weights, outputs)
+            return total
         return tuple(_sum(weights, kept) for kept in zip(*outputs, strict=True))
 
     def forget(self) -> None:
@@ -130,9 +131,11 @@ class _LastBlock:
         self.outputs.clear()
 
 
-def _sum(weights: list[float], tensors: Any) -> Tensor:
-    total: Tensor = sum(w * x for w, x in zip(weights, tensors, strict=True))
-    return total
+def _sum(weights: list[float], outputs: Any) -> Any:
+    """Of tensors; None where a block returns None, as the last one of SD3."""
+    if outputs[0] is None:
+        return None
+    return sum(w * x for w, x in zip(weights, outputs, strict=True))
 
 
 def _apply(
