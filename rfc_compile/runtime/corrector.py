@@ -41,6 +41,13 @@ TAKEN_BACK = 0.25
 """Part of B_b: where less of what is added is left two steps later (UniPC's last steps,
 with image prediction), nothing is."""
 
+AFFIRMED = 2.0
+"""Measured errors of image prediction count so often: a model finds the image that its
+own error has put into the latent, so that half of the error does not show."""
+
+TOWARDS = 0.2
+"""Part of the output's weight that the latent loses at least in image prediction."""
+
 ROUGH = 0.05
 """Largest residual of fits whose factors are trusted with the whole of a debt; above it
 half of it is repaid."""
@@ -183,6 +190,15 @@ class Debt:
         return None if self.fit is None else np.abs(self.fit.b[:, 0] + self.fit.d[:, 0])
 
     @property
+    def predicts_image(self) -> bool:
+        """Whether steps go towards the output, as those of image prediction do."""
+        if self.fit is None:
+            return False
+        weight = self.fit.b.sum(axis=1) + self.fit.d.sum(axis=1)
+        towards = (weight > 0) & (1 - self.fit.a > TOWARDS * weight)
+        return bool(towards.all())
+
+    @property
     def guidance(self) -> Array:
         """How much larger relative errors are in what guidance makes of outputs, (R,).
 
@@ -211,6 +227,8 @@ class Debt:
         if self.alternates:
             return Curvature(math.inf, math.inf, ())
         remainder, by = abs(_product(time, self.nodes)), self.weight
+        if self.predicts_image:
+            error = AFFIRMED * error
         if remainder == 0 or not 0 < len(self.nodes) <= len(nodes):
             return None
         if by is None or self.noisy:

@@ -34,7 +34,7 @@ def test_with_no_option_it_is_cached_and_close(name: str) -> None:
     assert known is not None
     assert known.nfc <= 0.6 * STEPS
     flat = (x.flatten(2, -2) if x.ndim == 5 else x for x in (drawn, wanted))
-    assert psnr(*flat).min() > 30
+    assert psnr(*flat).mean() > 33
 
 
 @pytest.mark.parametrize("name", UNSEEN)
@@ -54,5 +54,5 @@ def test_it_learns_what_it_predicts(name: str) -> None:
 @pytest.mark.parametrize("name", UNSEEN)
 def test_the_matrix_has_its_samplers(name: str) -> None:
     samplers = {cell.sampler for cell in cells_of(name)}
-    known = set(UNSEEN[name].schedulers)
-    assert samplers == known & {*FLOW, *DIFFUSION}
+    kind = FLOW if "euler_shift3" in UNSEEN[name].schedulers else DIFFUSION
+    assert samplers == {*kind} & {*UNSEEN[name].schedulers}

@@ -8,11 +8,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rfc_compile.estimators.step_weights import newton_coefficients
 from rfc_compile.runtime.corrector import LARGEST, Debt
+from rfc_compile.runtime.latent_pair import LatentPair
+from rfc_compile.runtime.repayment import repay
 from rfc_compile.runtime.sampler_fit import Array, Fit
 from rfc_compile.schedules.base import Curvature
 
@@ -170,6 +173,21 @@ def test_nothing_is_repaid_after_a_step_that_is_not_explained(
     assert owing(fit()).carried_on(between).share(TIMES[3]) is None
 
 
+@pytest.mark.parametrize("weight", [0.01, 1.0, 40.0])
+def test_a_debt_of_many_times_the_error_is_repaid_less(weight: float) -> None:
+    """The model's answer to the latent's error is a part of what is measured."""
+    debt = owing(fit(b=-weight)).carried_on(fit(b=-weight))
+    share, latent = debt.share(TIMES[3]), torch.ones(1, 8)
+    assert share is not None
+    exact, predicted_ = torch.full((1, 8), 2.0), torch.full((1, 8), 1.9)
+    pair = LatentPair(index=0, output=0, dim=1, size=8)
+    given_ = debt, TIMES[3], (TIMES[3], *TIMES[1::-1])
+    found = repay(pair, [latent], [exact], predicted_, *given_, corrects=True)
+    added = found.outputs[0] - exact
+    wanted = share[0] / (1 + 0.1 * abs(share[0]) * weight) * (exact - predicted_)
+    torch.testing.assert_close(added, wanted)
+
+
 def test_half_is_repaid_where_the_fit_is_rough() -> None:
     exact = owing(fit()).carried_on(fit()).share(TIMES[3])
     rough = owing(fit(0.1)).carried_on(fit(0.1)).share(TIMES[3])
@@ -230,6 +248,30 @@ def test_the_curvature_foretells_the_error_it_was_measured_from(
     assert found.output_error(TIMES[3]) == pytest.approx(error / output)
     assert found.debt([TIMES[3]]) == pytest.approx(0.1 * error / latent)
     assert found.output_error(TIMES[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "counted"),
+    [
+        (0.9, 0.1, 2.0),  # towards the output: x' = s'/s x + (1 - s'/s) y
+        (1.0, 0.1, 1.0),  # a flow whose timesteps rise
+        (1.2, -0.3, 1.0),  # noise prediction
+        (0.995, 0.1, 1.0),  # v-prediction of the other sign
+    ],
+)
+def test_errors_of_image_prediction_count_more(
+    a: float, b: float, counted: float
+) -> None:
+    ones = np.ones(ROWS)
+    fit = Fit(
+        *(0.0, True, True, True),
+        *(a * ones, b * np.ones((ROWS, 1)), 0 * ones, np.zeros((ROWS, 1))),
+    )
+    debt = Debt(nodes=(0.0,), fit=fit)
+    curvature = debt.curvature(0.5, ones, (ones, ones), (0.5, 0.0))
+    assert curvature is not None
+    assert curvature.output_weight == pytest.approx(counted / 0.5**2)
+    assert curvature.weight == pytest.approx(counted * abs(b) / 0.5**2)
 
 
 def test_nothing_is_owed_before_the_sampler_is_known() -> None:
