@@ -7,7 +7,6 @@ from benchmarks import (
     accelerator,
     compile_time,
     defaults,
-    end_to_end,
     host,
     left_out,
     matrix,
@@ -30,7 +29,7 @@ def main() -> None:
     add(
         "--only",
         default="",
-        help="part of the names: accelerator, compile_time, end_to_end, matrix",
+        help="part of the names: accelerator, compile_time, matrix",
     )
     add("--again", default="", help="part of methods of matrix to measure again")
     add(
@@ -62,7 +61,6 @@ def main() -> None:
         "memory": memory.run,
         "speed": speed.run,
         "speed_xl": speed.run_xl,
-        "end_to_end": functools.partial(end_to_end.run, only=args.only),
         "host": host.run,
         "tuned_steps": tuned_steps.run,
         "compile_time": functools.partial(compile_time.run, only=args.only),
