@@ -38,13 +38,9 @@ class Cell:
     """One way to sample one model, and how many steps may be full.
 
     Attributes:
-        model: its name.
         sampler: name of a scheduler, perhaps with `INT8`.
-        guidance: scale.
         separate: whether guidance takes two calls a step.
-        steps: of the sampler.
         share: full steps in per cent.
-
     """
 
     model: str

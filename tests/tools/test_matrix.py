@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,7 +195,7 @@ def test_tables_hold_every_number(
     ):
         assert row in page
     monkeypatch.setattr(left_out, "read_lines", lambda: known)
-    left_out.run(quick=False)
+    left_out.run(Namespace())
     page = (tmp_path / "left_out.md").read_text()
     assert "| emoji-flux | wide | 1 | 31.0 | -1.0 | -1.0 | +1.0 (default) |" in page
 

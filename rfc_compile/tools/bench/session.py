@@ -12,11 +12,19 @@ from rfc_compile.errors import OptionError
 from rfc_compile.io.files import make_folder, replace_file
 from rfc_compile.tools.bench.frechet import load_classifier
 from rfc_compile.tools.bench.methods import METHODS
-from rfc_compile.tools.bench.methods.base import SETTINGS, Method, Mode, describe
+from rfc_compile.tools.bench.methods.base import SETTINGS, Method, describe
 from rfc_compile.tools.bench.plot import save_plot
 from rfc_compile.tools.bench.quality import make_judge, measure_quality
-from rfc_compile.tools.bench.records import Quality, Records, Score, Timing
-from rfc_compile.tools.bench.selection import SHAPE_TARGETS, TARGETS, best_at, chosen
+from rfc_compile.tools.bench.records import (
+    SHAPE_TARGETS,
+    TARGETS,
+    Quality,
+    Records,
+    Score,
+    Timing,
+    best_at,
+    chosen,
+)
 from rfc_compile.tools.bench.tables import grids, readme_table, write_readme
 from rfc_compile.tools.bench.timing import measure_time
 from rfc_compile.tools.bench.verdicts import verdicts
@@ -154,11 +162,8 @@ class Session:
     def _own(self, method: Method) -> list[Quality]:
         """What was measured of a method's present settings."""
         present = {describe(setting) for setting in method.sweep}
-        return [
-            quality
-            for quality in self.records.qualities
-            if quality.method == method.name and quality.setting in present
-        ]
+        own = self.records.of_method(method.name)
+        return [quality for quality in own if quality.setting in present]
 
     def _targets(self, method: Method) -> Sequence[float]:
         return SHAPE_TARGETS if method.is_control else self.size.targets
@@ -169,14 +174,33 @@ class Session:
 
     def time(self, methods: Sequence[Method], workload: Workload) -> None:
         """The chosen settings of every method on one workload."""
+        size = self.size
+        known = set(map(_key, self.records.timings))
         for method in methods:
             for setting, nfc in self._settings(method, workload):
                 for mode in method.modes:
                     key = (workload.name, method.name, describe(setting), mode)
-                    known = any(_key(timing) == key for timing in self.records.timings)
-                    if known or self.is_late():
+                    if key in known or self.is_late():
                         continue
-                    self._time_one(method, workload, setting, mode, nfc)
+                    timing = measure_time(
+                        method,
+                        workload,
+                        setting,
+                        mode,
+                        images=size.timed_images if workload.trained else SHAPE_IMAGES,
+                        steps=STEPS,
+                        repeats=size.repeats
+                        if workload.trained
+                        else min(3, size.repeats),
+                        nfc=nfc,
+                    )
+                    self._add(timing)
+
+    def _add(self, timing: Timing) -> None:
+        self.records.timings.append(timing)
+        text = timing.error or f"{timing.speedup:.2f}x, spread {timing.spread:.0%}"
+        console.print(f"{', '.join(_key(timing))}: {text}", highlight=False)
+        self.save()
 
     def _settings(
         self, method: Method, workload: Workload
@@ -198,30 +222,6 @@ class Session:
             return [(setting, None) for setting in method.on_shapes]
         best = [best_at(own, target) for target in SHAPE_TARGETS]
         return [(self._setting(method, q), None) for q in best if q is not None]
-
-    def _time_one(
-        self,
-        method: Method,
-        workload: Workload,
-        setting: Mapping[str, Any],
-        mode: Mode,
-        nfc: float | None,
-    ) -> None:
-        size = self.size
-        timing = measure_time(
-            method,
-            workload,
-            setting,
-            mode,
-            images=size.timed_images if workload.trained else SHAPE_IMAGES,
-            steps=STEPS,
-            repeats=size.repeats if workload.trained else min(3, size.repeats),
-            nfc=nfc,
-        )
-        self.records.timings.append(timing)
-        text = timing.error or f"{timing.speedup:.2f}x, spread {timing.spread:.0%}"
-        console.print(f"{', '.join(_key(timing))}: {text}", highlight=False)
-        self.save()
 
     def is_late(self) -> bool:
         """Whether nothing more is to be begun."""

@@ -18,7 +18,6 @@ class Environment:
 
     Attributes:
         command: the command line, with the variables that steer its threads.
-        date: UTC, to the minute.
         cores: logical cores that the process may use.
         threads: threads that torch uses for one operation.
     """

@@ -93,9 +93,7 @@ class TrainedModel:
     ) -> nn.Module:
         """Loads it on the CPU, in evaluation mode and without gradients.
 
-        Args:
-            dtype: of the weights.
-            folder: of other weights than the bundled ones.
+        ``folder`` holds other weights than the bundled ones.
 
         Raises:
             ValueError: the folder holds a model of another class.
