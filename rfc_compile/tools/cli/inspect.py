@@ -27,7 +27,7 @@ from rfc_compile.errors import OptionError, one_line
 from rfc_compile.io.files import check_writable
 from rfc_compile.report.drawing import drawing
 from rfc_compile.report.numbers import in_words
-from rfc_compile.tools.cli.arguments import add_named_values, positive
+from rfc_compile.tools.cli.arguments import add_named_values, whole
 from rfc_compile.tools.inspection.dry_run import DryRun, dry_run
 from rfc_compile.tools.measure.factory import call_factory, is_factory
 
@@ -59,7 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "package.module:factory, which returns (model, inputs)",
     )
     for name, meaning in _SIZES.items():
-        add(f"--{name}", type=positive, help=f"{meaning}; not for a factory")
+        add(f"--{name}", type=whole, help=f"{meaning}; not for a factory")
     add("--dtype", choices=_DTYPES, help="of weights and inputs (default: bfloat16)")
     words = "an option of the backend, as estimator=taylor"
     add_named_values(parser, "--options", words)

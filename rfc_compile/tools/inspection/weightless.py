@@ -40,10 +40,8 @@ def build_without_weights(
 ) -> nn.Module:
     """The model that ``make`` builds, in evaluation mode, its weights without memory.
 
-    Args:
-        make: builds the model; what it computes (tables of positions) is computed.
-        dtype: of its parameters.
-        in_float32: names of submodules or parameters that stay in float32.
+    What ``make`` computes (tables of positions) is computed. Submodules or parameters
+    named ``in_float32`` stay so.
     """
     with _default_dtype(dtype), _EmptyOnMeta():
         model = make().eval()
