@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rfc_compile.tools.bench.workloads import Denoise, Step, Workload
 from rfc_compile.tools.inspection.model_inputs import make_inputs
-from rfc_compile.tools.inspection.weightless import build_without_weights
+from rfc_compile.tools.inspection.weightless import build_without_weights, default_dtype
 
 _DTYPE: Final = torch.bfloat16
 _TINY: Final = {"height": 8, "width": 8, "frames": 1, "text_tokens": 8}
@@ -75,13 +75,9 @@ class Model:
 
     def _make(self, device: str) -> nn.Module:
         torch.manual_seed(0)
-        with torch.device(device):  # billions of weights: nowhere else, and once
-            before = torch.get_default_dtype()
-            torch.set_default_dtype(_DTYPE)
-            try:
-                model = self.build(**self.config)
-            finally:
-                torch.set_default_dtype(before)
+        # billions of weights: nowhere else, and once
+        with torch.device(device), default_dtype(_DTYPE):
+            model = self.build(**self.config)
         return model.eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -14,16 +14,17 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 import torch
-from diffusers import FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks import speed
+from benchmarks.random_models import CALLS, moving_inputs, tiny_flux
 from benchmarks.report import RESULTS, Grid, console, publish, verdict
 from rfc_compile.runtime.registry import dispatchers_of
+from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.tools.bench.workloads import DIT_B
 from rfc_compile.tools.measure.trial import compile_model, elapsed
 
@@ -72,47 +73,11 @@ class Compilation:
         ]
 
 
-def _deep_model() -> nn.Module:
-    """As many blocks as FLUX.1 has, 19 and 38, of a tiny width."""
-    torch.manual_seed(0)
-    model = FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=19,
-        num_single_layers=38,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(4, 6, 6),
-    )
-    return model.eval().requires_grad_(False)
-
-
-def _deep_inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    start, direction = (torch.randn(1, 16, 4, generator=generator) for _ in range(2))
-    fixed = {
-        "encoder_hidden_states": torch.randn(1, 8, 16, generator=generator),
-        "pooled_projections": torch.randn(1, 16, generator=generator),
-        "img_ids": torch.zeros(16, 3),
-        "txt_ids": torch.zeros(8, 3),
-    }
-    for k in range(999):
-        timestep = torch.full((1,), 1 - k / 1000)
-        latent = start + 0.02 * k * direction
-        yield {"hidden_states": latent, "timestep": timestep, **fixed}
-
-
-def _dit_inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    return speed.inputs(model, batch=2)
-
-
-_Inputs = Callable[[nn.Module], Iterator[dict[str, Tensor]]]
-_MODELS: Final[dict[str, tuple[Callable[[], nn.Module], _Inputs]]] = {
-    "DiT-B, 12 blocks": (DIT_B.make, _dit_inputs),
-    "57 blocks, tiny": (_deep_model, _deep_inputs),
+_MODELS: Final[dict[str, tuple[Callable[[], nn.Module], float]]] = {
+    "DiT-B, 12 blocks": (DIT_B.make, 1000.0),
+    "57 blocks, tiny": (partial(tiny_flux, 19, 38), 1.0),
 }
+"""With the first timestep. The second has as many blocks as FLUX.1."""
 _SCHEDULES: Final[dict[str, dict[str, Any]]] = {
     "interval": {
         "schedule": "interval",
@@ -128,16 +93,18 @@ _SCHEDULES: Final[dict[str, dict[str, Any]]] = {
 @torch.no_grad()
 def compile_once(variant: str, name: str, temperature: str) -> Compilation:
     """Compile a model in this process."""
-    make, inputs = _MODELS[name]
+    make, first_timestep = _MODELS[name]
     model, options = make(), _SCHEDULES.get(variant)
     compiled = compile_model(model, _INNER, options)
     first = 1 if options is None else _BOTH_KINDS
     times = []
-    for arguments in islice(inputs(model), 2 * first):  # as many of each kind once more
-        times.append(elapsed(lambda a=arguments: compiled(**a)))
-        graphs = [g for d in dispatchers_of(model) for g in d.graphs.values()]
-        if len(times) == first and not all(graph.calls for graph in graphs):
-            raise RuntimeError(f"{variant}: a graph of {name} was not called")
+    calls = moving_inputs(model, 2, first_timestep)
+    with trajectory("run", num_steps=CALLS):
+        for arguments in islice(calls, 2 * first):  # as many of each kind once more
+            times.append(elapsed(lambda a=arguments: compiled(**a)))
+            graphs = [g for d in dispatchers_of(model) for g in d.graphs.values()]
+            if len(times) == first and not all(graph.calls for graph in graphs):
+                raise RuntimeError(f"{variant}: a graph of {name} was not called")
     if (options is None) != (not graphs):
         raise RuntimeError(f"{name} runs uncached")
     metrics = torch._dynamo.utils.compilation_time_metrics

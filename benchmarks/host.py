@@ -24,14 +24,15 @@ from types import FrameType
 from typing import Any, Final
 
 import torch
-from diffusers import DiTTransformer2DModel, FluxTransformer2DModel
 from torch import Tensor, nn
 
 import rfc_compile
 import rfc_compile.passes
+from benchmarks.random_models import inputs_of, tiny_flux
 from benchmarks.report import Grid, console, publish
 from benchmarks.speed import fresh_compiler
 from rfc_compile.runtime.registry import Dispatcher, dispatchers_of
+from rfc_compile.tools.bench.workloads import random_dit
 
 TARGET: Final = 120.0
 """Microseconds of a cached step of the DiT in place."""
@@ -40,9 +41,6 @@ FUNCTIONS: Final = 90
 """Functions of this package that a cached step enters."""
 
 STEPS: Final = 50
-
-LATENT: Final = "hidden_states"
-"""Name of the input that a sampler moves."""
 
 SCHEDULES: Final[dict[str, dict[str, Any]]] = {
     "static": {"schedule": "interval", "interval": 4, "corrector": "off"},
@@ -59,65 +57,24 @@ _INLINED: Final = {"<listcomp>", "<setcomp>", "<dictcomp>"}
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and how it is called.
-
-    Attributes:
-        inputs: the first call's.
-        times: timesteps at the start and at the end of a run.
-        options: of every setting.
-    """
+    """A model, and the timesteps at the start and at the end of a run."""
 
     name: str
     make: Callable[[], nn.Module]
-    inputs: Mapping[str, Tensor]
+    batch: int
     times: tuple[float, float]
     options: Mapping[str, Any]
 
 
 def dit() -> Subject:
     """30 blocks, 60 regions, 576 parameters."""
-    config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 8,
-        "in_channels": 4,
-        "num_layers": 30,
-        "sample_size": 8,
-        "patch_size": 2,
-        "norm_type": "ada_norm_zero",
-        "num_embeds_ada_norm": 1000,
-    }
-    make = partial(DiTTransformer2DModel, **config)
-    inputs = {"timestep": torch.zeros(2), "class_labels": torch.arange(2)}
-    inputs[LATENT] = torch.zeros(2, 4, 8, 8)
-    options = {"granularity": "module"}
-    return Subject("DiT, 60 regions", make, inputs, (999, 0), options)
+    make = partial(random_dit, heads=2, head_width=8, layers=30, side=8)
+    return Subject("DiT, 60 regions", make, 2, (999, 0), {"granularity": "module"})
 
 
 def flux() -> Subject:
     """Two joint and two single blocks, one region."""
-    config = {
-        "patch_size": 1,
-        "in_channels": 4,
-        "num_layers": 2,
-        "num_single_layers": 2,
-        "attention_head_dim": 16,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 32,
-        "pooled_projection_dim": 32,
-        "axes_dims_rope": (4, 4, 8),
-        "guidance_embeds": True,
-    }
-    inputs = {
-        LATENT: torch.zeros(1, 16, 4),
-        "timestep": torch.zeros(1),
-        "encoder_hidden_states": torch.ones(1, 8, 32),
-        "pooled_projections": torch.ones(1, 32),
-        "img_ids": torch.arange(48).reshape(16, 3).float(),
-        "txt_ids": torch.zeros(8, 3),
-        "guidance": torch.full((1,), 3.5),
-    }
-    make = partial(FluxTransformer2DModel, **config)
-    return Subject("FLUX, 1 region", make, inputs, (1, 0.02), {})
+    return Subject("FLUX, 1 region", partial(tiny_flux, 2, 2), 1, (1, 0.02), {})
 
 
 @dataclass(frozen=True)
@@ -157,10 +114,9 @@ class Driver:
         self, subject: Subject, schedule: str, *, known: bool, steps: int = STEPS
     ) -> None:
         torch.compiler.reset()
-        torch.manual_seed(0)
         self._steps = steps
         self._subject, self._known, self._runs = subject, known, 0
-        self._model = subject.make().eval().requires_grad_(False)
+        self._model = subject.make()
         options = {**subject.options, **SCHEDULES[schedule], "inner": "eager"}
         self._ours = torch.compile(self._model, backend="rfc", options=options)
 
@@ -175,11 +131,11 @@ class Driver:
 
     def _watched(self, watch: Callable[[Callable[[], Any]], Any]) -> Iterator[Any]:
         subject, generator = self._subject, torch.Generator().manual_seed(self._runs)
-        inputs = dict(subject.inputs)
-        latent = torch.randn(inputs[LATENT].shape, generator=generator)
+        inputs = inputs_of(self._model, subject.batch)
+        latent = torch.randn(inputs["hidden_states"].shape, generator=generator)
         first, last = subject.times
         for step in range(self._steps):
-            inputs[LATENT] = latent
+            inputs["hidden_states"] = latent
             at = first + (last - first) * step / self._steps
             inputs["timestep"] = torch.full_like(inputs["timestep"], at)
             given: list[Tensor] = []

@@ -28,7 +28,7 @@ import torch
 
 import rfc_compile
 from benchmarks.cached_runs import compiled, similarity
-from benchmarks.report import RESULTS, console
+from benchmarks.report import RESULTS, Grid, console
 from rfc_compile.tools.measure.bundled_models import bundled
 from rfc_compile.tools.measure.trained_model import TrainedModel
 
@@ -213,20 +213,18 @@ def table(kind: str) -> list[str]:
     runs = known_runs(kind)
     line, behind = fitted(runs, kind), margin(runs, kind)
     rows = [
-        f"psnr = {line.offset:.1f} - {line.slope:.1f} log10({kind}); "
-        f"margin {behind:.1f} dB",
-        "",
-        "| left out | runs | kept what was promised | more than promised, mean | "
-        "by the line of the others |",
-        "|---|---|---|---|---|",
+        [
+            *(name, str(len(above)), f"{(above >= -behind).mean():.0%}"),
+            f"{(above + behind).mean():.1f} dB",
+            f"{above.mean():+.1f} +- {above.std():.1f} dB",
+        ]
+        for name, (_, above) in left_out(runs, kind).items()
     ]
-    for name, (_, above) in left_out(runs, kind).items():
-        rows.append(
-            f"| {name} | {len(above)} | {(above >= -behind).mean():.0%} | "
-            f"{(above + behind).mean():.1f} dB | "
-            f"{above.mean():+.1f} +- {above.std():.1f} dB |"
-        )
-    return rows
+    header = ["left out", "runs", "kept what was promised"]
+    header += ["more than promised, mean", "by the line of the others"]
+    about = f"psnr = {line.offset:.1f} - {line.slope:.1f} log10({kind})"
+    grid = Grid("", header, rows)
+    return [f"{about}; margin {behind:.1f} dB", "", *grid.body().splitlines()]
 
 
 def run(args: Namespace) -> None:

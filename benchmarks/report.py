@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rfc_compile.io.files import replace_file
-from rfc_compile.tools.measure.environment import Grid, environment
+from rfc_compile.tools.measure.environment import Grid, environment, page
 from rfc_compile.tools.measure.terminal import console, show
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -49,10 +49,7 @@ def save(
     record = environment("python -m benchmarks")
     folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
-    text = json.dumps({"environment": asdict(record), **data}, indent=1)
-    replace_file(folder / f"{name}.json", text + "\n")
-    listed = "\n".join(f"- {claim}" for claim in claims)
-    parts = [f"# {title}", str(record), introduction, listed]
-    page = "\n\n".join(part for part in parts if part)
-    tables = "\n".join(grid.markdown() for grid in grids)
-    replace_file(folder / f"{name}.md", f"{page}\n\n{tables}")
+    data = {"environment": asdict(record), **data}
+    replace_file(folder / f"{name}.json", json.dumps(data, indent=1) + "\n")
+    text = page(title, record, introduction, claims, grids)
+    replace_file(folder / f"{name}.md", text)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import rfc_compile
+from benchmarks.random_models import CALLS, moving_inputs
 from benchmarks.report import Grid, console, publish, verdict
 from rfc_compile.tools.bench.workloads import DIT_B, random_dit
 from rfc_compile.tools.measure import glyph_dit
@@ -28,8 +29,6 @@ CACHED_TARGETS: Final = {"module": 0.04, "stack": 0.015}
 FULL_TARGET: Final = 1.02
 """Largest shares of the uncached step; of a cached step by granularity."""
 
-_CHANGE: Final = 0.02
-"""Change of the input from call to call, relative to its size."""
 _WARMUP: Final = 8
 """Untimed calls: full and cached steps until everything is compiled and has history."""
 _SCHEDULES: Final[dict[str, dict[str, Any]]] = {
@@ -137,24 +136,6 @@ class StepCost:
         ]
 
 
-def inputs(model: nn.Module, batch: int) -> Iterator[dict[str, Tensor]]:
-    """Arguments of the calls of one trajectory: a latent that moves on a line."""
-    device = next(model.parameters()).device
-    config: Any = model.config
-    shape = batch, config.in_channels, config.sample_size, config.sample_size
-    generator = torch.Generator().manual_seed(0)
-    start, direction = (
-        torch.randn(*shape, generator=generator).to(device) for _ in range(2)
-    )
-    labels = torch.arange(batch, device=device)
-    for k in range(999):
-        yield {
-            "hidden_states": start + k * _CHANGE * direction,
-            "timestep": torch.full((batch,), 999 - k, device=device),
-            "class_labels": labels,
-        }
-
-
 @contextmanager
 def fresh_compiler() -> Iterator[None]:
     """Forget every compiled model, before and after."""
@@ -171,10 +152,10 @@ def measure_steps(
 ) -> StepCost:
     """Time one variant against the uncached model; two steps of it per round."""
     cost = StepCost(name, variant)
-    with fresh_compiler():
+    with fresh_compiler(), rfc_compile.trajectory("run", num_steps=CALLS):
         plain = compile_model(model, "inductor")
         ours = compile_model(model, "inductor", variant.options())
-        calls = inputs(model, batch)
+        calls = moving_inputs(model, batch)
         for _ in range(_WARMUP):
             ours(**next(calls))
         plain(**next(calls))

@@ -36,7 +36,7 @@ from rfc_compile.tools.bench.workloads import (
     WORKLOADS,
     Workload,
 )
-from rfc_compile.tools.measure.environment import environment
+from rfc_compile.tools.measure.environment import environment, page
 from rfc_compile.tools.measure.terminal import console, show
 
 SHAPE_IMAGES: Final = 2
@@ -132,7 +132,9 @@ class Session:
         missing = [
             (method, self._setting(method, quality))
             for method in methods
-            for quality in chosen(self._own(method), self._targets(method))
+            for quality in chosen(
+                self.records.of_method(method.name), self._targets(method)
+            )
             if quality.report is None and quality.error is None
         ]
         for method, setting, found in self._measured(missing, REPORT_SEED):
@@ -158,12 +160,6 @@ class Session:
             line = f"{method.name}, {describe(setting)}, seed {seed}: {found}"
             console.print(line, highlight=False, soft_wrap=True)
             yield method, setting, found
-
-    def _own(self, method: Method) -> list[Quality]:
-        """What was measured of a method's present settings."""
-        present = {describe(setting) for setting in method.sweep}
-        own = self.records.of_method(method.name)
-        return [quality for quality in own if quality.setting in present]
 
     def _targets(self, method: Method) -> Sequence[float]:
         return SHAPE_TARGETS if method.is_control else self.size.targets
@@ -209,7 +205,7 @@ class Session:
 
         On the random shapes only what has an NFC of 14 on the bundled model.
         """
-        own = self._own(method)
+        own = self.records.of_method(method.name)
         if workload.trained:
             return [
                 (self._setting(method, quality), quality.report.nfc)
@@ -239,19 +235,14 @@ class Session:
         for table in tables:
             show(table)
         console.print("\n".join(lines), highlight=False)
-        page = [
-            "# Every method on the same models\n",
-            f"{environment('rfc-compile')}\n",
-            _INTRODUCTION.format(
-                images=self.records.images,
-                most=SETTINGS,
-                tried=_settings_tried(self.records),
-            ),
-            "## Verdicts\n",
-            "\n".join(f"- {line}" for line in lines) + "\n",
-            *(table.markdown() for table in tables),
-        ]
-        replace_file(self.output / "bench.md", "\n".join(page))
+        counts = Counter(quality.method for quality in self.records.qualities)
+        tried = "; ".join(f"{count} of {name}" for name, count in counts.items())
+        introduction = _INTRODUCTION.format(
+            images=self.records.images, most=SETTINGS, tried=tried
+        )
+        title, about = "Every method on the same models", environment("rfc-compile")
+        text = page(title, about, introduction, lines, tables)
+        replace_file(self.output / "bench.md", text)
         if self.records.timings_of(GLYPH.name):
             save_plot(self.output / "bench.png", self.records)
         self.save()
@@ -262,11 +253,6 @@ def _with(quality: Quality, part: str, found: Score | str) -> Quality:
     name = "error" if isinstance(found, str) else part
     changed: Quality = replace(quality, **{name: found})  # type: ignore[arg-type]
     return changed
-
-
-def _settings_tried(records: Records) -> str:
-    counts = Counter(quality.method for quality in records.qualities)
-    return "; ".join(f"{count} of {name}" for name, count in counts.items())
 
 
 def _key(timing: Timing) -> tuple[str, ...]:

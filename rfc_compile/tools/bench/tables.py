@@ -76,17 +76,15 @@ def _score(score: Score | None) -> list[str]:
 
 def _reported(qualities: Iterable[Quality]) -> Grid:
     rows = [
-        [q.method, q.setting, *_both(q.selection, q.report)]
+        [
+            *(q.method, q.setting, f"{q.selection.nfc:.1f}", f"{q.selection.psnr:.2f}"),
+            *(f"{q.report.nfc:.1f}", *_score(q.report)),
+        ]
         for q in qualities
         if q.selection is not None and q.report is not None
     ]
     header = ["method", "setting", "NFC", "PSNR dB", "reported: NFC"]
     return Grid("Chosen settings", [*header, "PSNR dB", "SSIM", "Frechet"], rows)
-
-
-def _both(selection: Score, report: Score) -> list[str]:
-    first = [f"{selection.nfc:.1f}", f"{selection.psnr:.2f}"]
-    return [*first, f"{report.nfc:.1f}", *_score(report)]
 
 
 def _sweep(qualities: Iterable[Quality]) -> Grid:

@@ -8,6 +8,7 @@ Shape suffixes: B images, C channels, H height, W width.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Final, Protocol
 
 import torch
@@ -163,12 +164,7 @@ class _Counted:
         if self.separate:
             step = replace(step, branch=("cond", "uncond")[self.calls % 2])
         self.calls += 1
-        return _Output(self.denoise(step, x, **inputs))
-
-
-@dataclass(frozen=True)
-class _Output:
-    sample: Tensor
+        return SimpleNamespace(sample=self.denoise(step, x, **inputs))
 
 
 def _flow(
@@ -192,14 +188,14 @@ def _ready(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False).to(glyph_dit.default_device())
 
 
-def random_dit(heads: int, head_width: int, layers: int) -> nn.Module:
-    """A class-conditional DiT with random weights, on latents (B, 4, 32, 32)."""
+def random_dit(heads: int, head_width: int, layers: int, side: int = 32) -> nn.Module:
+    """A class-conditional DiT with random weights, on latents (B, 4, side, side)."""
     torch.manual_seed(0)
     model = DiTTransformer2DModel(
         num_attention_heads=heads,
         attention_head_dim=head_width,
         num_layers=layers,
-        sample_size=32,
+        sample_size=side,
         patch_size=2,
         in_channels=4,
         norm_type="ada_norm_zero",

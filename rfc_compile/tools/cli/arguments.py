@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import math
 from argparse import ArgumentParser, ArgumentTypeError
-from typing import Any
+from typing import Any, Final
+
+DTYPES: Final = ("float32", "bfloat16", "float16")
+INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
 
 
 def whole(text: str, least: int = 1, most: float = math.inf) -> int:

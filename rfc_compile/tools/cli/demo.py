@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from rfc_compile.tools.cli.arguments import number, whole
+from rfc_compile.tools.cli.arguments import INNER_BACKENDS, number, whole
 
 SCHEDULERS: Final = tuple(
     f"{name}{shift}"
@@ -19,8 +19,6 @@ SCHEDULERS: Final = tuple(
 """Of the bundled model's, named here so that --help needs no extra."""
 
 _finite: Final = partial(number, most=sys.float_info.max)
-
-INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
 
 
 def add_arguments(parser: ArgumentParser) -> None:

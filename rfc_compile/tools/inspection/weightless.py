@@ -43,7 +43,7 @@ def build_without_weights(
     What ``make`` computes (tables of positions) is computed. Submodules or parameters
     named ``in_float32`` stay so.
     """
-    with _default_dtype(dtype), _EmptyOnMeta():
+    with default_dtype(dtype), _EmptyOnMeta():
         model = make().eval()
     one: dict[int, nn.Parameter] = {}
     shared = _SharedMemory(model)
@@ -76,7 +76,8 @@ class _SharedMemory:
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Parameters made inside have this dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

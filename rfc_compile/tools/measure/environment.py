@@ -52,6 +52,20 @@ class Grid:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def page(
+    title: str,
+    record: Environment,
+    introduction: str,
+    claims: Sequence[str],
+    grids: Sequence[Grid],
+) -> str:
+    """A benchmark's results as Markdown."""
+    listed = "\n".join(["## Verdicts\n", *(f"- {claim}" for claim in claims)])
+    parts = [f"# {title}", str(record), introduction.strip(), listed if claims else ""]
+    text = "\n\n".join(part for part in parts if part)
+    return "\n".join([f"{text}\n", *(grid.markdown() for grid in grids)])
+
+
 def environment(program: str) -> Environment:
     """The record of this process, which was started as `program`."""
     return Environment(
