@@ -16,7 +16,7 @@ from typing import Final
 from torch import nn
 
 from rfc_compile.tools.bench.workloads import Workload, trained_workload
-from rfc_compile.tools.measure.bundled_models import MODELS, bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.glyph_dit import default_device
 
 DIFFUSION: Final = ("ddim", "dpmpp_2m", "unipc", "heun", "ddpm")
@@ -141,6 +141,6 @@ def cells_of(model: str) -> list[Cell]:
 
 def all_cells() -> list[Cell]:
     """The matrix, one cell of every model in turn."""
-    parts = [cells_of(model) for model in bundled()]
+    parts = [cells_of(model) for model in MODELS]
     rounds = itertools.zip_longest(*parts)
     return [cell for found in rounds for cell in found if cell is not None]

@@ -17,7 +17,7 @@ import torch
 import rfc_compile
 from benchmarks.cached_runs import compiled, draw, similarity
 from benchmarks.report import Grid, publish
-from rfc_compile.tools.measure.bundled_models import bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.trained_model import TrainedModel
 
 FLOW: Final = ("euler_shift3", ("dpmpp_2m_shift3", "unipc_shift3"))
@@ -78,7 +78,7 @@ def measured(model: TrainedModel, *, quick: bool) -> Iterator[Default]:
 
 def run(args: Namespace) -> None:
     """Of 20 steps and one image where it is to be quick."""
-    found = [one for m in bundled().values() for one in measured(m, quick=args.quick)]
+    found = [one for m in MODELS.values() for one in measured(m, quick=args.quick)]
     header = ["model, sampler", "preset", "full steps", "PSNR dB"]
     header += ["as many steps of the best solver"]
     grid = Grid("With no option", header, [one.row() for one in found])

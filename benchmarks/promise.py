@@ -29,7 +29,7 @@ import torch
 import rfc_compile
 from benchmarks.cached_runs import compiled, similarity
 from benchmarks.report import RESULTS, Grid, console
-from rfc_compile.tools.measure.bundled_models import bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.trained_model import TrainedModel
 
 SAMPLERS: Final = {
@@ -108,7 +108,7 @@ def measure(minutes: float | None = None) -> None:
     """Draw what is missing; stop after so many minutes, to go on another time."""
     known = {run.key for run in read_runs()}
     end = time.monotonic() + 60 * (minutes or math.inf)
-    for model in bundled().values():
+    for model in MODELS.values():
         todo = [run for run in planned(model) if run.key not in known]
         torch.compiler.reset()
         plain = model.load()

@@ -36,7 +36,7 @@ from rfc_compile.runtime.sampler_fit import (
     rounding_of,
     step_vectors,
 )
-from rfc_compile.tools.measure.bundled_models import bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.schedulers import LINEAR_BETAS
 from rfc_compile.tools.measure.trained_model import TrainedModel
 
@@ -190,7 +190,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Grid:
 
 def run(args: Namespace) -> None:
     """Of the first model alone in float32, or of all."""
-    models = list(bundled().values())[: 1 if args.quick else None]
+    models = list(MODELS.values())[: 1 if args.quick else None]
     dtypes = DTYPES[: 1 if args.quick else None]
     cells = [(m, s, d) for m in models for s in samplers_of(m)[0] for d in dtypes]
     rows = [row(*cell) for cell in cells]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.report import Grid, publish, verdict
 from rfc_compile import trajectory
-from rfc_compile.tools.measure.bundled_models import bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.reference import Reference, draw_reference
 from rfc_compile.tools.measure.target import Target
 from rfc_compile.tools.measure.trained_model import TrainedModel
@@ -185,7 +185,7 @@ def table(found: Sequence[Compared]) -> Grid:
 def run(args: Namespace) -> None:
     """Tune every bundled model for every number of full steps, and compare."""
     counts, minutes = (COUNTS[:1], 1.0) if args.quick else (COUNTS, MINUTES)
-    models = bundled().values()
+    models = MODELS.values()
     found = [measure(kind, full, minutes) for full in counts for kind in models]
     title = "Tuned full steps against the defaults with as many"
     data = {"compared": [asdict(one) for one in found]}

@@ -16,7 +16,7 @@ from rfc_compile.config.options import Options
 from rfc_compile.errors import OptionError
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.spectrum import full_steps, weights_of
-from rfc_compile.tools.measure.bundled_models import bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 
 with pytest.MonkeyPatch.context() as patch:  # the benchmarks are not installed
     patch.syspath_prepend(Path(__file__).parents[2])
@@ -40,7 +40,7 @@ def test_a_fraction_holds_every_pair() -> None:
     assert drawn == fraction(LEVELS)
 
 
-@pytest.mark.parametrize("name", bundled())
+@pytest.mark.parametrize("name", MODELS)
 def test_the_cells_of_a_model_are_few_and_balanced(name: str) -> None:
     cells = cells_of(name)
     samplers = {cell.sampler for cell in cells}

@@ -11,8 +11,3 @@ MODELS: Final[dict[str, TrainedModel]] = {
     model.name: model
     for model in (GLYPH_DIT, GLYPH_DIT_EPSILON, EMOJI_FLUX, MOTION_HUNYUAN)
 }
-
-
-def bundled() -> dict[str, TrainedModel]:
-    """Those whose weights come with the package."""
-    return {name: model for name, model in MODELS.items() if model.is_bundled}
