@@ -1,13 +1,11 @@
 """`python -m benchmarks [name] [--quick] [--images N]`; all of them without a name."""
 
 import argparse
-import functools
 
 from benchmarks import (
     accelerator,
     compile_time,
     defaults,
-    end_to_end,
     host,
     left_out,
     matrix,
@@ -19,19 +17,33 @@ from benchmarks import (
     tuned_steps,
 )
 
+BENCHMARKS = {
+    "accelerator": accelerator.run,
+    "matrix": matrix.run,
+    "left_out": left_out.run,
+    "defaults": defaults.run,
+    "promise": promise.run,
+    "placement": placement.run,
+    "residuals": residuals.run,
+    "memory": memory.run,
+    "speed": speed.run,
+    "speed_xl": speed.run_xl,
+    "host": host.run,
+    "tuned_steps": tuned_steps.run,
+    "compile_time": compile_time.run,
+}
+"""Functions of the arguments below."""
+
 
 def main() -> None:
     """Run the benchmarks that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("which", nargs="?", default="all")
+    add("which", nargs="?", default="all", choices=[*BENCHMARKS, "all"])
     add("--quick", action="store_true", help="a small part, minutes")
     add("--images", type=int, help="per cell of matrix")
-    add(
-        "--only",
-        default="",
-        help="part of the names: accelerator, compile_time, end_to_end, matrix",
-    )
+    only = "part of the names: accelerator, compile_time, matrix"
+    add("--only", default="", help=only)
     add("--again", default="", help="part of methods of matrix to measure again")
     add(
         "--minutes", type=float, help="when accelerator, matrix, promise stop, to go on"
@@ -39,39 +51,9 @@ def main() -> None:
     add("--device", default="", help="of accelerator; the one there is if not given")
     add("--tiny", action="store_true", help="accelerator: small models, to try it out")
     args = parser.parse_args()
-    benchmarks = {
-        "accelerator": functools.partial(
-            accelerator.run,
-            only=args.only,
-            minutes=args.minutes,
-            device=args.device,
-            tiny=args.tiny,
-        ),
-        "matrix": functools.partial(
-            matrix.run,
-            images=args.images,
-            only=args.only,
-            again=args.again,
-            minutes=args.minutes,
-        ),
-        "left_out": left_out.run,
-        "defaults": defaults.run,
-        "promise": functools.partial(promise.run, minutes=args.minutes),
-        "placement": placement.run,
-        "residuals": residuals.run,
-        "memory": memory.run,
-        "speed": speed.run,
-        "speed_xl": speed.run_xl,
-        "end_to_end": functools.partial(end_to_end.run, only=args.only),
-        "host": host.run,
-        "tuned_steps": tuned_steps.run,
-        "compile_time": functools.partial(compile_time.run, only=args.only),
-    }
-    if args.which not in (*benchmarks, "all"):
-        parser.error(f"{args.which!r}: give one of {', '.join(benchmarks)}, all")
-    for name, run in benchmarks.items():
+    for name, run in BENCHMARKS.items():
         if args.which in (name, "all"):
-            run(quick=args.quick)
+            run(args)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,11 +32,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.accelerator_models import MODELS, Model
-from benchmarks.accelerator_records import Known, Piece, load, plot, save_pieces, table
+from benchmarks.accelerator_records import Known, Piece, load, save_pieces, table
 from benchmarks.report import RESULTS, console, show
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.base import EAGER, INDUCTOR, Applied, Mode
 from rfc_compile.tools.bench.workloads import Denoise, Step
+from rfc_compile.tools.measure.trial import elapsed
 
 MINUTES: Final = 8.0
 """After so many no other piece is begun."""
@@ -85,24 +86,12 @@ PIECES: Final[dict[str, tuple[str, Mapping[str, Any]]]] = {
 """By the name in the table: a method of the bench and its setting."""
 
 
-@dataclass
-class Waits:
-    """How often the host has waited; None where nobody counts."""
-
-    count: int | None = None
-
-
 class Device:
-    """What is asked of a device: to be waited for, its memory, how often it is."""
+    """What is asked of a device: its memory, and how often the host waits for it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._cuda = torch.device(name).type == "cuda"
-
-    def wait(self) -> None:
-        """Until it has done all that was asked of it."""
-        if torch.device(self.name).type != "cpu":
-            torch.accelerator.synchronize()
 
     def peak_bytes(self) -> int:
         """The most memory so far."""
@@ -110,33 +99,28 @@ class Device:
             return torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    @contextmanager
-    def counting(self) -> Iterator[Waits]:
-        """Count the waits of the host inside; only CUDA tells."""
-        waits = Waits()
+    def waits_in(self, run: Callable[[], object]) -> int | None:
+        """How often the host waits in a run; only CUDA tells."""
         if not self._cuda:
-            yield waits
-            return
+            return None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                yield waits
+                run()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        waits.count = sum("synchroniz" in str(w.message) for w in caught)
+        return sum("synchroniz" in str(w.message) for w in caught)
 
 
-def _timed(denoise: Denoise, device: Device, seconds: list[float]) -> Denoise:
+def _timed(denoise: Denoise, seconds: list[float]) -> Denoise:
     """The same, each call timed until the device is done."""
 
     def call(step: Step, x: Tensor, /, **inputs: Tensor) -> Tensor:
-        device.wait()
-        start = time.perf_counter()
-        prediction = denoise(step, x, **inputs)
-        device.wait()
-        seconds.append(time.perf_counter() - start)
-        return prediction
+        results: list[Tensor] = []
+        call = partial(denoise, step, x, **inputs)
+        seconds.append(elapsed(lambda: results.append(call())))
+        return results[0]
 
     return call
 
@@ -152,11 +136,8 @@ def measure(
     def draw(one: Applied, denoise: Denoise | None = None) -> float:
         """A run, in seconds."""
         one.begin()
-        device.wait()
-        start = time.perf_counter()
-        workload.draw(denoise or one.denoise, 1, model.steps, 0)
-        device.wait()
-        return time.perf_counter() - start
+        given = denoise or one.denoise
+        return elapsed(lambda: workload.draw(given, 1, model.steps, 0))
 
     def compiled() -> tuple[Applied, float]:
         """The model anew, and the seconds of its first run."""
@@ -170,10 +151,9 @@ def measure(
         del one  # makes room for the next
         one, warm = compiled()
         seconds: list[float] = []
-        draw(one, _timed(one.denoise, device, seconds))
+        draw(one, _timed(one.denoise, seconds))
         run = [draw(one) for _ in range(RUNS)]
-        with device.counting() as waits:
-            draw(one)
+        waits = device.waits_in(partial(draw, one))
         one.close()
     except Exception as error:  # whatever a rival raises belongs in the table
         return replace(blank, error=f"{type(error).__name__}: {error}".split("\n")[0])
@@ -186,7 +166,7 @@ def measure(
         full=slowest[:count],
         cached=slowest[count:],
         run=run,
-        waits=waits.count,
+        waits=waits,
         peak_bytes=device.peak_bytes(),
         compile_cold=max(0.0, cold - usual),
         compile_warm=max(0.0, warm - usual),
@@ -216,28 +196,19 @@ def run_model(
         save_pieces(path, known)
 
 
-def run(
-    *,
-    quick: bool,
-    only: str = "",
-    minutes: float | None = None,
-    device: str = "",
-    tiny: bool = False,
-    folder: Path = RESULTS,
-) -> None:
+def run(args: argparse.Namespace, folder: Path = RESULTS) -> None:
     """Measure what is missing, each model in a process; `quick` is the same as tiny."""
-    tiny = tiny or quick
-    device = device or _accelerator()
+    tiny = args.tiny or args.quick
+    device = args.device or _accelerator()
     path = folder / ("accelerator_tiny.json" if tiny else "accelerator.json")
-    until = time.time() + 60 * (MINUTES if minutes is None else minutes)
-    for name in dict.fromkeys(model for model, _ in _missing(load(path), only)):
+    until = time.time() + 60 * (MINUTES if args.minutes is None else args.minutes)
+    for name in dict.fromkeys(model for model, _ in _missing(load(path), args.only)):
         if time.time() < until:
-            _run_in_process(name, path, device, until, only=only, tiny=tiny)
+            _run_in_process(name, path, device, until, only=args.only, tiny=tiny)
     known = load(path)
     if known:
         show(table(known))
-        plot(path.with_suffix(".png"), known)
-    missing = _missing(known, only)
+    missing = _missing(known, args.only)
     if not missing:
         console.print("everything is measured")
         return

@@ -1,10 +1,11 @@
 """The models of `python -m benchmarks accelerator`: configs, shapes, samplers.
 
-Weights are random, in bfloat16. Runs are Euler steps from noise along the output.
+Weights are random, in bfloat16; inputs are those of `rfc-compile inspect`. Runs are
+Euler steps from noise along the output.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -19,10 +20,14 @@ from diffusers import (
 from torch import Tensor, nn
 
 from rfc_compile.tools.bench.workloads import Denoise, Step, Workload
-
-Config = Mapping[str, Any]
+from rfc_compile.tools.inspection.model_inputs import make_inputs
+from rfc_compile.tools.inspection.weightless import build_without_weights, default_dtype
 
 _DTYPE: Final = torch.bfloat16
+_TINY: Final = {"height": 8, "width": 8, "frames": 1, "text_tokens": 8}
+_TINY_HEADS: Final = {"num_attention_heads": 2, "attention_head_dim": 16}
+_DOUBLE: Final = ("transformer_blocks", "single_transformer_blocks")
+_JOINT_MODULES: Final = ("attn", "ff", "ff_context", "proj_mlp")
 
 
 @dataclass(frozen=True)
@@ -30,47 +35,37 @@ class Model:
     """A model, how it is called, and a tiny one like it.
 
     Attributes:
-        name: as the tables show it.
-        build: its class.
         config: that of the published model, where it is not the class's default.
         small: what the tiny model has instead.
-        latent: shape of a latent; its batch has one sample.
-        inputs: makes the other inputs from the config and the latent's shape.
-        small_latent: that of the tiny model.
-        timesteps: the first of a run; the last one is near 0.
         modules: names of the modules inside a block that caches of modules take.
+        sizes: of the inputs, where the config does not tell them.
+        timesteps: the first of a run; the last one is near 0.
         blocks: names of the lists of blocks.
-        steps: of a run.
-
     """
 
     name: str
     build: Callable[..., nn.Module]
     config: Mapping[str, Any]
     small: Mapping[str, Any]
-    latent: tuple[int, ...]
-    small_latent: tuple[int, ...]
-    inputs: Callable[[Config, tuple[int, ...]], dict[str, Any]]
     modules: tuple[str, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
     timesteps: float = 1000.0
     blocks: tuple[str, ...] = ("transformer_blocks",)
     steps: int = 50
 
     def tiny(self) -> "Model":
         """One that a CPU draws with in a second."""
-        return replace(
-            self,
-            config={**self.config, **self.small},
-            latent=self.small_latent,
-            steps=10,
-        )
+        config = {**self.config, **self.small}
+        return replace(self, config=config, sizes=_TINY, steps=10)
 
     def workload(self, device: str) -> Workload:
         """As the methods of the bench take it."""
+        model = build_without_weights(lambda: self.build(**self.config), _DTYPE)
+        inputs = make_inputs(model, self.sizes, _DTYPE)
         return Workload(
             self.name,
             partial(self._make, device),
-            partial(self._draw, device),
+            partial(self._draw, device, inputs),
             trained=False,
             modules=self.modules,
             blocks=self.blocks,
@@ -80,78 +75,39 @@ class Model:
 
     def _make(self, device: str) -> nn.Module:
         torch.manual_seed(0)
-        with torch.device(device):  # billions of weights: nowhere else, and once
-            before = torch.get_default_dtype()
-            torch.set_default_dtype(_DTYPE)
-            try:
-                model = self.build(**self.config)
-            finally:
-                torch.set_default_dtype(before)
+        # billions of weights: nowhere else, and once
+        with torch.device(device), default_dtype(_DTYPE):
+            model = self.build(**self.config)
         return model.eval().requires_grad_(False)
 
     @torch.no_grad()
     def _draw(
-        self, device: str, denoise: Denoise, images: int, steps: int, seed: int
+        self,
+        device: str,
+        inputs: Mapping[str, Any],
+        denoise: Denoise,
+        images: int,
+        steps: int,
+        seed: int,
     ) -> Tensor:
-        x = _noise(seed, images, *self.latent).to(device)
-        inputs = self.inputs(self.config, (images, *self.latent))
-        inputs = {
+        fixed = {
             name: value.to(device) if isinstance(value, Tensor) else value
             for name, value in inputs.items()
+            if name not in ("hidden_states", "timestep")
         }
+        generator = torch.Generator().manual_seed(seed)
+        latent = torch.randn(inputs["hidden_states"].shape, generator=generator)
+        x = latent.to(device, _DTYPE)
         for index in range(steps):
             sigma = 1 - index / steps
             step = Step(index, steps, 1000 * sigma, sigma)
             t = torch.full((images,), self.timesteps * sigma, device=device)
-            prediction = denoise(step, x, timestep=t, **inputs)
+            prediction = denoise(step, x, timestep=t, **fixed)
             x = x - prediction.narrow(1, 0, x.shape[1]) / steps
         return x
 
 
-def _noise(seed: int, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator).to(_DTYPE)
-
-
-def _dit_inputs(config: Config, shape: tuple[int, ...]) -> dict[str, Any]:
-    return {"class_labels": torch.arange(shape[0])}
-
-
-def _flux_inputs(config: Config, shape: tuple[int, ...]) -> dict[str, Any]:
-    text = 512 if shape[1] > 1000 else 8
-    return {
-        "encoder_hidden_states": _noise(1, 1, text, config["joint_attention_dim"]),
-        "pooled_projections": _noise(2, 1, config["pooled_projection_dim"]),
-        "img_ids": torch.zeros(shape[1], 3),
-        "txt_ids": torch.zeros(text, 3),
-        "guidance": torch.full((1,), 3.5),
-    }
-
-
-def _hunyuan_inputs(config: Config, shape: tuple[int, ...]) -> dict[str, Any]:
-    return {
-        "encoder_hidden_states": _noise(1, 1, 256, config["text_embed_dim"]),
-        "encoder_attention_mask": torch.ones(1, 256),
-        "pooled_projections": _noise(2, 1, config["pooled_projection_dim"]),
-        "guidance": torch.full((1,), 6000.0),
-    }
-
-
-def _wan_inputs(config: Config, shape: tuple[int, ...]) -> dict[str, Any]:
-    return {"encoder_hidden_states": _noise(1, 1, 512, config["text_dim"])}
-
-
-def _qwen_inputs(config: Config, shape: tuple[int, ...]) -> dict[str, Any]:
-    side, text = int(shape[1] ** 0.5), 256
-    return {
-        "encoder_hidden_states": _noise(1, 1, text, config["joint_attention_dim"]),
-        "encoder_hidden_states_mask": torch.ones(1, text, dtype=torch.bool),
-        "img_shapes": [[(1, side, side)]],
-    }
-
-
 def _dit(pixels: int) -> Model:
-    side = pixels // 8
     return Model(
         f"DiT-XL/2, {pixels} px",
         DiTTransformer2DModel,
@@ -159,7 +115,7 @@ def _dit(pixels: int) -> Model:
             "num_attention_heads": 16,
             "attention_head_dim": 72,
             "num_layers": 28,
-            "sample_size": side,
+            "sample_size": pixels // 8,
             "in_channels": 4,
             "norm_type": "ada_norm_zero",
             "num_embeds_ada_norm": 1000,
@@ -170,16 +126,13 @@ def _dit(pixels: int) -> Model:
             "num_layers": 2,
             "sample_size": 8,
         },
-        (4, side, side),
-        (4, 8, 8),
-        _dit_inputs,
         ("attn1", "ff"),
     )
 
 
 def _flux(steps: int) -> Model:
-    small = {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2}
-    small |= {"attention_head_dim": 16, "joint_attention_dim": 32, "in_channels": 4}
+    small = {"num_layers": 2, "num_single_layers": 2, "in_channels": 4}
+    small |= {"joint_attention_dim": 32, "pooled_projection_dim": 32}
     return Model(
         f"FLUX.1-dev, 1024 px, {steps} steps",
         FluxTransformer2DModel,
@@ -188,13 +141,10 @@ def _flux(steps: int) -> Model:
             "joint_attention_dim": 4096,
             "pooled_projection_dim": 768,
         },
-        {**small, "pooled_projection_dim": 32, "axes_dims_rope": (4, 4, 8)},
-        (4096, 64),
-        (16, 4),
-        _flux_inputs,
-        ("attn", "ff", "ff_context", "proj_mlp"),
+        {**small, **_TINY_HEADS, "axes_dims_rope": (4, 4, 8)},
+        _JOINT_MODULES,
         timesteps=1.0,
-        blocks=("transformer_blocks", "single_transformer_blocks"),
+        blocks=_DOUBLE,
         steps=steps,
     )
 
@@ -204,16 +154,7 @@ def _wan(size: str, **config: int) -> Model:
         f"Wan 2.1 {size}, 480p, 81 frames",
         WanTransformer3DModel,
         {"text_dim": 4096, **config},
-        {
-            "num_attention_heads": 2,
-            "attention_head_dim": 16,
-            "num_layers": 2,
-            "ffn_dim": 64,
-            "text_dim": 32,
-        },
-        (16, 21, 60, 104),
-        (16, 1, 8, 8),
-        _wan_inputs,
+        {**_TINY_HEADS, "num_layers": 2, "ffn_dim": 64, "text_dim": 32},
         ("attn1", "attn2", "ffn"),
         blocks=("blocks",),
     )
@@ -224,8 +165,7 @@ _HUNYUAN: Final = Model(
     HunyuanVideoTransformer3DModel,
     {"text_embed_dim": 4096, "pooled_projection_dim": 768},
     {
-        "num_attention_heads": 2,
-        "attention_head_dim": 16,
+        **_TINY_HEADS,
         "num_layers": 2,
         "num_single_layers": 2,
         "num_refiner_layers": 1,
@@ -233,11 +173,9 @@ _HUNYUAN: Final = Model(
         "pooled_projection_dim": 8,
         "rope_axes_dim": (4, 4, 8),
     },
-    (16, 16, 68, 120),
-    (16, 1, 8, 8),
-    _hunyuan_inputs,
-    ("attn", "ff", "ff_context", "proj_mlp"),
-    blocks=("transformer_blocks", "single_transformer_blocks"),
+    _JOINT_MODULES,
+    {"height": 68, "width": 120, "frames": 16, "text_tokens": 256},
+    blocks=_DOUBLE,
 )
 
 _QWEN: Final = Model(
@@ -245,18 +183,15 @@ _QWEN: Final = Model(
     QwenImageTransformer2DModel,
     {"joint_attention_dim": 3584},
     {
-        "num_attention_heads": 2,
-        "attention_head_dim": 16,
+        **_TINY_HEADS,
         "num_layers": 2,
         "joint_attention_dim": 16,
         "in_channels": 16,
         "out_channels": 4,
         "axes_dims_rope": (4, 6, 6),
     },
-    (4096, 64),
-    (16, 16),
-    _qwen_inputs,
     ("attn", "img_mlp", "txt_mlp"),
+    {"text_tokens": 256},
     timesteps=1.0,
 )
 

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks accelerator` has measured: records, table, plot."""
+"""What `python -m benchmarks accelerator` has measured: records and table."""
 
 import json
 import statistics
@@ -15,10 +15,7 @@ class Piece:
     """One method on one model.
 
     Attributes:
-        model: its name.
         method: one of ``PIECES``.
-        device: where it ran.
-        steps: of a run.
         full: seconds of every full step, the device waited for.
         cached: the same of the cached ones.
         run: seconds of whole runs that nobody waits in.
@@ -27,7 +24,6 @@ class Piece:
         compile_cold: seconds with an empty cache.
         compile_warm: seconds with a full one.
         error: why there are no numbers.
-
     """
 
     model: str
@@ -101,18 +97,4 @@ def save_pieces(path: Path, known: Known) -> None:
     """Write the JSON and the table beside it."""
     data = {"pieces": [asdict(piece) for piece in known.values()]}
     title = "Large models on an accelerator"
-    save(path.stem, title, data, [table(known).markdown()], path.parent)
-
-
-def plot(path: Path, known: Known) -> None:
-    """Draw the seconds of a run of every piece."""
-    from matplotlib.figure import Figure
-
-    good = [p for p in known.values() if not p.error]
-    figure = Figure(figsize=(8, 1 + 0.25 * len(good)), layout="constrained")
-    axes = figure.subplots()
-    names = [f"{p.model}: {p.method}" for p in good]
-    axes.barh(names, [statistics.median(p.run) for p in good], color="0.6")
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds of a run")
-    figure.savefig(path)
+    save(path.stem, title, data, [table(known)], folder=path.parent)

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.unseen import UNSEEN
 from rfc_compile.tools.bench.workloads import Workload, trained_workload
-from rfc_compile.tools.measure.bundled_models import MODELS, bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.glyph_dit import default_device
 from rfc_compile.tools.measure.trained_model import TrainedModel
 
@@ -42,13 +42,9 @@ class Cell:
     """One way to sample one model, and how many steps may be full.
 
     Attributes:
-        model: its name.
         sampler: name of a scheduler, perhaps with `INT8`.
-        guidance: scale.
         separate: whether guidance takes two calls a step.
-        steps: of the sampler.
         share: full steps in per cent.
-
     """
 
     model: str
@@ -151,6 +147,6 @@ def cells_of(model: str) -> list[Cell]:
 
 def all_cells() -> list[Cell]:
     """The matrix, one cell of every model in turn."""
-    parts = [cells_of(model) for model in (*bundled(), *UNSEEN)]
+    parts = [cells_of(model) for model in MEASURED]
     rounds = itertools.zip_longest(*parts)
     return [cell for found in rounds for cell in found if cell is not None]

@@ -4,18 +4,19 @@ Two models: a DiT of 30 blocks and 576 parameters with every module a region (60
 a small FLUX with the default, one region. Runs of 50 steps by Euler's method, once with
 the number of steps known (a pipeline, `trajectory(num_steps=)`) and once without. The
 graphs run by the eager inner backend, and the time is that of the runtime around them:
-neither they nor Dynamo's guards are in it. In place, the graphs run on the host, and
-their memory traffic empties the processor's caches; alone, every graph is replaced by
-what it gave before. Functions are those of this package, comprehensions left out.
+neither they nor Dynamo's guards are in it; they run on the host too, and their memory
+traffic empties the processor's caches. Functions are those of this package,
+comprehensions left out.
 """
 
 import gc
+import itertools
 import statistics
 import sys
-import time
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,14 +24,15 @@ from types import FrameType
 from typing import Any, Final
 
 import torch
-from diffusers import DiTTransformer2DModel, FluxTransformer2DModel
 from torch import Tensor, nn
 
 import rfc_compile
 import rfc_compile.passes
-from benchmarks.report import Grid, console, save, show
-from rfc_compile.compiler.inner_graphs import LazyGraph
+from benchmarks.random_models import inputs_of, tiny_flux
+from benchmarks.report import Grid, console, publish
+from benchmarks.speed import fresh_compiler
 from rfc_compile.runtime.registry import Dispatcher, dispatchers_of
+from rfc_compile.tools.bench.workloads import random_dit
 
 TARGET: Final = 120.0
 """Microseconds of a cached step of the DiT in place."""
@@ -55,76 +57,24 @@ _INLINED: Final = {"<listcomp>", "<setcomp>", "<dictcomp>"}
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and how it is called.
-
-    Attributes:
-        name: of the model.
-        make: builds it.
-        latent: name of the input that the sampler moves.
-        inputs: the first call's.
-        times: timesteps at the start and at the end of a run.
-        options: of every setting.
-
-    """
+    """A model, and the timesteps at the start and at the end of a run."""
 
     name: str
     make: Callable[[], nn.Module]
-    latent: str
-    inputs: Mapping[str, Tensor]
+    batch: int
     times: tuple[float, float]
     options: Mapping[str, Any]
 
 
 def dit() -> Subject:
     """30 blocks, 60 regions, 576 parameters."""
-
-    def make() -> nn.Module:
-        return DiTTransformer2DModel(
-            num_attention_heads=2,
-            attention_head_dim=8,
-            in_channels=4,
-            num_layers=30,
-            sample_size=8,
-            patch_size=2,
-            norm_type="ada_norm_zero",
-            num_embeds_ada_norm=1000,
-        )
-
-    inputs = {"timestep": torch.zeros(2), "class_labels": torch.arange(2)}
-    inputs["hidden_states"] = torch.zeros(2, 4, 8, 8)
-    return Subject("DiT, 60 regions", make, "hidden_states", inputs, (999, 0), _MODULES)
-
-
-_MODULES: Final = {"granularity": "module"}
+    make = partial(random_dit, heads=2, head_width=8, layers=30, side=8)
+    return Subject("DiT, 60 regions", make, 2, (999, 0), {"granularity": "module"})
 
 
 def flux() -> Subject:
     """Two joint and two single blocks, one region."""
-
-    def make() -> nn.Module:
-        return FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=4,
-            num_layers=2,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            pooled_projection_dim=32,
-            axes_dims_rope=(4, 4, 8),
-            guidance_embeds=True,
-        )
-
-    inputs = {
-        "hidden_states": torch.zeros(1, 16, 4),
-        "timestep": torch.zeros(1),
-        "encoder_hidden_states": torch.ones(1, 8, 32),
-        "pooled_projections": torch.ones(1, 32),
-        "img_ids": torch.arange(48).reshape(16, 3).float(),
-        "txt_ids": torch.zeros(8, 3),
-        "guidance": torch.full((1,), 3.5),
-    }
-    return Subject("FLUX, 1 region", make, "hidden_states", inputs, (1, 0.02), {})
+    return Subject("FLUX, 1 region", partial(tiny_flux, 2, 2), 1, (1, 0.02), {})
 
 
 @dataclass(frozen=True)
@@ -132,20 +82,15 @@ class HostCost:
     """What cached steps of one setting cost.
 
     Attributes:
-        model: its name.
-        schedule: one of ``SCHEDULES``.
         known: whether the number of steps is known.
         in_place: microseconds of every cached step, behind graphs.
-        alone: the same, the graphs replaced by their results.
         functions: how many the median step enters, by file.
-
     """
 
     model: str
     schedule: str
     known: bool
     in_place: list[float] = field(default_factory=list)
-    alone: list[float] = field(default_factory=list)
     functions: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -156,52 +101,22 @@ class HostCost:
     def row(self) -> list[str]:
         """One line of the table."""
         known = "known" if self.known else "not known"
-        times = [_quartiles(self.in_place), _quartiles(self.alone)]
+        low, middle, high = statistics.quantiles(self.in_place, n=4)
+        time = f"{middle:.0f} [{low:.0f}, {high:.0f}]"
         counts = [str(self.entered), str(len(self.functions))]
-        return [self.model, self.schedule, known, *times, *counts]
-
-
-def _quartiles(values: Sequence[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.0f} [{low:.0f}, {high:.0f}]"
-
-
-class _Recorded(LazyGraph):
-    """Gives what a graph gave at its last step, at once."""
-
-    def __init__(self, graph: LazyGraph) -> None:
-        self.__dict__.update(graph.__dict__)
-        self._results = graph.compile(), None
-
-    def __call__(self, *arguments: Any) -> Sequence[Any]:
-        graph, results = self._results
-        start = time.perf_counter()
-        if results is None:
-            results = graph(*arguments)
-            self._results = graph, results
-        self.seconds += time.perf_counter() - start
-        return results
+        return [self.model, self.schedule, known, time, *counts]
 
 
 class Driver:
-    """Runs of one compiled model, step by step.
-
-    Args:
-        subject: the model.
-        schedule: one of ``SCHEDULES``.
-        known: whether the number of steps is known.
-        steps: of a run.
-
-    """
+    """Runs of one compiled model, step by step."""
 
     def __init__(
         self, subject: Subject, schedule: str, *, known: bool, steps: int = STEPS
     ) -> None:
         torch.compiler.reset()
-        torch.manual_seed(0)
         self._steps = steps
         self._subject, self._known, self._runs = subject, known, 0
-        self._model = subject.make().eval().requires_grad_(False)
+        self._model = subject.make()
         options = {**subject.options, **SCHEDULES[schedule], "inner": "eager"}
         self._ours = torch.compile(self._model, backend="rfc", options=options)
 
@@ -216,11 +131,11 @@ class Driver:
 
     def _watched(self, watch: Callable[[Callable[[], Any]], Any]) -> Iterator[Any]:
         subject, generator = self._subject, torch.Generator().manual_seed(self._runs)
-        inputs = dict(subject.inputs)
-        latent = torch.randn(inputs[subject.latent].shape, generator=generator)
+        inputs = inputs_of(self._model, subject.batch)
+        latent = torch.randn(inputs["hidden_states"].shape, generator=generator)
         first, last = subject.times
         for step in range(self._steps):
-            inputs[subject.latent] = latent
+            inputs["hidden_states"] = latent
             at = first + (last - first) * step / self._steps
             inputs["timestep"] = torch.full_like(inputs["timestep"], at)
             given: list[Tensor] = []
@@ -242,12 +157,6 @@ class Driver:
         before = sum(map(_host_seconds, self._dispatchers))
         call()
         return 1e6 * (sum(map(_host_seconds, self._dispatchers)) - before)
-
-    def replace_graphs(self) -> None:
-        """From now on every graph gives what it gave before."""
-        for dispatcher in self._dispatchers:
-            for name, graph in dispatcher.graphs.items():
-                dispatcher.graphs[name] = _Recorded(graph)
 
 
 def _call_into(
@@ -284,19 +193,11 @@ def functions_entered(call: Callable[[], Any]) -> Counter[str]:
     return Counter(str(Path(code.co_filename).name) for code in codes)
 
 
-@contextmanager
-def _fresh_compiler() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        torch.compiler.reset()
-
-
 def functions_of(
     subject: Subject, schedule: str, *, known: bool, steps: int = STEPS
 ) -> Counter[str]:
     """Those of a typical cached step: the median of the second run of a model."""
-    with _fresh_compiler():
+    with fresh_compiler():
         driver = Driver(subject, schedule, known=known, steps=steps)
         driver.cached_steps(lambda call: call())
         entered = sorted(driver.cached_steps(functions_entered), key=Counter.total)
@@ -307,42 +208,33 @@ def measure(subject: Subject, schedule: str, *, known: bool, runs: int) -> HostC
     """Time so many runs of a setting, after one that is not timed."""
     functions = functions_of(subject, schedule, known=known)
     cost = HostCost(subject.name, schedule, known, functions=dict(functions))
-    with _fresh_compiler():
+    with fresh_compiler():
         driver = Driver(subject, schedule, known=known)
-        for times in (cost.in_place, cost.alone):
-            driver.cached_steps(lambda call: call())
-            for _ in range(runs):
-                times += driver.cached_steps(driver.microseconds)
-            driver.replace_graphs()
+        driver.cached_steps(lambda call: call())
+        for _ in range(runs):
+            cost.in_place.extend(driver.cached_steps(driver.microseconds))
     return cost
 
 
-def run(*, quick: bool) -> None:
-    """Measure, print and write `results/host.json` and `host.md`."""
+def run(args: Namespace) -> None:
+    """Measure every model by every schedule, the steps known and not."""
     costs = []
-    for subject in (dit(), flux()):
-        for schedule in SCHEDULES:
-            for known in (True, False):
-                console.print(f"measuring {subject.name}, {schedule}, {known=}")
-                runs = 2 if quick else 10
-                costs.append(measure(subject, schedule, known=known, runs=runs))
+    for subject, schedule, known in itertools.product(
+        (dit(), flux()), SCHEDULES, (True, False)
+    ):
+        console.print(f"measuring {subject.name}, {schedule}, {known=}")
+        runs = 2 if args.quick else 10
+        costs.append(measure(subject, schedule, known=known, runs=runs))
     header = ["model", "schedule", "steps", "us in place: median [quartiles]"]
-    header += ["us alone", "functions", "files"]
-    title = "A cached step around its graphs"
-    grid = Grid(title, header, [cost.row() for cost in costs])
-    show(grid)
-    verdicts = [
-        f"{cost.model}, {cost.schedule}, steps {'known' if cost.known else 'not known'}"
-        f": {median:.0f} us in place (target {TARGET:.0f}), {cost.entered} functions "
-        f"(target {FUNCTIONS})"
+    header += ["functions", "files"]
+    grid = Grid("A cached step around its graphs", header, [c.row() for c in costs])
+    missed = [
+        f"missed: {cost.model}, {cost.schedule}, steps "
+        f"{'known' if cost.known else 'not known'}: {median:.0f} us in place (target "
+        f"{TARGET:.0f}), {cost.entered} functions (target {FUNCTIONS})"
         for cost in costs
         for median in [statistics.median(cost.in_place)]
         if median > TARGET or cost.entered > FUNCTIONS
     ]
-    console.print("\n".join(["missed:", *verdicts]), highlight=False)
-    save(
-        "host",
-        "What the runtime costs the host",
-        {"costs": [asdict(cost) for cost in costs]},
-        [grid.markdown(), *(f"- missed: {line}" for line in verdicts)],
-    )
+    data = {"costs": [asdict(cost) for cost in costs]}
+    publish("host", "What the runtime costs the host", data, [grid], missed)

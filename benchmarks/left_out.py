@@ -6,10 +6,11 @@ are reported. Reads what `python -m benchmarks matrix` has measured.
 """
 
 import statistics
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.report import Grid, console, save, show
+from benchmarks.report import Grid, publish
 from benchmarks.scores import DEFAULT, OURS, Scores, read_lines, verdicts
 from rfc_compile.errors import OptionError
 
@@ -34,11 +35,7 @@ def choose(scores: Scores, models: Sequence[str]) -> str:
 
 
 def chosen_without(scores: Scores) -> dict[str, str]:
-    """For each model what is chosen on the others.
-
-    Raises:
-        OptionError: there are too few models.
-    """
+    """For each model what is chosen on the others."""
     models = scores.models
     if len(models) < LEAST_MODELS or not scores.configurations:
         raise OptionError(
@@ -76,18 +73,10 @@ def table(scores: Scores, chosen: dict[str, str]) -> Grid:
     return Grid("Chosen on the other models", header, rows)
 
 
-def run(*, quick: bool) -> None:
-    """Print, and write `results/left_out.md` and `left_out.json`.
-
-    Args:
-        quick: makes no difference.
-    """
+def run(args: Namespace) -> None:
+    """As quick as ever: nothing is measured."""
     scores = Scores(read_lines())
     chosen = chosen_without(scores)
-    grid = table(scores, chosen)
-    show(grid)
     claims = verdicts(scores, lambda model: chosen.get(model, DEFAULT))
-    console.print("\n".join(claims))
-    listed = "\n".join(f"- {claim}" for claim in claims) + "\n"
     data = {"chosen": chosen, "verdicts": claims}
-    save("left_out", "Left-out judging", data, [listed, grid.markdown()])
+    publish("left_out", "Left-out judging", data, [table(scores, chosen)], claims)

@@ -22,9 +22,10 @@ import gc
 import hashlib
 import json
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmarks.cached_runs import similarity
 from benchmarks.cells import MEASURED, Cell, all_cells, int8, workload
 from benchmarks.matrix_tables import write_tables
 from benchmarks.report import console
@@ -47,17 +49,17 @@ from benchmarks.scores import (
     fingerprint,
     read_lines,
 )
+from rfc_compile.errors import one_line
 from rfc_compile.report.statistics import stats
 from rfc_compile.runtime.registry import reset
 from rfc_compile.runtime.run_boundaries import trajectory
 from rfc_compile.tools.bench.methods import METHODS
-from rfc_compile.tools.bench.methods.base import compile_model, describe
-from rfc_compile.tools.bench.quality import one_line, run_eagerly
-from rfc_compile.tools.bench.selection import SLACK
+from rfc_compile.tools.bench.methods.base import describe
+from rfc_compile.tools.bench.quality import run_eagerly
+from rfc_compile.tools.bench.records import SLACK
 from rfc_compile.tools.bench.workloads import plain
 from rfc_compile.tools.measure.glyph_dit import default_device
-from rfc_compile.tools.measure.metrics import psnr
-from rfc_compile.tools.measure.trial import decide_by
+from rfc_compile.tools.measure.trial import compile_model, decide_by
 
 EVEN: Final[tuple[dict[str, Any], ...]] = (
     {},
@@ -136,8 +138,7 @@ def cached(cell: Cell, method: str, setting: Mapping[str, Any], images: int) -> 
 def compiled(model: str, is_int8: bool, guided: bool, options: str) -> nn.Module:
     """Ours for one size of the batch; ``options`` as JSON."""
     made = int8(model) if is_int8 else MEASURED[model].load().to(default_device())
-    settings = {**json.loads(options), "inner": "eager"}
-    return compile_model(made, "rfc", dynamic=False, options=settings)
+    return compile_model(made, "eager", json.loads(options), dynamic=False)
 
 
 def ours(cell: Cell, setting: Mapping[str, Any], images: int) -> Found:
@@ -173,7 +174,7 @@ def solvers(cell: Cell) -> tuple[str, ...]:
     return tuple(solver + shift for solver in SOLVERS)
 
 
-def rival(cell: Cell, kind: Rival, images: int) -> Iterator[Found]:
+def rival(kind: Rival, cell: Cell, images: int) -> Iterator[Found]:
     """All settings that are tried."""
     found: list[Found] = []
 
@@ -194,44 +195,29 @@ Runs = Callable[[Cell, int], Iterator[Found]]
 def entries() -> Iterator[tuple[str, str, Runs]]:
     """(method, configuration, runs) of all that is measured in a cell."""
     for options in EVEN:
-        yield OURS, describe(options), _told(options)
+        yield OURS, describe(options), partial(rival, _told(options))
     for options in ADAPTIVE:
         controlled = {"schedule": "error_control", **options}
-        yield OURS, describe(controlled), _steered(controlled, "tolerance", 1e-4, 30.0)
-    yield PAPER, "", _steered(PAPERS_OPTIONS, "threshold", 0.02, 20.0)
-    yield UNTOLD, "", _untold
+        kind = _steered(controlled, "tolerance", 1e-4, 30.0)
+        yield OURS, describe(controlled), partial(rival, kind)
+    paper = _steered(PAPERS_OPTIONS, "threshold", 0.02, 20.0)
+    yield PAPER, "", partial(rival, paper)
+    yield UNTOLD, "", lambda cell, images: iter([ours(cell, {}, images)])
     yield FEWER, "", lambda cell, images: fewer_steps(cell, images, [cell.scheduler])
     yield FEWER_BEST, "", lambda cell, images: fewer_steps(cell, images, solvers(cell))
     for kind in RIVALS:
-        yield kind.method, "", _rival(kind)
+        yield kind.method, "", partial(rival, kind)
 
 
-def _told(options: Mapping[str, Any]) -> Runs:
-    def runs(cell: Cell, images: int) -> Iterator[Found]:
-        setting = {**options, "target_nfc": cell.full}
-        yield ours(cell, setting, images)
-
-    return runs
+def _told(options: Mapping[str, Any]) -> Rival:
+    """This package, given the full steps as a target."""
+    return Rival(OURS, lambda calls, full: [{**options, "target_nfc": full}])
 
 
-def _steered(options: Mapping[str, Any], key: str, least: float, most: float) -> Runs:
-    return _rival(
-        Rival(
-            OURS,
-            steered=lambda calls, full: options,
-            key=key,
-            least=least,
-            most=most,
-        )
-    )
-
-
-def _untold(cell: Cell, images: int) -> Iterator[Found]:
-    yield ours(cell, {}, images)
-
-
-def _rival(kind: Rival) -> Runs:
-    return lambda cell, images: rival(cell, kind, images)
+def _steered(options: Mapping[str, Any], key: str, least: float, most: float) -> Rival:
+    """This package, brought to the full steps by a threshold."""
+    steered = {"key": key, "least": least, "most": most}
+    return Rival(OURS, steered=lambda calls, full: options, **steered)
 
 
 def measure(cell: Cell, method: str, runs: Runs, images: int) -> dict[str, Any]:
@@ -265,13 +251,6 @@ def _against_ode(cell: Cell, drawn: Tensor, images: int) -> float | None:
     return None if truth is None else round(similarity(drawn, truth).mean().item(), 3)
 
 
-def similarity(drawn: Tensor, wanted: Tensor) -> Tensor:
-    """PSNR of each image or clip, in dB, at most 120."""
-    flat = (x.flatten(2, -2) if x.ndim == 5 else x for x in (drawn, wanted))
-    finite = (x.nan_to_num(nan=2.0) for x in flat)
-    return psnr(*finite).clamp(max=120.0)
-
-
 def todo(
     cells: Sequence[Cell], only: str, again: str, images: int
 ) -> Iterator[tuple[Cell, str, str, Runs]]:
@@ -287,31 +266,16 @@ def todo(
                 yield cell, method, config, runs
 
 
-def run(
-    *,
-    quick: bool,
-    images: int | None,
-    only: str = "",
-    again: str = "",
-    minutes: float | None = None,
-) -> None:
-    """Measure what is missing, then write `results/matrix.md`.
-
-    Args:
-        quick: ten minutes of it, one image a cell.
-        images: of a cell, 4 by default.
-        only: part of the cells' names.
-        again: part of the names of methods that are measured again.
-        minutes: when to stop, for a run in pieces.
-    """
-    count = images or (1 if quick else IMAGES)
-    limit = QUICK_SECONDS if quick else 60 * (minutes or float("inf"))
+def run(args: Namespace) -> None:
+    """Measure what is missing, then write `results/matrix.md`."""
+    count = args.images or (1 if args.quick else IMAGES)
+    limit = QUICK_SECONDS if args.quick else 60 * (args.minutes or float("inf"))
     start = time.monotonic()
-    for cell, method, config, runs in todo(all_cells(), only, again, count):
-        if time.monotonic() - start > limit:
+    for cell, method, config, runs in todo(all_cells(), args.only, args.again, count):
+        begun = time.monotonic()
+        if begun - start > limit:
             console.print("out of time; run it again to go on")
             break
-        begun = time.monotonic()
         found = measure(cell, method, runs, count)
         line = Line(
             cell=cell,

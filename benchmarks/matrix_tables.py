@@ -28,10 +28,9 @@ def write_tables(lines: Sequence[Line]) -> None:
         models = ", ".join(sorted({cell.model for cell in before}))
         claims.append(f"{cells} were measured with earlier weights ({models})")
     console.print("\n".join(claims))
-    listed = "\n".join(f"- {claim}" for claim in claims) + "\n"
     tables = [_each(scores), *means, _untold(scores), _cells(scores), _errors(scores)]
-    parts = [listed, *(grid.markdown() for grid in tables if grid.rows)]
-    save("matrix", "The matrix", {"lines": len(lines), "verdicts": claims}, parts)
+    data = {"lines": len(lines), "verdicts": claims}
+    save("matrix", "The matrix", data, [grid for grid in tables if grid.rows], claims)
 
 
 def _name(method: str, config: str) -> str:

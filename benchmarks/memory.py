@@ -6,6 +6,7 @@ are about values and not about time. PSNR is against the uncached images.
 """
 
 import warnings
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import rfc_compile
 from benchmarks.report import Grid, console, save, show
+from rfc_compile.tools.bench.methods.base import describe
 from rfc_compile.tools.measure import glyph_dit
 from rfc_compile.tools.measure.metrics import psnr
 
@@ -31,17 +33,7 @@ SETTINGS: Final[tuple[dict[str, Any], ...]] = (
 
 @dataclass(frozen=True)
 class Score:
-    """One setting.
-
-    Attributes:
-        estimator: its name.
-        setting: the memory options in words.
-        bytes: of state, for one CFG branch.
-        psnr: mean over the images, in dB.
-        lowest: the worst image's.
-        nfc: full steps.
-
-    """
+    """One setting: bytes of state for one CFG branch, PSNR in dB, full steps."""
 
     estimator: str
     setting: str
@@ -51,25 +43,21 @@ class Score:
     nfc: int
 
 
-def run(*, quick: bool) -> None:
-    """Measure, print and write `results/memory.json` and `memory.md`."""
+def run(args: Namespace) -> None:
+    """Measure; write after every setting, so that whole tables are left."""
     labels = (
         torch.arange(IMAGES, device=glyph_dit.default_device()) % glyph_dit.NUM_CLASSES
     )
     reference = _draw(glyph_dit.load_glyph_dit().to(labels.device), labels)
     scores: list[Score] = []
-    for estimator in ESTIMATORS[: 1 if quick else None]:
+    for estimator in ESTIMATORS[: 1 if args.quick else None]:
         for setting in SETTINGS:
             scores.append(_score(estimator, setting, labels, reference))
-            _save(scores)
+            data = {"images": IMAGES, "steps": STEPS}
+            data |= {"scores": [asdict(score) for score in scores]}
+            grids, about = [_grid(scores)], __doc__ or ""
+            save("memory", "Memory and quality", data, grids, introduction=about)
     show(_grid(scores))
-
-
-def _save(scores: Sequence[Score]) -> None:
-    """Write what there is, so that a run that is stopped leaves whole tables."""
-    data = {"images": IMAGES, "steps": STEPS, "scores": [asdict(s) for s in scores]}
-    parts = [f"{__doc__}\n", _grid(scores).markdown()]
-    save("memory", "Memory and quality", data, parts)
 
 
 def _score(
@@ -90,12 +78,10 @@ def _score(
     with warnings.catch_warnings():
         warnings.simplefilter("error", rfc_compile.UncachedWarning)
         values = psnr(_draw(model, labels), reference)
-    explanation = rfc_compile.explain(model)
-    words = ", ".join(f"{name}={value}" for name, value in setting.items())
     score = Score(
         estimator=estimator,
-        setting=words or "default",
-        bytes=explanation.cache_bytes,
+        setting=describe(setting),
+        bytes=rfc_compile.explain(model).cache_bytes,
         psnr=float(values.mean()),
         lowest=float(values.min()),
         nfc=rfc_compile.stats(model).nfc,

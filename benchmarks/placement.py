@@ -8,20 +8,15 @@ gives there is shown beside the even spread.
 """
 
 import statistics
+from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-import torch
-
-from benchmarks.matrix import similarity
-from benchmarks.report import Grid, console, save, show
-from rfc_compile import trajectory
-from rfc_compile.runtime.registry import reset
+from benchmarks.cached_runs import compiled, draw, similarity
+from benchmarks.report import Grid, console, publish
 from rfc_compile.schedules import even
 from rfc_compile.tools.measure.bundled_models import MODELS
-from rfc_compile.tools.measure.trial import decide_by
 
-EAGER: Final = {"inner": "eager"}
 SAMPLERS: Final = {
     "emoji-flux": ("euler", "euler_shift3", "unipc"),
     "glyph-dit": ("ddim", "dpmpp_2m"),
@@ -75,9 +70,7 @@ def measured(name: str, sampler: str, *, quick: bool) -> Iterator[Numbers]:
     model = MODELS[name]
     conditions = model.conditions(1 if quick else IMAGES)
     for guidance in GUIDANCE[:1] if quick else GUIDANCE:
-        net: Any = torch.compile(
-            model.load(), backend="rfc", dynamic=False, options=EAGER
-        )
+        net = compiled(model)
         first: dict[str, Any] = {
             "seed": SEED,
             "scheduler": sampler,
@@ -87,14 +80,10 @@ def measured(name: str, sampler: str, *, quick: bool) -> Iterator[Numbers]:
         for steps, full in COUNTS[:1] if quick else COUNTS:
             given = {**first, "steps": steps}
             plain = model.sample(model.load(), conditions, **given)
-            calls = model.count_calls(sampler, steps)
             found = {}
             for choice in (None, *CHOICES):
                 spread_by(choice)
-                decide_by(net, {**EAGER, "target_nfc": full})
-                reset(net)
-                with trajectory("run", num_steps=calls):
-                    images = model.sample(net, conditions, **given)
+                images = draw(model, net, {"target_nfc": full}, conditions, **given)
                 close = similarity(images, plain).mean().item()
                 found[EVEN if choice is None else str(choice)] = close
             yield found
@@ -105,26 +94,19 @@ def mean(numbers: list[Numbers]) -> Numbers:
     return {key: statistics.mean(x[key] for x in numbers) for key in numbers[0]}
 
 
-def run(*, quick: bool) -> None:
-    """Print, and write `results/placement.md` and `placement.json`.
-
-    Args:
-        quick: one image, one number of steps.
-    """
+def run(args: Namespace) -> None:
+    """Of one image and one number of steps where it is to be quick."""
     kept = _shipped()
     found: dict[str, Numbers] = {}
     try:
         for name, samplers in SAMPLERS.items():
             for sampler in samplers:
-                place = f"{name}, {sampler}"
-                found[place] = mean(list(measured(name, sampler, quick=quick)))
-                console.print(place, found[place], highlight=False)
+                numbers = mean(list(measured(name, sampler, quick=args.quick)))
+                found[f"{name}, {sampler}"] = numbers
+                console.print(name, sampler, numbers, highlight=False)
     finally:
         spread_by(kept)
-    tables = [_left_out(found), _all(found)]
-    for grid in tables:
-        show(grid)
-    save("placement", "Where full steps go", found, [t.markdown() for t in tables])
+    publish("placement", "Where full steps go", found, [_left_out(found), _all(found)])
 
 
 def _shipped() -> Choice:

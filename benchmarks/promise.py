@@ -18,6 +18,7 @@ import itertools
 import json
 import math
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -26,9 +27,9 @@ import numpy as np
 import torch
 
 import rfc_compile
-from benchmarks.matrix import similarity
-from benchmarks.report import RESULTS, console
-from rfc_compile.tools.measure.bundled_models import bundled
+from benchmarks.cached_runs import compiled, similarity
+from benchmarks.report import RESULTS, Grid, console
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.trained_model import TrainedModel
 
 SAMPLERS: Final = {
@@ -104,20 +105,14 @@ def read_runs() -> list[Run]:
 
 
 def measure(minutes: float | None = None) -> None:
-    """Draw what is missing.
-
-    Args:
-        minutes: when to stop, for a measurement in pieces.
-    """
+    """Draw what is missing; stop after so many minutes, to go on another time."""
     known = {run.key for run in read_runs()}
     end = time.monotonic() + 60 * (minutes or math.inf)
-    for model in bundled().values():
+    for model in MODELS.values():
         todo = [run for run in planned(model) if run.key not in known]
         torch.compiler.reset()
         plain = model.load()
-        cached = torch.compile(
-            model.load(), backend="rfc", options={"inner": "eager"}, dynamic=False
-        )
+        cached = compiled(model)
         for place, runs in itertools.groupby(todo, key=lambda run: run.key[:5]):
             wanted = _drawn(model, plain, place)
             for run in runs:
@@ -218,30 +213,23 @@ def table(kind: str) -> list[str]:
     runs = known_runs(kind)
     line, behind = fitted(runs, kind), margin(runs, kind)
     rows = [
-        f"psnr = {line.offset:.1f} - {line.slope:.1f} log10({kind}); "
-        f"margin {behind:.1f} dB",
-        "",
-        "| left out | runs | kept what was promised | more than promised, mean | "
-        "by the line of the others |",
-        "|---|---|---|---|---|",
+        [
+            *(name, str(len(above)), f"{(above >= -behind).mean():.0%}"),
+            f"{(above + behind).mean():.1f} dB",
+            f"{above.mean():+.1f} +- {above.std():.1f} dB",
+        ]
+        for name, (_, above) in left_out(runs, kind).items()
     ]
-    for name, (_, above) in left_out(runs, kind).items():
-        rows.append(
-            f"| {name} | {len(above)} | {(above >= -behind).mean():.0%} | "
-            f"{(above + behind).mean():.1f} dB | "
-            f"{above.mean():+.1f} +- {above.std():.1f} dB |"
-        )
-    return rows
+    header = ["left out", "runs", "kept what was promised"]
+    header += ["more than promised, mean", "by the line of the others"]
+    about = f"psnr = {line.offset:.1f} - {line.slope:.1f} log10({kind})"
+    grid = Grid("", header, rows)
+    return [f"{about}; margin {behind:.1f} dB", "", *grid.body().splitlines()]
 
 
-def run(*, quick: bool, minutes: float | None = None) -> None:
-    """Measure what is missing, then write `results/promise.md`.
-
-    Args:
-        quick: at most ten minutes of it.
-        minutes: when to stop, for a measurement in pieces.
-    """
-    measure(QUICK_MINUTES if quick else minutes)
+def run(args: Namespace) -> None:
+    """Measure what is missing, then write `results/promise.md`."""
+    measure(QUICK_MINUTES if args.quick else args.minutes)
     text = "\n".join([*table("tolerance"), "", *table("debt"), ""])
     (RESULTS / "promise.md").write_text(text, encoding="utf-8")
     console.print(text, highlight=False, soft_wrap=True)

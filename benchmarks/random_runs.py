@@ -99,11 +99,7 @@ class Abandoned(Exception):
 
 
 def draw(denoise: nn.Module, trajectory: RandomRun) -> Tensor:
-    """The images of a run, by whatever model.
-
-    Raises:
-        Abandoned: it was stopped.
-    """
+    """The images of a run by whatever model; raises `Abandoned` if it is stopped."""
 
     def stop(done: int, total: int) -> None:
         if trajectory.abandoned and done >= trajectory.stops:
@@ -137,11 +133,7 @@ class Models:
             self.draw(run)
 
     def draw(self, trajectory: RandomRun) -> Tensor:
-        """The images of a run by its own options.
-
-        Raises:
-            Abandoned: it was stopped.
-        """
+        """The images of a run by its own options; raises `Abandoned`."""
         model = self._models[trajectory.graphs]
         decide_by(model, trajectory.options)
         named = trajectory.caller == "named"
@@ -184,11 +176,7 @@ def forms_of_calls(caller: str) -> Iterator[RandomRun]:
 
 
 def draw_as_told(models: Models, trajectory: RandomRun) -> Tensor:
-    """The images of a run, drawn by whom it says.
-
-    Raises:
-        Abandoned: it was stopped.
-    """
+    """The images of a run, drawn by whom it says; raises `Abandoned`."""
     if trajectory.caller == "thread":
         return _other_thread.submit(models.draw, trajectory).result()
     return models.draw(trajectory)

@@ -7,34 +7,49 @@ from pathlib import Path
 from typing import Any, Final
 
 from rfc_compile.io.files import replace_file
-from rfc_compile.tools.measure.environment import Grid, environment
+from rfc_compile.tools.measure.environment import Grid, environment, page
 from rfc_compile.tools.measure.terminal import console, show
 
 RESULTS: Final = Path(__file__).parent / "results"
 
-__all__ = ["RESULTS", "Grid", "console", "save", "show"]
+__all__ = ["RESULTS", "Grid", "console", "publish", "save", "show", "verdict"]
+
+
+def verdict(met: bool, claim: str) -> str:
+    """A claim, and whether it holds."""
+    return f"{'met' if met else 'missed'}: {claim}"
+
+
+def publish(
+    name: str,
+    title: str,
+    data: Mapping[str, Any],
+    grids: Sequence[Grid],
+    claims: Sequence[str] = (),
+) -> None:
+    """Print tables and claims, and `save` them."""
+    for grid in grids:
+        show(grid)
+    if claims:
+        console.print("\n".join(claims), highlight=False, soft_wrap=True)
+    save(name, title, data, grids, claims)
 
 
 def save(
     name: str,
     title: str,
     data: Mapping[str, Any],
-    parts: Sequence[str],
+    grids: Sequence[Grid],
+    claims: Sequence[str] = (),
+    *,
+    introduction: str = "",
     folder: Path | None = None,
 ) -> None:
-    """Write `<folder>/<name>.json` and `<folder>/<name>.md`.
-
-    Args:
-        name: of the two files, without a suffix.
-        title: heading of the Markdown file.
-        data: the measurements; the environment is added.
-        parts: what follows the environment in the Markdown file.
-        folder: where to; the benchmarks' results without it.
-    """
+    """Write `results/<name>.json` and `<name>.md`; the environment is added to both."""
     record = environment("python -m benchmarks")
     folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
-    text = json.dumps({"environment": asdict(record), **data}, indent=1)
-    replace_file(folder / f"{name}.json", text + "\n")
-    page = "\n".join([f"# {title}\n", f"{record}\n", *parts])
-    replace_file(folder / f"{name}.md", page)
+    data = {"environment": asdict(record), **data}
+    replace_file(folder / f"{name}.json", json.dumps(data, indent=1) + "\n")
+    text = page(title, record, introduction, claims, grids)
+    replace_file(folder / f"{name}.md", text)

@@ -6,8 +6,9 @@ in its place. The runtime continues a run below `sampler_fit.EXPLAINED`.
 """
 
 import statistics
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -26,7 +27,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from benchmarks.report import Grid, save, show
+from benchmarks.report import Grid, publish
 from rfc_compile.runtime.sampler_fit import (
     EXPLAINED,
     Fit,
@@ -35,8 +36,8 @@ from rfc_compile.runtime.sampler_fit import (
     rounding_of,
     step_vectors,
 )
-from rfc_compile.tools.measure.bundled_models import bundled
-from rfc_compile.tools.measure.denoising import Guidance, denoise, draw_noise, seeded
+from rfc_compile.tools.measure.bundled_models import MODELS
+from rfc_compile.tools.measure.schedulers import LINEAR_BETAS
 from rfc_compile.tools.measure.trained_model import TrainedModel
 
 STEPS: Final = 50
@@ -45,12 +46,6 @@ SEED: Final = 0
 
 DTYPES: Final = (torch.float32, torch.bfloat16)
 
-_BETAS: Final[Mapping[str, Any]] = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-}
 _DPM: Final = DPMSolverMultistepScheduler
 
 Make = Callable[[int, str], SchedulerMixin]
@@ -59,7 +54,7 @@ Make = Callable[[int, str], SchedulerMixin]
 
 def _made(kind: Any, **config: Any) -> Make:
     def make(steps: int, prediction: str) -> SchedulerMixin:
-        scheduler = kind(**_BETAS, prediction_type=prediction, **config)
+        scheduler = kind(**LINEAR_BETAS, prediction_type=prediction, **config)
         scheduler.set_timesteps(steps)
         return scheduler
 
@@ -100,16 +95,11 @@ STOCHASTIC: Final = ("euler_ancestral", "sde_dpmpp_2m", "ddpm")
 
 @dataclass
 class Recorded:
-    """What a run gave the model and got from it, step by step.
-
-    Attributes:
-        latents: that came in, (B, N) each.
-        outputs: with the condition and without, (B, N) each.
-
-    """
+    """What the calls of a run gave the model and got from it, (B, N) each."""
 
     latents: list[Tensor] = field(default_factory=list)
     outputs: list[list[Tensor]] = field(default_factory=list)
+    """Of every step: with the condition, and without."""
 
 
 def record(
@@ -117,36 +107,26 @@ def record(
 ) -> Recorded:
     """One guided run of the uncached model, in calls of their own for guidance."""
     loaded, found = model.load(dtype), Recorded()
-    given, empty = model.encode(model.conditions(IMAGES))
-    generators = seeded(IMAGES, SEED)
     torch.manual_seed(SEED)  # of the samplers that are given no generator
 
-    def predict(x: Tensor, t: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        x = x.to(dtype)
-        kept = {name: _to(value, dtype) for name, value in {**inputs, **shared}.items()}
-        time = t * model.timestep_scale if model.timestep_scale != 1.0 else t
-        output: Tensor = loaded(x, timestep=time, **kept).sample
-        if inputs is given:
+    def denoise(x: Tensor, /, **inputs: Tensor) -> Any:
+        output = loaded(x, **inputs)
+        if not found.outputs or len(found.outputs[-1]) == 2:
             found.latents.append(x.flatten(1))
             found.outputs.append([])
-        found.outputs[-1].append(output[:, : x.shape[1]].flatten(1))
-        return output.float()
+        found.outputs[-1].append(output.sample[:, : x.shape[1]].flatten(1))
+        return output
 
-    shared = model.shared
-    denoise(
-        predict,
-        draw_noise(generators, model.latent_shape),
-        make(STEPS, prediction),
-        inputs=given,
-        empty=empty,
-        guidance=Guidance(model.guidance, separate=True),
-        generators=generators,
+    sampled = replace(model, schedulers={"it": lambda steps: make(steps, prediction)})
+    sampled.sample(
+        denoise,
+        model.conditions(IMAGES),
+        seed=SEED,
+        steps=STEPS,
+        separate=True,
+        dtype=dtype,
     )
     return found
-
-
-def _to(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype) if value.is_floating_point() else value
 
 
 def fit_step(own: Recorded, step: int, history: int, now: Tensor) -> Fit:
@@ -208,18 +188,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Grid:
     return Grid("Residuals: median (largest)", [*header, "another image"], shown)
 
 
-def run(*, quick: bool) -> None:
-    """Print, and write `results/residuals.md` and `residuals.json`.
-
-    Args:
-        quick: float32 and the first model only; nothing is written.
-    """
-    models = list(bundled().values())[: 1 if quick else None]
-    dtypes = DTYPES[: 1 if quick else None]
+def run(args: Namespace) -> None:
+    """Of the first model alone in float32, or of all."""
+    models = list(MODELS.values())[: 1 if args.quick else None]
+    dtypes = DTYPES[: 1 if args.quick else None]
     cells = [(m, s, d) for m in models for s in samplers_of(m)[0] for d in dtypes]
     rows = [row(*cell) for cell in cells]
-    grid = table(rows)
-    show(grid)
-    if not quick:
-        text = f"A call continues a run below {EXPLAINED}; {STEPS} steps, guidance.\n"
-        save("residuals", "Residuals", {"rows": rows}, [text, grid.markdown()])
+    about = f"A call continues a run below {EXPLAINED}; {STEPS} steps, guidance."
+    publish("residuals", "Residuals", {"rows": rows}, [table(rows)], [about])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rfc_compile.tools.bench.methods.spectrum import full_steps
-from rfc_compile.tools.bench.selection import SLACK
+from rfc_compile.tools.bench.records import SLACK
 
 Setting = Mapping[str, Any]
 Run = Callable[[Setting], float]
@@ -28,13 +28,9 @@ class Rival:
     """How a method is brought to a number of full steps.
 
     Attributes:
-        method: name of it in bench.
         fixed: (calls, full) -> settings to try as they are.
         steered: (calls, full) -> a setting without its threshold.
-        key: name of the threshold.
-        least: smallest threshold.
-        most: largest threshold.
-
+        key: name of the threshold, which is between `least` and `most`.
     """
 
     method: str

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.cells import MEASURED, Cell
-from benchmarks.report import RESULTS
-from rfc_compile.tools.bench.selection import SLACK
+from benchmarks.report import RESULTS, verdict
+from rfc_compile.tools.bench.records import SLACK
 
 FILE: Final = RESULTS / "matrix.jsonl"
 
@@ -40,19 +40,14 @@ class Line:
     """One method in one cell, at the best of the settings that were tried.
 
     Attributes:
-        cell: where.
-        method: who.
         config: our configuration, or nothing.
-        images: that were drawn.
         weights: fingerprint of the model.
         seconds: that it took to find.
-        setting: the best one.
         full: full steps, by the blocks' work.
         psnr: mean against the uncached run, in dB.
         psnr_min: of the worst image.
         psnr_ode: mean against the ODE's solution; None without one.
         error: why there are no numbers.
-
     """
 
     cell: Cell
@@ -163,22 +158,13 @@ class Scores:
 
 
 def verdicts(scores: Scores, choose: Choose) -> list[str]:
-    """What is claimed, and whether it holds.
-
-    Args:
-        scores: of the matrix.
-        choose: our configuration for each model.
-    """
+    """What is claimed, and whether it holds; ``choose`` gives ours for each model."""
     lines = [*_steps_kept(scores, choose), *_against_rivals(scores, choose)]
     lines += [*_against_ode(scores, choose), *_against_no_corrector(scores)]
     for model in scores.models:
         lines += _against_paper(scores, model, choose(model))
         lines += _without_options(scores, model)
     return lines
-
-
-def _met(held: bool, text: str) -> str:
-    return f"{'met' if held else 'missed'}: {text}"
 
 
 def _steps_kept(scores: Scores, choose: Choose) -> Iterator[str]:
@@ -188,7 +174,7 @@ def _steps_kept(scores: Scores, choose: Choose) -> Iterator[str]:
         if (own := scores.ours(cell, choose(cell.model)))
     ]
     if kept:
-        yield _met(
+        yield verdict(
             all(kept),
             f"as many full steps as asked for in {sum(kept)} of {len(kept)} cells; "
             "only these count below",
@@ -205,12 +191,12 @@ def _against_rivals(scores: Scores, choose: Choose) -> Iterator[str]:
         return
     ahead = sum(lead >= 0 for lead in leads) / len(leads)
     average, least = statistics.mean(leads), min(leads)
-    yield _met(
+    yield verdict(
         ahead >= 0.95 and least >= -0.5,
         f"ahead of every rival in {ahead:.0%} of {len(leads)} cells (wanted: 95 %), "
         f"by {least:.1f} dB where it is least (wanted: -0.5)",
     )
-    yield _met(
+    yield verdict(
         average >= 3,
         f"ahead of the best rival by {average:.1f} dB on average (wanted: 3)",
     )
@@ -224,7 +210,7 @@ def _against_ode(scores: Scores, choose: Choose) -> Iterator[str]:
             won.append(own.psnr_ode > fewer.psnr_ode)
     if won:
         share = sum(won) / len(won)
-        yield _met(
+        yield verdict(
             share >= 0.95,
             f"nearer to the ODE's solution than the same sampler at as many steps in "
             f"{share:.0%} of {len(won)} cells (wanted: 95 %)",
@@ -239,7 +225,7 @@ def _against_no_corrector(scores: Scores) -> Iterator[str]:
     gains = [own.psnr - off.psnr for own, off in pairs if own and off]
     if gains:
         average, least = statistics.mean(gains), min(gains)
-        yield _met(
+        yield verdict(
             average >= 3 and least >= -0.3,
             f"the corrector gives {average:.1f} dB on average (wanted: 3), "
             f"{least:.1f} dB where it is least (wanted: -0.3), over {len(gains)} cells",
@@ -254,7 +240,7 @@ def _against_paper(scores: Scores, model: str, config: str) -> Iterator[str]:
     leads = [own.psnr - paper.psnr for own, paper in pairs if own and paper]
     if leads:
         average = statistics.mean(leads)
-        yield _met(
+        yield verdict(
             average >= 3,
             f"{model}: ahead of the paper by {average:.1f} dB on average (wanted: 3)",
         )
@@ -270,7 +256,7 @@ def _without_options(scores: Scores, model: str) -> Iterator[str]:
         fewer = [cell.calls / line.full for cell, line in found if cell.steps == steps]
         if fewer:
             ratio = statistics.mean(fewer)
-            yield _met(
+            yield verdict(
                 ratio >= wanted,
                 f"{model}, no option: {ratio:.1f} times fewer full steps at {steps} "
                 f"(wanted: {wanted:g})",
@@ -278,7 +264,7 @@ def _without_options(scores: Scores, model: str) -> Iterator[str]:
     cached = [line.psnr for cell, line in found if line.full < cell.calls]
     if cached:
         average = statistics.mean(cached)
-        yield _met(
+        yield verdict(
             average >= 35,
             f"{model}, no option: {average:.1f} dB on average (wanted: 35), over the "
             f"{len(cached)} of {len(found)} cells that are not all full",

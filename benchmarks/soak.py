@@ -81,13 +81,7 @@ PARTS: Final = 5
 
 @dataclass(frozen=True)
 class Held:
-    """What the process holds at one moment.
-
-    Attributes:
-        resident: memory, in bytes.
-        objects: of the classes ``KEPT``, by name.
-
-    """
+    """What the process holds at one moment: memory in bytes, and objects by class."""
 
     resident: int
     objects: Mapping[str, int]
@@ -110,13 +104,10 @@ class Soak:
 
     Attributes:
         drawn: how many, abandoned ones among them.
-        abandoned: of these.
         kept: digests of the images of those that are drawn again.
-        seconds: of all.
         recompiled: compilations after the warm-up.
         resident: memory at the end of each part of the time, in bytes.
         before, after: what was held at the end of the warm-up and at the end.
-
     """
 
     drawn: int = 0
@@ -226,12 +217,7 @@ def table(result: Soak, wrong: Sequence[str]) -> tuple[Grid, bool]:
 
 
 def write(grid: Grid, path: Path) -> None:
-    """Replace the section of the document.
-
-    Raises:
-        ValueError: it has none.
-
-    """
+    """Replace the section of the document."""
     about = str(environment("python -m benchmarks.soak"))
     replace_section(path, START, END, f"{grid.markdown()}\n{about}", MOST_BYTES)
 

@@ -9,6 +9,7 @@ call was full comes from `stats`. End to end: whole 50-step runs of the bundled 
 """
 
 import statistics
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,17 +19,16 @@ import torch
 from torch import Tensor, nn
 
 import rfc_compile
-from benchmarks.report import Grid, console, save, show
+from benchmarks.random_models import CALLS, moving_inputs
+from benchmarks.report import Grid, console, publish, verdict
 from rfc_compile.tools.bench.workloads import DIT_B, random_dit
 from rfc_compile.tools.measure import glyph_dit
-from rfc_compile.tools.measure.trial import elapsed
+from rfc_compile.tools.measure.trial import compile_model, elapsed
 
 CACHED_TARGETS: Final = {"module": 0.04, "stack": 0.015}
 FULL_TARGET: Final = 1.02
 """Largest shares of the uncached step; of a cached step by granularity."""
 
-_CHANGE: Final = 0.02
-"""Change of the input from call to call, relative to its size."""
 _WARMUP: Final = 8
 """Untimed calls: full and cached steps until everything is compiled and has history."""
 _SCHEDULES: Final[dict[str, dict[str, Any]]] = {
@@ -99,14 +99,9 @@ class StepCost:
     """The times of one variant, and of the uncached model next to it.
 
     Attributes:
-        model: its name.
-        variant: what was compiled.
         uncached: calls of the model compiled by the inner backend alone.
-        full: full steps.
-        cached: cached steps.
-        probe: the probe inside both; empty for a static schedule.
+        probe: the probe inside both kinds of steps; empty for a static schedule.
         host: what a cached step spends outside its graphs.
-
     """
 
     model: str
@@ -141,24 +136,6 @@ class StepCost:
         ]
 
 
-def inputs(model: nn.Module, batch: int) -> Iterator[dict[str, Tensor]]:
-    """Arguments of the calls of one trajectory: a latent that moves on a line."""
-    device = next(model.parameters()).device
-    config: Any = model.config
-    shape = batch, config.in_channels, config.sample_size, config.sample_size
-    generator = torch.Generator().manual_seed(0)
-    start, direction = (
-        torch.randn(*shape, generator=generator).to(device) for _ in range(2)
-    )
-    labels = torch.arange(batch, device=device)
-    for k in range(999):
-        yield {
-            "hidden_states": start + k * _CHANGE * direction,
-            "timestep": torch.full((batch,), 999 - k, device=device),
-            "class_labels": labels,
-        }
-
-
 @contextmanager
 def fresh_compiler() -> Iterator[None]:
     """Forget every compiled model, before and after."""
@@ -173,16 +150,12 @@ def fresh_compiler() -> Iterator[None]:
 def measure_steps(
     model: nn.Module, variant: Variant, rounds: int, *, batch: int = 2, name: str = ""
 ) -> StepCost:
-    """Time one variant against the uncached model; two steps of it per round.
-
-    Raises:
-        RuntimeError: a step was not full or cached for the intended reason.
-    """
+    """Time one variant against the uncached model; two steps of it per round."""
     cost = StepCost(name, variant)
-    with fresh_compiler():
-        plain = torch.compile(model, backend="inductor")
-        ours = torch.compile(model, backend="rfc", options=variant.options())
-        calls = inputs(model, batch)
+    with fresh_compiler(), rfc_compile.trajectory("run", num_steps=CALLS):
+        plain = compile_model(model, "inductor")
+        ours = compile_model(model, "inductor", variant.options())
+        calls = moving_inputs(model, batch)
         for _ in range(_WARMUP):
             ours(**next(calls))
         plain(**next(calls))
@@ -228,24 +201,23 @@ def measure_runs(count: int, repeats: int) -> list[dict[str, Any]]:
             settings[f"{regions}, {name}"] = own
     device = glyph_dit.default_device()
     labels = torch.arange(count, device=device) % glyph_dit.NUM_CLASSES
+
+    def draw(model: nn.Module, seed: int) -> Tensor:
+        return glyph_dit.sample(model, labels=labels, seed=seed, steps=_STEPS)
+
     with fresh_compiler():
-        models = {}
-        for name, options in settings.items():
-            model = glyph_dit.load_glyph_dit().to(device)
-            models[name] = (
-                torch.compile(model, backend="inductor")
-                if options is None
-                else torch.compile(model, backend="rfc", options=options)
+        models = {
+            name: compile_model(
+                glyph_dit.load_glyph_dit().to(device), "inductor", options
             )
-            glyph_dit.sample(models[name], labels=labels, seed=0, steps=_STEPS)
+            for name, options in settings.items()
+        }
         times = {name: Times() for name in settings}
+        for model in models.values():
+            draw(model, 0)
         for repeat in range(repeats):
             for name, model in models.items():
-                seconds = elapsed(
-                    lambda m=model, r=repeat: glyph_dit.sample(
-                        m, labels=labels, seed=16 * r, steps=_STEPS
-                    )
-                )
+                seconds = elapsed(lambda m=model, r=repeat: draw(m, 16 * r))
                 times[name].seconds.append(seconds)
         return [
             _run_record(name, times, rfc_compile.stats(models[name]).nfc or _STEPS)
@@ -288,21 +260,18 @@ def _run_grid(runs: Sequence[dict[str, Any]], count: int) -> Grid:
 
 
 def _verdicts(costs: Sequence[StepCost]) -> list[str]:
-    lines = []
-    for cost in costs:
-        targets = {
-            "cached": (
-                cost.share(cost.cached),
-                CACHED_TARGETS[cost.variant.granularity],
-            ),
-            "full": (cost.share(cost.full), FULL_TARGET),
-        }
-        lines += [
-            f"{kind} steps, {cost.model}, {cost.variant}: {value:.1%} of uncached "
-            f"(target {target:.1%}): {'met' if value <= target else 'missed'}"
-            for kind, (value, target) in targets.items()
-        ]
-    return lines
+    return [
+        verdict(
+            cost.share(times) <= target,
+            f"{kind} steps, {cost.model}, {cost.variant}: {cost.share(times):.1%} of "
+            f"uncached (target {target:.1%})",
+        )
+        for cost in costs
+        for kind, times, target in (
+            ("cached", cost.cached, CACHED_TARGETS[cost.variant.granularity]),
+            ("full", cost.full, FULL_TARGET),
+        )
+    ]
 
 
 def _measure_each(
@@ -315,34 +284,21 @@ def _measure_each(
     return costs
 
 
-def run(*, quick: bool) -> None:
-    """Measure, print and write `results/speed.json` and `speed.md`."""
-    repeats, count = (3, 4) if quick else (5, 8)
-    variants = (*_MODULES, *_DEFAULT, *(() if quick else _OTHERS))
-    costs = _measure_each(DIT_B.make(), DIT_B.name, variants, 5 if quick else 15)
+def run(args: Namespace) -> None:
+    """Steps of DiT-B, and whole runs of the bundled model."""
+    repeats, count, rounds = (3, 4, 5) if args.quick else (5, 8, 15)
+    variants = (*_MODULES, *_DEFAULT, *(() if args.quick else _OTHERS))
+    costs = _measure_each(DIT_B.make(), DIT_B.name, variants, rounds)
     runs = measure_runs(count, repeats)
-    _report("speed", costs, [_run_grid(runs, count)], runs=runs)
+    data = {"steps": [asdict(cost) for cost in costs], "runs": runs}
+    grids = [_step_grid(costs), _run_grid(runs, count)]
+    publish("speed", "Cost of a step", data, grids, _verdicts(costs))
 
 
-def run_xl(*, quick: bool) -> None:
-    """The same of steps of DiT-XL/2: `results/speed_xl.json` and `speed_xl.md`."""
+def run_xl(args: Namespace) -> None:
+    """Steps of DiT-XL/2."""
     model = random_dit(heads=16, head_width=72, layers=28)
     variants = (*_MODULES, *_DEFAULT)
-    costs = _measure_each(model, "DiT-XL/2", variants, 3 if quick else 7)
-    _report("speed_xl", costs, [])
-
-
-def _report(
-    name: str, costs: Sequence[StepCost], others: Sequence[Grid], **data: Any
-) -> None:
-    grids = [_step_grid(costs), *others]
-    for grid in grids:
-        show(grid)
-    verdicts = _verdicts(costs)
-    console.print("\n".join(verdicts), highlight=False)
-    save(
-        name,
-        "Cost of a step",
-        {"steps": [asdict(cost) for cost in costs], **data},
-        [*(grid.markdown() for grid in grids), *(f"- {line}" for line in verdicts)],
-    )
+    costs = _measure_each(model, "DiT-XL/2", variants, 3 if args.quick else 7)
+    data = {"steps": [asdict(cost) for cost in costs]}
+    publish("speed_xl", "Cost of a step", data, [_step_grid(costs)], _verdicts(costs))

@@ -10,6 +10,7 @@
 Every number is the mean PSNR in dB against the uncached run of the same steps.
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -17,9 +18,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from benchmarks.report import Grid, console, save, show
+from benchmarks.report import Grid, publish, verdict
 from rfc_compile import trajectory
-from rfc_compile.tools.measure.bundled_models import bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 from rfc_compile.tools.measure.reference import Reference, draw_reference
 from rfc_compile.tools.measure.target import Target
 from rfc_compile.tools.measure.trained_model import TrainedModel
@@ -41,23 +42,17 @@ WANTED: Final = 1.5
 
 @dataclass(frozen=True)
 class Compared:
-    """One model at one number of full steps, on left-out images.
+    """One model at one number of full steps: mean PSNR in dB of left-out images.
 
     Attributes:
-        model: its name.
         full: full steps that were asked for, of 50.
-        even: PSNR of the default with `target_nfc`.
-        controlled: PSNR of error control, at `controlled_nfc` full steps.
-        controlled_nfc: the nearest number that its tolerance gives.
-        tuned: PSNR of what was found.
-        tuned_nfc: its full steps.
-        other_nfc: full steps of the same file at 28 steps.
-        other_even: PSNR there of the default with as many.
-        other_tuned: PSNR there of the file.
+        even: of the default with `target_nfc`.
+        controlled: of error control, at `controlled_nfc` full steps.
+        other_nfc: full steps of the tuned file at 28 steps.
+        other_even: there, of the default with as many.
+        other_tuned: there, of the tuned file.
         options: that were found.
-        runs: drawn to find it.
-        seconds: that it took.
-
+        runs: drawn to find them, in `seconds`.
     """
 
     model: str
@@ -148,25 +143,25 @@ def verdicts(found: Sequence[Compared]) -> list[str]:
     claims = []
     for full in sorted({one.full for one in found}, reverse=True):
         own = [one for one in found if one.full == full]
-        ahead = [one for one in own if one.tuned - one.even >= WANTED]
-        kept = [one for one in own if one.other_tuned >= one.other_even]
+        ahead = sum(one.tuned - one.even >= WANTED for one in own)
+        kept = sum(one.other_tuned >= one.other_even for one in own)
         claims += [
-            (
-                len(ahead) == len(own),
-                f"{full} full: {len(ahead)} of {len(own)} models {WANTED:g} dB ahead "
-                "of the default with as many",
+            verdict(
+                ahead == len(own),
+                f"{full} full: {ahead} of {len(own)} models {WANTED:g} dB ahead of the "
+                "default with as many",
             ),
-            (
-                len(kept) == len(own),
-                f"{full} full, used at {OTHER_STEPS} steps: {len(kept)} of {len(own)} "
+            verdict(
+                kept == len(own),
+                f"{full} full, used at {OTHER_STEPS} steps: {kept} of {len(own)} "
                 "models no worse than the default with as many",
             ),
         ]
-    return [f"{'met' if met else 'missed'}: {text}" for met, text in claims]
+    return claims
 
 
-def report(found: Sequence[Compared]) -> None:
-    """Print and write `results/tuned_steps.json` and `tuned_steps.md`."""
+def table(found: Sequence[Compared]) -> Grid:
+    """PSNR of every model and number of full steps."""
     rows = [
         [
             f"{one.model}, {one.full}",
@@ -184,21 +179,14 @@ def report(found: Sequence[Compared]) -> None:
     columns = ["model, full of 50", "even", "error control", "tuned", "gain"]
     other = [f"even, {OTHER_STEPS} steps", f"tuned, {OTHER_STEPS} steps", "gain"]
     title = "PSNR in dB of left-out images (full steps)"
-    grid = Grid(title, [*columns, *other, "searched"], rows)
-    show(grid)
-    lines = verdicts(found)
-    console.print("\n".join(lines), highlight=False)
-    save(
-        "tuned_steps",
-        "Tuned full steps against the defaults with as many",
-        {"compared": [asdict(one) for one in found]},
-        [grid.markdown(), *(f"- {line}" for line in lines)],
-    )
+    return Grid(title, [*columns, *other, "searched"], rows)
 
 
-def run(*, quick: bool) -> None:
+def run(args: Namespace) -> None:
     """Tune every bundled model for every number of full steps, and compare."""
-    counts, minutes = (COUNTS[:1], 1.0) if quick else (COUNTS, MINUTES)
-    report(
-        [measure(kind, full, minutes) for full in counts for kind in bundled().values()]
-    )
+    counts, minutes = (COUNTS[:1], 1.0) if args.quick else (COUNTS, MINUTES)
+    models = MODELS.values()
+    found = [measure(kind, full, minutes) for full in counts for kind in models]
+    title = "Tuned full steps against the defaults with as many"
+    data = {"compared": [asdict(one) for one in found]}
+    publish("tuned_steps", title, data, [table(found)], verdicts(found))

@@ -13,8 +13,7 @@ from denoising import compiled, small_glyph
 import rfc_compile
 from rfc_compile.schedules.promise import MARGIN, psnr_of, tolerance_for
 from rfc_compile.tools.measure.emoji_flux import EMOJI_FLUX
-from rfc_compile.tools.measure.glyph_dit import GLYPH_DIT
-from rfc_compile.tools.measure.glyph_dit_epsilon import GLYPH_DIT_EPSILON
+from rfc_compile.tools.measure.glyph_dit import GLYPH_DIT, GLYPH_DIT_EPSILON
 from rfc_compile.tools.measure.metrics import psnr
 from rfc_compile.tools.measure.trained_model import TrainedModel
 

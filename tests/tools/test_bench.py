@@ -17,8 +17,7 @@ from rfc_compile.tools.bench.frechet import frechet_distance
 from rfc_compile.tools.bench.methods import METHODS, reference
 from rfc_compile.tools.bench.methods.base import SETTINGS, Applied, Method, describe
 from rfc_compile.tools.bench.quality import run_eagerly
-from rfc_compile.tools.bench.records import Quality, Records
-from rfc_compile.tools.bench.selection import TARGETS
+from rfc_compile.tools.bench.records import TARGETS, Quality, Records
 from rfc_compile.tools.bench.tables import grids
 from rfc_compile.tools.bench.workloads import (
     GLYPH,

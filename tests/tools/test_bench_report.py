@@ -11,8 +11,14 @@ import pytest
 
 from rfc_compile.tools.bench import frechet, session
 from rfc_compile.tools.bench.methods import METHODS
-from rfc_compile.tools.bench.records import Quality, Records, Score, Timing
-from rfc_compile.tools.bench.selection import best_at, chosen
+from rfc_compile.tools.bench.records import (
+    Quality,
+    Records,
+    Score,
+    Timing,
+    best_at,
+    chosen,
+)
 from rfc_compile.tools.bench.tables import END, START, readme_table, write_readme
 from rfc_compile.tools.bench.verdicts import verdicts
 

@@ -11,7 +11,7 @@ import pytest
 from check_outcomes import GOOD, MISSED
 
 from rfc_compile.config.tuned_file import Tuned
-from rfc_compile.tools.checking.writers import record
+from rfc_compile.tools.checking.reports import record
 from rfc_compile.tools.cli import main
 
 SMALL = ("--target", "check_targets:small")

@@ -17,7 +17,7 @@ import yaml
 from check_outcomes import GOOD
 from paths import ROOT
 
-from rfc_compile.tools.checking.writers import record
+from rfc_compile.tools.checking.reports import record
 from rfc_compile.tools.cli import main
 
 FOLDER = ROOT / "examples" / "ci"

@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfc_compile.errors import OptionError
-from rfc_compile.tools.checking.limits import Limit, judge, loosened, make_limits
-from rfc_compile.tools.checking.quantities import QUANTITIES, Quantity
+from rfc_compile.tools.checking.limits import (
+    QUANTITIES,
+    Limit,
+    Quantity,
+    judge,
+    loosened,
+    make_limits,
+)
 
 quantities = st.sampled_from(QUANTITIES)
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)

@@ -14,8 +14,13 @@ from markdown_it import MarkdownIt
 from rfc_compile.errors import OptionError
 from rfc_compile.tools.checking.baseline import read_baseline
 from rfc_compile.tools.checking.outcome import Outcome
-from rfc_compile.tools.checking.reports import Reports, step_summary
-from rfc_compile.tools.checking.writers import junit, markdown, record
+from rfc_compile.tools.checking.reports import (
+    Reports,
+    junit,
+    markdown,
+    record,
+    step_summary,
+)
 
 each_outcome = pytest.mark.parametrize(
     "found", [GOOD, MISSED, NASTY, outcome({})], ids=["good", "missed", "nasty", "none"]

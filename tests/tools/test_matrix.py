@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from rfc_compile.config.options import Options
 from rfc_compile.errors import OptionError
 from rfc_compile.tools.bench.methods import METHODS
 from rfc_compile.tools.bench.methods.spectrum import full_steps, weights_of
-from rfc_compile.tools.measure.bundled_models import bundled
+from rfc_compile.tools.measure.bundled_models import MODELS
 
 with pytest.MonkeyPatch.context() as patch:  # the benchmarks are not installed
     patch.syspath_prepend(Path(__file__).parents[2])
@@ -39,7 +40,7 @@ def test_a_fraction_holds_every_pair() -> None:
     assert drawn == fraction(LEVELS)
 
 
-@pytest.mark.parametrize("name", bundled())
+@pytest.mark.parametrize("name", MODELS)
 def test_the_cells_of_a_model_are_few_and_balanced(name: str) -> None:
     cells = cells_of(name)
     samplers = {cell.sampler for cell in cells}
@@ -194,7 +195,7 @@ def test_tables_hold_every_number(
     ):
         assert row in page
     monkeypatch.setattr(left_out, "read_lines", lambda: known)
-    left_out.run(quick=False)
+    left_out.run(Namespace())
     page = (tmp_path / "left_out.md").read_text()
     assert "| emoji-flux | wide | 1 | 31.0 | -1.0 | -1.0 | +1.0 (default) |" in page
 

@@ -27,7 +27,7 @@ from rfc_compile.io.json_files import MOST_BYTES
 from rfc_compile.io.schema import made_of
 from rfc_compile.tools.bench.records import Quality, Records, Score, Timing
 from rfc_compile.tools.checking.baseline import read_baseline
-from rfc_compile.tools.checking.writers import record
+from rfc_compile.tools.checking.reports import record
 from rfc_compile.tools.measure.target import resolve_target
 from rfc_compile.tools.tuning.journal import Journal
 

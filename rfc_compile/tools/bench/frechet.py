@@ -55,12 +55,10 @@ class Classifier(nn.Module):
 
 
 def load_classifier(path: Path, images: int, steps: int) -> Classifier:
-    """The classifier kept in `path`; trained and kept there if there is none.
+    """The classifier kept in a safetensors file; trained and kept there if there is
+    none.
 
-    Args:
-        path: a safetensors file; its folder exists.
-        images: drawn to train on.
-        steps: denoising steps of each.
+    ``images`` are drawn to train on, with so many denoising ``steps`` each.
     """
     model = Classifier().eval().requires_grad_(False)
     if not path.exists():
@@ -106,16 +104,11 @@ def train(images_BCHW: Tensor, labels: Tensor) -> Classifier:
 
 
 def frechet_distance(first_BF: Tensor, second_BF: Tensor) -> float:
-    """Distance of two normal distributions fitted to features.
+    """Distance of two normal distributions fitted to features (B, F), B >= 2.
 
         |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2)
 
-    Args:
-        first_BF: (B, F), at least 2 rows.
-        second_BF: (B', F), at least 2 rows.
-
-    Returns:
-        The squared distance, at least 0, in squared units of the features.
+    It is squared, in squared units of the features.
     """
     first, second = first_BF.double().cpu(), second_BF.double().cpu()
     means = (first.mean(0) - second.mean(0)).square().sum()

@@ -30,8 +30,8 @@ class Work:
         self.done = 0
         self._layers = [
             module
-            for name in workload.blocks
-            for module in model.get_submodule(name).modules()
+            for block in workload.blocks_of(model)
+            for module in block.modules()
             if isinstance(module, nn.Linear)
         ]
 

@@ -1,8 +1,12 @@
-"""What the benchmark measures, and the file that keeps it."""
+"""What the benchmark measures, the file that keeps it, and what is chosen to report.
+
+A method's best setting at each number of full steps is chosen by the selection images
+alone; what is reported comes from other images.
+"""
 
 import json
 import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,20 +23,24 @@ SCHEMA: Final = 1
 _MOST_BYTES: Final = 16 << 20
 """Of the file; that of a whole benchmark has a hundred thousand."""
 
+TARGETS: Final = (8, 11, 14, 18)
+"""Numbers of full computations (NFC) of 50 steps that the methods are compared at."""
+
+SHAPE_TARGETS: Final = (14,)
+"""The ones that are timed on the random shapes."""
+
+SLACK: Final = 0.5
+"""A setting counts for a target up to this much above it."""
+
 _DERIVED: Final = ("speedup", "spread")
 """What the file says of a timing beside its fields."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A set of images against the uncached ones of the same noise.
+    """A set of images against the uncached ones of the same noise: means, PSNR in dB.
 
-    Attributes:
-        nfc: the blocks' work of the run, in full forwards.
-        psnr: mean over the images, in dB.
-        psnr_min: of the worst image, in dB.
-        ssim: mean over the images.
-        frechet: distance to the uncached images in the classifier's features.
+    ``nfc`` is the blocks' work of the run, in full forwards.
     """
 
     nfc: float
@@ -68,11 +76,8 @@ class Timing:
 
     Attributes:
         nfc: the blocks' work of the run, in full forwards.
-        seconds: of each run.
         uncached_seconds: of the run before each, by inductor without caching.
         compile_seconds: the first run less a later one.
-        graph_breaks: counted by Dynamo.
-        recompiles: compilations of code that had been compiled before.
         extra_bytes: tensors kept between steps, over those before the run.
         error: why there are no numbers.
     """
@@ -152,10 +157,13 @@ class Records:
         timings = [t for t in self.timings if (t.method, t.setting) in settings]
         return Records(self.images, qualities, timings)
 
+    def of_method(self, method: str) -> list[Quality]:
+        """The images of all settings of a method."""
+        return [q for q in self.qualities if q.method == method]
+
     def quality_of(self, method: str, setting: str) -> Quality | None:
         """The images of a setting, if they were drawn."""
-        wanted = method, setting
-        found = (q for q in self.qualities if (q.method, q.setting) == wanted)
+        found = (q for q in self.of_method(method) if q.setting == setting)
         return next(found, None)
 
     def timings_of(self, workload: str) -> list[Timing]:
@@ -179,3 +187,29 @@ def _without_derived(timings: JSON) -> JSON:
         else item
         for item in typed(list[Any], "$.timings", timings)
     ]
+
+
+def best_at(qualities: Iterable[Quality], target: float) -> Quality | None:
+    """The best images of those with at most this NFC; None if none has so few."""
+    near = [
+        (quality, quality.selection)
+        for quality in qualities
+        if quality.selection is not None and 0 < quality.selection.nfc <= target + SLACK
+    ]
+    best = max(near, key=lambda item: item[1].psnr, default=None)
+    return None if best is None else best[0]
+
+
+def chosen(qualities: Sequence[Quality], targets: Sequence[float]) -> list[Quality]:
+    """The best setting at each target; the cheapest of a method that reaches none."""
+    best = [best_at(qualities, target) for target in targets]
+    found = list(dict.fromkeys(quality for quality in best if quality is not None))
+    if found:
+        return found
+    working = [(q, q.selection) for q in qualities if q.selection is not None]
+    cheapest = min(working, key=lambda item: _cost(item[1]), default=None)
+    return [] if cheapest is None else [cheapest[0]]
+
+
+def _cost(score: Score) -> tuple[float, float]:
+    return score.nfc, -score.psnr

@@ -12,11 +12,19 @@ from rfc_compile.errors import OptionError
 from rfc_compile.io.files import make_folder, replace_file
 from rfc_compile.tools.bench.frechet import load_classifier
 from rfc_compile.tools.bench.methods import METHODS
-from rfc_compile.tools.bench.methods.base import SETTINGS, Method, Mode, describe
+from rfc_compile.tools.bench.methods.base import SETTINGS, Method, describe
 from rfc_compile.tools.bench.plot import save_plot
 from rfc_compile.tools.bench.quality import make_judge, measure_quality
-from rfc_compile.tools.bench.records import Quality, Records, Score, Timing
-from rfc_compile.tools.bench.selection import SHAPE_TARGETS, TARGETS, best_at, chosen
+from rfc_compile.tools.bench.records import (
+    SHAPE_TARGETS,
+    TARGETS,
+    Quality,
+    Records,
+    Score,
+    Timing,
+    best_at,
+    chosen,
+)
 from rfc_compile.tools.bench.tables import grids, readme_table, write_readme
 from rfc_compile.tools.bench.timing import measure_time
 from rfc_compile.tools.bench.verdicts import verdicts
@@ -28,7 +36,7 @@ from rfc_compile.tools.bench.workloads import (
     WORKLOADS,
     Workload,
 )
-from rfc_compile.tools.measure.environment import environment
+from rfc_compile.tools.measure.environment import environment, page
 from rfc_compile.tools.measure.terminal import console, show
 
 SHAPE_IMAGES: Final = 2
@@ -124,7 +132,9 @@ class Session:
         missing = [
             (method, self._setting(method, quality))
             for method in methods
-            for quality in chosen(self._own(method), self._targets(method))
+            for quality in chosen(
+                self.records.of_method(method.name), self._targets(method)
+            )
             if quality.report is None and quality.error is None
         ]
         for method, setting, found in self._measured(missing, REPORT_SEED):
@@ -151,15 +161,6 @@ class Session:
             console.print(line, highlight=False, soft_wrap=True)
             yield method, setting, found
 
-    def _own(self, method: Method) -> list[Quality]:
-        """What was measured of a method's present settings."""
-        present = {describe(setting) for setting in method.sweep}
-        return [
-            quality
-            for quality in self.records.qualities
-            if quality.method == method.name and quality.setting in present
-        ]
-
     def _targets(self, method: Method) -> Sequence[float]:
         return SHAPE_TARGETS if method.is_control else self.size.targets
 
@@ -169,14 +170,33 @@ class Session:
 
     def time(self, methods: Sequence[Method], workload: Workload) -> None:
         """The chosen settings of every method on one workload."""
+        size = self.size
+        known = set(map(_key, self.records.timings))
         for method in methods:
             for setting, nfc in self._settings(method, workload):
                 for mode in method.modes:
                     key = (workload.name, method.name, describe(setting), mode)
-                    known = any(_key(timing) == key for timing in self.records.timings)
-                    if known or self.is_late():
+                    if key in known or self.is_late():
                         continue
-                    self._time_one(method, workload, setting, mode, nfc)
+                    timing = measure_time(
+                        method,
+                        workload,
+                        setting,
+                        mode,
+                        images=size.timed_images if workload.trained else SHAPE_IMAGES,
+                        steps=STEPS,
+                        repeats=size.repeats
+                        if workload.trained
+                        else min(3, size.repeats),
+                        nfc=nfc,
+                    )
+                    self._add(timing)
+
+    def _add(self, timing: Timing) -> None:
+        self.records.timings.append(timing)
+        text = timing.error or f"{timing.speedup:.2f}x, spread {timing.spread:.0%}"
+        console.print(f"{', '.join(_key(timing))}: {text}", highlight=False)
+        self.save()
 
     def _settings(
         self, method: Method, workload: Workload
@@ -185,7 +205,7 @@ class Session:
 
         On the random shapes only what has an NFC of 14 on the bundled model.
         """
-        own = self._own(method)
+        own = self.records.of_method(method.name)
         if workload.trained:
             return [
                 (self._setting(method, quality), quality.report.nfc)
@@ -198,30 +218,6 @@ class Session:
             return [(setting, None) for setting in method.on_shapes]
         best = [best_at(own, target) for target in SHAPE_TARGETS]
         return [(self._setting(method, q), None) for q in best if q is not None]
-
-    def _time_one(
-        self,
-        method: Method,
-        workload: Workload,
-        setting: Mapping[str, Any],
-        mode: Mode,
-        nfc: float | None,
-    ) -> None:
-        size = self.size
-        timing = measure_time(
-            method,
-            workload,
-            setting,
-            mode,
-            images=size.timed_images if workload.trained else SHAPE_IMAGES,
-            steps=STEPS,
-            repeats=size.repeats if workload.trained else min(3, size.repeats),
-            nfc=nfc,
-        )
-        self.records.timings.append(timing)
-        text = timing.error or f"{timing.speedup:.2f}x, spread {timing.spread:.0%}"
-        console.print(f"{', '.join(_key(timing))}: {text}", highlight=False)
-        self.save()
 
     def is_late(self) -> bool:
         """Whether nothing more is to be begun."""
@@ -239,19 +235,14 @@ class Session:
         for table in tables:
             show(table)
         console.print("\n".join(lines), highlight=False)
-        page = [
-            "# Every method on the same models\n",
-            f"{environment('rfc-compile')}\n",
-            _INTRODUCTION.format(
-                images=self.records.images,
-                most=SETTINGS,
-                tried=_settings_tried(self.records),
-            ),
-            "## Verdicts\n",
-            "\n".join(f"- {line}" for line in lines) + "\n",
-            *(table.markdown() for table in tables),
-        ]
-        replace_file(self.output / "bench.md", "\n".join(page))
+        counts = Counter(quality.method for quality in self.records.qualities)
+        tried = "; ".join(f"{count} of {name}" for name, count in counts.items())
+        introduction = _INTRODUCTION.format(
+            images=self.records.images, most=SETTINGS, tried=tried
+        )
+        title, about = "Every method on the same models", environment("rfc-compile")
+        text = page(title, about, introduction, lines, tables)
+        replace_file(self.output / "bench.md", text)
         if self.records.timings_of(GLYPH.name):
             save_plot(self.output / "bench.png", self.records)
         self.save()
@@ -262,11 +253,6 @@ def _with(quality: Quality, part: str, found: Score | str) -> Quality:
     name = "error" if isinstance(found, str) else part
     changed: Quality = replace(quality, **{name: found})  # type: ignore[arg-type]
     return changed
-
-
-def _settings_tried(records: Records) -> str:
-    counts = Counter(quality.method for quality in records.qualities)
-    return "; ".join(f"{count} of {name}" for name, count in counts.items())
 
 
 def _key(timing: Timing) -> tuple[str, ...]:

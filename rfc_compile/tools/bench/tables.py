@@ -7,8 +7,7 @@ from typing import Final
 from rfc_compile.io.files import replace_section
 from rfc_compile.io.json_files import MOST_BYTES
 from rfc_compile.tools.bench.methods import METHODS
-from rfc_compile.tools.bench.records import Quality, Records, Score, Timing
-from rfc_compile.tools.bench.selection import best_at
+from rfc_compile.tools.bench.records import Quality, Records, Score, Timing, best_at
 from rfc_compile.tools.bench.workloads import GLYPH, WORKLOADS
 from rfc_compile.tools.measure.environment import Grid
 
@@ -77,17 +76,15 @@ def _score(score: Score | None) -> list[str]:
 
 def _reported(qualities: Iterable[Quality]) -> Grid:
     rows = [
-        [q.method, q.setting, *_both(q.selection, q.report)]
+        [
+            *(q.method, q.setting, f"{q.selection.nfc:.1f}", f"{q.selection.psnr:.2f}"),
+            *(f"{q.report.nfc:.1f}", *_score(q.report)),
+        ]
         for q in qualities
         if q.selection is not None and q.report is not None
     ]
     header = ["method", "setting", "NFC", "PSNR dB", "reported: NFC"]
     return Grid("Chosen settings", [*header, "PSNR dB", "SSIM", "Frechet"], rows)
-
-
-def _both(selection: Score, report: Score) -> list[str]:
-    first = [f"{selection.nfc:.1f}", f"{selection.psnr:.2f}"]
-    return [*first, f"{report.nfc:.1f}", *_score(report)]
 
 
 def _sweep(qualities: Iterable[Quality]) -> Grid:
@@ -117,8 +114,7 @@ def readme_table(records: Records) -> str:
     """One row per method: its setting for NFC 14, the reported images, its time."""
     rows = []
     for method in METHODS.values():
-        own = [q for q in records.qualities if q.method == method.name]
-        best = best_at(own, README_NFC)
+        best = best_at(records.of_method(method.name), README_NFC)
         if best is None or best.report is None:
             continue
         runs = [

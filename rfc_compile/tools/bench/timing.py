@@ -21,7 +21,6 @@ from rfc_compile.tools.bench.methods.base import (
     Applied,
     Method,
     Mode,
-    compile_model,
     describe,
 )
 from rfc_compile.tools.bench.quality import run_eagerly
@@ -33,7 +32,7 @@ from rfc_compile.tools.bench.workloads import (
     Workload,
     plain,
 )
-from rfc_compile.tools.measure.trial import elapsed
+from rfc_compile.tools.measure.trial import compile_model, elapsed
 
 _SHORTER: Final = 5
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from rfc_compile.tools.bench.methods import METHODS
-from rfc_compile.tools.bench.records import Quality, Records, Timing
-from rfc_compile.tools.bench.selection import best_at
+from rfc_compile.tools.bench.records import Records, Timing, best_at
 from rfc_compile.tools.bench.workloads import DIT_B, GLYPH
 from rfc_compile.tools.measure.pareto import Point, dominators
+
+_OURS: Final = [method.name for method in METHODS.values() if method.ours]
+_RIVALS: Final = [method.name for method in METHODS.values() if method.rival]
 
 SHARES: Final = {"rfc, module": 0.90, "rfc, stack": 0.95}
 """Share of S/NFC to reach on the DiT-B shape, by granularity."""
@@ -45,14 +47,12 @@ def verdicts(records: Records, targets: Sequence[float]) -> list[Verdict]:
 def _quality(records: Records, target: float) -> Verdict:
     """Of ours the one that was best on the selection, of the rivals on the report."""
     claim = f"best images at NFC {target:g}"
-    ours = best_at(
-        [q for q in records.qualities if q.method in _names(ours=True)], target
-    )
+    ours = best_at([q for q in records.qualities if q.method in _OURS], target)
     rivals = [
         (quality, quality.report)
-        for name in _names(ours=False)
-        for quality in [best_at(_own(records, name), target)]
-        if quality is not None and quality.report is not None
+        for name in _RIVALS
+        if (quality := best_at(records.of_method(name), target)) is not None
+        and quality.report is not None
     ]
     if ours is None or ours.report is None or not rivals:
         return Verdict(claim, None, "no setting with so few full steps")
@@ -67,36 +67,32 @@ def _quality(records: Records, target: float) -> Verdict:
 def _time(records: Records, target: float) -> Verdict:
     """One of our points there has no rival that is at least as fast and as close."""
     claim = f"on the front of time and quality at NFC {target:g}"
-    rivals = _points(records, rivals=True)
-    ours = []
-    for name in _names(ours=True):
-        best = best_at(_own(records, name), target)
-        if best is not None:
-            ours += [
-                (timing, point)
-                for timing, point in _points(records, rivals=False)
-                if (timing.method, timing.setting) == (name, best.setting)
-            ]
+    rivals = _points(records, _RIVALS)
+    best = [best_at(records.of_method(name), target) for name in _OURS]
+    chosen = {(one.method, one.setting) for one in best if one is not None}
+    ours = [
+        (timing, point)
+        for timing, point in _points(records, _OURS)
+        if (timing.method, timing.setting) in chosen
+    ]
     if not ours or not rivals:
         return Verdict(claim, None, "no timed point")
     free = [item for item in ours if not dominators(item[1], rivals)]
-    shown = free or ours
-    numbers = ", ".join(_describe(timing, point) for timing, point in shown)
+    numbers = ", ".join(_describe(timing, point) for timing, point in free or ours)
     if not free:
-        worst = dominators(ours[0][1], rivals)
-        numbers += f"; dominated by {_list(worst)}"
+        numbers += f"; dominated by {_list(dominators(ours[0][1], rivals))}"
     return Verdict(claim, bool(free), numbers)
 
 
 def _domination(records: Records) -> Verdict:
     claim = "no rival point dominates one of ours in speed-up and PSNR"
-    rivals, ours = (_points(records, rivals=flag) for flag in (True, False))
+    rivals, ours = _points(records, _RIVALS), _points(records, _OURS)
     if not ours or not rivals:
         return Verdict(claim, None, "no timed point")
     beaten = [
-        f"{_describe(timing, point)} by {_list(dominators(point, rivals))}"
+        f"{_describe(timing, point)} by {_list(better)}"
         for timing, point in ours
-        if dominators(point, rivals)
+        if (better := dominators(point, rivals))
     ]
     count = f"{len(beaten)} of {len(ours)} points of ours are dominated"
     return Verdict(claim, not beaten, "; ".join([count, *beaten]))
@@ -111,17 +107,9 @@ def _share(records: Records, method: str, least: float) -> Verdict:
     return Verdict(claim, min(t.share for t in found) >= least, numbers)
 
 
-def _own(records: Records, method: str) -> list[Quality]:
-    return [quality for quality in records.qualities if quality.method == method]
-
-
-def _names(*, ours: bool) -> list[str]:
-    return [m.name for m in METHODS.values() if (m.ours if ours else m.rival)]
-
-
-def _points(records: Records, *, rivals: bool) -> list[tuple[Timing, Point]]:
+def _points(records: Records, names: Sequence[str]) -> list[tuple[Timing, Point]]:
     """(speed-up, PSNR) of the timed settings on the bundled model."""
-    names, points = _names(ours=not rivals), records.points_of(GLYPH.name)
+    points = records.points_of(GLYPH.name)
     return [(timing, point) for timing, point in points if timing.method in names]
 
 

@@ -8,6 +8,7 @@ Shape suffixes: B images, C channels, H height, W width.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Final, Protocol
 
 import torch
@@ -38,7 +39,6 @@ class Step:
     """Where a call stands in its run.
 
     Attributes:
-        index: from 0.
         timestep: 0 to 1000.
         sigma: share of noise in the latent, 0 to 1.
         branch: of guidance, `cond` or `uncond`; `both` if they are in one batch.
@@ -63,14 +63,12 @@ class Workload:
     """A model and how it is sampled.
 
     Attributes:
-        make: makes the model, in evaluation mode and without gradients.
         draw: (denoise, images, steps, seed) -> final latents (images, C, H, W).
         trained: whether the images mean anything.
         modules: names of the cacheable modules inside a block.
         blocks: names of the lists of transformer blocks.
         steps: of the sampler in an ordinary run.
-        calls: steps at which the model is called in such a run, for caches that need
-            the number in advance.
+        calls: of the model in such a run, for caches that need the number in advance.
         separate: whether guidance takes two calls a step.
     """
 
@@ -83,6 +81,11 @@ class Workload:
     steps: int = STEPS
     calls: int = STEPS
     separate: bool = False
+
+    def blocks_of(self, model: nn.Module) -> list[nn.Module]:
+        """The transformer blocks of its model, in order."""
+        lists = map(model.get_submodule, self.blocks)
+        return [block for blocks in lists for block in blocks.children()]
 
 
 def plain(model: nn.Module) -> Denoise:
@@ -104,16 +107,7 @@ def trained_workload(
     separate: bool = False,
     make: Callable[[], nn.Module] | None = None,
 ) -> Workload:
-    """A trained model, sampled in one way.
-
-    Args:
-        trained: the model.
-        sampler: name of a scheduler.
-        guidance: scale.
-        steps: of the sampler in an ordinary run.
-        separate: whether guidance takes two calls a step.
-        make: makes the model, if not as it comes.
-    """
+    """A trained model, sampled in one way; ``make`` if it is not taken as it comes."""
     separate = separate and guidance != 1.0
 
     def draw(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
@@ -170,12 +164,7 @@ class _Counted:
         if self.separate:
             step = replace(step, branch=("cond", "uncond")[self.calls % 2])
         self.calls += 1
-        return _Output(self.denoise(step, x, **inputs))
-
-
-@dataclass(frozen=True)
-class _Output:
-    sample: Tensor
+        return SimpleNamespace(sample=self.denoise(step, x, **inputs))
 
 
 def _flow(
@@ -199,14 +188,14 @@ def _ready(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False).to(glyph_dit.default_device())
 
 
-def random_dit(heads: int, head_width: int, layers: int) -> nn.Module:
-    """A class-conditional DiT with random weights, on latents (B, 4, 32, 32)."""
+def random_dit(heads: int, head_width: int, layers: int, side: int = 32) -> nn.Module:
+    """A class-conditional DiT with random weights, on latents (B, 4, side, side)."""
     torch.manual_seed(0)
     model = DiTTransformer2DModel(
         num_attention_heads=heads,
         attention_head_dim=head_width,
         num_layers=layers,
-        sample_size=32,
+        sample_size=side,
         patch_size=2,
         in_channels=4,
         norm_type="ada_norm_zero",
@@ -215,11 +204,9 @@ def random_dit(heads: int, head_width: int, layers: int) -> nn.Module:
     return _ready(model)
 
 
-@torch.no_grad()
-def _draw_dit_b(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
+def _dit_inputs(images: int, seed: int) -> dict[str, Tensor]:
     labels = torch.arange(images, device=glyph_dit.default_device())
-    inputs = {"class_labels": labels}
-    return _flow(denoise, _noise(seed, images, 4, 32, 32), steps, inputs)
+    return {"class_labels": labels}
 
 
 def _make_mm_dit() -> nn.Module:
@@ -240,29 +227,37 @@ def _make_mm_dit() -> nn.Module:
     return _ready(model)
 
 
-@torch.no_grad()
-def _draw_mm_dit(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
-    inputs = {
+def _mm_dit_inputs(images: int, seed: int) -> dict[str, Tensor]:
+    return {
         "encoder_hidden_states": _noise(seed, images, _TEXT_TOKENS, _TEXT_WIDTH),
         "pooled_projections": _noise(seed, images, _POOLED_WIDTH),
     }
-    return _flow(denoise, _noise(seed, images, 4, 32, 32), steps, inputs)
+
+
+def _random_workload(
+    name: str,
+    make: Callable[[], nn.Module],
+    inputs: Callable[[int, int], dict[str, Tensor]],
+    modules: tuple[str, ...],
+) -> Workload:
+    """A model with random weights on latents (B, 4, 32, 32); inputs(images, seed)."""
+
+    @torch.no_grad()
+    def draw(denoise: Denoise, images: int, steps: int, seed: int) -> Tensor:
+        noise = _noise(seed, images, 4, 32, 32)
+        return _flow(denoise, noise, steps, inputs(images, seed))
+
+    return Workload(name, make, draw, trained=False, modules=modules)
+
+
+def _make_dit_b() -> nn.Module:
+    return random_dit(heads=12, head_width=64, layers=12)
 
 
 GLYPH: Final = trained_workload(glyph_dit.GLYPH_DIT, "ddim", guidance=2.0)
-DIT_B: Final = Workload(
-    "DiT-B",
-    lambda: random_dit(heads=12, head_width=64, layers=12),
-    _draw_dit_b,
-    trained=False,
-    modules=("attn1", "ff"),
-)
-MM_DIT: Final = Workload(
-    "MM-DiT",
-    _make_mm_dit,
-    _draw_mm_dit,
-    trained=False,
-    modules=("attn", "ff", "ff_context"),
+DIT_B: Final = _random_workload("DiT-B", _make_dit_b, _dit_inputs, ("attn1", "ff"))
+MM_DIT: Final = _random_workload(
+    "MM-DiT", _make_mm_dit, _mm_dit_inputs, ("attn", "ff", "ff_context")
 )
 
 WORKLOADS: Final = {item.name: item for item in (GLYPH, DIT_B, MM_DIT)}

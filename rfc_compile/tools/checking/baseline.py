@@ -17,9 +17,8 @@ from rfc_compile.config.tuned_file import Measured, Tuned
 from rfc_compile.errors import OptionError, TunedFileError
 from rfc_compile.io.json_files import Unexpected, read_json
 from rfc_compile.io.schema import check_names
-from rfc_compile.tools.checking.limits import Limit, loosened
-from rfc_compile.tools.checking.quantities import QUANTITIES
-from rfc_compile.tools.checking.writers import KIND
+from rfc_compile.tools.checking.limits import QUANTITIES, Limit, loosened
+from rfc_compile.tools.checking.reports import KIND
 
 _SHARED: Final = ("schema", "options", "measured", "fingerprint")
 _OTHERS: Final = ("kind", "passed", "target", "config", "limits", "notes", "seconds")
@@ -27,11 +26,7 @@ _OTHERS: Final = ("kind", "passed", "target", "config", "limits", "notes", "seco
 
 @dataclass(frozen=True)
 class Baseline:
-    """What an earlier run measured.
-
-    Attributes:
-        name: of its file.
-    """
+    """What an earlier run measured, with the name of its file."""
 
     name: str
     measured: Measured

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from rfc_compile.config.fingerprint import Fingerprint
 from rfc_compile.config.tuned_file import Measured
-from rfc_compile.tools.checking.limits import Verdict
-from rfc_compile.tools.checking.quantities import QUANTITIES
+from rfc_compile.tools.checking.limits import QUANTITIES, Verdict
 from rfc_compile.tools.measure.environment import Environment, Grid
 
 HEADER: Final = ("", "measured", "wanted", "verdict")
@@ -22,8 +21,6 @@ class Outcome:
 
     Attributes:
         config: where the options come from.
-        fingerprint: of the model, the sampler and the software.
-        verdicts: one for every limit, in the order of the tables.
         notes: what the reader should know beside the numbers.
         ended: when it was done, UTC.
     """

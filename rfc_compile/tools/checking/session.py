@@ -47,12 +47,7 @@ LEAST: Final = {"max_graph_breaks": 0, "max_recompiles": 0}
 
 @dataclass(frozen=True)
 class Config:
-    """The options to check.
-
-    Attributes:
-        name: of their file, or what else they are.
-        tuned: what the file says besides; None where there is none.
-    """
+    """The options to check: what they are called, and the tuned file they stand in."""
 
     name: str = "default options"
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from rfc_compile.config.options import GRANULARITIES
 from rfc_compile.errors import OptionError
 from rfc_compile.io.files import check_writable, make_folder, replace_file
+from rfc_compile.tools.cli.arguments import INNER_BACKENDS
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.measure.analysis import Analysis, RegionSeries, analyse, median
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 _WIDTH: Final = 118
 """Characters of a line where the output is no terminal."""
-
-_INNER: Final = ("eager", "aot_eager", "inductor")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -38,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--interval", type=int, default=4, help=interval)
     add("--order", type=int, default=2, help="of the estimators (default: 2)")
     add("--granularity", choices=GRANULARITIES, default="module", help="of the regions")
-    add("--inner", choices=_INNER, default="eager", help="inner backend")
+    add("--inner", choices=INNER_BACKENDS, default="eager", help="inner backend")
     add("--output", type=Path, default=Path("analysis"), help="folder for the files")
 
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import ast
 import math
 from argparse import ArgumentParser, ArgumentTypeError
-from typing import Any
+from typing import Any, Final
+
+DTYPES: Final = ("float32", "bfloat16", "float16")
+INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or not text.isascii() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def whole(text: str, least: int = 1, most: float = math.inf) -> int:
+    """A whole number of at least ``least``."""
+    if text.isascii() and text.isdecimal() and least <= int(text) <= most:
+        return int(text)
+    limit = f"of at least {least}" if most == math.inf else f"in {least}..{most}"
+    raise ArgumentTypeError(f"{text!r} is not a whole number {limit}")
 
 
-def number(text: str, least: float = 0) -> float:
-    """A number of at least `least`, infinity among them."""
+def number(text: str, least: float = 0, most: float = math.inf) -> float:
+    """A number of at least ``least``, by default infinity among them."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not value >= least:
+    if not least <= value <= most:
         raise ArgumentTypeError(f"{text!r} is not a number of at least {least:g}")
     return value
 

@@ -15,8 +15,7 @@ from typing import Final
 
 from rfc_compile.errors import OptionError
 from rfc_compile.tools.checking.baseline import parse_tolerance, read_baseline
-from rfc_compile.tools.checking.limits import make_limits
-from rfc_compile.tools.checking.quantities import QUANTITIES
+from rfc_compile.tools.checking.limits import QUANTITIES, make_limits
 from rfc_compile.tools.checking.reports import WRITERS, Reports, step_summary
 from rfc_compile.tools.checking.session import (
     OWN_TOLERANCE,
@@ -27,7 +26,7 @@ from rfc_compile.tools.checking.session import (
     check,
     make_config,
 )
-from rfc_compile.tools.cli.arguments import positive
+from rfc_compile.tools.cli.arguments import whole
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 
 EXIT_MISSED: Final = 1
@@ -44,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="options that `rfc-compile tune` wrote (default: the default options)",
     )
     add_target_arguments(parser, option=True)
-    add("--seeds", type=positive, default=SEEDS, help=f"how many (default: {SEEDS})")
+    add("--seeds", type=whole, default=SEEDS, help=f"how many (default: {SEEDS})")
     for quantity in QUANTITIES:
         word = "least" if quantity.at_least else "most"
         add(

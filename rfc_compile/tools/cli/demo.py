@@ -3,11 +3,13 @@
 Prints what caching saves and costs, and writes pictures.
 """
 
-import math
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+import sys
+from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 from typing import Final
+
+from rfc_compile.tools.cli.arguments import INNER_BACKENDS, number, whole
 
 SCHEDULERS: Final = tuple(
     f"{name}{shift}"
@@ -16,7 +18,7 @@ SCHEDULERS: Final = tuple(
 )
 """Of the bundled model's, named here so that --help needs no extra."""
 
-INNER_BACKENDS: Final = ("inductor", "aot_eager", "eager")
+_finite: Final = partial(number, most=sys.float_info.max)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,10 +31,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="an emoji's name, such as 'google grinning face'",
     )
     add("--output", type=Path, default=Path("demo"), help="folder for the pictures")
-    add("--steps", type=partial(_whole_number, least=2, most=1000), default=50)
+    add("--steps", type=partial(whole, least=2, most=1000), default=50)
     images = "how many; one of every prompt, or of 8 that the model's card has"
-    add("--images", type=partial(_whole_number, least=1, most=1000), help=images)
-    add("--guidance", type=_number, help="scale; 1 for no guidance")
+    add("--images", type=partial(whole, least=1, most=1000), help=images)
+    add("--guidance", type=_finite, help="scale; 1 for no guidance")
     add("--scheduler", choices=SCHEDULERS, default=SCHEDULERS[0])
     add(
         "--tolerances",
@@ -42,38 +44,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="largest relative errors of the latent between full steps",
     )
     add("--inner", choices=INNER_BACKENDS, default="inductor", help="inner backend")
-    seed = partial(_whole_number, least=0, most=2**32)
+    seed = partial(whole, least=0, most=2**32)
     add("--seed", type=seed, default=0, help="seed of the first image")
 
 
 def run(args: Namespace) -> int:
-    """Draws, prints and saves; returns the exit code.
-
-    Raises:
-        OptionError: the output folder cannot be made, or a word that the model does
-            not know.
-    """
+    """Draws, prints and saves; returns the exit code."""
     from rfc_compile.tools.cli.demo_drawings import draw_all
 
     draw_all(args)
     return 0
 
 
-def _whole_number(text: str, *, least: int, most: int) -> int:
-    if not text.isdecimal() or not least <= int(text) <= most:
-        raise ArgumentTypeError(f"{text!r} is not a whole number in {least}..{most}")
-    return int(text)
-
-
 def _tolerances(text: str) -> tuple[float, ...]:
-    return tuple(_number(part) for part in text.split(","))
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return value
+    return tuple(_finite(part) for part in text.split(","))

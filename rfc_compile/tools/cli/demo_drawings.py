@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Final
 
 import torch
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,75 +21,48 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 from torch import Tensor, nn
 
 from rfc_compile.dynamo_frames import recompile_limit_of
 from rfc_compile.io.files import make_folder
-from rfc_compile.report.statistics import Statistics, stats
+from rfc_compile.report.statistics import Statistics
 from rfc_compile.report.statistics_plot import statistics_figure
 from rfc_compile.runtime.run_boundaries import trajectory
-from rfc_compile.schedules.decision import Decision
 from rfc_compile.tools.measure.emoji_flux import EMOJI_FLUX
+from rfc_compile.tools.measure.environment import Grid
 from rfc_compile.tools.measure.glyph_dit import default_device
 from rfc_compile.tools.measure.image_grid import save_comparison
 from rfc_compile.tools.measure.metrics import psnr
-from rfc_compile.tools.measure.trial import compile_model
+from rfc_compile.tools.measure.target import Target
+from rfc_compile.tools.measure.terminal import console, show
+from rfc_compile.tools.measure.trial import Run, compile_model, draw_cached, elapsed
 
 _TIMED_RUNS: Final = 5
 _EXAMPLES: Final = 8
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is drawn: prompts, and how they are sampled."""
-
-    prompts: Sequence[str]
-    scheduler: str
-    guidance: float
-
-    @property
-    def title(self) -> str:
-        """All settings but the steps."""
-        return (
-            f"{len(self.prompts)} images of {EMOJI_FLUX.name}, {self.scheduler}, "
-            f"guidance {self.guidance:g}"
-        )
-
-
-def _subject(args: Namespace) -> _Subject:
-    given = args.prompts or EMOJI_FLUX.conditions(_EXAMPLES)
-    count = args.images or len(given)
-    prompts = [given[i % len(given)] for i in range(count)]
-    EMOJI_FLUX.encode(prompts)  # raises for a word that it does not know
-    guidance = EMOJI_FLUX.guidance if args.guidance is None else args.guidance
-    return _Subject(prompts, args.scheduler, guidance)
-
-
 @dataclass
 class _Drawing:
-    """One setting: its model, the images of its last run, and what they cost."""
+    """One setting: its model, the last run, and the seconds of all runs."""
 
     label: str
     model: nn.Module
-    calls: int
-    """Of the model in a run."""
-    images: Tensor = field(default_factory=lambda: torch.empty(0))
-    """(B, C, H, W) in [-1, 1], on the CPU."""
+    run: Run = field(init=False)
     seconds: list[float] = field(default_factory=list)
-    """Of every run; the first one compiles."""
-    decisions: list[Decision] = field(default_factory=list)
-    """Of every call of the last run; none without caching."""
+    """The first run compiles."""
 
     @property
     def timed(self) -> list[float]:
         """The runs that do not compile."""
         return self.seconds[1:]
 
-    @property
-    def nfc(self) -> int:
-        """Full calls of the last run."""
-        return self.calls - sum(not decision.full for decision in self.decisions)
+    def draw(self, target: Target, seed: int) -> None:
+        """Draw the images once more."""
+
+        def run() -> None:
+            self.run = draw_cached(target, self.model, seed)
+
+        self.seconds.append(elapsed(run))
 
     def faster_than(self, uncached: _Drawing) -> list[float]:
         """The speed-up in every turn, from the least to the most."""
@@ -101,98 +71,86 @@ class _Drawing:
 
 
 def draw_all(args: Namespace) -> None:
-    """Draws, prints and saves.
-
-    Raises:
-        OptionError: the output folder cannot be made.
-    """
-    subject = _subject(args)
+    """Draws, prints and saves."""
+    target = _target(args)
     make_folder(args.output, "--output")
-    console = Console()
-    settings = [None, *args.tolerances]
     torch.compiler.reset()
-    with _progress_bar(console) as progress, recompile_limit_of(2 * len(settings)):
-        drawings = [_compile(args, subject, tolerance) for tolerance in settings]
+    settings = [(f"tolerance {x:g}", {"tolerance": x}) for x in args.tolerances]
+    with _progress_bar() as progress, recompile_limit_of(2 + 2 * len(settings)):
+        drawings = [
+            _Drawing(label, compile_model(_network(), args.inner, options))
+            for label, options in (("uncached", None), *settings)
+        ]
+        calls = len(drawings) * EMOJI_FLUX.count_calls(args.scheduler, args.steps)
         for turn in range(1 + _TIMED_RUNS):
             name = f"turn {turn} of {_TIMED_RUNS}" if turn else "compile"
-            task = progress.add_task(name, total=sum(d.calls for d in drawings))
+            task = progress.add_task(name, total=calls)
             for drawing in drawings:
-                _draw(args, subject, drawing, partial(progress.advance, task))
+                with drawing.model.register_forward_hook(
+                    lambda *_, task=task: progress.advance(task)
+                ):
+                    drawing.draw(target, args.seed)
     uncached, *cached = drawings
-    title = f"{subject.title}, {args.steps} steps, on {args.inner}"
-    console.print(_table(title, uncached, cached))
+    title = f"{target.name}, {args.steps} steps, on {args.inner}"
+    show(_table(title, uncached, cached))
     compiling = ", ".join(f"{drawing.seconds[0]:.1f}" for drawing in drawings)
     console.print(
         f"Medians of {_TIMED_RUNS} turns, the least and the most in brackets; "
-        "compiling is not in them.",
+        "compiling is not in them.\n"
+        f"The first runs, which compile, took {compiling} s.",
         soft_wrap=True,
     )
-    console.print(f"The first runs, which compile, took {compiling} s.", soft_wrap=True)
     _save_figures(args, title, uncached, cached)
     console.print(f"Pictures are in {args.output}.", soft_wrap=True)
 
 
-def _compile(args: Namespace, subject: _Subject, tolerance: float | None) -> _Drawing:
-    """The model with a tolerance, or without caching when it is None."""
-    model = EMOJI_FLUX.load().to(default_device())
-    calls = EMOJI_FLUX.count_calls(subject.scheduler, args.steps)
-    if tolerance is None:
-        return _Drawing("uncached", compile_model(model, args.inner), calls)
-    compiled = compile_model(model, args.inner, {"tolerance": tolerance})
-    return _Drawing(f"tolerance {tolerance:g}", compiled, calls)
+def _network() -> nn.Module:
+    return EMOJI_FLUX.load().to(default_device())
 
 
-def _draw(
-    args: Namespace,
-    subject: _Subject,
-    drawing: _Drawing,
-    advance: Callable[[], None],
-) -> None:
-    """Draw the images once, and note the seconds and what was decided."""
-    drawing.decisions.clear()
+def _target(args: Namespace) -> Target:
+    """Some prompts, and how they are sampled."""
+    given = args.prompts or EMOJI_FLUX.conditions(_EXAMPLES)
+    prompts = [given[i % len(given)] for i in range(args.images or len(given))]
+    EMOJI_FLUX.encode(prompts)  # raises for a word that it does not know
+    guidance = EMOJI_FLUX.guidance if args.guidance is None else args.guidance
+    calls = EMOJI_FLUX.count_calls(args.scheduler, args.steps)
 
-    def note(done: int, total: int) -> None:
-        advance()
-        # To the backend a run of large steps is several trajectories; gather them all.
-        made = stats(drawing.model).decisions[-1:]
-        drawing.decisions.extend(replace(d, step=done - 1) for d in made)
+    def draw(model: nn.Module, seed: int) -> Tensor:
+        with trajectory("demo", num_steps=calls):
+            return EMOJI_FLUX.sample(
+                model,
+                prompts,
+                seed=seed,
+                scheduler=args.scheduler,
+                steps=args.steps,
+                guidance=guidance,
+                device=default_device(),
+            )
 
-    start = time.perf_counter()
-    with trajectory("demo", num_steps=drawing.calls):
-        images = EMOJI_FLUX.sample(
-            drawing.model,
-            subject.prompts,
-            seed=args.seed,
-            scheduler=subject.scheduler,
-            steps=args.steps,
-            guidance=subject.guidance,
-            device=default_device(),
-            progress=note,
-        )
-    drawing.images = images.cpu()
-    drawing.seconds.append(time.perf_counter() - start)
+    name = f"{len(prompts)} images of {EMOJI_FLUX.name}, {args.scheduler}"
+    return Target(f"{name}, guidance {guidance:g}", _network(), draw)
 
 
-def _table(title: str, uncached: _Drawing, cached: Sequence[_Drawing]) -> Table:
-    table = Table(title=title)
-    table.add_column("setting")
-    for column in ("NFC", "time", "speed-up", "PSNR mean", "PSNR min"):
-        table.add_column(column, justify="right")
+def _table(title: str, uncached: _Drawing, cached: Sequence[_Drawing]) -> Grid:
+    rows = []
     for drawing in (uncached, *cached):
-        quality = psnr(drawing.images, uncached.images)
+        quality = psnr(drawing.run.images, uncached.run.images)
         faster = drawing.faster_than(uncached)
-        spread = (
-            f" [{faster[0]:.2f}, {faster[-1]:.2f}]" if drawing is not uncached else ""
+        spread = f" [{faster[0]:.2f}, {faster[-1]:.2f}]"
+        rows.append(
+            [
+                drawing.label,
+                f"{drawing.run.nfc:g}",
+                f"{statistics.median(drawing.timed):.2f} s",
+                f"{statistics.median(faster):.2f}x"
+                + ("" if drawing is uncached else spread),
+                _decibels(quality.mean()),
+                _decibels(quality.min()),
+            ]
         )
-        table.add_row(
-            drawing.label,
-            str(drawing.nfc),
-            f"{statistics.median(drawing.timed):.2f} s",
-            f"{statistics.median(faster):.2f}x{spread}",
-            _decibels(quality.mean()),
-            _decibels(quality.min()),
-        )
-    return table
+    header = ["setting", "NFC", "time", "speed-up", "PSNR mean", "PSNR min"]
+    return Grid(title, header, rows)
 
 
 def _decibels(value: Tensor) -> str:
@@ -202,20 +160,19 @@ def _decibels(value: Tensor) -> str:
 def _save_figures(
     args: Namespace, title: str, uncached: _Drawing, cached: Sequence[_Drawing]
 ) -> None:
-    images = {f"{d.label}\n{d.nfc} full steps": d.images for d in cached}
-    save_comparison(args.output / "images.png", uncached.images, images, title)
+    images = {f"{d.label}\n{d.run.nfc:g} full steps": d.run.images for d in cached}
+    save_comparison(args.output / "images.png", uncached.run.images, images, title)
     for drawing in cached:
-        name = drawing.label.replace(" ", "_")
-        found = Statistics(
-            nfc=drawing.nfc,
-            steps=len(drawing.decisions),
-            decisions=tuple(drawing.decisions),
-        )
+        # To the backend a run of large steps is several trajectories, each from 0.
+        made = [replace(d, step=i) for i, d in enumerate(drawing.run.decisions)]
+        nfc = sum(decision.full for decision in made)
+        found = Statistics(nfc=nfc, steps=len(made), decisions=tuple(made))
         figure = statistics_figure(found, drawing.label)
+        name = drawing.label.replace(" ", "_")
         figure.savefig(args.output / f"{name}.png", dpi=160)
 
 
-def _progress_bar(console: Console) -> Progress:
+def _progress_bar() -> Progress:
     return Progress(
         TextColumn("{task.description:24}"),
         BarColumn(),

@@ -27,19 +27,13 @@ from rfc_compile.errors import OptionError, one_line
 from rfc_compile.io.files import check_writable
 from rfc_compile.report.drawing import drawing
 from rfc_compile.report.numbers import in_words
-from rfc_compile.tools.cli.arguments import add_named_values, positive
+from rfc_compile.tools.cli.arguments import DTYPES, add_named_values, whole
 from rfc_compile.tools.inspection.dry_run import DryRun, dry_run
 from rfc_compile.tools.measure.factory import call_factory, is_factory
 
 _PICTURES: Final = (".svg", ".png", ".pdf")
 
 Inputs = Mapping[str, Any] | Sequence[Any]
-
-_DTYPES: Final = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
 
 _SIZES: Final = {
     "batch": "samples in one call",
@@ -59,8 +53,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "package.module:factory, which returns (model, inputs)",
     )
     for name, meaning in _SIZES.items():
-        add(f"--{name}", type=positive, help=f"{meaning}; not for a factory")
-    add("--dtype", choices=_DTYPES, help="of weights and inputs (default: bfloat16)")
+        add(f"--{name}", type=whole, help=f"{meaning}; not for a factory")
+    add("--dtype", choices=DTYPES, help="of weights and inputs (default: bfloat16)")
     words = "an option of the backend, as estimator=taylor"
     add_named_values(parser, "--options", words)
     add("--json", action="store_true", help="print JSON")
@@ -114,7 +108,7 @@ def _model_and_inputs(args: Namespace) -> tuple[nn.Module, Inputs]:
     from rfc_compile.tools.inspection.model_from_config import build_from_config
     from rfc_compile.tools.inspection.model_inputs import make_inputs
 
-    dtype = _DTYPES[args.dtype or "bfloat16"]
+    dtype = getattr(torch, args.dtype or "bfloat16")
     model = build_from_config(args.model, dtype)
     return model, make_inputs(model, given, dtype)
 

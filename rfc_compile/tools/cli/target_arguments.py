@@ -10,7 +10,7 @@ from pathlib import Path
 from rfc_compile.errors import OptionError
 from rfc_compile.io.files import read_text
 from rfc_compile.io.json_files import JSON, MOST_BYTES
-from rfc_compile.tools.cli.arguments import add_named_values, number, positive
+from rfc_compile.tools.cli.arguments import DTYPES, add_named_values, number, whole
 from rfc_compile.tools.measure.target import (
     BUNDLED,
     Settings,
@@ -35,16 +35,19 @@ def add_target_arguments(parser: ArgumentParser, *, option: bool = False) -> Non
         add("--target", help=words + again)
     else:
         add("target", nargs="?", default=BUNDLED, help=words)
-    add("--steps", type=positive, help="denoising steps")
+    add("--steps", type=whole, help="denoising steps")
     add("--sampler", help="scheduler: of the bundled model, or a class of diffusers")
     add("--guidance", type=number, help="guidance scale")
-    add("--images", type=positive, help="per seed, of the bundled model (default: 4)")
+    add(
+        "--images",
+        type=whole,
+        help="per seed, of the bundled model (default: 4)",
+    )
     add("--prompt", action="append", default=[], help="of a pipeline; may be repeated")
     add("--prompts-file", type=Path, help="a prompt a line")
     call = "an argument of the pipeline's call, as height=512 or class_labels=[3,7]"
     add_named_values(parser, "--call", call)
-    dtypes = ("float32", "bfloat16", "float16")
-    add("--dtype", choices=dtypes, help="of a pipeline's folder (default: float32)")
+    add("--dtype", choices=DTYPES, help="of a pipeline's folder (default: float32)")
 
 
 def target_of(args: Namespace, drawn: Mapping[str, JSON] | None = None) -> Target:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from rfc_compile.io.files import read_text
 from rfc_compile.report.numbers import size
-from rfc_compile.tools.cli.arguments import add_named_values, number, positive
+from rfc_compile.tools.cli.arguments import add_named_values, number, whole
 from rfc_compile.tools.cli.target_arguments import add_target_arguments, target_of
 from rfc_compile.tools.tuning import MINUTES
 from rfc_compile.tools.tuning.goal import Goal
@@ -45,7 +45,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--min-psnr", type=number, help="mean over the images, in dB")
     add("--min-ssim", type=number, help="mean over the images, at most 1")
     add("--seed", type=int, default=0, help="of the first run")
-    add("--seeds", type=positive, default=3, help="runs that are compared (default: 3)")
+    add(
+        "--seeds",
+        type=whole,
+        default=3,
+        help="runs that are compared (default: 3)",
+    )
     words = "an option that is not searched, as granularity=block"
     add_named_values(parser, "--options", words)
     add("--inner", default="inductor", help="inner backend, whose graphs are timed")

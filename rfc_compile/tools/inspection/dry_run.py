@@ -29,12 +29,7 @@ from rfc_compile.report.region_errors import maps_of
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was found.
-
-    Attributes:
-        explanation: as of a model that was compiled and called.
-        reports: one for every graph of the forward, in the order of tracing.
-    """
+    """What was found, and a report of every graph in the order of tracing."""
 
     explanation: Explanation
     reports: tuple[GraphReport, ...]

@@ -44,10 +44,8 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class InputMaker:
-    """Makes inputs for one model.
-
-    Attributes:
-        accepted: names of its arguments; required ones are True.
+    """Makes inputs for one model; of its ``accepted`` arguments the required are
+    True.
     """
 
     config: Mapping[str, Any]

@@ -23,12 +23,11 @@ _SECONDS = 5.0
 
 
 def build_from_config(target: str, dtype: torch.dtype) -> nn.Module:
-    """The model that a folder or a hub id describes; its weights take no memory.
+    """The model that a config describes; its weights take no memory.
 
-    Args:
-        target: a model's folder, a pipeline's folder with ``transformer/``, or the hub
-            id of either.
-        dtype: of the parameters.
+    ``target`` is a model's folder, a pipeline's folder with ``transformer/``, or the
+    hub
+    id of either.
     """
     config = _read_config(target)
     name = config.get("_class_name")

@@ -67,12 +67,9 @@ RULES_IF_REQUIRED: Mapping[str, Rule] = {
 def make_inputs(
     model: nn.Module, sizes: Mapping[str, int], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Keyword arguments for one call of the model.
+    """Keyword arguments for one call of a model of diffusers.
 
-    Args:
-        model: of diffusers, with its ``config``.
-        sizes: fields of ``InputSizes``; the config or a default tells the others.
-        dtype: of floating point inputs.
+    ``sizes`` are fields of ``InputSizes``; the config or a default tells the others.
     """
     from rfc_compile.tools.inspection.audio_inputs import AUDIO_RULES
     from rfc_compile.tools.inspection.image_inputs import IMAGE_RULES

@@ -40,12 +40,10 @@ def build_without_weights(
 ) -> nn.Module:
     """The model that ``make`` builds, in evaluation mode, its weights without memory.
 
-    Args:
-        make: builds the model; what it computes (tables of positions) is computed.
-        dtype: of its parameters.
-        in_float32: names of submodules or parameters that stay in float32.
+    What ``make`` computes (tables of positions) is computed. Submodules or parameters
+    named ``in_float32`` stay so.
     """
-    with _default_dtype(dtype), _EmptyOnMeta():
+    with default_dtype(dtype), _EmptyOnMeta():
         model = make().eval()
     one: dict[int, nn.Parameter] = {}
     shared = _SharedMemory(model)
@@ -78,7 +76,8 @@ class _SharedMemory:
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Parameters made inside have this dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

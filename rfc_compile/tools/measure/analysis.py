@@ -78,8 +78,7 @@ class Analysis:
     """What was measured of one run.
 
     Attributes:
-        target: name of the model and how it is sampled.
-        sampler: name of the sampler, None if not known.
+        sampler: its name, None if not known.
         interval: a step in this many is kept.
         estimators: names of the estimators, with their orders.
         regions: in the order of the forward.

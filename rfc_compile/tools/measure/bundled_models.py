@@ -3,8 +3,7 @@
 from typing import Final
 
 from rfc_compile.tools.measure.emoji_flux import EMOJI_FLUX
-from rfc_compile.tools.measure.glyph_dit import GLYPH_DIT
-from rfc_compile.tools.measure.glyph_dit_epsilon import GLYPH_DIT_EPSILON
+from rfc_compile.tools.measure.glyph_dit import GLYPH_DIT, GLYPH_DIT_EPSILON
 from rfc_compile.tools.measure.motion_hunyuan import MOTION_HUNYUAN
 from rfc_compile.tools.measure.trained_model import TrainedModel
 
@@ -12,8 +11,3 @@ MODELS: Final[dict[str, TrainedModel]] = {
     model.name: model
     for model in (GLYPH_DIT, GLYPH_DIT_EPSILON, EMOJI_FLUX, MOTION_HUNYUAN)
 }
-
-
-def bundled() -> dict[str, TrainedModel]:
-    """Those whose weights come with the package."""
-    return {name: model for name, model in MODELS.items() if model.is_bundled}

@@ -55,20 +55,17 @@ def denoise(
     generators: Sequence[torch.Generator],
     progress: Progress | None = None,
 ) -> Tensor:
-    """Takes noise to samples.
+    """Takes noise (B, C, ...) to samples, float32, as the last step leaves them.
 
     Args:
         predict: calls the model.
-        x: normal noise (B, C, ...), on the device of the model.
+        x: normal noise, on the device of the model.
         scheduler: set to its steps.
         inputs: of the condition.
         empty: the same inputs of the empty condition.
         guidance: scale, and whether in separate calls.
         generators: one a sample, for schedulers that add noise.
         progress: see `Progress`.
-
-    Returns:
-        Samples (B, C, ...), float32, as the last step leaves them.
     """
     scaled = not isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     adds_noise = isinstance(scheduler, DDPMScheduler)

@@ -18,7 +18,6 @@ class Environment:
 
     Attributes:
         command: the command line, with the variables that steer its threads.
-        date: UTC, to the minute.
         cores: logical cores that the process may use.
         threads: threads that torch uses for one operation.
     """
@@ -51,6 +50,20 @@ class Grid:
         """The table as Markdown, without the title."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def page(
+    title: str,
+    record: Environment,
+    introduction: str,
+    claims: Sequence[str],
+    grids: Sequence[Grid],
+) -> str:
+    """A benchmark's results as Markdown."""
+    listed = "\n".join(["## Verdicts\n", *(f"- {claim}" for claim in claims)])
+    parts = [f"# {title}", str(record), introduction.strip(), listed if claims else ""]
+    text = "\n\n".join(part for part in parts if part)
+    return "\n".join([f"{text}\n", *(grid.markdown() for grid in grids)])
 
 
 def environment(program: str) -> Environment:

@@ -8,6 +8,7 @@ Shape suffixes: B images, C channels, H height, W width.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, cast
 
 import torch
@@ -41,6 +42,14 @@ GLYPH_DIT: Final = TrainedModel(
     examples=tuple(range(NUM_CLASSES)),
     modules=("attn1", "ff"),
 )
+GLYPH_DIT_EPSILON: Final = replace(
+    GLYPH_DIT,
+    name="glyph-dit-epsilon",
+    schedulers=diffusion_schedulers("epsilon", variance="learned_range"),
+)
+"""The same network, trained on the noise with learned variance: DiT's own form, of
+twice the output channels. Another seed and other images; its card is in its folder."""
+
 MODEL_FOLDER: Final = GLYPH_DIT.folder
 make_scheduler: Final = GLYPH_DIT.make_scheduler
 count_calls: Final = GLYPH_DIT.count_calls

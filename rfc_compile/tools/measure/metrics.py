@@ -11,15 +11,7 @@ _DATA_RANGE: Final = 2.0
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image.
-
-    Args:
-        images: (B, C, H, W) in [-1, 1].
-        reference: same shape, what the images should be.
-
-    Returns:
-        (B,) float32, in dB; infinite where image and reference are identical.
-    """
+    """Peak signal-to-noise ratio of each image in dB, (B,); infinite if identical."""
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     _check_shapes(images, reference)
@@ -34,16 +26,9 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity of each image.
+    """Structural similarity of each image, (B,); 1 if identical.
 
     The window is Gaussian, 11x11 with sigma 1.5; edges are reflected.
-
-    Args:
-        images: (B, C, H, W) in [-1, 1], at least 11x11.
-        reference: same shape, what the images should be.
-
-    Returns:
-        (B,) float32, at most 1; 1 where image and reference are identical.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 

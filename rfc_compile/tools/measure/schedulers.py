@@ -21,7 +21,7 @@ from diffusers import (
 MakeScheduler = Callable[[int], SchedulerMixin]
 """(denoising steps, 1..1000) -> a scheduler that is set to so many."""
 
-_LINEAR_BETAS: Final = {
+LINEAR_BETAS: Final = {
     "num_train_timesteps": 1000,
     "beta_schedule": "linear",
     "beta_start": 1e-4,
@@ -33,14 +33,12 @@ _SHIFTS: Final = {"": 1.0, "_shift3": 3.0, "_shift7": 7.0}
 def diffusion_schedulers(
     prediction: str, variance: str = "fixed_small"
 ) -> dict[str, MakeScheduler]:
-    """For a model of linear betas.
+    """For a model of linear betas that predicts `epsilon` or `v_prediction`.
 
-    Args:
-        prediction: what it predicts, `epsilon` or `v_prediction`.
-        variance: what DDPM takes for the noise it adds, `learned_range` if the model
-            predicts it.
+    ``variance`` is what DDPM takes for the noise it adds, `learned_range` if the model
+    predicts it.
     """
-    betas = {**_LINEAR_BETAS, "prediction_type": prediction}
+    betas = {**LINEAR_BETAS, "prediction_type": prediction}
     return {
         "ddim": _plain(DDIMScheduler, **betas, clip_sample=False),
         "ddpm": _plain(
@@ -56,8 +54,7 @@ def diffusion_schedulers(
 def flow_schedulers(tokens: int) -> dict[str, MakeScheduler]:
     """For a rectified flow: Euler, UniPC and DPM++ 2M, each with every shift.
 
-    Args:
-        tokens: of an image; they decide the shift of `_dynamic`, as FLUX's do.
+    The tokens of an image decide the shift of `_dynamic`, as FLUX's do.
     """
     # the logarithm of the shift: 0.5 for 256 tokens, 1.15 for 4096
     mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)

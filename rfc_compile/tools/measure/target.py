@@ -46,7 +46,6 @@ class Target:
         model: the denoiser, not compiled, in evaluation mode.
         draw: draws with a model in its place; the same seed gives the same result.
         sampler: name of the sampler or scheduler, None if not known.
-        steps: denoising steps, None if not known.
         config: facts of the model, for the fingerprint.
         drawn: what draws the same again, as JSON; None where only Python can tell.
     """

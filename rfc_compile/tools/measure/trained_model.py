@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 
 import torch
 from diffusers import ModelMixin, SchedulerMixin
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from rfc_compile.tools.measure.denoising import (
@@ -71,12 +70,6 @@ class TrainedModel:
         """Where its configuration and, once it is trained, its weights are."""
         return ASSETS / self.name
 
-    @property
-    def is_bundled(self) -> bool:
-        """Whether its weights come with the package."""
-        weights: str = SAFETENSORS_WEIGHTS_NAME
-        return (self.folder / weights).exists()
-
     def conditions(self, count: int) -> list[Any]:
         """So many of its examples, from the first one again when they are used up."""
         return [self.examples[i % len(self.examples)] for i in range(count)]
@@ -93,9 +86,7 @@ class TrainedModel:
     ) -> nn.Module:
         """Loads it on the CPU, in evaluation mode and without gradients.
 
-        Args:
-            dtype: of the weights.
-            folder: of other weights than the bundled ones.
+        ``folder`` holds other weights than the bundled ones.
 
         Raises:
             ValueError: the folder holds a model of another class.

@@ -13,7 +13,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -37,11 +37,9 @@ from rfc_compile.tools.measure.target import Target
 
 @dataclass(frozen=True)
 class Run:
-    """One drawing of one seed.
+    """One drawing of one seed: images (B, ...) on the CPU, and what was decided.
 
-    Attributes:
-        images: (B, ...), on the CPU.
-        decisions: of the backend, one a call; fewer where calls were uncached.
+    There is a decision for each call, fewer where calls were uncached.
     """
 
     images: Tensor
@@ -81,13 +79,20 @@ def forget_compiled() -> None:
 
 
 def compile_model(
-    model: nn.Module, inner: str, options: Mapping[str, Any] | None = None
+    model: nn.Module,
+    inner: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    dynamic: bool | None = None,
 ) -> nn.Module:
     """A model compiled by `inner`, with caching if there are options."""
-    if options is None:
-        return cast(nn.Module, torch.compile(model, backend=inner))
-    chosen = {**options, "inner": inner}
-    return cast(nn.Module, torch.compile(model, backend="rfc", options=chosen))
+    backend, chosen = inner, None
+    if options is not None:
+        backend, chosen = "rfc", {**options, "inner": inner}
+    compiled: Any = torch.compile(
+        model, backend=backend, options=chosen, dynamic=dynamic
+    )
+    return cast(nn.Module, compiled)
 
 
 def draw_cached(target: Target, compiled: nn.Module, seed: int) -> Run:
@@ -144,10 +149,21 @@ def measure(
     trial = compare(reference, compiled)
     if not repeats:
         return trial
-    times = TimedModel(target, options, reference.seeds, inner).times(repeats)
+    times = asdict(TimedModel(target, options, reference.seeds, inner).times(repeats))
     for name in ("graph_breaks", "recompiles"):  # either may meet what the other misses
         times[name] = max(times[name], getattr(trial.measured, name))
     return replace(trial, measured=replace(trial.measured, **times))
+
+
+@dataclass(frozen=True)
+class Times:
+    """Medians of timed runs, and what compiling met, by the names in `Measured`."""
+
+    seconds: float
+    uncached_seconds: float
+    speedup: float
+    graph_breaks: int
+    recompiles: int
 
 
 class TimedModel:
@@ -170,8 +186,8 @@ class TimedModel:
             draw_with(target, self._cached, seeds[0])
         self._breaks, self._recompiles = counts.since()
 
-    def times(self, repeats: int) -> dict[str, Any]:
-        """Seconds, the speed-up and what compiling met, by the names in `Measured`."""
+    def times(self, repeats: int) -> Times:
+        """Time pairs of runs."""
         pairs = []
         for repeat in range(repeats):
             seed = self._seeds[repeat % len(self._seeds)]
@@ -180,13 +196,13 @@ class TimedModel:
                 for model in (self._uncached, self._cached)
             )
             pairs.append((before, after))
-        return {
-            "seconds": statistics.median(after for _, after in pairs),
-            "uncached_seconds": statistics.median(before for before, _ in pairs),
-            "speedup": statistics.median(before / after for before, after in pairs),
-            "graph_breaks": self._breaks,
-            "recompiles": self._recompiles,
-        }
+        return Times(
+            seconds=statistics.median(after for _, after in pairs),
+            uncached_seconds=statistics.median(before for before, _ in pairs),
+            speedup=statistics.median(before / after for before, after in pairs),
+            graph_breaks=self._breaks,
+            recompiles=self._recompiles,
+        )
 
     def decide_by(self, options: Mapping[str, Any]) -> None:
         """Follow another schedule from now on, with the same graphs."""

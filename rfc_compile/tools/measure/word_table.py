@@ -29,13 +29,7 @@ def words_of(text: str) -> list[str]:
 
 
 class WordTable(nn.Module):
-    """Vectors of words.
-
-    Args:
-        vocabulary: the words; the first is the padding.
-        length: tokens of a prompt.
-        width: of a vector.
-    """
+    """Vectors of words, the first of which is padding; ``length`` tokens a prompt."""
 
     def __init__(self, vocabulary: Sequence[str], length: int, width: int) -> None:
         super().__init__()

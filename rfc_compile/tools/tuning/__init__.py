@@ -50,7 +50,7 @@ def tune(
             (`rfc_compile.tools.measure.target.Settings`).
         options: options that are not searched, as `{"granularity": "block"}`.
         seed: of the first image.
-        seeds: runs that the search compares; the finals are measured on two more.
+        seeds: runs that the search compares; the finals are measured on four more.
         time_limit: in minutes; None for no limit.
         inner: the inner backend, whose graphs are timed.
         output: a folder for `rfc.json`, the plot, the report and the study.

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
 
 from rfc_compile.config.tuned_file import Measured
 from rfc_compile.graph_report import newest_number, reports_of
-from rfc_compile.io.json_files import JSON
 from rfc_compile.io.schema import made_of
 from rfc_compile.report.explain import Explanation, explanation_of
 from rfc_compile.tools.measure.reference import Reference
 from rfc_compile.tools.measure.trial import (
     Run,
     TimedModel,
+    Times,
     compare,
     compile_model,
     decide_by,
@@ -48,28 +48,10 @@ class Finalist(Candidate):
 
 
 @dataclass(frozen=True)
-class Times:
-    """What `TimedModel.times` gives, as the journal has it."""
-
-    seconds: float
-    uncached_seconds: float
-    speedup: float
-    graph_breaks: int
-    recompiles: int
-
-
-def _read_times(place: str, value: JSON) -> dict[str, Any]:
-    return asdict(made_of(Times, place, value))
-
-
-@dataclass(frozen=True)
 class Finals:
-    """Measures settings once more.
+    """Measures settings once more, on seeds that no trial has drawn.
 
-    Attributes:
-        reference: of seeds that no trial has drawn.
-        repeats: pairs of runs with and without caching.
-        inner: the backend whose graphs are timed.
+    ``repeats`` pairs of runs are timed, with the graphs of the backend ``inner``.
     """
 
     reference: Reference
@@ -102,23 +84,22 @@ class Finals:
         for candidate, times, trial in zip(
             chosen, self._times(chosen, note), drawn, strict=True
         ):
-            measured = replace(trial.measured, **times)
-            found.append(
-                Finalist(
-                    candidate.kind, candidate.setting, measured, trial.runs, explanation
-                )
-            )
+            measured = trial.measured
+            if times is not None:
+                measured = replace(measured, **asdict(times))
+            about = candidate.kind, candidate.setting, measured
+            found.append(Finalist(*about, trial.runs, explanation))
         return found
 
     def _times(
         self, chosen: Sequence[Candidate], note: Callable[[str], None]
-    ) -> Iterator[dict[str, Any]]:
-        """By the names in `Measured`; empty where the time is up."""
+    ) -> Iterator[Times | None]:
+        """Of each candidate; None where the time is up."""
         timed: TimedModel | None = None
         for candidate in chosen:
             setting, seeds = candidate.setting, self.reference.seeds
             key = {"times": dict(setting), "seeds": list(seeds), "inner": self.inner}
-            times = self.journal.get(key, _read_times)
+            times = self.journal.get(key, partial(made_of, Times))
             if times is None and not self.clock.is_past():
                 note(f"time {describe(setting)}")
                 if timed is None:
@@ -127,5 +108,5 @@ class Finals:
                     )
                 timed.decide_by(setting)
                 times = timed.times(self.repeats)
-                self.journal.add(key, times)
-            yield times or {}
+                self.journal.add(key, asdict(times))
+            yield times

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,13 +13,9 @@ from rfc_compile.errors import OptionError
 
 @dataclass(frozen=True)
 class Goal:
-    """Limits to keep; without any, the whole front of speed and quality is wanted.
+    """Limits to keep, as `tune` takes them.
 
-    Attributes:
-        target_speedup: over the uncached model under the same inner backend, at least.
-        target_nfc: full computations of a run, at most.
-        min_psnr: mean over the images, in dB.
-        min_ssim: mean over the images, at most 1.
+    Without any, the whole front of speed and quality is wanted.
     """
 
     target_speedup: float | None = None
@@ -61,22 +57,25 @@ class Goal:
 
     def keeps_quality(self, found: Measured) -> bool:
         """Whether the images are close enough."""
-        low_psnr = self.min_psnr is not None and found.psnr < self.min_psnr
-        low_ssim = self.min_ssim is not None and (found.ssim or 0.0) < self.min_ssim
-        return not low_psnr and not low_ssim
+        quality = Goal(min_psnr=self.min_psnr, min_ssim=self.min_ssim)
+        return not quality.misses(found)
 
     def misses(self, found: Measured) -> list[str]:
         """The limits that a measured setting misses, each with its numbers."""
-        missed = []
-        if self.target_speedup is not None and speedup(found) < self.target_speedup:
-            missed.append(f"speed-up {speedup(found):.2f} < {self.target_speedup:g}")
-        if self.target_nfc is not None and found.nfc > self.target_nfc:
-            missed.append(f"NFC {found.nfc:.1f} > {self.target_nfc:g}")
-        if self.min_psnr is not None and found.psnr < self.min_psnr:
-            missed.append(f"PSNR {found.psnr:.2f} dB < {self.min_psnr:g} dB")
-        if self.min_ssim is not None and (found.ssim or 0.0) < self.min_ssim:
-            missed.append(f"SSIM {found.ssim or 0.0:.4f} < {self.min_ssim:g}")
-        return missed
+        return [words for words, lack in self._lacks(found) if lack > 0]
+
+    def _lacks(self, found: Measured) -> Iterator[tuple[str, float]]:
+        """Every limit: its numbers, and by what factor or share it is missed."""
+        faster, ssim = speedup(found), found.ssim or 0.0
+        if (least := self.target_speedup) is not None:
+            yield f"speed-up {faster:.2f} < {least:g}", least / faster - 1
+        if (most := self.target_nfc) is not None:
+            yield f"NFC {found.nfc:.1f} > {most:g}", found.nfc / most - 1
+        if (least := self.min_psnr) is not None:
+            missing = (least - found.psnr) / 6  # 6 dB: half the error
+            yield f"PSNR {found.psnr:.2f} dB < {least:g} dB", missing
+        if (least := self.min_ssim) is not None:
+            yield f"SSIM {ssim:.4f} < {least:g}", least - ssim
 
     def best(self, measured: Sequence[Measured]) -> int:
         """Index of the best: of those that meet the limits, if there are any.
@@ -86,25 +85,16 @@ class Goal:
         """
         meeting = [i for i, found in enumerate(measured) if not self.misses(found)]
         if not meeting:
-            return max(range(len(measured)), key=lambda i: -self._lack(measured[i]))
+            missing = [
+                sum(max(0.0, lack) for _, lack in self._lacks(found))
+                for found in measured
+            ]
+            return min(range(len(measured)), key=missing.__getitem__)
         if self.limits_cost:
             return max(meeting, key=lambda i: (measured[i].psnr, speedup(measured[i])))
         if self.limits_quality:
             return max(meeting, key=lambda i: (speedup(measured[i]), measured[i].psnr))
         return _knee(measured)
-
-    def _lack(self, found: Measured) -> float:
-        """By what factor or share the limits are missed, all added up."""
-        lack = 0.0
-        if self.target_speedup is not None:
-            lack += max(0.0, self.target_speedup / speedup(found) - 1)
-        if self.target_nfc is not None:
-            lack += max(0.0, found.nfc / self.target_nfc - 1)
-        if self.min_psnr is not None:
-            lack += max(0.0, self.min_psnr - found.psnr) / 6  # 6 dB: half the error
-        if self.min_ssim is not None:
-            lack += max(0.0, self.min_ssim - (found.ssim or 0.0))
-        return lack
 
 
 def speedup(found: Measured) -> float:

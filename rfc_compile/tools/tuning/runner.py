@@ -31,7 +31,9 @@ def run_study(target: Target, goal: Goal, plan: Plan, *, show: bool) -> Study:
     graph = graph_setting(plan.fixed)
     study_file = None if plan.output is None else plan.output / STUDY_FILE
     if plan.output is not None:
-        _check_output(plan.output)
+        make_folder(plan.output, "--output")
+        for name in (OPTIONS_FILE, PLOT_FILE, REPORT_FILE, STUDY_FILE):
+            check_writable(plan.output / name, "--output")
     clock = Clock(None if plan.time_limit is None else 60 * plan.time_limit)
     progress = SearchProgress(show)
     progress.begin("reference")
@@ -63,16 +65,9 @@ def _study(target: Target, plan: Plan) -> dict[str, JSON]:
     return facts | seeds | {"inner": plan.inner}
 
 
-def _check_output(folder: Path) -> None:
-    make_folder(folder, "--output")
-    for name in (OPTIONS_FILE, PLOT_FILE, REPORT_FILE, STUDY_FILE):
-        check_writable(folder / name, "--output")
-
-
 def _write(study: Study, folder: Path) -> None:
     """The plot and the report; the options, if they meet the limits."""
-    from rfc_compile.tools.tuning.plots import pareto_plot
-    from rfc_compile.tools.tuning.report import render_report
+    from rfc_compile.tools.tuning.report import pareto_plot, render_report
 
     plot = pareto_plot(study)
     replace_file(folder / PLOT_FILE, plot)

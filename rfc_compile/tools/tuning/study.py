@@ -29,17 +29,7 @@ OPTIONS_FILE, PLOT_FILE, REPORT_FILE, STUDY_FILE = (
 
 @dataclass(frozen=True)
 class Plan:
-    """How a study is done.
-
-    Attributes:
-        seed: of the first run.
-        seeds: runs that the search compares.
-        time_limit: in minutes; None for no limit.
-        fixed: options that are not searched.
-        inner: the inner backend, whose graphs are timed.
-        output: folder for the files; None writes none.
-        resume: whether to go on with the study in that folder.
-    """
+    """How a study is done, as `tune` takes it; ``fixed`` are options not searched."""
 
     seed: int = 0
     seeds: int = 3

@@ -38,12 +38,7 @@ BEHIND = 1.0
 
 @dataclass(frozen=True)
 class Tried:
-    """Full steps and their numbers on the seeds of the search.
-
-    Attributes:
-        kind: where they come from.
-        each: the numbers, seed by seed.
-    """
+    """Full steps, where they come from, and their numbers seed by seed."""
 
     kind: str
     mask: Mask
@@ -58,7 +53,7 @@ class Tried:
     @property
     def psnr(self) -> float:
         """Mean over the seeds, in dB."""
-        return _mean_psnr(self.each)
+        return self.measured.psnr
 
     def beats(self, rival: Tried) -> bool:
         """Whether it is better by more than the standard error over the seeds.
@@ -66,7 +61,8 @@ class Tried:
         What is better by less is so for these seeds alone.
         """
         gains = _gains(self.each, rival.each)
-        return statistics.mean(gains) > _standard_error(gains)
+        spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
+        return statistics.mean(gains) > spread / math.sqrt(len(gains))
 
 
 @dataclass
@@ -78,8 +74,7 @@ class Trials:
         reference: of all seeds that trials draw.
         note: called with each action, in one line.
         until: share of the time after which no trial is begun.
-        steps: of a run, for one CFG branch.
-        times: the timestep of every step of a run.
+        steps: of a run, for one CFG branch; their timesteps are `times`.
         skipped: masks that were not drawn with all seeds.
         done: trials, seeds counted one by one.
     """
@@ -104,11 +99,10 @@ class Trials:
         if run.nfc < run.steps:
             return
         assert self._compiled is not None
-        reasons = "; ".join(
-            dict.fromkeys(explain(self._compiled).uncached_reasons)
-        ) or (f"all of its {self.steps} steps change the latent too much")
+        known = "; ".join(dict.fromkeys(explain(self._compiled).uncached_reasons))
+        reason = known or f"all of its {self.steps} steps change the latent too much"
         raise TargetError(
-            f"{self.reference.target.name}: nothing can be cached: {reasons}"
+            f"{self.reference.target.name}: nothing can be cached: {reason}"
         )
 
     def close(self) -> None:
@@ -132,7 +126,8 @@ class Trials:
         self, kind: str, mask: Mask, rival: Tried | None = None
     ) -> Tried | None:
         """A mask's numbers; None if it is far behind a rival on its first seeds."""
-        setting = {**self.graph, **mask_setting(mask, self._times_or_steps)}
+        known = self.times if len(self.times) == self.steps else ()
+        setting = {**self.graph, **mask_setting(mask, known)}
         found: list[Measured] = []
         for seed in self.reference.seeds:
             found.append(self._one(mask, setting, seed))
@@ -141,11 +136,6 @@ class Trials:
                 self.skipped += 1
                 return None
         return Tried(kind, mask, setting, tuple(found))
-
-    @property
-    def _times_or_steps(self) -> Sequence[float]:
-        """Timesteps where every step has one."""
-        return self.times if len(self.times) == self.steps else ()
 
     def _one(self, mask: Mask, setting: Setting, seed: int) -> Measured:
         key = {"mask": list(mask), "graph": dict(self.graph), "seed": seed}
@@ -179,24 +169,13 @@ def _gains(each: Sequence[Measured], others: Sequence[Measured]) -> list[float]:
     return [one.psnr - other.psnr for one, other in zip(each, others, strict=False)]
 
 
-def _standard_error(gains: Sequence[float]) -> float:
-    """Of their mean; 0 of a single one."""
-    if len(gains) < 2:
-        return 0.0
-    return statistics.stdev(gains) / math.sqrt(len(gains))
-
-
-def _mean_psnr(each: Sequence[Measured]) -> float:
-    return statistics.mean(one.psnr for one in each)
-
-
 def combined(found: Sequence[Measured]) -> Measured:
     """The numbers of several seeds as those of all of them together."""
     similar = [one.ssim for one in found if one.ssim is not None]
     return replace(
         found[0],
         nfc=statistics.mean(one.nfc for one in found),
-        psnr=_mean_psnr(found),
+        psnr=statistics.mean(one.psnr for one in found),
         psnr_min=min(one.psnr_min for one in found),
         ssim=statistics.mean(similar) if similar else None,
         images=sum(one.images for one in found),

@@ -6,12 +6,12 @@ A method is one file here and one line in `METHODS`.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
-import torch
 from torch import Tensor, nn
 
 from rfc_compile.tools.bench.workloads import Denoise, Step, Workload, plain
+from rfc_compile.tools.measure.trial import compile_model
 
 EAGER: Final = "eager"
 INDUCTOR: Final = "inductor"
@@ -20,10 +20,6 @@ Mode = Literal["eager", "inductor"]
 
 SETTINGS: Final = 14
 """How many settings of a method are tried; fewer if it has an interval alone."""
-
-
-def _nothing() -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -37,8 +33,8 @@ class Applied:
     """
 
     denoise: Denoise
-    begin: Callable[[], None] = _nothing
-    close: Callable[[], None] = _nothing
+    begin: Callable[[], object] = lambda: None
+    close: Callable[[], object] = lambda: None
     nfc: Callable[[], float] | None = None
 
 
@@ -84,14 +80,7 @@ def describe(setting: Mapping[str, Any]) -> str:
 
 def compiled(model: nn.Module, mode: Mode) -> nn.Module:
     """The model as the mode wants it run."""
-    if mode == EAGER:
-        return model
-    return compile_model(model, mode)
-
-
-def compile_model(model: nn.Module, backend: str, **arguments: Any) -> nn.Module:
-    """`torch.compile`, which gives a module for a module."""
-    return cast(nn.Module, torch.compile(model, backend=backend, **arguments))
+    return model if mode == EAGER else compile_model(model, mode)
 
 
 def calling(model: nn.Module, around: Callable[[Step], Any]) -> Denoise:

@@ -74,32 +74,10 @@ def _applying(configure: Configure) -> Any:
     return apply
 
 
-def _first_block(
-    workload: Workload, setting: Mapping[str, Any], clock: _Clock
-) -> hooks.FirstBlockCacheConfig:
-    return hooks.FirstBlockCacheConfig(**setting)
-
-
-def _taylorseer(
-    workload: Workload, setting: Mapping[str, Any], clock: _Clock
-) -> hooks.TaylorSeerCacheConfig:
-    """The default patterns match no module of these models, so they are named."""
+def _identifiers(workload: Workload) -> list[str]:
+    """TaylorSeerCache's default patterns match no module of these models."""
     blocks, modules = "|".join(workload.blocks), "|".join(workload.modules)
-    return hooks.TaylorSeerCacheConfig(
-        **setting,
-        taylor_factors_dtype=torch.float32,
-        cache_identifiers=[rf"({blocks})\.\d+\.({modules})"],
-    )
-
-
-def _magcache(
-    workload: Workload, setting: Mapping[str, Any], clock: _Clock
-) -> hooks.MagCacheConfig:
-    return hooks.MagCacheConfig(
-        **setting,
-        num_inference_steps=workload.calls,
-        mag_ratios=list(_magnitude_ratios(workload)),
-    )
+    return [rf"({blocks})\.\d+\.({modules})"]
 
 
 @cache
@@ -115,12 +93,6 @@ def _magnitude_ratios(workload: Workload) -> tuple[float, ...]:
     return tuple(ast.literal_eval(text[text.rindex("[") :].strip()))
 
 
-def _seacache(
-    workload: Workload, setting: Mapping[str, Any], clock: _Clock
-) -> hooks.SeaCacheConfig:
-    return hooks.SeaCacheConfig(**setting, raw_vision_callback=_latents)
-
-
 def _latents(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[Tensor]:
@@ -130,16 +102,6 @@ def _latents(
         side = math.isqrt(latent.shape[1])
         latent = latent.transpose(1, 2).reshape(len(latent), -1, side, side)
     return list((latent if latent.ndim == 5 else latent.unsqueeze(2)).unbind())
-
-
-def _broadcast(
-    workload: Workload, setting: Mapping[str, Any], clock: _Clock
-) -> hooks.PyramidAttentionBroadcastConfig:
-    return hooks.PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=setting["skip"],
-        spatial_attention_timestep_skip_range=(setting["above"], setting["below"]),
-        current_timestep_callback=clock,
-    )
 
 
 def _apply_faster_cache(
@@ -182,7 +144,9 @@ def _fastercache(
 METHODS: Final = (
     Method(
         "FirstBlockCache (diffusers)",
-        _applying(_first_block),
+        _applying(
+            lambda workload, setting, clock: hooks.FirstBlockCacheConfig(**setting)
+        ),
         [
             {"threshold": t}
             for t in (
@@ -193,7 +157,13 @@ METHODS: Final = (
     ),
     Method(
         "TaylorSeerCache (diffusers)",
-        _applying(_taylorseer),
+        _applying(
+            lambda workload, setting, clock: hooks.TaylorSeerCacheConfig(
+                **setting,
+                taylor_factors_dtype=torch.float32,
+                cache_identifiers=_identifiers(workload),
+            )
+        ),
         [
             {"cache_interval": n, "max_order": order, "disable_cache_before_step": k}
             for order in (1, 2)
@@ -202,7 +172,13 @@ METHODS: Final = (
     ),
     Method(
         "MagCache (diffusers)",
-        _applying(_magcache),
+        _applying(
+            lambda workload, setting, clock: hooks.MagCacheConfig(
+                **setting,
+                num_inference_steps=workload.calls,
+                mag_ratios=list(_magnitude_ratios(workload)),
+            )
+        ),
         [
             {"threshold": t, "max_skip_steps": k, "retention_ratio": r}
             for r in (0.06, 0.2)
@@ -214,7 +190,11 @@ METHODS: Final = (
     ),
     Method(
         "SeaCache (diffusers)",
-        _applying(_seacache),
+        _applying(
+            lambda workload, setting, clock: hooks.SeaCacheConfig(
+                **setting, raw_vision_callback=_latents
+            )
+        ),
         [
             {"threshold": t, "max_consecutive_cached": k, "residual_order": order}
             for order in (1, 0)
@@ -238,7 +218,16 @@ METHODS: Final = (
     ),
     Method(
         "PyramidAttentionBroadcast (diffusers)",
-        _applying(_broadcast),
+        _applying(
+            lambda workload, setting, clock: hooks.PyramidAttentionBroadcastConfig(
+                spatial_attention_block_skip_range=setting["skip"],
+                spatial_attention_timestep_skip_range=(
+                    setting["above"],
+                    setting["below"],
+                ),
+                current_timestep_callback=clock,
+            )
+        ),
         [
             {"skip": skip, "above": above, "below": below}
             for skip, above, below in (

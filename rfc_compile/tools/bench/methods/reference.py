@@ -95,10 +95,7 @@ def _apply(
 ) -> Applied:
     run = _Run(setting["interval"], setting["first_full"], setting["order"])
     cached = []
-    blocks = (
-        b for name in workload.blocks for b in model.get_submodule(name).children()
-    )
-    for block in blocks:
+    for block in workload.blocks_of(model):
         for name, module in block.named_children():
             if name in workload.modules:
                 cached.append(_CachedModule(module.forward, run))

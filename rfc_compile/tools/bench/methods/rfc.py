@@ -14,15 +14,10 @@ from rfc_compile.config.options import GRANULARITIES, Options
 from rfc_compile.report.statistics import Statistics, stats
 from rfc_compile.runtime.registry import reset
 from rfc_compile.runtime.run_boundaries import trajectory
-from rfc_compile.tools.bench.methods.base import (
-    Applied,
-    Method,
-    Mode,
-    calling,
-    compile_model,
-)
-from rfc_compile.tools.bench.selection import TARGETS
+from rfc_compile.tools.bench.methods.base import Applied, Method, Mode, calling
+from rfc_compile.tools.bench.records import TARGETS
 from rfc_compile.tools.bench.workloads import Step, Workload
+from rfc_compile.tools.measure.trial import compile_model
 
 _STATIC: Final = {"schedule": "interval", "warmup": 2, "max_cached_run": None}
 _MODULES: Final = {"granularity": "module"}
@@ -41,9 +36,7 @@ _ON_SHAPES: Final[tuple[dict[str, Any], ...]] = (
 def _apply(
     model: nn.Module, workload: Workload, setting: Mapping[str, Any], mode: Mode
 ) -> Applied:
-    options = {**setting, "inner": mode}
-    compiled = compile_model(model, "rfc", dynamic=False, options=options)
-
+    compiled = compile_model(model, mode, setting, dynamic=False)
     calls = 0
 
     def begin() -> None:

@@ -90,27 +90,15 @@ class _Run:
 
 @dataclass
 class _Block:
-    """Stands in for a block's forward: what it returned last, where it does not run."""
+    """Stands in for a block's forward, which does not run in cached steps.
+
+    The last block returns a forecast there, which needs the outputs of all full steps;
+    the others return what they returned last, which nothing looks at.
+    """
 
     forward: Any
     run: _Run
-    newest: dict[str, Output] = field(default_factory=dict)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Output:
-        if self.run.is_full:
-            self.newest[self.run.branch] = self.forward(*args, **kwargs)
-        return self.newest[self.run.branch]
-
-    def forget(self) -> None:
-        self.newest.clear()
-
-
-@dataclass
-class _LastBlock:
-    """Stands in for the last block's forward: forecasts what it would return."""
-
-    forward: Any
-    run: _Run
+    is_last: bool
     steps: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     outputs: dict[str, list[Output]] = field(default_factory=lambda: defaultdict(list))
 
@@ -119,6 +107,9 @@ class _LastBlock:
         if self.run.is_full:
             steps.append(self.run.step)
             outputs.append(self.forward(*args, **kwargs))
+            if not self.is_last:
+                del steps[:-1], outputs[:-1]
+        if self.run.is_full or not self.is_last:
             return outputs[-1]
         weights = weights_of(steps, self.run.step, self.run.total).tolist()
         if isinstance(outputs[0], Tensor):
@@ -142,13 +133,10 @@ def _apply(
     model: nn.Module, workload: Workload, setting: Mapping[str, Any], mode: Mode
 ) -> Applied:
     run = _Run(setting)
-    modules = [
-        b for name in workload.blocks for b in model.get_submodule(name).children()
-    ]
-    stand_ins: list[_Block | _LastBlock] = []
+    modules = workload.blocks_of(model)
+    stand_ins = []
     for module in modules:
-        kind = _LastBlock if module is modules[-1] else _Block
-        stand_ins.append(kind(module.forward, run))
+        stand_ins.append(_Block(module.forward, run, module is modules[-1]))
         module.forward = stand_ins[-1]
 
     def begin() -> None:
