@@ -69,6 +69,7 @@ def begin_beside(call: PlacedStep) -> None:
                     old.finish()
                 run.link(other)
                 return
+                run.process = other.process
 
 
 def _beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:

@@ -185,12 +185,8 @@ class TimestepDispatcher(Dispatcher):
         run, newest = place.run, place.run.newest_of(refused.name)
         if not refused.changed or newest is None:
             return None
-        given = (
-            newest.conditioning
-            if refused.signal is None
-            else refused.signal.conditioning
-        )
-        if newest.switches(given, refused.changed):
+        given = newest if refused.signal is None else refused.signal
+        if newest.switches(given.conditioning, refused.changed):
             return None
         for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
             self._note_varying(i)
@@ -220,7 +216,7 @@ class TimestepDispatcher(Dispatcher):
             run.fitted = step
             run.fits = fits_by_branch(run, newest, newest.step, place.fit)
         known = run.fits.get(branch.index) if run.fitted == step else None
-        return make(
+        call = make(
             trajectory=run,
             branch=branch,
             step=step,
@@ -231,6 +227,9 @@ class TimestepDispatcher(Dispatcher):
         )
 
     def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
+        if step == 1 and self._schedule(run).by_noise:
+            call.learn_process()
+        return call
         """Decide, run and record; or say why the call is not the branch's next step."""
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
