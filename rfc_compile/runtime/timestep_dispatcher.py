@@ -30,7 +30,7 @@ from rfc_compile.runtime.placement import Place, places
 from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.returned_outputs import ReturnedOutputs, goes_by_fits
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
-from rfc_compile.runtime.run_notes import note_unlinked
+from rfc_compile.runtime.run_notes import note_cut, note_unlinked
 from rfc_compile.runtime.sampler_fit import EXPLAINED
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
@@ -174,6 +174,8 @@ class TimestepDispatcher(Dispatcher):
         fresh = GuidanceBranch(index, state, place.step, name=context.branch)
         call = self._call(make, context, place, fresh)
         call.refused = reason
+        if place.run.is_next and not place.run.times:
+            note_cut(session.runs, call.time, self.report)
         if not place.run.times and self._returned.searches:
             begin_beside(call)
         result = self._step(call)
@@ -225,11 +227,11 @@ class TimestepDispatcher(Dispatcher):
             joins=place.joins,
             put_off=bool(run.unfitted) and run.unfitted[-1][0] == step,
         )
-
-    def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
         if step == 1 and self._schedule(run).by_noise:
             call.learn_process()
         return call
+
+    def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
         """Decide, run and record; or say why the call is not the branch's next step."""
         state, history = call.branch.state, call.branch.state.full_steps
         limit, reason = self._limit(call)
