@@ -82,7 +82,7 @@ def begin_beside(call: PlacedStep) -> None:
 
 def _note_constant_time(session: Session, run: Trajectory) -> None:
     """Tell where a graph of the first timestep alone has had a run's first step."""
-    if len(session.runs) > 1:
+    if len(session.runs) > 1 or session.report.fragment:  # parts of one forward
         return
     for beside, other in session_table.running():
         untimed = beside.report.timestep is None and bool(beside.layer & session.layer)
