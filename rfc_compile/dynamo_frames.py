@@ -65,6 +65,12 @@ _EXPLAINED = {
 }
 """The same by a part of its explanation, where the reason is that of many."""
 
+_PLACES = {
+    "torch/nn/modules/transformer.py": "- it asks whether its mask is causal: pass "
+    "is_causal=, of a decoder tgt_is_causal=, where the model calls it",
+}
+"""The same by the file that the break is in, where the user cannot edit it."""
+
 _JUMP = "generic_jump"
 BRANCH_ON_A_TENSOR = "a branch on a tensor's value"
 BRANCH_ON_A_NUMBER = (
@@ -252,7 +258,8 @@ def _why_given_up(code: CodeType) -> str | None:
 
 def _with_remedy(told: str, *where: str) -> str:
     reason = told.strip().split("\n", 1)[0]
-    remedies = [text for part, text in REMEDIES.items() if part in reason]
+    remedies = [text for part, text in _PLACES.items() if part in "".join(where)]
+    remedies += [text for part, text in REMEDIES.items() if part in reason]
     remedies += [text for part, text in _EXPLAINED.items() if part in told]
     if reason.startswith(_JUMP):
         reason, remedies = BRANCH_ON_A_TENSOR, [BRANCH_ON_A_NUMBER]
@@ -260,4 +267,7 @@ def _with_remedy(told: str, *where: str) -> str:
 
 
 def _place(filename: str, line: object) -> str:
-    return f"({filename.rsplit('/', 1)[-1]}:{line})"
+    path = Path(filename)
+    of_torch = path.is_relative_to(_TORCH)
+    name = path.relative_to(Path(_TORCH).parent).as_posix() if of_torch else path.name
+    return f"({name}:{line})"

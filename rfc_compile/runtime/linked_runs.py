@@ -36,6 +36,13 @@ LINKED_STEPS: Final = 3
 """Images with one noise have other latents after the first of these steps, unless their
 prompts are the same."""
 
+CONSTANT_TIME: Final = (
+    "the first step of a run was another graph's, which is not given the timestep: "
+    "Dynamo takes a number for a constant until it changes, so that the image is not "
+    "the same when it is drawn later; pass the timestep as a tensor, or compile with "
+    "dynamic=True"
+)
+
 
 def link_runs(session: Session, branch: GuidanceBranch) -> None:
     """Link a run at its first step; end wrong links at the next ones."""
@@ -56,11 +63,13 @@ def begin_beside(call: PlacedStep) -> None:
     """Begin a run at the step of another one that has come to the same latent."""
     run, latents = call.trajectory, [x for x in call.latents if isinstance(x, Tensor)]
     given = [x.flatten(1) for x in latents if x.ndim > 1]
+    _note_constant_time(call.session, run)
     for other in _beside(call.session, run):
         if other.step > 0 and other.times[-1] == call.time:
             kept = _latents_at(other, other.step)
             if any(_equal(x, y) for x in kept for y in given):
                 run.times, run.timesteps = other.times[:-1], other.timesteps[:-1]
+                run.process = other.process
                 call.step = call.branch.first_step = other.step
                 for old in [x for x in call.session.live if x in other.linked]:
                     call.branch.gaps.update(*[b.gaps for b in old.branches])
@@ -69,6 +78,16 @@ def begin_beside(call: PlacedStep) -> None:
                     old.finish()
                 run.link(other)
                 return
+
+
+def _note_constant_time(session: Session, run: Trajectory) -> None:
+    """Tell where a graph of the first timestep alone has had a run's first step."""
+    if len(session.runs) > 1 or session.report.fragment:  # parts of one forward
+        return
+    for beside, other in session_table.running():
+        untimed = beside.report.timestep is None and bool(beside.layer & session.layer)
+        if untimed and (other.name, other.step) == (run.name, 0):
+            session.report.fall_back(CONSTANT_TIME)
 
 
 def _beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:

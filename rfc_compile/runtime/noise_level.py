@@ -7,6 +7,7 @@ one output to go by, so its factors (``sampler_fit``) are those of its process a
     v-prediction        x' = (a a' + s s') x + (a' s - a s') y
     noise prediction    x' = a'/a x + (s' - s a'/a) y
     noise added, image  x' = s'/s x + (1 - s'/s) y    a = 1, s the timestep
+    noise added, noise  x' = x + (s' - s) y           the same
 
 They are compared with those of the processes known here at the step's timesteps. One
 that agrees tells the noise level of every timestep; where none does, it is not known.
@@ -72,17 +73,28 @@ def _diffusion(betas: Array) -> tuple[Process, Process]:
         return b / a, abs(r - s * b / a)
 
     velocity = Process(level, of_velocity)
-    return velocity, Process(level, of_noise, predicts_noise=True)
+    return velocity, Process(level, of_noise, by_steps=True)
 
 
-def _noise_added() -> Process:
-    """The timestep is the noise that is added to the image, which is predicted."""
+def _noise_added() -> tuple[Process, Process]:
+    """The timestep is the noise added to the image, which is predicted, or the noise.
 
-    def factors(start: float, end: float) -> tuple[float, float]:
+    The sampler multiplies errors of noise by it, which is largest at the start: there
+    full steps by noise level are as dense as they are best.
+    """
+
+    def level(sigma: float) -> float:
+        return sigma / (1 + sigma)
+
+    def of_image(start: float, end: float) -> tuple[float, float]:
         kept = end / max(start, 1.0)  # less is not taken for it
         return kept, 1 - kept
 
-    return Process(lambda sigma: sigma / (1 + sigma), factors, by_level=True)
+    def of_noise(start: float, end: float) -> tuple[float, float]:
+        return 1.0, abs(end - start)
+
+    image = Process(level, of_image, by_level=True)
+    return image, Process(level, of_noise, by_level=True)
 
 
 def _cosine(steps: int) -> Array:
@@ -97,7 +109,7 @@ _FALLING: Final = (
     *_diffusion(np.linspace(1e-4, 0.02, 1000)),  # DDPM
     *_diffusion(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2),  # latent diffusion
     *_diffusion(_cosine(1000)),  # improved DDPM
-    _noise_added(),
+    *_noise_added(),
 )
 _RISING: Final = (_flow(1.0, rises=True), _flow(1000.0, rises=True))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from rfc_compile.graph_report import GraphReport
-from rfc_compile.runtime.trajectory import Trajectory
+from rfc_compile.runtime.trajectory import Time, Trajectory
 from rfc_compile.schedules.base import SAME_LATENT
 from rfc_compile.schedules.error_control import NOT_FORETOLD, SKIPPED
 
@@ -16,6 +16,10 @@ SHORT_RUN = 8
 
 UNLINKED_RUNS = 4
 """Runs in a row that end with their first step before a warning."""
+
+HELD_BACK = 2
+"""Up to this step a latent may stand because the sampler multiplied its first output by
+zero (CFG-Zero*), not because it is called at several timesteps."""
 
 STAGES = 3
 """Calls of a solver's step at most: a run of so many ends with its first step, too."""
@@ -69,7 +73,8 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
     if later and later[0] in ASKED_FOR:
         return
     most, _ = reasons.most_common(1)[0]
-    most = SAME_LATENT if SAME_LATENT in reasons else most
+    held = [made.step for made in full if made.reason == SAME_LATENT]
+    most = SAME_LATENT if max(held, default=0) > HELD_BACK else most
     if most == "timesteps":  # has been noted
         return
     wanted = None if run.schedule is None else run.schedule.options.min_psnr
@@ -128,6 +133,21 @@ def _is_unlinked(run: Trajectory) -> bool:
 def _is_over_before(run: Trajectory, later: Trajectory) -> bool:
     """Whether its last call came before the first of another run."""
     return run.last_call <= later.last_call - len(later.decisions)
+
+
+def note_cut(runs: Sequence[Trajectory], time: Time, report: GraphReport) -> None:
+    """Warn where a run goes on after the number of steps that it was given.
+
+    ``time`` is that of the run's first step which was begun instead.
+    """
+    ended = [run for run in runs if run.finished and run.num_steps == len(run.times)]
+    if not ended or len(ended[-1].times) < 2 or ended[-1].goes_back(time):
+        return
+    report.warn(
+        f"num_steps={ended[-1].num_steps} is less than the calls of a run: it was cut "
+        "there, and what followed began a run of its own, with full steps; give the "
+        "calls of each guidance branch (a solver may make several in a step)"
+    )
 
 
 def note_lone_calls(count: int, report: GraphReport) -> None:

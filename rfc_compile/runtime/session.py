@@ -53,7 +53,8 @@ class Session:
     """The runs of one owner, in the order in which they began.
 
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
-    counts the leading ones, ``continued`` is the last that was no first step,
+    counts the leading ones; the newest was call ``placed`` of the graph's, ``gap`` of
+    them after the one before; ``continued`` is the last that was no first step,
     ``lone_calls`` counts the latest that were runs of one call, ``repeats`` those that
     were given none but known ``readings`` of the conditioning, ``fresh`` the latest
     that were given others, ``unled`` the latest in which no other graph led since the
@@ -68,6 +69,8 @@ class Session:
     report: GraphReport = field(default_factory=GraphReport)
     layer: ParameterIds = frozenset()
     last_used: float = 0.0
+    placed: int = 0
+    gap: int = 1
     runs: list[Trajectory] = field(default_factory=list)
     samples: Samples = field(default_factory=Samples)
     calls: int = 0

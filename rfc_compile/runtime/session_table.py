@@ -21,7 +21,13 @@ from rfc_compile.graph_report import GraphReport
 from rfc_compile.passes.state.state_layout import StateLayout
 from rfc_compile.runtime.graph_inputs import picker
 from rfc_compile.runtime.kept_attributes import KeptAttributes
-from rfc_compile.runtime.session import LayerKey, ParameterIds, Session, Shapes
+from rfc_compile.runtime.session import (
+    IDLE_CALLS,
+    LayerKey,
+    ParameterIds,
+    Session,
+    Shapes,
+)
 from rfc_compile.runtime.state import Geometry
 from rfc_compile.runtime.trajectory import Trajectory
 
@@ -104,7 +110,7 @@ class SessionTable:
         self._report = report
         self._sessions: OrderedDict[tuple[str, Key], Session] = OrderedDict()
         self._lock = threading.Lock()
-        self._short_lived = 0
+        self._short_lived = self._calls = 0
         with _lock:
             _all.add(self)
 
@@ -171,6 +177,9 @@ class SessionTable:
                     lost.forget()
             self._sessions.move_to_end(whose)
             session.last_used = time.monotonic()
+            self._calls += 1
+            session.gap = self._calls - session.placed if session.calls else 1
+            session.placed = self._calls
             session.calls += 1
             return session
 
@@ -236,6 +245,8 @@ class SessionTable:
         )
         owners = {name for name, _ in self._sessions}
         if len(owners) > 1:
+            if self._calls - session.placed > IDLE_CALLS * session.gap:
+                return  # callers that draw one after the other: its run was over
             self._report.fall_back(
                 f"{text}: the run of the one not used for longest begins anew, with "
                 f"full steps (let at most {MAX_SCOPES} callers draw at a time)"

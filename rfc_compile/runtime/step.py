@@ -81,23 +81,23 @@ class PlacedStep:
     def positions(self) -> tuple[float, ...] | None:
         """This step and the kept full ones, on the axis of predictions, newest first.
 
-        None where rows have timesteps that do not move in proportion. The second step
-        of a run shows what the axis is.
+        None where rows have timesteps that do not move in proportion.
         """
-        run = self.trajectory
-        by_noise = run.schedule is not None and run.schedule.by_noise
-        if by_noise and self.step == 1 and run.process is None:
-            first = [*run.times[0], *self.time]
-            if len(first) == 2:  # one noise level for the whole latent
-                if run.unfitted:
-                    self._settle()
-                find_process(run, self.fit if self.follows else None, *first)
-        known, process = run.times, run.process
+        known, process = self.trajectory.times, self.trajectory.process
         times = [self.time, *[known[step] for step in self.branch.state.full_steps]]
         by_level = process is not None and process.by_level
         if max(map(len, times)) == 1 and not by_level:  # most are
             return tuple([time[0] for time in times])
         return on_axis(process, times)
+
+    def learn_process(self) -> None:
+        """The second step of a run shows how its latents mix image and noise."""
+        run = self.trajectory
+        first = [*run.times[0], *self.time]
+        if run.process is None and len(first) == 2:  # one noise level for all of it
+            if run.unfitted:
+                self._settle()
+            find_process(run, self.fit if self.follows else None, *first)
 
     @functools.cached_property
     def debt(self) -> Debt:

@@ -30,7 +30,7 @@ from rfc_compile.runtime.placement import Place, places
 from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.returned_outputs import ReturnedOutputs, goes_by_fits
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
-from rfc_compile.runtime.run_notes import note_unlinked
+from rfc_compile.runtime.run_notes import note_cut, note_unlinked
 from rfc_compile.runtime.sampler_fit import EXPLAINED
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
@@ -174,6 +174,8 @@ class TimestepDispatcher(Dispatcher):
         fresh = GuidanceBranch(index, state, place.step, name=context.branch)
         call = self._call(make, context, place, fresh)
         call.refused = reason
+        if place.run.is_next and not place.run.times:
+            note_cut(session.runs, call.time, self.report)
         if not place.run.times and self._returned.searches:
             begin_beside(call)
         result = self._step(call)
@@ -185,12 +187,8 @@ class TimestepDispatcher(Dispatcher):
         run, newest = place.run, place.run.newest_of(refused.name)
         if not refused.changed or newest is None:
             return None
-        given = (
-            newest.conditioning
-            if refused.signal is None
-            else refused.signal.conditioning
-        )
-        if newest.switches(given, refused.changed):
+        given = newest if refused.signal is None else refused.signal
+        if newest.switches(given.conditioning, refused.changed):
             return None
         for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
             self._note_varying(i)
@@ -220,7 +218,7 @@ class TimestepDispatcher(Dispatcher):
             run.fitted = step
             run.fits = fits_by_branch(run, newest, newest.step, place.fit)
         known = run.fits.get(branch.index) if run.fitted == step else None
-        return make(
+        call = make(
             trajectory=run,
             branch=branch,
             step=step,
@@ -229,6 +227,9 @@ class TimestepDispatcher(Dispatcher):
             joins=place.joins,
             put_off=bool(run.unfitted) and run.unfitted[-1][0] == step,
         )
+        if step == 1 and self._schedule(run).by_noise:
+            call.learn_process()
+        return call
 
     def _step(self, call: PlacedStep) -> Sequence[Any] | Mismatch:
         """Decide, run and record; or say why the call is not the branch's next step."""

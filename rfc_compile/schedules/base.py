@@ -116,7 +116,15 @@ class Position:
     def noise_level(self) -> Callable[[float], float] | None:
         """To spread full steps over; errors of noise predicted grow with it instead."""
         process = self.process
-        return None if process is None or process.predicts_noise else process.level
+        return None if process is None or process.by_steps else process.level
+
+    @property
+    def places(self) -> Sequence[float]:
+        """The times on the axis that predictions go by."""
+        process = self.process
+        if process is None or not process.by_level:
+            return self.times
+        return [process.level(time) for time in self.times]
 
 
 class Process(NamedTuple):
@@ -126,7 +134,8 @@ class Process(NamedTuple):
         level: noise level at a timestep, from 1 (noise alone) to 0 (the image).
         factors: (from, to) -> factor of the latent, size of that of the output.
         rounding: by which the second may be off besides.
-        predicts_noise: whether the model does.
+        by_steps: whether full steps lie best at equal numbers of steps: noise is
+            predicted of a latent that is scaled down.
         by_level: whether predictions go by the noise level, not by the timestep.
         largest: its largest timestep.
     """
@@ -134,7 +143,7 @@ class Process(NamedTuple):
     level: Callable[[float], float]
     factors: Callable[[float, float], tuple[float, float]]
     rounding: float = 0.0
-    predicts_noise: bool = False
+    by_steps: bool = False
     by_level: bool = False
     largest: float = math.inf
 

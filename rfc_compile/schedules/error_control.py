@@ -95,9 +95,10 @@ class ErrorControl(Schedule):
         longest = min(LONGEST_INTERVAL, math.ceil(GROWTH * position.last_interval))
         if curvature.unpaid:
             longest = min(longest, self._even.interval(position))
-        times, process = position.times[-since - 1 :], position.process
-        if process is not None and process.by_level:  # what predictions go by
-            times = [process.level(time) for time in times]
+        times, process = position.times, position.process
+        if process is not None and process.by_level:  # else a call less
+            times = position.places
+        times = times[-since - 1 :]
         owed, own = curvature.debt(times), curvature.output_error(times[-1])
         due = since + 1 >= longest or owed > self._tolerance
         if due or own > self._largest_output_error:

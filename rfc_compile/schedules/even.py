@@ -121,10 +121,11 @@ class Even(Schedule):
         steps = position.steps
         if steps is not None:
             return position.last_full / steps, position.step / steps
-        first, last = position.times[0], _image_time(position.times)
+        places = position.places
+        first, last = places[0], _image_time(places)
         if last == first:
             return 1.0, 1.0
-        before, now = position.times[position.last_full], position.times[position.step]
+        before, now = places[position.last_full], places[position.step]
         return (before - first) / (last - first), (now - first) / (last - first)
 
     def _wanted(self, position: Position) -> int | None:

@@ -9,6 +9,7 @@ import gc
 import io
 import pickle
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -151,6 +152,24 @@ def test_more_callers_than_are_kept() -> None:
     with pytest.warns(UncachedWarning, match="the one not used for longest begins"):
         *_, image = [step(number) for _ in range(STEPS) for number in runs]
     torch.testing.assert_close(image, draw(plain, 11), **EXACT)
+
+
+def test_many_callers_one_after_the_other_lose_no_run() -> None:
+    """A server's tasks: that their runs are over is told by nobody."""
+    model = Watched(**STATIC).rfc
+
+    async def one(seed: int) -> None:
+        draw(model, seed)
+
+    async def serve() -> None:
+        done = []
+        for seed in range(11):
+            done.append(asyncio.create_task(one(seed)))  # kept: its id is its own
+            await done[-1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UncachedWarning)
+        asyncio.run(serve())
 
 
 async def in_turns(model: Any, seed: int) -> Tensor:

@@ -202,3 +202,20 @@ def test_wrappers_with_other_options_decide_by_themselves() -> None:
     decided = [[d.full for d in rfc_compile.stats(m).decisions] for m in (every, some)]
     assert all(decided[0])
     assert not all(decided[1])
+
+
+def test_a_run_that_begins_beside_another_knows_its_noise_level() -> None:
+    model = compiled(Prompted())
+    sampler = make_scheduler("ddim", STEPS)
+    x = initial_noise(1, 0)
+    with torch.no_grad(), rfc_compile.trajectory("image", target_nfc=6):
+        for step, t in enumerate(sampler.timesteps[: STEPS // 2]):
+            out = model(x, t.expand(1), torch.full((1, 5), 3.0))
+            if step > 4:
+                empty = model(x, t.expand(1), **EMPTY["length"])
+                out = empty + SCALE * (out - empty)
+            x = sampler.step(out, t, x).prev_sample
+    found = [run.process for _, run in session_table.running() if run.linked]
+    assert len(found) == 2
+    assert found[0] is found[1] is not None
+    rfc_compile.reset(model)

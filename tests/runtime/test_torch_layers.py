@@ -57,6 +57,7 @@ def test_the_break_is_told() -> None:
     (reason,) = rfc_compile.explain(model).graph_breaks
     assert "Tensor.item()" in reason
     assert "transformer.py" in reason
+    assert "tgt_is_causal=" in reason, "not to be edited by whoever reads this"
 
 
 def test_layers_compiled_one_by_one() -> None:

@@ -85,7 +85,7 @@ def first_step(
 def known(scheduler: Any, steps: int) -> Callable[[float], float]:
     process = process_of(*first_step(scheduler, steps))
     assert process is not None
-    assert not process.predicts_noise
+    assert not process.by_steps
     return process.level
 
 
@@ -134,7 +134,7 @@ def test_noise_prediction_is_told_from_the_others(
     scheduler = DIFFUSION[name](prediction_type="epsilon", **BETAS[betas])
     process = process_of(*first_step(scheduler, steps))
     assert process is not None
-    assert process.predicts_noise
+    assert process.by_steps
 
 
 def test_what_does_not_follow_or_is_unknown_tells_nothing() -> None:

@@ -197,6 +197,8 @@ class SampleDispatcher(TimestepDispatcher):
             latents=latents,
             pair=self._pair(session, latents, (row.timestep,)),
         )
+        if call.step == 1 and self._schedule(call.trajectory).by_noise:
+            call.learn_process()
         return Placed(sample, call, row.signal)
 
     def _run_placed(
@@ -265,7 +267,7 @@ class SampleDispatcher(TimestepDispatcher):
             repayment = None
             if predicted is not None and measured[i]:
                 results = row_of(whole, i), row_of(predicted, i)
-                repayment = repay_row(one.call, results, history, self._options)
+                repayment = repay_row(one.call, results, self._options)
                 outputs = put(outputs, repayment.outputs, [i], len(rows))
             self._record(one.call, one.signal, one.reason, history, repayment)
             done = Done(outputs, history, repayment)

@@ -55,19 +55,15 @@ def _leader(row: Placed, full: Container[GuidanceBranch]) -> GuidanceBranch | No
 def repay_row(
     call: PlacedStep,
     results: tuple[Sequence[Any], Sequence[Any]],
-    history: Sequence[int] | None,
     options: Options,
 ) -> Repayment:
     """What a row's full step showed of its cached steps.
 
-    ``results`` are what the row's full and its cached graph gave, ``history`` the full
-    steps whose values were kept before.
+    ``results`` are what the row's full and its cached graph gave.
     """
     assert call.pair is not None, "only a step with a latent is measured"
-    assert history is not None, "only a full step is measured"
+    assert call.positions is not None, "a row has one timestep"
     exact, guess = results
-    times = [call.trajectory.times[step][0] for step in history]
-    nodes = (call.time[0], *times)[: options.nodes]
     corrects = options.corrector == "auto"
     return repay(
         call.pair,
@@ -75,8 +71,8 @@ def repay_row(
         exact,
         call.pair.returned(guess),
         call.debt,
-        call.time[0],
-        nodes,
+        call.positions[0],
+        call.positions[: options.nodes],
         corrects=corrects,
     )
 
