@@ -1,9 +1,9 @@
 """The defaults, with no option at all, against as many steps of the best solver.
 
-Every trained model, unseen ones too, with the guidance of its card, 20, 28 and 50 steps: full steps and
-PSNR of the default; the best PSNR of three solvers (the sampler itself, DPM++ 2M and
-UniPC) at as many uncached steps as were full; and the same of the other presets. The
-reference is the uncached run of the same sampler and steps.
+Every trained model, those of `unseen` too, with the guidance of its card, 20, 28 and 50
+steps: full steps and PSNR of the default; the best PSNR of three solvers (the sampler
+itself, DPM++ 2M and UniPC) at as many uncached steps as were full; and the same of the
+other presets. The reference is the uncached run of the same sampler and steps.
 """
 
 import statistics
