@@ -20,7 +20,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo import config, convert_frame, eval_frame
 from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER
@@ -129,6 +129,13 @@ def is_passed(value: object) -> bool:
     call = _outermost_call()
     given = () if call is None else tree_leaves((call["args"], call["kwargs"]))
     return any(value is one for one in given)
+
+
+def called_module() -> nn.Module | None:
+    """The module whose method torch.compile's wrapper runs; None of a function."""
+    call = _outermost_call() or {}
+    owners = call.get("self"), getattr(call.get("fn"), "__self__", None)
+    return next((one for one in owners if isinstance(one, nn.Module)), None)
 
 
 def _outermost_call() -> Mapping[str, Any] | None:
