@@ -20,12 +20,13 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo import config, convert_frame, eval_frame
 from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER
 from torch._dynamo.eval_frame import OptimizedModule
 from torch._dynamo.utils import counters, get_compilation_metrics
+from torch.utils._pytree import tree_leaves
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -125,9 +126,29 @@ def outermost_call() -> object:
 
     Not only while Dynamo compiles. None outside of such a call.
     """
+    call = _outermost_call()
+    return None if call is None else call["kwargs"]
+
+
+def is_passed(value: object) -> bool:
+    """Whether the caller of torch.compile's wrapper passes this very object."""
+    call = _outermost_call()
+    given = () if call is None else tree_leaves((call["args"], call["kwargs"]))
+    return any(value is one for one in given)
+
+
+def called_module() -> nn.Module | None:
+    """The module whose method torch.compile's wrapper runs; None of a function."""
+    call = _outermost_call() or {}
+    owners = call.get("self"), getattr(call.get("fn"), "__self__", None)
+    return next((one for one in owners if isinstance(one, nn.Module)), None)
+
+
+def _outermost_call() -> Mapping[str, Any] | None:
+    """The variables of torch.compile's wrapper that was called first."""
     wrappers = [x for x in _stack() if x.f_code.co_filename == eval_frame.__file__]
-    given = [wrapper.f_locals.get("kwargs") for wrapper in wrappers]
-    return next((one for one in reversed(given) if one is not None), None)
+    known = [wrapper.f_locals for wrapper in reversed(wrappers)]
+    return next((one for one in known if one.get("kwargs") is not None), None)
 
 
 def recompile_limit() -> int | None:

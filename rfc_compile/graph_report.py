@@ -63,6 +63,7 @@ class GraphReport:
     for a graph that is not cached. ``code`` identifies the function that Dynamo
     compiled, ``last_run`` orders the graphs by their newest call (0: none yet).
     ``missing_timestep`` says what to do where no input is known to be the timestep.
+    ``called`` is the module whose call compiled it.
     """
 
     number: int = field(default_factory=itertools.count().__next__)
@@ -88,6 +89,7 @@ class GraphReport:
     options: Mapping[str, Any] = field(default_factory=dict)
     code: int | None = None
     parameters: frozenset[int] = frozenset()
+    called: weakref.ref[nn.Module] | None = None
     last_run: int = 0
 
     @property
@@ -129,6 +131,11 @@ class GraphReport:
             i in self.tensors and self.tensors[i]() is not None for i in ids
         )
 
+    def is_called_by(self, ids: Set[int]) -> bool:
+        """Whether a module with a tensor of these ids was called when it was made."""
+        called = None if self.called is None else self.called()
+        return called is not None and not ids.isdisjoint(tensor_ids(called) or ())
+
     def replaces(self, other: GraphReport) -> bool:
         """Whether both are the same part of a model, compiled for different inputs."""
         same = self.code is not None and self.code == other.code
@@ -160,7 +167,7 @@ def new_report(
     inputs: Iterable[Any], options: Mapping[str, Any] | None = None
 ) -> GraphReport:
     """A registered report of a graph that reads these inputs."""
-    values = list(inputs)
+    values, called = list(inputs), dynamo_frames.called_module()
     report = GraphReport(
         options=dict(options or {}),
         code=dynamo_frames.compiled_function(),
@@ -170,6 +177,7 @@ def new_report(
             if isinstance(value, nn.Parameter)
             for plain in plain_tensors(value)
         ),
+        called=None if called is None else weakref.ref(called),
     )
     for value in values:
         for plain in plain_tensors(value):
@@ -230,15 +238,15 @@ def reports_of(source: Any, ids: frozenset[int] | None = None) -> list[GraphRepo
     """The reports of a model's graphs, in the order of compilation; all for None.
 
     Of a model that ``torch.compile`` has wrapped, those with the wrapper's options.
-    Its ``tensor_ids`` may be given where they are known.
+    Where none reads its weights, those that its calls have compiled. Its
+    ``tensor_ids`` may be given where they are known.
     """
     ids = tensor_ids(source) if ids is None else ids
     options = dynamo_frames.wrapper_options(source, "rfc")
-    reports = [
-        report
-        for report in all_reports()
-        if report.belongs_to(ids) and options in (None, report.options)
-    ]
+    alive = [r for r in all_reports() if options in (None, r.options)]
+    reports = [report for report in alive if report.belongs_to(ids)]
+    if not reports and ids:  # graph breaks may leave graphs that read no weights
+        reports = [report for report in alive if report.is_called_by(ids)]
     return sorted(reports, key=lambda report: report.number)
 
 

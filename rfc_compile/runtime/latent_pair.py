@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rfc_compile.dynamo_frames import is_passed
 from rfc_compile.runtime.readback import read_all
 from rfc_compile.runtime.sampler_fit import Array
 
@@ -54,6 +55,10 @@ class LatentPair:
     copies: int = 1
     further: tuple[int, ...] = ()
     confirmed: bool = field(default=False, compare=False)
+
+    def is_of_sampler(self, latents: Sequence[Any]) -> bool:
+        """Whether it is known to be no stream within a broken forward."""
+        return self.confirmed or is_passed(latents[self.index])
 
     def latent(self, latents: Sequence[Any]) -> Tensor:
         """The latent of a call, (R, N); ``latents`` are all of the graph."""

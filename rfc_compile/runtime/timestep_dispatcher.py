@@ -83,8 +83,9 @@ class TimestepDispatcher(Dispatcher):
         time = read_time(arguments[self._timestep])
         latents = self._moved_by_sampler(arguments)
         pair = self._pair(session, latents, time)
-        sees = pair is not None and (pair.confirmed or not self.follows)
-        latent = pair.latent(latents) if pair is not None and sees else None
+        latent = None
+        if pair is not None and (not self.follows or pair.is_of_sampler(latents)):
+            latent = pair.latent(latents)
         make: MakeStep = partial(
             PlacedStep,
             context,

@@ -20,6 +20,7 @@ from rfc_compile.dynamo_frames import graph_break_reason, is_fragment
 from rfc_compile.tools.measure.glyph_dit import initial_noise
 
 CALL = tokens(), timesteps(9)
+EAGER = {"inner": "eager"}
 
 
 class Halves(nn.Module):
@@ -270,6 +271,30 @@ def test_a_break_is_told_once_with_what_to_do(
     assert breaks
     assert all(remedy in text for text in breaks)
     assert len({text.partition(" (")[0] for text in breaks}) == len(breaks)
+
+
+class WithoutWeights(Stack):
+    """Dynamo gives the forward up; what is left of it are functions of activations."""
+
+    def forward(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:  # type: ignore[override]
+        for block, size in zip(self.blocks, p, strict=False):
+            x = block.attn.out(mixed(x[:, :size], x))
+        return x
+
+
+def mixed(x: Tensor, y: Tensor) -> Tensor:
+    return x.mean(1, keepdim=True) + y
+
+
+def test_graphs_without_weights_are_those_of_the_model_that_is_called() -> None:
+    """The warning of no region says: see explain."""
+    rfc = torch.compile(build(WithoutWeights), backend="rfc", options=EAGER)
+    sizes = torch.tensor([2, 3])
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UncachedWarning)
+        rfc(*CALL, sizes)
+    (reason,) = rfc_compile.explain(rfc).graph_breaks
+    assert "pass it as a Python number" in reason
 
 
 def test_what_is_compiled_ahead_of_time_is_the_inner_backends() -> None:

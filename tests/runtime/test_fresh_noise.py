@@ -1,8 +1,9 @@
-"""Fresh noise and edits at every step, where somebody tells where the run is."""
+"""Fresh noise and edits at every step; what nobody tells in a broken forward."""
 
 from __future__ import annotations
 
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,37 @@ def test_steps_are_cached_as_far_as_their_outputs_can_be_predicted(
     assert errors, "full steps measure what they would have been predicted as"
     assert STEPS / 10 < stats.nfc < STEPS
     assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+class Cut(nn.Module):
+    """A last layer behind a graph break."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *values: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        found: torch.Tensor = self.layer(*values)
+        return found
+
+
+def broken() -> nn.Module:
+    """The graph that is given latent and timestep is not the one that answers."""
+    model: Any = small_glyph()
+    model.proj_out_2 = Cut(model.proj_out_2)
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, {"target_nfc": 5}])
+def test_noise_in_a_broken_forward_is_computed_and_told(
+    options: dict[str, Any],
+) -> None:
+    """The timestep goes on, but not the latent that the caller passes."""
+    rfc = compiled(broken(), **options)
+    with pytest.warns(UncachedWarning, match="fresh noise"):
+        found = drawn(rfc, 0.5)
+    assert torch.equal(found, drawn(small_glyph(), 0.5))
 
 
 def test_noise_that_is_predicted_is_as_close_as_other_outputs() -> None:
