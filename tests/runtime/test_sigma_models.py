@@ -65,7 +65,7 @@ def test_where_the_timestep_is_the_noise_added(
     )
     images = by_sigmas(net)
     assert psnr(images, plain).mean() > least
-    assert len(full_steps(net)) <= options.get("target_nfc", 14)
+    assert len(full_steps(net)) <= options.get("target_nfc", 16)
 
 
 def test_rows_that_are_decided_by_themselves_repay_along_the_noise_level() -> None:
@@ -76,7 +76,7 @@ def test_rows_that_are_decided_by_themselves_repay_along_the_noise_level() -> No
     images = by_sigmas(net)
     assert psnr(images, by_sigmas(Denoiser(load_glyph_dit()))).mean() > 42
     for one in rfc_compile.stats(net).samples:
-        assert sum(made.full for made in one.decisions) <= 14
+        assert sum(made.full for made in one.decisions) <= 16
 
 
 def test_a_smaller_latent_does_not_follow_from_a_run_that_was_broken_off() -> None:
