@@ -18,7 +18,7 @@ from rfc_compile.schedules.base import Curvature
 
 ANSWER = 0.1
 """Share of the latent's error that a model is taken to answer to. That answer is in the
-measured error as well, so that a debt of many times the error is repaid less: at high
+measured error as well, so that a debt of more than the error is repaid less: at high
 noise of a model that predicts noise."""
 
 DECIMALS = 6
@@ -90,7 +90,7 @@ def repay(
     assert debt.weight is not None, "a share needs it"
     times = np.abs(share) * debt.weight
     owed = times * _ratio(error, latent)
-    damping = pair.damping(own) / (1 + ANSWER * times)
+    damping = pair.damping(own) / (1 + ANSWER * np.maximum(times - 1, 0))
     rounded = np.round(share * damping, DECIMALS)
     amount = torch.tensor(rounded, dtype=torch.float32, device=exact.device)
     return Repayment(
