@@ -40,6 +40,10 @@ PRESET_STEPS = 50
 DENSER, ORDER = 3.0, 8
 """Of full steps over the noise level u: their density is 1 + DENSER u^ORDER."""
 
+FIRST_DISTANCE, SHORT = 0.7, 12
+"""Between the first two full steps, of the distances between, where no number is asked
+for (error control) and fewer than ``SHORT`` are to be expected."""
+
 LAST_DISTANCE = 0.5
 """From the last full step to the image, of the distances between."""
 
@@ -81,7 +85,9 @@ class Even(Schedule):
         wanted = self._wanted(position)
         over = position.steps is not None and position.step >= position.steps
         if position.noise_level is not None and wanted is not None and not over:
-            due = _due_by_noise(position, position.noise_level, wanted)
+            shorter = wanted < SHORT and not self._is_targeted
+            first = FIRST_DISTANCE if shorter else 1.0
+            due = _due_by_noise(position, position.noise_level, wanted, first)
             return (FULL if due else CACHED), BY_NOISE
         share = self._share(position)
         if wanted is not None and not over and (self._is_targeted or share is None):
@@ -162,7 +168,7 @@ def _due_by_share(parts: tuple[float, float], wanted: int, computed: int) -> boo
 
 
 def _due_by_noise(
-    position: Position, level: Callable[[float], float], wanted: int
+    position: Position, level: Callable[[float], float], wanted: int, first: float
 ) -> bool:
     """Whether the distance to the last full step is its share of what was left then.
 
@@ -179,7 +185,8 @@ def _due_by_noise(
         _place(level(times[step]), DENSER_OF_FEW if few else DENSER)
         for step in (position.last_full, position.step - 1, position.step)
     )
-    due = last / (left + (1.0 if few else LAST_DISTANCE))
+    distance = first if position.computed == 1 else 1.0
+    due = last * distance / (distance + left - 1 + (1.0 if few else LAST_DISTANCE))
     return last - now + (before - now) / 2 >= due
 
 
