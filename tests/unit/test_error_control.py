@@ -101,6 +101,21 @@ def test_the_first_interval_is_that_of_an_even_spread(
     assert careful[1] == even_of_psnr[1]
 
 
+@pytest.mark.parametrize(("steps", "first"), [(28, 2), (STEPS, 4)])
+def test_the_first_interval_is_shorter_in_a_short_run(steps: int, first: int) -> None:
+    """Of a flow with shift 3; a target of as many full steps begins later."""
+    sigmas = [3 * s / (1 + 2 * s) for s in (1 - i / steps for i in range(steps))]
+    run: dict[str, Any] = {
+        "times": [1000 * sigma for sigma in sigmas],
+        "noise_level": lambda time: time / 1000,
+        "steps": steps,
+    }
+    found = full_steps([0.0] * steps, weights=[1e-12] * steps, **run)
+    asked = full_steps([0.0] * steps, schedule="even", target_nfc=11, **run)
+    assert found[1] == first
+    assert asked[1] > first or steps == STEPS
+
+
 def test_a_straight_line_has_the_longest_intervals() -> None:
     full = controlled([0.0] * STEPS, 0.01)
     assert [b - a for a, b in pairwise(full)] == [1, 2, 3, 5, *[6] * 6]
