@@ -10,6 +10,9 @@ outputs of both explain the latents that follow, and a step is full or cached in
 Where latents differ at one of the next steps they are different images, and the link
 ends. A run that is called at some of the steps only (skip-layer guidance) has the other
 one's steps.
+
+A second model that goes on with an image where the first one has stopped (one for much
+noise, one for little) continues its run: the steps and full steps before are counted.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from rfc_compile.runtime.guidance_branch import (
     GuidanceBranch,
     Returned,
 )
+from rfc_compile.runtime.latent_pair import sizes_of
+from rfc_compile.runtime.run_fits import fits_after
 from rfc_compile.runtime.sampler_fit import in_rows
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
@@ -78,6 +83,27 @@ def begin_beside(call: PlacedStep) -> None:
                     old.finish()
                 run.link(other)
                 return
+    for beside, other in _of_its_name(call.session, run):
+        if _goes_on_with(call, beside, other):
+            run.times, run.timesteps = [*other.times], [*other.timesteps]
+            run.process, run.computed = other.process, other.computed
+            call.step = call.branch.first_step = len(run.times)
+            return
+
+
+def _goes_on_with(call: PlacedStep, session: Session, run: Trajectory) -> bool:
+    """Whether a first call of one model is the next step of another one's run."""
+    newest, report = run.newest, call.session.report
+    if session.report.fragment or report.fragment or newest is None or run.complete:
+        return False
+    if run.step < 1 or session.samples.joined or not run.leads_on(call.time, run.step):
+        return False
+    if run.declared:
+        return True
+    pair = session.pairs.get(sizes_of(call.latents))
+    latent = None if pair is None else pair.latent(call.latents)
+    (fit,) = fits_after([(run, newest)], latent)
+    return fit is not None and fit.explained and fit.moved
 
 
 def _note_constant_time(session: Session, run: Trajectory) -> None:
@@ -92,19 +118,21 @@ def _note_constant_time(session: Session, run: Trajectory) -> None:
 
 def _beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:
     """Runs of the owner in sessions of the same model."""
-    for beside, other in session_table.running():
-        same_model = (
-            beside is not session
-            and bool(beside.layer & session.layer)
-            and beside.report.options == session.report.options
-        )
-        same_run = (other.name, other.run, other.asked) == (
-            run.name,
-            run.run,
-            run.asked,
-        )
-        if same_model and same_run and other in beside.runs:
+    for beside, other in _of_its_name(session, run):
+        if beside.layer & session.layer:
             yield other
+
+
+def _of_its_name(
+    session: Session, run: Trajectory
+) -> Iterator[tuple[Session, Trajectory]]:
+    """Runs of the owner in other sessions with the same options."""
+    named = run.name, run.run, run.num_steps, run.asked
+    for beside, other in session_table.running():
+        alike = beside.report.options == session.report.options
+        same = (other.name, other.run, other.num_steps, other.asked) == named
+        if beside is not session and alike and same and other in beside.runs:
+            yield beside, other
 
 
 def _differs(run: Trajectory, newest: Returned) -> bool:

@@ -193,7 +193,7 @@ class PlacedStep:
             return False
         runs = self.trajectory, *self.trajectory.linked
         calls = Counter(made.step for run in runs for made in run.decisions)
-        return calls[self.step - 1] > calls[self.step - 2]
+        return calls[self.step - 1] > calls[self.step - 2] > 0
 
     def decided(
         self,

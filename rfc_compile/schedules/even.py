@@ -185,7 +185,7 @@ def _due_by_noise(
         _place(level(times[step]), DENSER_OF_FEW if few else DENSER)
         for step in (position.last_full, position.step - 1, position.step)
     )
-    distance = first if position.computed == 1 else 1.0
+    distance = first if position.recorded == 1 else 1.0
     due = last * distance / (distance + left - 1 + (1.0 if few else LAST_DISTANCE))
     return last - now + (before - now) / 2 >= due
 
