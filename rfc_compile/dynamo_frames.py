@@ -277,11 +277,11 @@ def _why_given_up(code: CodeType) -> str | None:
     return None
 
 
-def _with_remedy(told: str, *where: str) -> str:
-    reason = told.strip().split("\n", 1)[0]
+def _with_remedy(message: str, *where: str) -> str:
+    reason = message.strip().split("\n", 1)[0]
     remedies = [text for part, text in _PLACES.items() if part in "".join(where)]
     remedies += [text for part, text in REMEDIES.items() if part in reason]
-    remedies += [text for part, text in _EXPLAINED.items() if part in told]
+    remedies += [text for part, text in _EXPLAINED.items() if part in message]
     if reason.startswith(_JUMP):
         reason, remedies = BRANCH_ON_A_TENSOR, [BRANCH_ON_A_NUMBER]
     return " ".join([reason, *where, *remedies[:1]])

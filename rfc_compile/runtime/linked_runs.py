@@ -11,7 +11,7 @@ Where latents differ at one of the next steps they are different images, and the
 ends. A run that is called at some of the steps only (skip-layer guidance) has the other
 one's steps.
 
-A second model that goes on with an image where the first one has stopped (one for much
+A second model that continues an image where the first one has stopped (one for much
 noise, one for little) continues its run: the steps and full steps before are counted.
 """
 

@@ -136,7 +136,7 @@ def _is_over_before(run: Trajectory, later: Trajectory) -> bool:
 
 
 def note_cut(runs: Sequence[Trajectory], time: Time, report: GraphReport) -> None:
-    """Warn where a run goes on after the number of steps that it was given.
+    """Warn where a run continues after the number of steps that it was given.
 
     ``time`` is that of the run's first step which was begun instead.
     """

@@ -3,7 +3,7 @@
     {"schema": 1, "study": {...}}
     {"key": {"trial": {...}, "seed": 0}, "value": {...}}
 
-The search is deterministic. Told to resume, it runs from its start and finds in the
+The search is deterministic. With --resume it runs from its start and finds in the
 file what was measured before; a last line that was cut off in the middle is left out.
 """
 
