@@ -6,7 +6,8 @@ for step s and n full steps in all. Where others had to be full besides (a secon
 history, an edited latent), what is left of n is spread over what is left of the run.
 Where the number of steps is unknown,
 full steps are spread over the timesteps instead, from the first one to that of the
-image. A speed-up needs no number of steps: a fixed share of them is full.
+image; where the graph is not given the timestep either, as over a run of 50 steps. A
+speed-up needs no number of steps: a fixed share of them is full.
 
 Where the noise level u of the latent is known (``runtime.noise_level``), full steps are
 spread over u with the density 1 + 3 u^8 instead: errors made at the start, where the
@@ -56,6 +57,12 @@ BEYOND = (
     "has by a pipeline or rfc_compile.trajectory(name, num_steps=...)"
 )
 
+NOT_KNOWN = (
+    "target_nfc is spread as over a run of 50 steps: neither the number of steps nor the "
+    "timestep is known to this graph; say how many steps a run has by a pipeline or "
+    "rfc_compile.trajectory(name, num_steps=...)"
+)
+
 ROUNDED = 1e-9
 """Of a share of steps that is not exact in floating point."""
 
@@ -90,6 +97,8 @@ class Even(Schedule):
             due = _due_by_noise(position, position.noise_level, wanted, first)
             return (FULL if due else CACHED), BY_NOISE
         share = self._share(position)
+        if self.options.target_nfc is not None and wanted is None:
+            self._warn(NOT_KNOWN)
         if wanted is not None and not over and (self._is_targeted or share is None):
             parts = self._done(position)
             if parts[1] > 1:
@@ -105,16 +114,24 @@ class Even(Schedule):
 
     def _beyond(self, position: Position) -> tuple[float, str]:
         """Timesteps go on beyond that of the image: intervals stay as they were."""
-        if self.report is not None:
-            self.report.warn(BEYOND)
+        self._warn(BEYOND)
         due = position.since_full + 1 >= (position.last_interval or 1)
         return (FULL if due else CACHED), self.name
+
+    @property
+    def _is_untimed(self) -> bool:
+        """Whether the times of a run are the numbers of its steps."""
+        return self.report is not None and self.report.timestep is None
 
     @property
     def _is_targeted(self) -> bool:
         """Whether a number of full steps is asked for, and no more."""
         options = self.options
         return not (options.target_nfc is None and options.target_speedup is None)
+
+    def _warn(self, text: str) -> None:
+        if self.report is not None:
+            self.report.warn(text)
 
     def interval(self, position: Position) -> int:
         """Steps from one full step to the next; 1 where that is not known."""
@@ -138,7 +155,8 @@ class Even(Schedule):
         """Full steps of the run; None where that is not known."""
         if position.steps is None:
             asked = self.options.target_nfc or self.options.even_steps
-            return asked if self.options.target_speedup is None else None
+            by_share = self.options.target_speedup is not None or self._is_untimed
+            return None if by_share else asked
         share = self._share(position)
         return None if share is None else math.ceil(position.steps * share - ROUNDED)
 
@@ -149,8 +167,10 @@ class Even(Schedule):
         if speedup is not None:
             share = (1 / speedup - self._outside) / (1 - self._outside)
             return min(max(share, 1e-3), 1.0)
+        if nfc is not None and position.steps is not None:
+            return min(1.0, nfc / position.steps)
         if nfc is not None:
-            return None if position.steps is None else min(1.0, nfc / position.steps)
+            return min(1.0, nfc / PRESET_STEPS) if self._is_untimed else None
         wanted: int = self.options.even_steps
         steps = position.steps or PRESET_STEPS
         return min(1.0, wanted / PRESET_STEPS * math.sqrt(PRESET_STEPS / steps))
