@@ -175,6 +175,11 @@ class Schedule(ABC):
         self.report = report
 
     @property
+    def untimed(self) -> bool:
+        """Whether the times of a run are the numbers of its steps."""
+        return self.report is not None and self.report.timestep is None
+
+    @property
     def reason_to_cache(self) -> str:
         """Why a step is cached, for the record."""
         return "scheduled" if self.static else "within_limit"

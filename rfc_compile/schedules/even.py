@@ -58,8 +58,8 @@ BEYOND = (
 )
 
 NOT_KNOWN = (
-    "target_nfc is spread as over a run of 50 steps: neither the number of steps nor the "
-    "timestep is known to this graph; say how many steps a run has by a pipeline or "
+    "target_nfc is spread as over a run of 50 steps: this graph knows neither the "
+    "number of steps nor the timestep; say how many steps a run has by a pipeline or "
     "rfc_compile.trajectory(name, num_steps=...)"
 )
 
@@ -119,11 +119,6 @@ class Even(Schedule):
         return (FULL if due else CACHED), self.name
 
     @property
-    def _is_untimed(self) -> bool:
-        """Whether the times of a run are the numbers of its steps."""
-        return self.report is not None and self.report.timestep is None
-
-    @property
     def _is_targeted(self) -> bool:
         """Whether a number of full steps is asked for, and no more."""
         options = self.options
@@ -155,7 +150,7 @@ class Even(Schedule):
         """Full steps of the run; None where that is not known."""
         if position.steps is None:
             asked = self.options.target_nfc or self.options.even_steps
-            by_share = self.options.target_speedup is not None or self._is_untimed
+            by_share = self.options.target_speedup is not None or self.untimed
             return None if by_share else asked
         share = self._share(position)
         return None if share is None else math.ceil(position.steps * share - ROUNDED)
@@ -170,7 +165,7 @@ class Even(Schedule):
         if nfc is not None and position.steps is not None:
             return min(1.0, nfc / position.steps)
         if nfc is not None:
-            return min(1.0, nfc / PRESET_STEPS) if self._is_untimed else None
+            return min(1.0, nfc / PRESET_STEPS) if self.untimed else None
         wanted: int = self.options.even_steps
         steps = position.steps or PRESET_STEPS
         return min(1.0, wanted / PRESET_STEPS * math.sqrt(PRESET_STEPS / steps))

@@ -57,7 +57,7 @@ class Interval(Schedule):
     def _shares(self, given: Intervals, position: Position) -> list[float]:
         """Of every step so far, the first among them."""
         found_for, steps = sum(n for _, n in given), position.steps
-        if not knows(given, position.times[0]):
+        if self.untimed or not knows(given, position.times[0]):
             self._note(
                 f"the run begins at timestep {position.times[0]:g}, and interval is "
                 f"for timesteps from {given[0][0]:g} to {given[-1][0]:g}: full steps "

@@ -271,3 +271,15 @@ def test_guided_images_in_turn_are_those_drawn_alone() -> None:
     turns = zip(*(guided(denoiser, model, i, order) for i in (0, 1)), strict=True)
     for found, expected in zip(zip(*turns, strict=True), alone, strict=True):
         assert largest_error(list(found), expected) == 0
+
+
+def test_a_target_where_neither_timestep_nor_steps_are_known() -> None:
+    """As over a run of 50 steps, which is told; the second step is full besides."""
+    denoiser = ALL["FluxTransformer2DModel"]
+    model = denoiser.model()
+    options = {"inner": "eager", "target_nfc": 20}
+    model.compile_repeated_blocks(backend="rfc", options=options)
+    with pytest.warns(rfc_compile.BudgetWarning, match="a run of 50 steps"):
+        results(denoiser, model)
+    made = rfc_compile.stats(model).decisions
+    assert [one.step for one in made if one.full] == [0, 1, 3, 5, 8, 10]

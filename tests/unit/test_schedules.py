@@ -75,7 +75,7 @@ def test_with_other_steps_intervals_are_half_as_different() -> None:
     times = falling(10)
     assert full_steps([0.1] * 10, 10, times=times, **options) == by_level(times)
     times = falling(1000)
-    report = GraphReport()
+    report = GraphReport(timestep="t")
     found = full_steps([0.1] * 1000, 1000, times=times, report=report, **options)
     at = [times[step] for step in found]
     (note,) = report.notes
@@ -91,7 +91,7 @@ def test_a_run_that_begins_late_has_the_intervals_of_its_levels() -> None:
 
 
 def test_intervals_of_other_timesteps_are_spread_evenly() -> None:
-    report = GraphReport()
+    report = GraphReport(timestep="t")
     full = by_level([t / 1000 for t in falling(30)], report)
     assert full == [0, 4, 7, 10, 14, 17, 20, 24, 27]
     (note,) = report.notes
@@ -99,6 +99,15 @@ def test_intervals_of_other_timesteps_are_spread_evenly() -> None:
         "the run begins at timestep 1, and interval is for timesteps from 900 to 200: "
         "full steps are spread evenly"
     )
+
+
+def test_intervals_of_a_graph_without_timestep_are_spread_evenly() -> None:
+    """Its times are the numbers of the steps, which rise."""
+    rising = [[0.0, 2], [0.5, 2], [1.0, 5]]
+    options: Any = {"schedule": "interval", "interval": rising}
+    report = GraphReport()
+    full = full_steps([0.1] * 12, times=range(12), report=report, **options)
+    assert (full, len(report.notes)) == ([0, 3, 6, 9], 1)
 
 
 WRONG: Any = [0, 2.5, "4", [], [3, 4], [[900, 0]], [[900, 2.0]]]

@@ -105,6 +105,7 @@ class Coverage:
 
     coverage: float
     warnings: list[str]
+    timestep: str | None = "t"
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
