@@ -100,6 +100,8 @@ def place(
     if not context.run_is_known and _takes_turns(trajectory, signals[newest], latents):
         return Placement(None, 0, "discontinuity", new=True)
     standing = signals[newest].change == 0
+    if not standing and any(_shown_before(b, signals[b]) for b in signals):
+        return Placement(None, 0, "discontinuity", new=True)
     step = trajectory.step if standing else trajectory.step + 1
     reasons = {b: _refusal(b, signals[b], weights, context) for b in signals}
     open_to = [
@@ -143,6 +145,15 @@ def _refusal(
     if branch.clock_reading(signal.conditioning) in branch.clock_readings:
         return "discontinuity"
     return None
+
+
+def _shown_before(branch: GuidanceBranch, signal: Signal) -> bool:
+    """Whether the clock shows what it did at an earlier step than the branch's last."""
+    if branch.clock is None or not signal.finite:
+        return False
+    shown = branch.clock_reading(signal.conditioning)
+    last = branch.clock_reading(branch.conditioning)
+    return shown != last and shown in branch.clock_readings
 
 
 def _takes_turns(

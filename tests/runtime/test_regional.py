@@ -10,6 +10,7 @@ import torch
 from denoisers import ALL
 from denoisers.base import STEPS, Denoiser, flat
 from denoising import LABELS, compute_all_steps, guided_steps, run, small_glyph
+from models import WIDTH, Stack, build, timesteps, tokens
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -254,23 +255,49 @@ def test_two_models_that_share_their_inputs(whole: bool) -> None:
         assert len(rfc_compile.stats(model).decisions) == STEPS
 
 
+def faint(denoiser: Denoiser) -> nn.Module:
+    """A model whose blocks see little of the latents."""
+    model = denoiser.model()
+    embedder = model.x_embedder
+    embedder.weight.data *= 0.2
+    embedder.bias.data.normal_(generator=torch.Generator().manual_seed(0))
+    return model
+
+
 def test_guided_images_in_turn_are_those_drawn_alone() -> None:
     """Also where blocks see little of the latents: each step is far from the last."""
     denoiser = ALL["FluxTransformer2DModel"]
-
-    def faint() -> nn.Module:
-        model = denoiser.model()
-        embedder = model.x_embedder
-        embedder.weight.data *= 0.2
-        embedder.bias.data.normal_(generator=torch.Generator().manual_seed(0))
-        return model
-
-    plain, model, order = faint(), faint(), ORDERS["cond first"]
+    plain, model = faint(denoiser), faint(denoiser)
+    order = ORDERS["cond first"]
     alone = [list(guided(denoiser, plain, seed, order)) for seed in (0, 1)]
     model.compile_repeated_blocks(backend="rfc", options={"inner": "eager"})
     turns = zip(*(guided(denoiser, model, i, order) for i in (0, 1)), strict=True)
     for found, expected in zip(zip(*turns, strict=True), alone, strict=True):
         assert largest_error(list(found), expected) == 0
+
+
+class Labelled(Stack):
+    """One input of a block holds both the timestep and the label."""
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(self.norm(self.run_blocks(x, self.time(t) + label, x)))
+
+
+def test_a_guided_image_drawn_again_continues_no_branch_of_the_first() -> None:
+    """What its first call is given, one branch has had, and the other has not."""
+    model = compile_blocks(build(Labelled), schedule="even", target_nfc=4, warmup=1)
+    labels = [value * torch.ones(2, WIDTH) for value in (0.5, -0.5)]
+    drawn = []
+    for _ in range(2):
+        x = tokens()
+        for step in range(20):
+            t = timesteps(1000 - 50 * step)
+            cond, empty = (model(x, t, label) for label in labels)
+            x = x - 0.005 * (2 * cond - empty)
+        drawn.append(x)
+        assert rfc_compile.stats(model).steps == 20
+    assert torch.equal(*drawn)
 
 
 def test_a_target_where_neither_timestep_nor_steps_are_known() -> None:
