@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -213,13 +214,11 @@ class LatentDispatcher(Dispatcher):
             branch: max(branch.step + 1, trajectory.step)
             for branch in trajectory.branches
         }
-        calls = {
-            branch: PlacedStep(
-                context, session, arguments, trajectory, branch, step, (float(step),)
-            )
+        make = partial(PlacedStep, context, session, arguments)
+        signals = {
+            branch: self._probe(make(trajectory, branch, step, (float(step),)), weights)
             for branch, step in expected.items()
         }
-        signals = {branch: self._probe(call, weights) for branch, call in calls.items()}
         repeated = any(_repeats(b, signals[b], weights) for b in signals)
         others_may_lead = self.report.fragment and self._led < ALONE
         self._note_reading(session, signals)
@@ -233,34 +232,32 @@ class LatentDispatcher(Dispatcher):
         placement = place(trajectory, signals, context, weights, latents)
         branch, step = placement.branch, placement.step
         if placement.new:
-            if trajectory.times:
-                alone = len(trajectory.times) == 1
-                session.lone_calls = session.lone_calls + 1 if alone else 0
-                later = MAX_BRANCHES if others_may_lead else 0
-                if not context.run_is_known:
-                    note_lone_calls(session.lone_calls - later, self.report)
-            session.end(trajectory)
-            trajectory = session.begin(context)
+            later = MAX_BRANCHES if others_may_lead else 0
+            trajectory = self._begin(session, context, trajectory, later)
         if branch is None:
             state = self._new_state(arguments, weights)
             index = len(trajectory.branches)
             branch = GuidanceBranch(index, state, first_step=step, name=context.branch)
         if placement.reason == "no_clock" and not others_may_lead:
             self.report.fall_back(NO_CLOCK)
-        call = PlacedStep(
-            context,
-            session,
-            arguments,
-            trajectory,
-            branch,
-            step,
-            (float(step),),
-            "lost_state" if lost else placement.reason,
-        )
+        refused = "lost_state" if lost else placement.reason
+        call = make(trajectory, branch, step, (float(step),), refused)
         signal = signals.get(branch)
         if signal is None or step != expected[branch]:
             signal = self._probe(call, weights)
         return self._execute(call, signal)
+
+    def _begin(
+        self, session: Session, context: CallContext, before: Trajectory, later: int
+    ) -> Trajectory:
+        """End a run and begin the next; warn of so many of one call, and ``later``."""
+        if before.times:
+            alone = len(before.times) == 1
+            session.lone_calls = session.lone_calls + 1 if alone else 0
+            if not context.run_is_known:
+                note_lone_calls(session.lone_calls - later, self.report)
+        session.end(before)
+        return session.begin(context)
 
     def _note_reading(
         self, session: Session, signals: dict[GuidanceBranch, Signal]
