@@ -17,7 +17,11 @@ from torch import Tensor, nn
 import rfc_compile
 from rfc_compile import OptionError, Row, UncachedWarning
 from rfc_compile.runtime import latent_search
-from rfc_compile.tools.measure.glyph_dit import EMPTY_CLASS
+from rfc_compile.tools.measure.glyph_dit import (
+    EMPTY_CLASS,
+    initial_noise,
+    make_scheduler,
+)
 
 ROUNDING = 1e-4
 """Kernels of other batch sizes add up in another order."""
@@ -168,6 +172,24 @@ class NoisyRequest(TinyRequest):
         super().take(prediction)
         noise = torch.Generator().manual_seed(100 * self.seed + self.done)
         self.x = self.x + 0.3 * torch.randn(self.x.shape, generator=noise)
+
+
+def test_guidance_rows_without_names_change_places() -> None:
+    """All have one latent, which says nothing of which is which: the prompts do."""
+    drawn = []
+    for turns in (0, 1):
+        torch._dynamo.reset()
+        model = compiled(small_glyph(), target_nfc=7)
+        sampler, x = make_scheduler("ddim", 20), initial_noise(1, 0)
+        labels = torch.tensor([3, EMPTY_CLASS])
+        for step, t in enumerate(sampler.timesteps):
+            order = [0, 1] if step % 2 == 0 or not turns else [1, 0]
+            given = {"timestep": t.expand(2), "class_labels": labels[order]}
+            with torch.no_grad():
+                cond, empty = model(torch.cat([x, x]), **given).sample[order]
+            x = sampler.step((2 * cond - empty)[None], t, x).prev_sample
+        drawn.append(x)
+    torch.testing.assert_close(*drawn, rtol=0, atol=ROUNDING)
 
 
 def test_requests_with_fresh_noise_are_cached_and_equal_those_alone() -> None:

@@ -108,7 +108,10 @@ class SampleDispatcher(TimestepDispatcher):
             state = self._new_state(arguments, weights)
             others = [self._equal_weights(0.0, len(rows))]
             return self._run_whole("full", GraphInputs(arguments, state.slots, others))
-        found = self._continuations(session, context, arguments, rows, weights)
+        found = [
+            self._learned(one, rows[one.row])
+            for one in self._continuations(session, context, arguments, rows, weights)
+        ]
         placed = []
         for i, row in enumerate(zip(contexts, rows, found, strict=True)):
             own = pick(self._batch, arguments, [i])
@@ -162,12 +165,21 @@ class SampleDispatcher(TimestepDispatcher):
         unusable = branch.state.unusable(weights, self.report)
         if unusable is not None:
             return Mismatch(unusable)
-        refused = branch.mismatch(row.signal, branch.state.full_steps, run.varying)
-        if refused is None or not refused.changed:
-            return refused
+        return branch.mismatch(row.signal, branch.state.full_steps, run.varying)
+
+    def _learned(self, found: Continuation, row: Row) -> Continuation:
+        """Without what is new at every step of the sample that a row continues."""
+        if found.sample is None:
+            return found
+        run, refused = found.sample.trajectory, found.mismatch
+        if refused is None:
+            run.changes.clear()
+            run.varying &= found.sample.branch.differing(row.signal)
+            return found
         for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
             self._note_varying(i)
-        return None if not refused.changed - run.varying else refused
+        still = not refused.changed or refused.changed - run.varying
+        return found if still else replace(found, mismatch=None)
 
     def _place(
         self,
@@ -181,9 +193,7 @@ class SampleDispatcher(TimestepDispatcher):
         latents = self._moved_by_sampler(own)
         sample, mismatch = continuation.sample, continuation.mismatch
         if sample is None or mismatch is not None:
-            if sample is not None:  # the same request, from here on
-                context = context._replace(asked=sample.trajectory.asked)
-            sample = begun(context, self._new_state(own, weights))
+            sample = begun(context, self._new_state(own, weights), sample)
         call = PlacedStep(
             context,
             session,

@@ -57,13 +57,15 @@ class Sample:
         return only
 
 
-def begun(context: CallContext, state: BranchState) -> Sample:
-    """A sample at its first step."""
+def begun(context: CallContext, state: BranchState, before: Sample | None) -> Sample:
+    """A sample at its first step; one ``before`` has other conditioning."""
     branch = GuidanceBranch(0, state, first_step=0, name=context.branch)
     owner, steps, iterations = context.owner, context.num_steps, context.iterations
-    return Sample(
-        Trajectory(owner, context.run, steps, iterations, [branch], asked=context.asked)
-    )
+    asked = context.asked if before is None else before.trajectory.asked
+    run = Trajectory(owner, context.run, steps, iterations, [branch], asked=asked)
+    if before is not None:
+        run.changes, run.varying = before.trajectory.changes, before.trajectory.varying
+    return Sample(run)
 
 
 @dataclass
@@ -117,6 +119,7 @@ class Continuation:
         fit: how its latent follows; None for one that begins.
         mismatch: why it cannot go on with what that sample keeps; None if it can.
         pace: how much its step differs from the sample's last one, relative to that.
+        distance: from the sample's conditioning to the row's.
     """
 
     row: int
@@ -124,14 +127,16 @@ class Continuation:
     fit: Fit | None = None
     mismatch: Mismatch | None = None
     pace: float = UNKNOWN_PACE
+    distance: float = 0.0
 
     @property
-    def order(self) -> tuple[bool, float, float, float, int]:
-        """Less for the likelier of two."""
+    def order(self) -> tuple[bool, float, float, float, float, int]:
+        """Less for the likelier of two; guidance rows of an image fit alike."""
         residual = 0.0 if self.fit is None else self.fit.residual
         number = 0 if self.sample is None else self.sample.number
         refused = self.mismatch is not None
-        return refused, round(residual, 2), self.pace, residual, number
+        rounded = round(residual, 2)
+        return refused, rounded, self.pace, self.distance, residual, number
 
 
 Refuse = Callable[["Sample", Row], "Mismatch | None"]
@@ -177,7 +182,14 @@ def by_fit(
     """What the rows of a call are taken for by their latents (n, ...)."""
     fits = fits_of([(sample.branch, latents) for sample in samples])
     pairs = [
-        Continuation(i, sample, fit, refuse(sample, row), pace_of(sample, row))
+        Continuation(
+            i,
+            sample,
+            fit,
+            refuse(sample, row),
+            pace_of(sample, row),
+            distance_of(sample, row),
+        )
         for sample, own in zip(samples, fits, strict=True)
         for i, (row, fit) in enumerate(zip(rows, own, strict=True))
         if _may_continue(sample, row, fit)
@@ -210,6 +222,12 @@ def pace_of(sample: Sample, row: Row) -> float:
     if len(times) < 2 or times[0] == times[1]:
         return UNKNOWN_PACE
     return abs((row.timestep - times[1]) / (times[1] - times[0]) - 1)
+
+
+def distance_of(sample: Sample, row: Row) -> float:
+    """How far a row's conditioning is from the sample's."""
+    known, given = sample.branch.conditioning, row.signal.conditioning
+    return sum([abs(new - old) for old, new in zip(known, given, strict=False)])
 
 
 def _likeliest(rows: int, pairs: Iterable[Continuation]) -> list[Continuation]:
