@@ -94,7 +94,10 @@ class Even(Schedule):
         if position.noise_level is not None and wanted is not None and not over:
             shorter = wanted < SHORT and not self._is_targeted
             first = FIRST_DISTANCE if shorter else 1.0
-            due = _due_by_noise(position, position.noise_level, wanted, first)
+            strict = self._is_targeted
+            due = _due_by_noise(
+                position, position.noise_level, wanted, first, strict=strict
+            )
             return (FULL if due else CACHED), BY_NOISE
         share = self._share(position)
         if self.options.target_nfc is not None and wanted is None:
@@ -183,23 +186,31 @@ def _due_by_share(parts: tuple[float, float], wanted: int, computed: int) -> boo
 
 
 def _due_by_noise(
-    position: Position, level: Callable[[float], float], wanted: int, first: float
+    position: Position,
+    level: Callable[[float], float],
+    wanted: int,
+    first: float,
+    *,
+    strict: bool,
 ) -> bool:
     """Whether the distance to the last full step is its share of what was left then.
 
     Rounded to the nearer of this step and the next. Full steps that would be left over
-    at the end are taken before it.
+    at the end are taken before it. Where no number is asked for (not ``strict``), those
+    that something else has asked for do not count.
     """
     assert position.last_full is not None
-    left = wanted - position.computed
-    steps, times = position.steps, position.times
-    if left <= 0 or (steps is not None and steps - position.step <= left):
-        return left > 0
     few = wanted <= FEW
+    steps, times = position.steps, position.times
     last, before, now = (
         _place(level(times[step]), DENSER_OF_FEW if few else DENSER)
         for step in (position.last_full, position.step - 1, position.step)
     )
+    left = wanted - position.computed
+    if not strict:
+        left = max(left, math.floor(last * wanted))
+    if left <= 0 or (steps is not None and steps - position.step <= left):
+        return left > 0
     distance = first if position.recorded == 1 else 1.0
     due = last * distance / (distance + left - 1 + (1.0 if few else LAST_DISTANCE))
     return last - now + (before - now) / 2 >= due

@@ -212,3 +212,21 @@ def test_a_prompt_that_changes_at_every_step_is_not_late(model: Any) -> None:
     assert known is not None
     assert known.nfc < 0.8 * len(known.decisions)
     assert not any(made.reason == "skipped" for made in known.decisions)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_prompts_that_change_at_first_leave_full_steps_for_the_rest(
+    model: Any, named: bool
+) -> None:
+    """They took all of an even spread, and nothing was full from then on."""
+    changing = 14
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        cond = output(torch.tensor([min(step, changing) % 9]))
+        return cond + 2 * (cond - output(EMPTY))
+
+    assert compared(model, guide, named=named) > 30
+    known = rfc_compile.stats(model)
+    assert known is not None
+    rest = [made.full for made in known.decisions if made.step > changing]
+    assert 0.1 < sum(rest) / len(rest) < 0.6

@@ -182,8 +182,8 @@ def test_guidance_rows_without_names_change_places() -> None:
         model = compiled(small_glyph(), target_nfc=7)
         sampler, x = make_scheduler("ddim", 20), initial_noise(1, 0)
         labels = torch.tensor([3, EMPTY_CLASS])
-        for step, t in enumerate(sampler.timesteps):
-            order = [0, 1] if step % 2 == 0 or not turns else [1, 0]
+        for i, t in enumerate(sampler.timesteps):
+            order = [0, 1] if i % 2 == 0 or not turns else [1, 0]
             given = {"timestep": t.expand(2), "class_labels": labels[order]}
             with torch.no_grad():
                 cond, empty = model(torch.cat([x, x]), **given).sample[order]
