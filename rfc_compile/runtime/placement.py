@@ -13,7 +13,8 @@ shows are not left to the name:
 
     another latent at the run's first timestep      one of several parts of an image
                                                     (windows): a branch of its own
-    a pipeline's timestep jumps back                the history is dropped
+    the timestep jumps back                         a pipeline's history is dropped,
+                                                    else the name's next image begins
 """
 
 from __future__ import annotations
@@ -99,8 +100,9 @@ def places(
     ]
     if len(own) == 1 and context.run_is_known:
         (run,) = own
-        if context.run and run.jumps_back(time):
-            yield Place(run, run.step + 1, (), restarts=True)
+        if (context.run or run.in_parts) and run.jumps_back(time):
+            if context.run:
+                yield Place(run, run.step + 1, (), restarts=True)
             return
         if run.in_parts:
             yield from _parts(run, context, latent, time, stream)

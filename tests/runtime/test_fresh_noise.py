@@ -164,16 +164,21 @@ def test_a_named_run_goes_on_where_stages_go_back_in_time(wanted: int | None) ->
         assert known.nfc == wanted
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_named_run_that_was_broken_off_begins_anew(steps: int) -> None:
+@pytest.mark.parametrize("latents", [1, 2], ids=["alone", "in turn"])
+@pytest.mark.parametrize("steps", [1, 2, 3, STEPS])
+def test_a_named_run_that_was_broken_off_begins_anew(steps: int, latents: int) -> None:
     """Its first timestep is further back than any stage."""
     model, images = compiled(), []
     for name in ("again", "alone"):
         for seed in (1, 2) if name == "again" else (2,):
-            with rfc_compile.trajectory(name, num_steps=STEPS, target_nfc=10):
-                latents = steps_of(model, seed=seed, steps=STEPS)
-                images.append([*islice(latents, steps if seed == 1 else None)][-1])
-    assert torch.equal(images[1], images[2])
+            with rfc_compile.trajectory(name, num_steps=2 * STEPS, target_nfc=20):
+                seeds = range(seed, seed + 2 * latents, 2)
+                drawn = zip(
+                    *[steps_of(model, seed=one, steps=STEPS) for one in seeds],
+                    strict=True,
+                )
+                images.append([*islice(drawn, steps if seed == 1 else None)][-1])
+    assert torch.equal(torch.cat(images[1]), torch.cat(images[2]))
 
 
 def test_steps_of_several_calls_that_follow_from_nothing_are_told() -> None:
