@@ -12,12 +12,13 @@ ends. A run that is called at some of the steps only (skip-layer guidance) has t
 one's steps.
 
 A second model that continues an image where the first one has stopped (one for much
-noise, one for little) continues its run: the steps and full steps before are counted.
+noise, one for little) continues its run, as calls of other shapes do (guidance in one
+batch that ends): the steps and full steps before are counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
@@ -30,7 +31,6 @@ from rfc_compile.runtime.guidance_branch import (
     GuidanceBranch,
     Returned,
 )
-from rfc_compile.runtime.latent_pair import sizes_of
 from rfc_compile.runtime.run_fits import fits_after
 from rfc_compile.runtime.sampler_fit import in_rows
 from rfc_compile.runtime.session import Session
@@ -84,15 +84,20 @@ def begin_beside(call: PlacedStep) -> None:
                 run.link(other)
                 return
     for beside, other in _of_its_name(call.session, run):
-        if _goes_on_with(call, beside, other):
+        if _goes_on_with(call, given, beside, other):
             run.times, run.timesteps = [*other.times], [*other.timesteps]
             run.process, run.computed = other.process, other.computed
             call.step = call.branch.first_step = len(run.times)
             return
 
 
-def _goes_on_with(call: PlacedStep, session: Session, run: Trajectory) -> bool:
-    """Whether a first call of one model is the next step of another one's run."""
+def _goes_on_with(
+    call: PlacedStep, given: Sequence[Tensor], session: Session, run: Trajectory
+) -> bool:
+    """Whether a first call of one graph or model is the next step of another's run.
+
+    ``given`` are the inputs that may be its latent, (R, N) each.
+    """
     newest, report = run.newest, call.session.report
     if session.report.fragment or report.fragment or newest is None or run.complete:
         return False
@@ -100,10 +105,10 @@ def _goes_on_with(call: PlacedStep, session: Session, run: Trajectory) -> bool:
         return False
     if run.declared:
         return True
-    pair = session.pairs.get(sizes_of(call.latents))
-    latent = None if pair is None else pair.latent(call.latents)
-    (fit,) = fits_after([(run, newest)], latent)
-    return fit is not None and fit.explained and fit.moved
+    known = newest.returned[:1]
+    rows = [x for kept in known for y in given for x in in_rows(y, kept.latent)]
+    fits = [fit for x in rows for fit in fits_after([(run, newest)], x)]
+    return any(fit is not None and fit.explained and fit.moved for fit in fits)
 
 
 def _note_constant_time(session: Session, run: Trajectory) -> None:
