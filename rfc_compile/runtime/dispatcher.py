@@ -313,6 +313,7 @@ class Dispatcher(ABC):
             gap = call.session.calls - run.last_call if run.times else 0
             run.longest_gap = max(run.longest_gap, gap)
             run.begin_step(call.time, call.step)
+            run.computed += full  # one that is new at every step must not use them up
         if branch not in run.branches:
             run.branches.append(branch)
         run.note_call(branch, call.context.branch)
@@ -323,8 +324,6 @@ class Dispatcher(ABC):
         if call.step > 0:
             call.session.continued = call.session.calls
         run.decisions.append(decision)
-        if full and call.step > run.last_computed:  # by another branch it is counted
-            run.computed, run.last_computed = run.computed + 1, call.step
         run.last_call = call.session.calls
         log_decision(run.name, decision)
         self._announce(call, run, decision, keep=signal.finite)

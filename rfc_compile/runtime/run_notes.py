@@ -66,9 +66,12 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         return
     full = [made for made in run.decisions if made.full]
     steps = len(full) if run.in_parts else len(run.times)
-    if steps < SHORT_RUN or not full or len(full) < len(run.decisions):
+    if steps < SHORT_RUN or not full:
         return
     reasons = Counter(made.reason for made in full)
+    if len(full) < len(run.decisions):
+        _note_new_prompts(reasons, steps, report)
+        return
     later = [reason for reason, _ in reasons.most_common() if reason != "warmup"]
     if later and later[0] in ASKED_FOR:
         return
@@ -88,6 +91,17 @@ def note_end(run: Trajectory, report: GraphReport) -> None:
         f"a run of {steps} steps had no cached step (reason: {most}); "
         f"{REMEDIES.get(most, 'rfc_compile.stats() tells every reason')}"
     )
+
+
+def _note_new_prompts(reasons: Counter[str], steps: int, report: GraphReport) -> None:
+    """Warn where some calls of a run had another prompt at most of its steps."""
+    if 2 * reasons["conditioning"] > steps:
+        report.fall_back(
+            f"at {reasons['conditioning']} of {steps} steps a prompt or other "
+            "conditioning was new: such calls are full, whatever the target, and their "
+            "errors do not cancel those of the others; pass the same tensors at every "
+            "step"
+        )
 
 
 def note_not_continued(run: Trajectory, report: GraphReport) -> None:

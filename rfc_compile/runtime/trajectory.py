@@ -58,8 +58,8 @@ class Trajectory:
     the means of the ``times``. ``schedule`` decides about its steps;
     ``process`` is what its first step shows of the noise; ``linked`` are the runs that
     other graphs, or the same at other shapes, have of its image (``linked_runs``);
-    ``computed`` counts the steps that were full, up to ``last_computed``; ``in_parts``
-    is set where every step calls the model with several latents; ``same_latent`` is
+    ``computed`` counts the steps whose first call was full; ``in_parts`` is set where
+    every step calls the model with several latents; ``same_latent`` is
     the last step whose latent was called at another timestep, too; ``first`` is the
     input of its first step, kept for a few (blocks compiled alone). ``is_next`` says
     that it began after as many steps as its name was declared to have.
@@ -88,7 +88,6 @@ class Trajectory:
     process: Process | None = None
     linked: list[Trajectory] = field(default_factory=list, repr=False)
     computed: int = 0
-    last_computed: int = -1
     in_parts: bool = False
     same_latent: int = NEVER
     first: list[Tensor] = field(default_factory=list, repr=False)
@@ -147,7 +146,9 @@ class Trajectory:
         last = None if self.num_steps is None else self.num_steps - 1
         if last is None or not self.branches or len(self.times) <= last:
             return False
-        return not any(branch.is_due(last) for branch in self.branches)
+        calls = [made.step for made in self.decisions]
+        fewer = calls.count(last) < calls.count(last - 1)  # a branch new at every step
+        return not fewer and not any(b.is_due(last) for b in self.branches)
 
     @property
     def full_up(self) -> bool:
@@ -288,7 +289,6 @@ class Trajectory:
             process=self.process,
             linked=linked,
             computed=sum(made.full for made in own),
-            last_computed=self.last_computed,
         )
 
     def has_made(self, other: Trajectory) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import rfc_compile
-from rfc_compile import UncachedWarning
+from rfc_compile import BudgetWarning, UncachedWarning
 from rfc_compile.tools.measure.glyph_dit import EMPTY_CLASS, GLYPH_DIT, initial_noise
 from rfc_compile.tools.measure.metrics import psnr
 
@@ -230,3 +230,25 @@ def test_prompts_that_change_at_first_leave_full_steps_for_the_rest(
     assert known is not None
     rest = [made.full for made in known.decisions if made.step > changing]
     assert 0.1 < sum(rest) / len(rest) < 0.6
+
+
+def test_a_branch_that_is_new_at_every_step_takes_no_full_step_of_others() -> None:
+    """An unconditional prompt that is noise (UniDiffuser): its calls are all full."""
+    options = {"inner": "eager", "target_nfc": 8}
+    model = torch.compile(
+        GLYPH_DIT.load(), backend="rfc", dynamic=False, options=options
+    )
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        others = [label for label in range(9) if label not in LABELS]
+        cond, other = output(LABELS), output(torch.tensor([others[step % 8]]))
+        return other + 2 * (cond - other)
+
+    with pytest.warns(UncachedWarning, match="conditioning was new") as told:
+        assert compared(model, guide, named=True) > 29
+    assert not any(issubclass(one.category, BudgetWarning) for one in told)
+    known = rfc_compile.stats(model)
+    assert known is not None
+    of_prompt = [made.full for made in known.decisions if made.branch == 0]
+    assert (len(of_prompt), sum(of_prompt)) == (STEPS, 8)
+    assert len(known.decisions) == 2 * STEPS
