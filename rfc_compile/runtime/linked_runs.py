@@ -32,7 +32,7 @@ from rfc_compile.runtime.guidance_branch import (
     Returned,
 )
 from rfc_compile.runtime.run_fits import fits_after
-from rfc_compile.runtime.sampler_fit import in_rows
+from rfc_compile.runtime.sampler_fit import EXACT, in_rows
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Trajectory
@@ -48,6 +48,12 @@ CONSTANT_TIME: Final = (
     "dynamic=True"
 )
 
+PARTED: Final = (
+    "the first call of a run was another graph's, so later ones are not predicted from "
+    "it; where that is because the model fills a table at its first call, the image is "
+    "not the same when it is drawn later: call the model once before torch.compile"
+)
+
 
 def link_runs(session: Session, branch: GuidanceBranch) -> None:
     """Link a run at its first step; end wrong links at the next ones."""
@@ -56,6 +62,8 @@ def link_runs(session: Session, branch: GuidanceBranch) -> None:
     if run is None:
         return
     if newest.step > 0:
+        if newest.step < LINKED_STEPS:
+            _note_parted(session, run)
         run.unlink([other for other in run.linked if _differs(other, newest)])
         return
     for other in _beside(session, run):
@@ -119,6 +127,24 @@ def _note_constant_time(session: Session, run: Trajectory) -> None:
         untimed = beside.report.timestep is None and bool(beside.layer & session.layer)
         if untimed and (other.name, other.step) == (run.name, 0):
             session.report.fall_back(CONSTANT_TIME)
+
+
+def _note_parted(session: Session, run: Trajectory) -> None:
+    """Tell where another graph has had a run's first call, and no more."""
+    if run.asked.off or session.report.options.get("interval") == 1:  # full anyway
+        return
+    calls = [made.step for made in run.decisions]
+    for other in _beside(session, run):
+        if other.newest is None or other.step > 0:
+            continue
+        if other.times == run.times[:1]:  # guided: the other calls were this graph's
+            parted = run.step == 2 and calls.count(1) > calls.count(0)
+        else:
+            first = list(_latents_at(run, 0))
+            fits = [fits_after([(other, other.newest)], x)[0] for x in first]
+            parted = any(fit and fit.moved and fit.residual <= EXACT for fit in fits)
+        if parted:
+            session.report.fall_back(PARTED)
 
 
 def _beside(session: Session, run: Trajectory) -> Iterator[Trajectory]:

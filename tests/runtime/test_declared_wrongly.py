@@ -49,6 +49,44 @@ def test_a_number_that_is_taken_for_a_constant_at_first(unit: float) -> None:
     assert torch.equal(*images)
 
 
+class Tabled(Stack):
+    """Fills a table of positions at its first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor | None = None) -> Tensor:
+        size = x.shape[1]
+        if size not in self.positions:
+            self.positions[size] = torch.linspace(0, 1, size)[:, None]
+        return super().forward(x + self.positions[size], t, text)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_first_call_that_fills_a_table_is_told(calls: int) -> None:
+    """Dynamo recompiles at the second call: the image drawn later is another one."""
+
+    @torch.no_grad()
+    def draw(model: Any) -> Tensor:
+        x = torch.randn(2, TOKENS, WIDTH, generator=torch.manual_seed(0))
+        for step in range(STEPS):
+            t = torch.full((2,), 1000.0 * (1 - step / STEPS))
+            texts = [torch.full((2, 1, WIDTH), float(i)) for i in range(calls)]
+            x = x - sum(model(x, t, text) for text in texts) / 9
+        return x
+
+    model = build(Tabled)
+    torch.compiler.reset()
+    with pytest.warns(UncachedWarning, match="call the model once before"):
+        draw(torch.compile(model, backend="rfc", options={"inner": "eager"}))
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UncachedWarning)
+        filled = torch.compile(model, backend="rfc", options={"inner": "eager"})
+        assert torch.equal(draw(filled), draw(filled))
+
+
 def test_fewer_steps_than_calls_are_told() -> None:
     model = compiled()
     with (
