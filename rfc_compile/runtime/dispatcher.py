@@ -313,7 +313,8 @@ class Dispatcher(ABC):
             gap = call.session.calls - run.last_call if run.times else 0
             run.longest_gap = max(run.longest_gap, gap)
             run.begin_step(call.time, call.step)
-            run.computed += full  # one that is new at every step must not use them up
+            # counted once, by the first call of a step: others may be new at every one
+            run.computed = run.computed_before(call.step) + full
         if branch not in run.branches:
             run.branches.append(branch)
         run.note_call(branch, call.context.branch)

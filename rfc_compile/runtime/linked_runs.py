@@ -94,8 +94,9 @@ def begin_beside(call: PlacedStep) -> None:
     for beside, other in _of_its_name(call.session, run):
         if _goes_on_with(call, given, beside, other):
             run.times, run.timesteps = [*other.times], [*other.timesteps]
-            run.process, run.computed = other.process, other.computed
+            run.process = other.process
             call.step = call.branch.first_step = len(run.times)
+            run.link(other)
             return
 
 

@@ -15,7 +15,7 @@ from rfc_compile.estimators.step_signal import Signal
 from rfc_compile.estimators.step_weights import mean_time
 from rfc_compile.runtime.call_context import CallContext
 from rfc_compile.runtime.corrector import Debt
-from rfc_compile.runtime.guidance_branch import GuidanceBranch
+from rfc_compile.runtime.guidance_branch import FARTHEST_GAP, GuidanceBranch
 from rfc_compile.runtime.latent_pair import LatentPair
 from rfc_compile.runtime.noise_level import find_process, on_axis
 from rfc_compile.runtime.repayment import Repayment
@@ -145,7 +145,6 @@ class PlacedStep:
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
         run, branch = self.trajectory, self.branch
-        known = run.timesteps[: self.step]
         measures = run.schedule is not None and run.schedule.measures
         kept, curvature = branch.state.full_steps, branch.curvature
         lately = self.step - run.same_latent <= MOST_UNFITTED
@@ -153,7 +152,8 @@ class PlacedStep:
             self._settle()  # tells whether the latent has moved, and by noise
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:
-            beside = run.beside(branch)
+            newer = self.step - FARTHEST_GAP
+            beside = [b for b in run.beside(branch) if b.step >= newer]
         skips = 0 <= branch.step < self.step - 1 or not branch.gaps <= EVERY_STEP
         for other in beside:
             due = self.step - other.step in other.gaps
@@ -172,16 +172,25 @@ class PlacedStep:
             since_full=branch.since_full,
             error=max([branch.error, *[other.error for other in beside]]),
             steps=run.steps,
-            times=[*known, mean_time(self.time)],
+            times=self._timesteps,
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,
             first=first,
-            computed=run.computed,
+            computed=run.computed_before(self.step),
             process=run.process,
             skips=skips and not run.in_parts,
             same_latent=run.same_latent >= self.step - 1,
             noisy=measures and not run.unfitted and self.debt.noisy > 0,
         )
+
+    @property
+    def _timesteps(self) -> list[float]:
+        """Of all steps up to this one; those that its run lacks are linked runs'."""
+        run, now = self.trajectory, mean_time(self.time)
+        known = run.timesteps[: self.step]
+        for linked in run.linked:
+            known.extend(linked.timesteps[len(known) : self.step])
+        return [*known, *[now] * (self.step + 1 - len(known))]
 
     def _second_of_a_late_one(self, branches: Sequence[GuidanceBranch]) -> bool:
         """Whether a branch has begun at the step before, beside all that there were.

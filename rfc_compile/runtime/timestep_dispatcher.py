@@ -27,6 +27,7 @@ from rfc_compile.runtime.linked_runs import begin_beside
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, places
+from rfc_compile.runtime.readback import read_time
 from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.returned_outputs import ReturnedOutputs, goes_by_fits
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
@@ -35,7 +36,7 @@ from rfc_compile.runtime.sampler_fit import EXPLAINED
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.trajectory import Time, read_time
+from rfc_compile.runtime.trajectory import Time
 from rfc_compile.schedules.base import FULL
 
 CHANGES_IN_A_ROW = 3
@@ -96,8 +97,7 @@ class TimestepDispatcher(Dispatcher):
             pair=pair,
         )
         refused, first = None, None
-        stream = [arguments[i] for i in self._latents]
-        own = session.live, context, latent, time, stream
+        own = session.live, context, latent, time, [arguments[i] for i in self._latents]
         for place in places(*own, unseen=self.follows):
             first = first or place
             for branch in place.branches:

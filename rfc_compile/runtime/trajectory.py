@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from rfc_compile.config.run_options import AS_COMPILED, RunOptions
@@ -22,9 +20,6 @@ MAX_BRANCHES = 8
 
 MAX_PARTS = 64
 """Branches of a run that is named, or whose image is drawn in parts."""
-
-MANY_TIMESTEPS = 64
-"""Above this number (one per token) only the least and the largest are compared."""
 
 MOST_UNFITTED = 8
 """Steps of a run whose fits may be put off: what they need is kept until then."""
@@ -106,13 +101,16 @@ class Trajectory:
 
     def begin_step(self, time: Time, step: int) -> None:
         """A call is the first of its step; those before it were a linked run's."""
-        while len(self.times) < step:
-            index = len(self.times)
+        for index in range(len(self.times), step):
             skipped = [run.times[index] for run in self.linked if run.step >= index]
             self.times.append(skipped[0] if skipped else time)
-            self.timesteps.append(mean_time(self.times[-1]))
         self.times.append(time)
-        self.timesteps.append(mean_time(time))
+        self.timesteps += map(mean_time, self.times[len(self.timesteps) :])
+
+    def computed_before(self, step: int) -> int:
+        """The full steps before one, with those of linked runs not yet at it."""
+        linked = [run.computed for run in self.linked if run.step < step]
+        return max([self.computed, *linked])
 
     def next_step(self, time: Time) -> int:
         """The index of its next step; linked runs may have been called between."""
@@ -147,8 +145,9 @@ class Trajectory:
         if last is None or not self.branches or len(self.times) <= last:
             return False
         calls = [made.step for made in self.decisions]
-        fewer = calls.count(last) < calls.count(last - 1)  # a branch new at every step
-        return not fewer and not any(b.is_due(last) for b in self.branches)
+        if calls.count(last) < calls.count(last - 1):  # a branch is new at every step
+            return False
+        return not any(branch.is_due(last) for branch in self.branches)
 
     @property
     def full_up(self) -> bool:
@@ -335,16 +334,3 @@ class Trajectory:
             branch.awaited = None
         self.branches, self.unfitted, self.first = [], [], []
         self.newest, self.newest_by_name = None, {}
-
-
-def read_time(value: Any) -> Time:
-    """The timesteps of a call on the host, one where all are the same."""
-    if not isinstance(value, Tensor):
-        return (float(value),)
-    flat = value.reshape(-1)
-    if not 0 < flat.numel() <= MANY_TIMESTEPS:
-        flat = (
-            torch.stack([flat.min(), flat.max()]) if flat.numel() else flat.sum()[None]
-        )
-    values = tuple([float(x) for x in flat.tolist()])
-    return values[:1] if len(set(values)) == 1 else values

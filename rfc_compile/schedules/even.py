@@ -63,6 +63,10 @@ NOT_KNOWN = (
     "rfc_compile.trajectory(name, num_steps=...)"
 )
 
+LEAST_LEFT = 0.5
+"""Of the share of full steps that the rest of a run has where no number is asked for.
+With less of it left (a prompt that changed at every step) the whole share is."""
+
 ROUNDED = 1e-9
 """Of a share of steps that is not exact in floating point."""
 
@@ -196,8 +200,8 @@ def _due_by_noise(
     """Whether the distance to the last full step is its share of what was left then.
 
     Rounded to the nearer of this step and the next. Full steps that would be left over
-    at the end are taken before it. Where no number is asked for (not ``strict``), those
-    that something else has asked for do not count.
+    at the end are taken before it. Where no number is asked for (not ``strict``), full
+    steps that were taken for other reasons leave enough for the rest.
     """
     assert position.last_full is not None
     few = wanted <= FEW
@@ -207,8 +211,9 @@ def _due_by_noise(
         for step in (position.last_full, position.step - 1, position.step)
     )
     left = wanted - position.computed
-    if not strict:
-        left = max(left, math.floor(last * wanted))
+    enough = math.floor(last * wanted)
+    if not strict and left < LEAST_LEFT * enough:
+        left = enough
     if left <= 0 or (steps is not None and steps - position.step <= left):
         return left > 0
     distance = first if position.recorded == 1 else 1.0

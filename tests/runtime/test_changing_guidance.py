@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from denoising import full_calls
 from torch import Tensor
 
 import rfc_compile
@@ -252,3 +253,25 @@ def test_a_branch_that_is_new_at_every_step_takes_no_full_step_of_others() -> No
     of_prompt = [made.full for made in known.decisions if made.branch == 0]
     assert (len(of_prompt), sum(of_prompt)) == (STEPS, 8)
     assert len(known.decisions) == 2 * STEPS
+
+
+@pytest.mark.parametrize("guided", [range(17), range(6, 20)], ids=["start", "middle"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_target_over_guidance_in_a_part_of_the_run(
+    named: bool, guided: range
+) -> None:
+    """Batches of two are runs of another graph, which go on with the count."""
+    torch.compiler.reset()
+    options = {"inner": "eager", "target_nfc": 8}
+    model: Any = torch.compile(
+        GLYPH_DIT.load(), backend="rfc", dynamic=False, options=options
+    )
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        if step not in guided:
+            return output(LABELS)
+        cond, empty = output(torch.cat([LABELS, EMPTY])).chunk(2)
+        return empty + 2 * (cond - empty)
+
+    assert compared(model, guide, named=named) > 28
+    assert full_calls(model) in (8, 9)
