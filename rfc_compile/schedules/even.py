@@ -57,6 +57,11 @@ BEYOND = (
     "has by a pipeline or rfc_compile.trajectory(name, num_steps=...)"
 )
 
+USED_UP = (
+    "target_nfc is exceeded, and no full step is left for the rest of a run: steps had "
+    "to be full for other reasons, which rfc_compile.stats(model) tells"
+)
+
 NOT_KNOWN = (
     "target_nfc is spread as over a run of 50 steps: this graph knows neither the "
     "number of steps nor the timestep; say how many steps a run has by a pipeline or "
@@ -93,7 +98,9 @@ class Even(Schedule):
     def decide(self, position: Position) -> tuple[float, str]:
         """Full at the first step of every interval."""
         assert position.last_full is not None, "a branch without history is full"
-        wanted = self._wanted(position)
+        wanted, target = self._wanted(position), self.options.target_nfc
+        if target is not None and position.computed > target:
+            self._warn(USED_UP)
         over = position.steps is not None and position.step >= position.steps
         if position.noise_level is not None and wanted is not None and not over:
             shorter = wanted < SHORT and not self._is_targeted
@@ -104,7 +111,7 @@ class Even(Schedule):
             )
             return (FULL if due else CACHED), BY_NOISE
         share = self._share(position)
-        if self.options.target_nfc is not None and wanted is None:
+        if target is not None and wanted is None:
             self._warn(NOT_KNOWN)
         if wanted is not None and not over and (self._is_targeted or share is None):
             parts = self._done(position)

@@ -233,6 +233,20 @@ def test_prompts_that_change_at_first_leave_full_steps_for_the_rest(
     assert 0.1 < sum(rest) / len(rest) < 0.6
 
 
+def test_a_target_that_prompts_have_used_up_is_told() -> None:
+    options = {"inner": "eager", "target_nfc": 6}
+    model = torch.compile(
+        GLYPH_DIT.load(), backend="rfc", dynamic=False, options=options
+    )
+
+    def guide(step: int, output: Callable[[Tensor], Tensor]) -> Tensor:
+        cond = output(torch.tensor([min(step, 10) % 9]))
+        return cond + 2 * (cond - output(EMPTY))
+
+    with pytest.warns(BudgetWarning, match="target_nfc is exceeded, and no full step"):
+        compared(model, guide, named=True)
+
+
 def test_a_branch_that_is_new_at_every_step_takes_no_full_step_of_others() -> None:
     """An unconditional prompt that is noise (UniDiffuser): its calls are all full."""
     options = {"inner": "eager", "target_nfc": 8}
