@@ -312,9 +312,7 @@ class Dispatcher(ABC):
         if call.step > run.step:
             gap = call.session.calls - run.last_call if run.times else 0
             run.longest_gap = max(run.longest_gap, gap)
-            run.begin_step(call.time, call.step)
-            # counted once, by the first call of a step: others may be new at every one
-            run.computed = run.computed_before(call.step) + full
+            run.begin_step(call.time, call.step, full=full)
         if branch not in run.branches:
             run.branches.append(branch)
         run.note_call(branch, call.context.branch)

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MANY_TIMESTEPS = 64
-"""Above this number (one per token) only the least and the largest are compared."""
-
 _HOST = torch.empty(0).cpu().device
 
 
@@ -55,16 +52,3 @@ class Readback:
         parts = torch.split(self._host, self._bytes)
         pairs = zip(parts, self._dtypes, strict=True)
         return [part.clone().view(dtype) for part, dtype in pairs]
-
-
-def read_time(value: Any) -> tuple[float, ...]:
-    """The timesteps of a call on the host, one where all are the same."""
-    if not isinstance(value, Tensor):
-        return (float(value),)
-    flat = value.reshape(-1)
-    if not flat.numel():
-        flat = flat.sum()[None]
-    if flat.numel() > MANY_TIMESTEPS:
-        flat = torch.stack([flat.min(), flat.max()])
-    values = tuple([float(x) for x in flat.tolist()])
-    return values[:1] if len(set(values)) == 1 else values

@@ -30,6 +30,9 @@ from rfc_compile.schedules.even import distance
 EVERY_STEP = frozenset({1})
 """The gaps of a branch that skips no step."""
 
+MANY_TIMESTEPS = 64
+"""Above this number (one per token) only the least and the largest are compared."""
+
 FIRST_INTERVAL = 2.0
 """Of the part of a run up to the second full step, as a weight of its error."""
 
@@ -145,6 +148,7 @@ class PlacedStep:
     def position(self) -> Position:
         """Where its branch stands, for the schedule."""
         run, branch = self.trajectory, self.branch
+        known, computed = run.timesteps[: self.step], run.computed
         measures = run.schedule is not None and run.schedule.measures
         kept, curvature = branch.state.full_steps, branch.curvature
         lately = self.step - run.same_latent <= MOST_UNFITTED
@@ -152,6 +156,7 @@ class PlacedStep:
             self._settle()  # tells whether the latent has moved, and by noise
         first, beside = None, [b for b in run.branches if b is not branch]
         if run.linked:
+            known, computed = self._with_linked()
             newer = self.step - FARTHEST_GAP
             beside = [b for b in run.beside(branch) if b.step >= newer]
         skips = 0 <= branch.step < self.step - 1 or not branch.gaps <= EVERY_STEP
@@ -172,25 +177,29 @@ class PlacedStep:
             since_full=branch.since_full,
             error=max([branch.error, *[other.error for other in beside]]),
             steps=run.steps,
-            times=self._timesteps,
+            times=[*known, mean_time(self.time)],
             last_interval=kept[0] - kept[1] if len(kept) > 1 else None,
             curvature=curvature,
             first=first,
-            computed=run.computed_before(self.step),
+            computed=computed,
             process=run.process,
             skips=skips and not run.in_parts,
             same_latent=run.same_latent >= self.step - 1,
             noisy=measures and not run.unfitted and self.debt.noisy > 0,
         )
 
-    @property
-    def _timesteps(self) -> list[float]:
-        """Of all steps up to this one; those that its run lacks are linked runs'."""
-        run, now = self.trajectory, mean_time(self.time)
-        known = run.timesteps[: self.step]
+    def _with_linked(self) -> tuple[list[float], int]:
+        """The timesteps of all steps before, and how many were full.
+
+        Linked runs have had those that its run lacks.
+        """
+        run, step = self.trajectory, self.step
+        known = run.timesteps[:step]
         for linked in run.linked:
-            known.extend(linked.timesteps[len(known) : self.step])
-        return [*known, *[now] * (self.step + 1 - len(known))]
+            known.extend(linked.timesteps[len(known) : step])
+        known.extend([mean_time(self.time)] * (step - len(known)))
+        before = [linked.computed for linked in run.linked if linked.step < step]
+        return known, max([run.computed, *before])
 
     def _second_of_a_late_one(self, branches: Sequence[GuidanceBranch]) -> bool:
         """Whether a branch has begun at the step before, beside all that there were.
@@ -295,3 +304,16 @@ class PlacedStep:
         known = [one.returned[0].latent for one in run.branches[:1] if one.returned]
         own = None if self.pair is None else self.latent
         return own is not None and any(torch.equal(own, latent) for latent in known)
+
+
+def read_time(value: Any) -> Time:
+    """The timesteps of a call on the host, one where all are the same."""
+    if not isinstance(value, Tensor):
+        return (float(value),)
+    flat = value.reshape(-1)
+    if not flat.numel():
+        flat = flat.sum()[None]
+    if flat.numel() > MANY_TIMESTEPS:
+        flat = torch.stack([flat.min(), flat.max()])
+    values = tuple([float(x) for x in flat.tolist()])
+    return values[:1] if len(set(values)) == 1 else values

@@ -27,7 +27,6 @@ from rfc_compile.runtime.linked_runs import begin_beside
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.placement import Place, places
-from rfc_compile.runtime.readback import read_time
 from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.returned_outputs import ReturnedOutputs, goes_by_fits
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
@@ -35,7 +34,7 @@ from rfc_compile.runtime.run_notes import note_cut, note_unlinked
 from rfc_compile.runtime.sampler_fit import EXPLAINED
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
-from rfc_compile.runtime.step import PlacedStep
+from rfc_compile.runtime.step import PlacedStep, read_time
 from rfc_compile.runtime.trajectory import Time
 from rfc_compile.schedules.base import FULL
 

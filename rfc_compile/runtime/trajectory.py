@@ -99,18 +99,18 @@ class Trajectory:
         branch.name = name
         self.newest = self.newest_by_name[name] = branch
 
-    def begin_step(self, time: Time, step: int) -> None:
-        """A call is the first of its step; those before it were a linked run's."""
+    def begin_step(self, time: Time, step: int, *, full: bool) -> None:
+        """A call is the first of its step; those before it were a linked run's.
+
+        It counts alone where it is full: others may be new at every step.
+        """
         for index in range(len(self.times), step):
             skipped = [run.times[index] for run in self.linked if run.step >= index]
             self.times.append(skipped[0] if skipped else time)
         self.times.append(time)
         self.timesteps += map(mean_time, self.times[len(self.timesteps) :])
-
-    def computed_before(self, step: int) -> int:
-        """The full steps before one, with those of linked runs not yet at it."""
-        linked = [run.computed for run in self.linked if run.step < step]
-        return max([self.computed, *linked])
+        before = [run.computed for run in self.linked if run.step < step]
+        self.computed = max([self.computed, *before]) + full
 
     def next_step(self, time: Time) -> int:
         """The index of its next step; linked runs may have been called between."""
