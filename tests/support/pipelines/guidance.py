@@ -159,8 +159,10 @@ _CASES = [
         lambda: {**images.lumina2_call(), "cfg_trunc_ratio": 0.5},
         (STEPS, HALF),
     ),
-    # a batch of two, then of one: a trajectory of other shapes begins
-    Case("StableDiffusion3Pipeline-halved", joint.sd3, sd3_halved, (HALF,)),
+    # a batch of two, then of one: calls of other shapes continue the run
+    Case(
+        "StableDiffusion3Pipeline-halved", joint.sd3, sd3_halved, (range(HALF, STEPS),)
+    ),
     # calls of unequal shapes have trajectories of their own; this is the last's
     Case("QwenImagePipeline-short-negative", joint.qwen, qwen_short_negative),
     # a third call per step, through a graph of its own
