@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import warnings
 from collections.abc import Iterator, Sequence
@@ -190,6 +191,28 @@ def test_guidance_rows_without_names_change_places() -> None:
             x = sampler.step((2 * cond - empty)[None], t, x).prev_sample
         drawn.append(x)
     torch.testing.assert_close(*drawn, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_guidance_in_two_calls(named: bool) -> None:
+    """Each call of a step has its own history, and both are decided alike."""
+    torch._dynamo.reset()
+    model = compiled(small_glyph(), target_nfc=7)
+    sampler, x = make_scheduler("ddim", 20), initial_noise(2, 0)
+    labels = torch.tensor([3, 8])
+    rows = [Row(name, num_steps=20) for name in ("one", "two")]
+    for t in sampler.timesteps:
+        parts = []
+        for given in (labels, torch.full_like(labels, EMPTY_CLASS)):
+            name = rfc_compile.rows(rows) if named else contextlib.nullcontext()
+            with torch.no_grad(), name:
+                parts.append(model(x, timestep=t.expand(2), class_labels=given).sample)
+        x = sampler.step(2 * parts[0] - parts[1], t, x).prev_sample
+    samples = rfc_compile.stats(model).samples
+    assert [(one.nfc, one.steps) for one in samples] == [(7, 20)] * 4
+    full = [{made.step for made in one.decisions if made.full} for one in samples]
+    assert full[0] == full[2]
+    assert full[1] == full[3]
 
 
 def test_requests_with_fresh_noise_are_cached_and_equal_those_alone() -> None:

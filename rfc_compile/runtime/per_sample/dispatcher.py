@@ -117,7 +117,7 @@ class SampleDispatcher(TimestepDispatcher):
             own = pick(self._batch, arguments, [i])
             placed.append(self._place(session, own, weights, *row))
         outputs = self._run_placed(arguments, placed)
-        note_partners([one.call for one in placed])
+        note_partners([one.sample for one in placed], session.samples.under_way)
         for one in placed:
             session.samples.note(one.sample, session.calls)
             if one.sample.trajectory.complete:

@@ -153,27 +153,36 @@ def by_name(
     """What the rows of a call are taken for where each has a name.
 
     ``latents`` are (n, ...), None where no output answers one. A row with the latent
-    and the timestep of its sample's last step begins another.
+    and the timestep of its sample's last step begins another; with guidance in several
+    calls a name has one for each, distinguished by their conditioning.
     """
-    known = {(x.trajectory.name, x.branch.name): x for x in samples}
-    found = [Continuation(i) for i in range(len(rows))]
     own = [
         (i, sample)
         for i, context in enumerate(contexts)
-        for sample in [known.get((context.owner, context.branch))]
-        if sample is not None and not sample.trajectory.goes_back((rows[i].timestep,))
+        for sample in samples
+        if (sample.trajectory.name, sample.branch.name)
+        == (context.owner, context.branch)
+        and not sample.trajectory.goes_back((rows[i].timestep,))
     ]
     fits: list[Fit | None] = [None] * len(own)
     if latents is not None:
         pairs = [(sample.branch, latents[i : i + 1]) for i, sample in own]
         fits = [fit for (fit,) in fits_of(pairs)]
+    found = []
     for (i, sample), fit in zip(own, fits, strict=True):
         if fit is not None and _stands_at(sample, rows[i], fit):
             sample.trajectory.same_latent = sample.trajectory.step + 1
         stands = sample.trajectory.times[-1:] == [(rows[i].timestep,)]
         if fit is None or fit.moved or not stands:
-            found[i] = Continuation(i, sample, fit, refuse(sample, rows[i]))
-    return found
+            found.append(_continuation(i, sample, fit, rows[i], refuse))
+    return _likeliest(len(rows), found)
+
+
+def _continuation(
+    i: int, sample: Sample, fit: Fit | None, row: Row, refuse: Refuse
+) -> Continuation:
+    measures = pace_of(sample, row), distance_of(sample, row)
+    return Continuation(i, sample, fit, refuse(sample, row), *measures)
 
 
 def by_fit(
@@ -182,14 +191,7 @@ def by_fit(
     """What the rows of a call are taken for by their latents (n, ...)."""
     fits = fits_of([(sample.branch, latents) for sample in samples])
     pairs = [
-        Continuation(
-            i,
-            sample,
-            fit,
-            refuse(sample, row),
-            pace_of(sample, row),
-            distance_of(sample, row),
-        )
+        _continuation(i, sample, fit, row, refuse)
         for sample, own in zip(samples, fits, strict=True)
         for i, (row, fit) in enumerate(zip(rows, own, strict=True))
         if _may_continue(sample, row, fit)

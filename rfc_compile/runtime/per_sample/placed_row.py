@@ -77,20 +77,30 @@ def repay_row(
     )
 
 
-def note_partners(calls: Sequence[PlacedStep]) -> None:
-    """Rows of a call with the same latent: the sampler mixes their outputs.
+def note_partners(placed: Sequence[Sample], under_way: Sequence[Sample]) -> None:
+    """Rows of a step with the same latent: the sampler mixes their outputs.
 
-    Two requests may begin with the same noise: where rows have names, only those of one
-    name are mixed.
+    Those ``placed`` by a call, and others ``under_way`` that earlier calls of the step
+    have placed (guidance in several calls), which are decided alike. Two requests may
+    begin with the same noise: where rows have names, only those of one name are mixed.
     """
-    calls = [call for call in calls if call.branch.returned]
-    if not calls:
+    called = [sample for sample in placed if sample.branch.returned]
+    times = {sample.trajectory.times[-1] for sample in called}
+    others = [x for x in under_way if x not in placed and x.branch.returned]
+    members = [*called, *[x for x in others if x.trajectory.times[-1] in times]]
+    if not called:
         return
-    newest = [call.branch.returned[0] for call in calls]
+    newest = [sample.branch.returned[0] for sample in members]
     same = alike(torch.cat([one.latent for one in newest]))
-    for i, call in enumerate(calls):
-        owner = call.context.owner
-        own = [j for j in same[i] if calls[j].context.owner == owner]
-        mixed = newest[i]._replace(others=[newest[j].output for j in own])
-        call.branch.returned = [mixed, *call.branch.returned[1:]]
-        call.branch.mixed = WeakSet([calls[j].branch for j in own])
+    for i, (sample, one) in enumerate(zip(members, newest, strict=True)):
+        run = sample.trajectory
+        own = [j for j in same[i] if members[j].trajectory.name == run.name]
+        mixed = one._replace(others=[newest[j].output for j in own])
+        sample.branch.returned = [mixed, *sample.branch.returned[1:]]
+        sample.branch.mixed = WeakSet([members[j].branch for j in own])
+        beside = [members[j].trajectory for j in own]
+        parted = [x for x in run.linked if x.times[-1] == run.times[-1]]
+        run.unlink([x for x in parted if x not in beside])
+        for j in own:
+            if i < len(called) <= j:  # of an earlier call
+                run.link(members[j].trajectory)
