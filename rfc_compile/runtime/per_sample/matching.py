@@ -130,13 +130,21 @@ class Continuation:
     distance: float = 0.0
 
     @property
-    def order(self) -> tuple[bool, float, float, float, float, int]:
-        """Less for the likelier of two; guidance rows of an image fit alike."""
-        residual = 0.0 if self.fit is None else self.fit.residual
-        number = 0 if self.sample is None else self.sample.number
+    def order(self) -> tuple[bool, float, float, float, float, int, int]:
+        """Less for the likelier of two.
+
+        Guidance rows of an image fit alike, and so does what no sample explains (fresh
+        noise): there the one that was called last, of a request that has begun anew.
+        """
+        residual, number, last_call = 0.0, 0, 0
+        if self.fit is not None:
+            residual = self.fit.residual if self.fit.explained else 1.0
+        if self.sample is not None:
+            number, last_call = self.sample.number, self.sample.last_call
         refused = self.mismatch is not None
         rounded = round(residual, 2)
-        return refused, rounded, self.pace, self.distance, residual, number
+        measures = self.pace, self.distance, residual
+        return refused, rounded, *measures, -last_call, number
 
 
 Refuse = Callable[["Sample", Row], "Mismatch | None"]
