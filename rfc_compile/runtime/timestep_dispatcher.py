@@ -35,7 +35,7 @@ from rfc_compile.runtime.sampler_fit import EXPLAINED
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.step import PlacedStep, read_time
-from rfc_compile.runtime.trajectory import Time
+from rfc_compile.runtime.trajectory import Time, Trajectory
 from rfc_compile.schedules.base import FULL
 
 CHANGES_IN_A_ROW = 3
@@ -190,15 +190,16 @@ class TimestepDispatcher(Dispatcher):
         given = newest if refused.signal is None else refused.signal
         if newest.switches(given.conditioning, refused.changed):
             return None
-        for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
-            self._note_varying(i)
-        return newest if not refused.changed - run.varying else None
+        return newest if self._all_vary(run, refused.changed) else None
 
-    def _note_varying(self, index: int) -> None:
-        self.report.note(
-            f"the input {self._conditioning_names[index]} changes at every step of a "
-            "run: there it is not used to tell one prompt from another"
-        )
+    def _all_vary(self, run: Trajectory, changed: frozenset[int]) -> bool:
+        """Whether all inputs that are new at this step are so at every one."""
+        for i in run.learn_varying(changed, CHANGES_IN_A_ROW):
+            self.report.note(
+                f"the input {self._conditioning_names[i]} changes at every step of a "
+                "run: there it is not used to tell one prompt from another"
+            )
+        return not changed - run.varying
 
     def _call(
         self, make: MakeStep, context: CallContext, place: Place, branch: GuidanceBranch

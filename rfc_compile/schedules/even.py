@@ -103,12 +103,8 @@ class Even(Schedule):
             self._warn(USED_UP)
         over = position.steps is not None and position.step >= position.steps
         if position.noise_level is not None and wanted is not None and not over:
-            shorter = wanted < SHORT and not self._is_targeted
-            first = FIRST_DISTANCE if shorter else 1.0
-            strict = self._is_targeted
-            due = _due_by_noise(
-                position, position.noise_level, wanted, first, strict=strict
-            )
+            level, strict = position.noise_level, self._is_targeted
+            due = _due_by_noise(position, level, wanted, strict=strict)
             return (FULL if due else CACHED), BY_NOISE
         share = self._share(position)
         if target is not None and wanted is None:
@@ -200,7 +196,6 @@ def _due_by_noise(
     position: Position,
     level: Callable[[float], float],
     wanted: int,
-    first: float,
     *,
     strict: bool,
 ) -> bool:
@@ -223,7 +218,8 @@ def _due_by_noise(
         left = enough
     if left <= 0 or (steps is not None and steps - position.step <= left):
         return left > 0
-    distance = first if position.recorded == 1 else 1.0
+    shorter = position.recorded == 1 and wanted < SHORT and not strict
+    distance = FIRST_DISTANCE if shorter else 1.0
     due = last * distance / (distance + left - 1 + (1.0 if few else LAST_DISTANCE))
     return last - now + (before - now) / 2 >= due
 

@@ -59,7 +59,7 @@ from rfc_compile.runtime.repayment import Done
 from rfc_compile.runtime.run_notes import note_end
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
-from rfc_compile.runtime.timestep_dispatcher import CHANGES_IN_A_ROW, TimestepDispatcher
+from rfc_compile.runtime.timestep_dispatcher import TimestepDispatcher
 from rfc_compile.runtime.trajectory import Trajectory
 from rfc_compile.runtime.uncached import note_call_with_regions
 from rfc_compile.schedules.decision import Decision
@@ -176,10 +176,8 @@ class SampleDispatcher(TimestepDispatcher):
             run.changes.clear()
             run.varying &= found.sample.branch.differing(row.signal)
             return found
-        for i in run.learn_varying(refused.changed, CHANGES_IN_A_ROW):
-            self._note_varying(i)
-        still = not refused.changed or refused.changed - run.varying
-        return found if still else replace(found, mismatch=None)
+        vary = self._all_vary(run, refused.changed) and bool(refused.changed)
+        return replace(found, mismatch=None) if vary else found
 
     def _place(
         self,
