@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rfc_compile.dynamo_frames import is_passed
 from rfc_compile.runtime import model_forward
 from rfc_compile.runtime.guidance_branch import (
     KEPT_OUTPUTS,
@@ -36,11 +37,16 @@ from rfc_compile.schedules.base import Schedule
 
 
 class Awaited(NamedTuple):
-    """A call of the leading graph, until the forward's output is known."""
+    """A call of the leading graph, until the forward's output is known.
+
+    ``passed`` says of each of its latents whether the caller of the model passes it: of
+    the others only a confirmed one is the sampler's and no stream within the forward.
+    """
 
     call: PlacedStep
     done: Done
     schedule: Schedule
+    passed: Sequence[bool]
 
 
 class ReturnedOutputs:
@@ -95,8 +101,9 @@ class ReturnedOutputs:
             return
         if call.pair is None and call.step >= SEARCHED_STEPS:
             return
+        passed = list(map(is_passed, call.latents))
         call.latents = copies_of_tensors(call.latents)
-        call.branch.awaited = Awaited(call, done, schedule)
+        call.branch.awaited = Awaited(call, done, schedule, passed)
         answered = partial(self._answered, weakref.ref(call.branch))
         forward.expect(call.latents, call.session.answered_by, answered)
 
@@ -116,7 +123,7 @@ class ReturnedOutputs:
         awaited = None if branch is None else branch.awaited
         if branch is None or not isinstance(awaited, Awaited):
             return outputs  # its run has ended
-        call, done, schedule = awaited
+        call, done, schedule, passed = awaited
         session, branch.awaited = call.session, None
         with session.lock:
             if session.answered_by not in (None, graph):
@@ -129,6 +136,10 @@ class ReturnedOutputs:
                 return outputs
             if call.pair is None or not call.pair.confirmed:
                 call.pair = guessed(session, call.latents, outputs)
+            pair = call.pair
+            if pair is not None and not (pair.confirmed or passed[pair.index]):
+                branch.seen = seen(call.step, call.latents, outputs)
+                return outputs
             if done.history is not None and call.pair is not None:
                 exact = call.pair.returned(outputs).clone()
                 corrects = self.corrects and call.pair.confirmed and not over

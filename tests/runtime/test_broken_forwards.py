@@ -97,6 +97,16 @@ def test_all_steps_full_are_the_models_own() -> None:
     assert all(map(torch.equal, found, expected))
 
 
+def test_the_stream_of_a_block_is_not_taken_for_the_latent() -> None:
+    """Blocks are given the timestep here: one of them leads, and sees no latent."""
+    model = compiled(broken("2"))
+    with rfc_compile.trajectory("run", num_steps=STEPS):
+        in_turn(model, [1], scheduler="unipc")
+    reasons = [made.reason for made in rfc_compile.stats(model).decisions if made.full]
+    assert set(reasons[2:]) == {"even"}
+    assert len(reasons) <= STEPS // 2
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("where", ["end", "0", "2"])
 def test_images_drawn_in_turn_are_those_drawn_alone(
