@@ -127,7 +127,8 @@ def _best(
     read = read_all([gram for _, gram, _ in candidates])
     found = []
     for (pair, gram, outputs), values in zip(candidates, read, strict=True):
-        rounding = rounding_of(latents[pair.index])
+        # what rounding may hide of a stream's move counts against it
+        rounding = 0.0 if largest < EXPLAINED else rounding_of(latents[pair.index])
         known = np.reshape(values, gram.shape)
         fit = fit_of(known, outputs, rounding)
         if fit.residual <= largest and _follows_outputs(fit, known):

@@ -97,11 +97,16 @@ def test_all_steps_full_are_the_models_own() -> None:
     assert all(map(torch.equal, found, expected))
 
 
-def test_the_stream_of_a_block_is_not_taken_for_the_latent() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_stream_of_a_block_is_not_taken_for_the_latent(dtype: torch.dtype) -> None:
     """Blocks are given the timestep here: one of them leads, and sees no latent."""
-    model = compiled(broken("2"))
+    model = compiled(broken("2").to(dtype))
+
+    def called(x: Tensor, **inputs: Any) -> Any:
+        return SimpleNamespace(sample=model(x.to(dtype), **inputs).sample.float())
+
     with rfc_compile.trajectory("run", num_steps=STEPS):
-        in_turn(model, [1], scheduler="unipc")
+        in_turn(called, [1], scheduler="unipc")
     reasons = [made.reason for made in rfc_compile.stats(model).decisions if made.full]
     assert set(reasons[2:]) == {"even"}
     assert len(reasons) <= STEPS // 2
