@@ -27,7 +27,12 @@ from rfc_compile.runtime.guidance_branch import (
     GuidanceBranch,
     Returned,
 )
-from rfc_compile.runtime.latent_pair import copies_of_tensors, partners, sizes_of
+from rfc_compile.runtime.latent_pair import (
+    LatentPair,
+    copies_of_tensors,
+    partners,
+    sizes_of,
+)
 from rfc_compile.runtime.latent_search import SEARCHED_STEPS, guessed, seen
 from rfc_compile.runtime.linked_runs import LINKED_STEPS, link_runs, outputs_to_keep
 from rfc_compile.runtime.repayment import Done, Repayment, repay
@@ -140,19 +145,27 @@ class ReturnedOutputs:
             if pair is not None and not (pair.confirmed or passed[pair.index]):
                 branch.seen = seen(call.step, call.latents, outputs)
                 return outputs
-            if done.history is not None and call.pair is not None:
-                exact = call.pair.returned(outputs).clone()
-                corrects = self.corrects and call.pair.confirmed and not over
-                repayment = self._repayment(call, outputs, schedule, corrects)
-                if repayment is not None:
-                    outputs = repayment.outputs
-                    _record(call, repayment)
-                    done = replace(done, repayment=repayment)
-                if call.positions is not None:
-                    kept = [(call.positions[0], exact), *branch.kept_full]
-                    branch.kept_full = kept[: self.nodes]
+            if done.history is not None and pair is not None:
+                done = self._measured(awaited, pair, outputs, over=over)
+                outputs = outputs if done.repayment is None else done.outputs
             self.remember(call, outputs, done, schedule)
             return outputs
+
+    def _measured(
+        self, awaited: Awaited, pair: LatentPair, outputs: Sequence[Any], *, over: bool
+    ) -> Done:
+        """A full step with the error of its prediction, which it repays if it can."""
+        call, done, schedule, _ = awaited
+        exact = pair.returned(outputs).clone()
+        corrects = self.corrects and pair.confirmed and not over
+        repayment = self._repayment(call, outputs, schedule, corrects)
+        if call.positions is not None:
+            kept = [(call.positions[0], exact), *call.branch.kept_full]
+            call.branch.kept_full = kept[: self.nodes]
+        if repayment is None:
+            return done
+        _record(call, repayment)
+        return replace(done, outputs=repayment.outputs, repayment=repayment)
 
     def _repayment(
         self,
