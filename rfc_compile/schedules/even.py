@@ -7,7 +7,8 @@ history, an edited latent), what is left of n is spread over what is left of the
 Where the number of steps is unknown,
 full steps are spread over the timesteps instead, from the first one to that of the
 image; where the graph is not given the timestep either, as over a run of 50 steps. A
-speed-up needs no number of steps: a fixed share of them is full.
+speed-up needs no number of steps: a fixed share of them is full. What cached steps cost
+outside of regions is made up for by fewer full ones, down to half (``LEAST_FULL``).
 
 Where the noise level u of the latent is known (``runtime.noise_level``), full steps are
 spread over u with the density 1 + 3 u^8 instead: errors made at the start, where the
@@ -72,6 +73,16 @@ LEAST_LEFT = 0.5
 """Of the share of full steps that the rest of a run has where no number is asked for.
 With less of it left (a prompt that changed at every step) the whole share is."""
 
+LEAST_FULL = 0.5
+"""Of the full steps that a speed-up leaves where cached steps cost nothing: fewer do
+not make up for what cached steps compute outside of regions."""
+
+NOT_REACHED = (
+    "target_speedup={:g} is not reached: {:.1%} of the FLOPs are outside of regions; "
+    "{:.0%} of the steps are full, as fewer would cost too much of the image, which is "
+    "a speed-up of {:.3g}"
+)
+
 ROUNDED = 1e-9
 """Of a share of steps that is not exact in floating point."""
 
@@ -87,13 +98,15 @@ class Even(Schedule):
         self, options: ScheduleOptions, report: GraphReport | None = None
     ) -> None:
         super().__init__(options, report)
-        self._outside = 0.0 if report is None else 1 - report.coverage
+        outside = 0.0 if report is None else 1 - report.coverage
+        self._speedup_share = None
         speedup = options.target_speedup
-        if speedup is not None and speedup * self._outside >= 1 and report is not None:
-            report.warn(
-                f"target_speedup={speedup:g} cannot be met: {self._outside:.1%} of the "
-                f"FLOPs are outside of regions, so {1 / self._outside:.3g} is the most"
-            )
+        if speedup is not None:
+            share, least = (1 / speedup - outside) / (1 - outside), LEAST_FULL / speedup
+            self._speedup_share = max(share, least)
+            reached = 1 / (outside + (1 - outside) * self._speedup_share)
+            if share < least - ROUNDED:
+                self._warn(NOT_REACHED.format(speedup, outside, least, reached))
 
     def decide(self, position: Position) -> tuple[float, str]:
         """Full at the first step of every interval."""
@@ -168,10 +181,8 @@ class Even(Schedule):
     def _share(self, position: Position) -> float | None:
         """Full steps over all steps; None where that is not known."""
         nfc: int | None = self.options.target_nfc
-        speedup: float | None = self.options.target_speedup
-        if speedup is not None:
-            share = (1 / speedup - self._outside) / (1 - self._outside)
-            return min(max(share, 1e-3), 1.0)
+        if self._speedup_share is not None:
+            return self._speedup_share
         if nfc is not None and position.steps is not None:
             return min(1.0, nfc / position.steps)
         if nfc is not None:
