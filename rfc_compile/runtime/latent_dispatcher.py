@@ -43,10 +43,6 @@ CLEARLY_NEARER = 0.5
 """Of two branches that a call may continue, the second is taken for likelier if its
 conditioning is nearer than this share of the first's distance: then neither is."""
 
-LARGEST_INPUT_ERROR = 0.5
-"""Of a prediction, relative: by default no more is cached. Smooth samplers leave 0.02
-to 0.1 at most steps, fresh noise 0.8 and more."""
-
 FIRST_STEPS = 8
 FARTHER = 1.2
 """From the third step on, for so many, a latent is farther from its run's first than
@@ -316,8 +312,6 @@ class LatentDispatcher(Dispatcher):
         elif call.step > FIRST_STEPS:
             call.trajectory.first = []
         limit, reason = self._limit(call)
-        if limit > LARGEST_INPUT_ERROR and self._schedule(call.trajectory).measures:
-            limit, reason = LARGEST_INPUT_ERROR, "threshold"
         if branch.clock is None:  # the second call may be another image's first
             limit, reason = FULL, call.refused or "warmup"
         branch.read_clock(signal)

@@ -20,22 +20,18 @@ shows are not left to the name:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
-from rfc_compile.estimators.step_signal import farthest_move
 from rfc_compile.estimators.step_weights import mean_time
 from rfc_compile.runtime.call_context import CallContext
-from rfc_compile.runtime.guidance_branch import UNRELATED, GuidanceBranch
-from rfc_compile.runtime.readback import read_all
+from rfc_compile.runtime.guidance_branch import UNRELATED
+from rfc_compile.runtime.place import Place
 from rfc_compile.runtime.run_fits import fits_after
 from rfc_compile.runtime.sampler_fit import EXACT, Fit
+from rfc_compile.runtime.stream_distance import is_another_stage, nearest_first
 from rfc_compile.runtime.trajectory import Time, Trajectory
-
-CLEARLY_NEARER = 0.5
-"""Of two runs that only the timestep speaks for, one is continued if the distance to
-its stream is less than this share of that to the other's."""
 
 LINEAR_STEP, OTHER_IMAGE = 1e-3, 0.1
 """Residuals of samplers that are linear in what they are given stay below the first; a
@@ -48,33 +44,6 @@ of the same image which was broken off may have the smaller one."""
 LARGEST_OF_A_PART = 0.7
 """Largest residual of a part of an image: where windows overlap, the caller mixes what
 was returned for several. Unrelated latents leave as little, but are far away."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A run that a call may continue.
-
-    Attributes:
-        run: the run.
-        step: index of the call's step there.
-        branches: those that have not run it, likeliest first.
-        fit: how the latent follows; None where that was not looked at.
-        leaves: whether the branch continues as a run of its own.
-        joins: another run that stands at this latent, which a branch that leaves joins.
-        part: whether the latent is one of several at each step of the run.
-        restarts: whether the run begins anew here, with no history.
-        same_latent: whether its latent has been called at another timestep.
-    """
-
-    run: Trajectory
-    step: int
-    branches: Sequence[GuidanceBranch]
-    fit: Fit | None = None
-    leaves: bool = False
-    joins: Trajectory | None = None
-    part: bool = False
-    restarts: bool = False
-    same_latent: bool = False
 
 
 def places(
@@ -122,6 +91,8 @@ def places(
         if fit is None:
             if same and (context.run_is_known or unseen):
                 standing.append(_standing(run, context))
+                if is_another_stage(standing[-1], stream):
+                    going.append(_going(run, context, None, time))
             elif context.run_is_known or (unseen and not run.goes_back(time)):
                 going.append(_going(run, context, None, time))
         elif same and run.step == 0 and context.run_is_known and fit.moved:
@@ -136,7 +107,7 @@ def places(
             going.append(_going(run, context, fit, time))
     if unseen and len(going) > 1 and not context.run_is_known:
         explained = [place for place in going if place.fit is not None]
-        going = explained or _nearest_first(going, stream)
+        going = explained or nearest_first(going, stream)
     going.sort(key=_unlikeliness)
     _put_latest_first(going, time)
     for place in _in_order(own, standing, going, context, latent, time):
@@ -145,29 +116,6 @@ def places(
 
 def _resembles(fit: Fit) -> bool:
     return fit.residual <= LARGEST_OF_A_PART and fit.change <= UNRELATED
-
-
-def _nearest_first(places: Sequence[Place], stream: Sequence[Tensor]) -> list[Place]:
-    """Without those that are far, or of which none is clearly the nearest."""
-    branches = [branch for place in places for branch in place.branches]
-    moves = [farthest_move(stream, b.state.slots[: len(stream)]) for b in branches]
-    read = [float(move) for (move,) in read_all([move[None] for move in moves])]
-    distances = dict(zip(branches, read, strict=True))
-
-    def is_clear(branch: GuidanceBranch) -> bool:
-        own = distances[branch]
-        alike = [b for b in branches if b.conditioning == branch.conditioning]
-        others = [distances[b] for b in alike if b is not branch]
-        clear = all(own == x or own <= CLEARLY_NEARER * x for x in others)
-        return clear and own <= UNRELATED
-
-    found = [
-        replace(place, branches=[branch])
-        for place in places
-        for branch in place.branches
-        if is_clear(branch)
-    ]
-    return sorted(found, key=lambda place: distances[place.branches[0]])
 
 
 def _parts(
@@ -181,7 +129,7 @@ def _parts(
     step = run.step + (run.times[-1] != time)
     waiting = run.waiting(step, context.branch)
     if latent is None and waiting:
-        yield from _nearest_first([Place(run, step, waiting, part=True)], stream)
+        yield from nearest_first([Place(run, step, waiting, part=True)], stream)
     fits = fits_after([(run, branch) for branch in waiting], latent)
     found = [
         Place(run, step, [branch], fit, part=True)
@@ -219,7 +167,9 @@ def _in_order(
     ready.sort(key=lambda place: (len(place.run.branches), place.run.last_call))
     joining = _joining(runs, [place.run for place in ready], context, latent)
     exactly = [p for p in going if p.fit is None or p.fit.residual <= EXACT]
-    yield from exactly
+    for place in exactly:
+        yield from [p for p in ready if place.fit is None and p.run is place.run]
+        yield place
     yield from joining
     yield from [place for place in going if place not in exactly]
     yield from ready

@@ -186,6 +186,7 @@ class PlacedStep:
             skips=skips and not run.in_parts,
             same_latent=run.same_latent >= self.step - 1,
             noisy=measures and not run.unfitted and self.debt.noisy > 0,
+            unseen=self.pair is None,
         )
 
     def _with_linked(self) -> tuple[list[float], int]:

@@ -26,7 +26,8 @@ from rfc_compile.runtime.latent_search import OF_A_STREAM, looked_for
 from rfc_compile.runtime.linked_runs import begin_beside
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
-from rfc_compile.runtime.placement import Place, places
+from rfc_compile.runtime.place import Place
+from rfc_compile.runtime.placement import places
 from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.returned_outputs import ReturnedOutputs, goes_by_fits
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
@@ -58,10 +59,8 @@ class TimestepDispatcher(Dispatcher):
         self.follows = self.report.fragment  # a whole model knows the step by itself
         self._conditioning_indices = inputs.conditioning_indices
         self._conditioning_names = inputs.conditioning_names
-        self._latents_first = sorted(
-            layout.latents, key=lambda i: i in inputs.conditioning_indices
-        )
         as_conditioning = {i: n for n, i in enumerate(inputs.conditioning_indices)}
+        self._latents_first = sorted(layout.latents, key=as_conditioning.__contains__)
         self._as_conditioning = [as_conditioning.get(i) for i in self._latents_first]
 
     def decide_by(self, options: Options) -> None:
@@ -83,9 +82,7 @@ class TimestepDispatcher(Dispatcher):
         time = read_time(arguments[self._timestep])
         latents = self._moved_by_sampler(arguments)
         pair = self._pair(session, latents, time)
-        latent = None
-        if pair is not None and (not self.follows or pair.is_of_sampler(latents)):
-            latent = pair.latent(latents)
+        latent = None if pair is None else pair.latent(latents)
         make: MakeStep = partial(
             PlacedStep,
             context,
@@ -257,6 +254,9 @@ class TimestepDispatcher(Dispatcher):
                 if full:  # this branch's history is overwritten: drop it
                     call.trajectory.drop(call.branch)
                 return refused
+            if not full and signal.error > limit:
+                full, done = True, self._run_step(call, inputs, full=True)
+                *outputs, _ = done.outputs
         schedule = self._schedule(call.trajectory)
         why = reason if full else schedule.reason_to_cache
         self._record(call, signal, why, done.history, done.repayment)
@@ -322,10 +322,9 @@ class TimestepDispatcher(Dispatcher):
         schedule = self._schedule(call.trajectory)
         if not (owes or schedule.measures) or branch.step < 0:
             return False
-        if call.debt.fit is not None:
-            return True
         alone = self.ranks is None and schedule.options.min_psnr is None
-        return alone and schedule.measures and call.trajectory.declared
+        foretold = alone and schedule.measures and call.trajectory.declared
+        return call.debt.fit is not None or foretold
 
     def _pair(
         self, session: Session, latents: Sequence[Any], time: Time
@@ -334,10 +333,11 @@ class TimestepDispatcher(Dispatcher):
         if self.follows and not self.report.fragment:
             return None
         pair = session.pairs.get(sizes_of(latents))
-        if not self._returned.searches or (pair is not None and pair.confirmed):
-            return pair
-        largest = OF_A_STREAM if self.follows else EXPLAINED
-        return looked_for(session, latents, self._as_conditioning, time, largest)
+        if self._returned.searches and not (pair is not None and pair.confirmed):
+            largest = OF_A_STREAM if self.follows else EXPLAINED
+            pair = looked_for(session, latents, self._as_conditioning, time, largest)
+        seen = pair is None or not self.follows or pair.is_of_sampler(latents)
+        return pair if seen else None
 
     def _moved_by_sampler(self, arguments: Sequence[Any]) -> list[Any]:
         """The arguments that may be the sampler's latent, likeliest first."""

@@ -19,6 +19,10 @@ from rfc_compile.schedules.promise import psnr_from_debt
 
 FULL, CACHED = -math.inf, math.inf
 
+LARGEST_INPUT_ERROR = 0.5
+"""Of the prediction of a graph's input: error control caches no more where the sampler
+is not seen. Smooth samplers leave 0.02 to 0.4, fresh noise 0.6 and more."""
+
 SAME_LATENT = "same_latent"
 """The reason of full steps where a latent is called at several timesteps."""
 
@@ -92,6 +96,7 @@ class Position:
             timesteps.
         noisy: whether fresh noise or an edit has lately moved its latent; False where
             nobody has looked.
+        unseen: whether the graph sees no latent with its output.
 
     """
 
@@ -111,6 +116,7 @@ class Position:
     skips: bool = False
     same_latent: bool = False
     noisy: bool = False
+    unseen: bool = False
 
     @property
     def noise_level(self) -> Callable[[float], float] | None:
@@ -216,4 +222,7 @@ def guarded_limit(schedule: Schedule, position: Position) -> tuple[float, str]:
     first = position.first
     if first is not None:
         return (FULL, first.reason) if first.full else (CACHED, schedule.name)
-    return schedule.decide(position)
+    limit, reason = schedule.decide(position)
+    if position.unseen and schedule.measures and limit > LARGEST_INPUT_ERROR:
+        return LARGEST_INPUT_ERROR, "threshold"
+    return limit, reason

@@ -99,10 +99,11 @@ class Even(Schedule):
     ) -> None:
         super().__init__(options, report)
         outside = 0.0 if report is None else 1 - report.coverage
-        self._speedup_share = None
-        speedup = options.target_speedup
+        self._speedup_share: float | None = None
+        speedup: float | None = options.target_speedup
         if speedup is not None:
-            share, least = (1 / speedup - outside) / (1 - outside), LEAST_FULL / speedup
+            share = (1 / speedup - outside) / (1 - outside)
+            least = LEAST_FULL / speedup
             self._speedup_share = max(share, least)
             reached = 1 / (outside + (1 - outside) * self._speedup_share)
             if share < least - ROUNDED:

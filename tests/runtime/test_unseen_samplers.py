@@ -1,0 +1,107 @@
+"""Graphs that see no latent with its output: only their stream tells what is new."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from denoising import LABELS, compiled, small_glyph
+from models import Stack, build, timesteps, tokens
+from torch import Tensor, nn
+
+import rfc_compile
+from rfc_compile.tools.measure.glyph_dit import (
+    EMPTY_CLASS,
+    initial_noise,
+    make_scheduler,
+)
+
+STEPS = 20
+
+
+def blocks_alone(**options: Any) -> nn.Module:
+    """Each block is compiled by itself, and is given the timestep."""
+    model = small_glyph(4)
+    for block in model.transformer_blocks:
+        block.compile(backend="rfc", options={"inner": "eager", **options})
+    return model
+
+
+@torch.no_grad()
+def draw(model: nn.Module, scheduler: str, seed: int, *, guided: bool) -> Tensor:
+    """An image, with guidance in two calls a step or without."""
+    sampler = make_scheduler(scheduler, STEPS)
+    generator = torch.Generator().manual_seed(seed)
+    x = initial_noise(len(LABELS), seed)
+    labels = [LABELS, torch.full_like(LABELS, EMPTY_CLASS)][: 1 + guided]
+    for t in sampler.timesteps:
+        given = {"timestep": t.expand(len(LABELS))}
+        found = [model(x, class_labels=label, **given).sample for label in labels]
+        v = 2 * found[0] - found[-1]
+        noise = {} if scheduler == "heun" else {"generator": generator}
+        x = sampler.step(v, t, x, **noise).prev_sample
+    return x
+
+
+def named(calls: int) -> AbstractContextManager[Any]:
+    return rfc_compile.trajectory("run", num_steps=calls)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_two_calls_at_one_timestep_are_two_steps(*, known: bool, guided: bool) -> None:
+    """Heun's: nothing but the stream distinguishes them."""
+    model, calls = blocks_alone(), 2 * STEPS - 1
+    for seed in (1, 2):
+        with named(calls) if known else nullcontext():
+            found = draw(model, "heun", seed, guided=guided)
+        made = rfc_compile.stats(model).decisions
+        assert len(made) == calls * (1 + guided)
+        assert {one.branch for one in made} == set(range(1 + guided))
+        assert sum(one.full for one in made) < 0.45 * len(made)
+        expected = draw(small_glyph(4), "heun", seed, guided=guided)
+        assert (found - expected).norm() < 0.15 * expected.norm()
+
+
+def test_a_repeated_call_is_no_further_step() -> None:
+    model, t = blocks_alone(), torch.full((len(LABELS),), 500.0)
+    x = initial_noise(len(LABELS), 0)
+    with named(STEPS), torch.no_grad():
+        for time in (t + 100, t, t):
+            model(x * time[0] / 1000, timestep=time, class_labels=LABELS)
+    assert rfc_compile.stats(model).steps == 2
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_fresh_noise_in_blocks_that_are_given_the_timestep(*, guided: bool) -> None:
+    """Their input is predicted so badly that no step is cached."""
+    model = blocks_alone()
+    with named(STEPS):
+        found = draw(model, "ddpm", 1, guided=guided)
+    assert "threshold" in {one.reason for one in rfc_compile.stats(model).decisions}
+    assert torch.equal(found, draw(small_glyph(4), "ddpm", 1, guided=guided))
+
+
+class Flat(Stack):
+    """Its output has another number of dimensions than the latent."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return super().forward(x, t).flatten(1)
+
+
+@pytest.mark.parametrize(("noise", "cached"), [(0.0, True), (0.5, False)])
+def test_fresh_noise_in_a_model_whose_output_is_not_the_latents(
+    noise: float, *, cached: bool
+) -> None:
+    model = compiled(build(Flat))
+    generator = torch.Generator().manual_seed(0)
+    x = tokens()
+    with named(STEPS), torch.no_grad():
+        for step in range(STEPS):
+            out = model(x, timesteps(1000 - 50 * step)).view_as(x)
+            fresh = torch.randn(x.shape, generator=generator)
+            x = (1 - noise) ** 0.5 * (x - 0.05 * out) + noise**0.5 * fresh
+    nfc = rfc_compile.stats(model).nfc
+    assert nfc <= STEPS // 2 if cached else nfc == STEPS
