@@ -37,7 +37,7 @@ from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
 from rfc_compile.runtime.step import PlacedStep, read_time
 from rfc_compile.runtime.trajectory import Time, Trajectory
-from rfc_compile.schedules.base import FULL
+from rfc_compile.schedules.base import CACHED, FULL
 
 CHANGES_IN_A_ROW = 3
 """Steps in a row at which a conditioning input is new until it counts as varying."""
@@ -254,7 +254,7 @@ class TimestepDispatcher(Dispatcher):
                 if full:  # this branch's history is overwritten: drop it
                     call.trajectory.drop(call.branch)
                 return refused
-            if not full and signal.error > limit:
+            if FULL < limit < CACHED and signal.error > limit:
                 full, done = True, self._run_step(call, inputs, full=True)
                 *outputs, _ = done.outputs
         schedule = self._schedule(call.trajectory)
