@@ -5,7 +5,8 @@ Which step a call is, and of which CFG branch, shows in its other inputs:
     the latent stands still                        the same step, another branch
     the latent moves on, and the same inputs       the branch's next step
       change that changed at every step before
-      (its clock: the timestep's embedding)
+      (its clock: the timestep's embedding), or
+      none of them (Heun's two calls)
     nothing is new, again and again                no step: full, and leads nobody
     no conditioning is new but the latent moves    so, too, if other graphs may lead
     the latent is about as near to the run's       a new trajectory: images take turns
@@ -135,8 +136,8 @@ def _refusal(
     if signal.change == 0 or (branch.jumps(signal.change) and not context.run_is_known):
         return "discontinuity"
     differing = branch.differing(signal)
-    if not differing:
-        return "no_clock"
+    if not differing:  # with a clock it is another stage at this timestep (Heun)
+        return "no_clock" if branch.clock is None else None
     if branch.clock is not None and differing != branch.clock:
         return "conditioning"
     if branch.clock_reading(signal.conditioning) in branch.clock_readings:
@@ -264,7 +265,9 @@ class LatentDispatcher(Dispatcher):
         reading = tuple(next(iter(signals.values())).conditioning)
         is_new = reading not in session.readings
         session.fresh = session.fresh + 1 if is_new else 0
-        session.repeats += not is_new
+        clocks = [b for b in signals if len(b.clock_readings) >= KEPT_READINGS]
+        stage = any(signals[branch].change > 0 for branch in clocks)  # Heun's second
+        session.repeats += not (is_new or stage)
         if session.fresh > 2 * KEPT_READINGS:  # more than other prompts bring
             session.repeats = 0
         known = [other for other in session.readings if other != reading]

@@ -105,3 +105,45 @@ def test_fresh_noise_in_a_model_whose_output_is_not_the_latents(
             x = (1 - noise) ** 0.5 * (x - 0.05 * out) + noise**0.5 * fresh
     nfc = rfc_compile.stats(model).nfc
     assert nfc <= STEPS // 2 if cached else nfc == STEPS
+
+
+class Broken(Stack):
+    """Dynamo compiles its blocks alone: the loop over them has a graph break."""
+
+    def run_blocks(self, x: Tensor, c: Tensor, text: Tensor) -> Tensor:
+        for block in self.blocks:
+            torch._dynamo.graph_break()
+            x = block(x, c, text)
+        return x
+
+
+@torch.no_grad()
+def heun(model: nn.Module) -> Tensor:
+    x = tokens()
+    for step in range(STEPS):
+        out = model(x, timesteps(1000 - 50 * step))
+        ahead = model(x - 0.02 * out, timesteps(950 - 50 * step))
+        x = x - 0.01 * (out + ahead)
+    return x
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("broken", [False, True])
+def test_two_calls_with_one_embedding_are_two_steps(
+    *, broken: bool, known: bool
+) -> None:
+    """Blocks are given what is made of the timestep: the same at both calls."""
+    expected, calls = heun(build(Stack)), 2 * STEPS
+    if broken:
+        model = compiled(build(Broken))
+    else:
+        model = build(Stack)
+        for block in model.blocks:
+            block.compile(backend="rfc", options={"inner": "eager"})
+    for _ in range(2):
+        with named(calls) if known else nullcontext():
+            found = heun(model)
+        made = rfc_compile.stats(model).decisions
+        assert len(made) == calls
+        assert sum(one.full for one in made) < 0.45 * calls
+        assert (found - expected).norm() < 0.02 * expected.norm()
