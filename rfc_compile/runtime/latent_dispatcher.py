@@ -34,7 +34,7 @@ from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch
 from rfc_compile.runtime.latent_pair import copies_of_tensors
 from rfc_compile.runtime.parameter_versions import ParameterVersion
-from rfc_compile.runtime.run_notes import note_lone_calls
+from rfc_compile.runtime.run_notes import is_short, note_short_runs
 from rfc_compile.runtime.session import Session
 from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import MAX_BRANCHES, Trajectory
@@ -223,7 +223,7 @@ class LatentDispatcher(Dispatcher):
             self._note_no_lead(session, context)
             trajectory.last_call = session.calls  # the next reading needs a run
             return self._run_for_itself(context, arguments, weights)
-        if repeated and session.lone_calls:  # the text's part of a forward
+        if repeated and session.short_runs:  # the text's part of a forward
             return self._run_for_itself(context, arguments, weights)
         latents = [arguments[i] for i in self._latents]
         placement = place(trajectory, signals, context, weights, latents)
@@ -247,12 +247,11 @@ class LatentDispatcher(Dispatcher):
     def _begin(
         self, session: Session, context: CallContext, before: Trajectory, later: int
     ) -> Trajectory:
-        """End a run and begin the next; warn of so many of one call, and ``later``."""
+        """End a run and begin the next; warn of so many short ones, and ``later``."""
         if before.times:
-            alone = len(before.times) == 1
-            session.lone_calls = session.lone_calls + 1 if alone else 0
+            session.short_runs = session.short_runs + 1 if is_short(before) else 0
             if not context.run_is_known:
-                note_lone_calls(session.lone_calls - later, self.report)
+                note_short_runs(session.short_runs - later, self.report)
         session.end(before)
         return session.begin(context)
 

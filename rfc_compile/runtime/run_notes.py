@@ -97,10 +97,10 @@ def _note_new_prompts(reasons: Counter[str], steps: int, report: GraphReport) ->
     """Warn where some calls of a run had another prompt at most of its steps."""
     if 2 * reasons["conditioning"] > steps:
         report.fall_back(
-            f"at {reasons['conditioning']} of {steps} steps a prompt or other "
-            "conditioning was new: such calls are full, whatever the target, and their "
-            "errors do not cancel those of the others; pass the same tensors at every "
-            "step"
+            f"{reasons['conditioning']} calls of a run of {steps} steps were given a "
+            "new prompt or other conditioning: such calls are full, whatever the "
+            "target, and their errors do not cancel those of the others; pass the same "
+            "tensors at every step"
         )
 
 
@@ -139,9 +139,8 @@ def _is_unlinked(run: Trajectory) -> bool:
     reasons = [made.reason for made in run.decisions]
     if len(run.times) == 1:
         return reasons[-1:] in (["warmup"], ["new_run"]) and not run.finished
-    full = all(made.full for made in run.decisions)
     first = reasons[:1] in (["warmup"], ["new_run"])
-    return first and full and len(run.times) <= STAGES and not run.finished
+    return first and is_short(run) and not run.finished
 
 
 def _is_over_before(run: Trajectory, later: Trajectory) -> bool:
@@ -164,12 +163,17 @@ def note_cut(runs: Sequence[Trajectory], time: Time, report: GraphReport) -> Non
     )
 
 
-def note_lone_calls(count: int, report: GraphReport) -> None:
-    """Warn where every call of a block without a timestep input begins a run."""
+def is_short(run: Trajectory) -> bool:
+    """Whether it ended within a few steps, all full."""
+    return len(run.times) <= STAGES and all(made.full for made in run.decisions)
+
+
+def note_short_runs(count: int, report: GraphReport) -> None:
+    """Warn where calls of a block without a timestep input continue no run."""
     if count == UNLINKED_RUNS:
         report.fall_back(
-            f"{count} calls in a row of a block were each the first of a run, so all "
-            "were full: its input changes too much between calls to be recognised "
-            "as the same image; say where a run begins: a pipeline does, or "
+            f"{count} runs in a row of a block ended within {STAGES} steps, all full: "
+            "its input changes too much between calls to be recognised as the same "
+            "image; say where a run begins: a pipeline does, or "
             "rfc_compile.trajectory(name, num_steps=...)"
         )

@@ -55,7 +55,7 @@ class Session:
     ``layer`` holds the ids of the parameters that the owner's calls pass, ``calls``
     counts the leading ones; the newest was call ``placed`` of the graph's, ``gap`` of
     them after the one before; ``continued`` is the last that was no first step,
-    ``lone_calls`` counts the latest that were runs of one call, ``repeats`` those that
+    ``short_runs`` counts the latest runs that ended soon, ``repeats`` the calls that
     were given none but known ``readings`` of the conditioning, ``fresh`` the latest
     that were given others, ``unled`` the latest in which no other graph led since the
     forward ``begun``; ``alone`` is set when no other graph follows. The last
@@ -75,7 +75,7 @@ class Session:
     samples: Samples = field(default_factory=Samples)
     calls: int = 0
     continued: int = 0
-    lone_calls: int = 0
+    short_runs: int = 0
     repeats: int = 0
     fresh: int = 0
     readings: list[tuple[Any, ...]] = field(default_factory=list)

@@ -131,7 +131,7 @@ def test_a_block_that_no_call_goes_on_in_is_told() -> None:
             model(x, scale)
 
     draw(0)
-    with pytest.warns(rfc_compile.UncachedWarning, match="4 calls in a row of a block"):
+    with pytest.warns(rfc_compile.UncachedWarning, match="4 runs in a row of a block"):
         [draw(seed) for seed in range(1, 8)]
 
 
