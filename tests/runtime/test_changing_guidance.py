@@ -259,7 +259,7 @@ def test_a_branch_that_is_new_at_every_step_takes_no_full_step_of_others() -> No
         cond, other = output(LABELS), output(torch.tensor([others[step % 8]]))
         return other + 2 * (cond - other)
 
-    with pytest.warns(UncachedWarning, match="new prompt or other conditioning") as told:
+    with pytest.warns(UncachedWarning, match="new prompt or other") as told:
         assert compared(model, guide, named=True) > 29
     assert not any(issubclass(one.category, BudgetWarning) for one in told)
     known = rfc_compile.stats(model)

@@ -150,11 +150,15 @@ def test_two_calls_with_one_embedding_are_two_steps(
 
 
 @torch.no_grad()
+def in_turn(model: nn.Module, seeds: range) -> None:
+    latents = [tokens(seed) for seed in seeds]
+    for step in range(STEPS):
+        for i, x in enumerate(latents):
+            latents[i] = x - 0.02 * model(x, timesteps(1000 - 50 * step))
+
+
 def test_images_in_turn_that_no_block_can_tell_apart_are_told() -> None:
     """Their blocks are given one embedding, and nobody has said where a run begins."""
     model = compiled(build(Broken))
-    latents = [tokens(seed) for seed in range(3)]
     with pytest.warns(rfc_compile.UncachedWarning, match="runs in a row of a block"):
-        for step in range(STEPS):
-            for i, x in enumerate(latents):
-                latents[i] = x - 0.02 * model(x, timesteps(1000 - 50 * step))
+        in_turn(model, range(3))
