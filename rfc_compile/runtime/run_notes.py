@@ -35,6 +35,9 @@ REMEDIES = {
     "error_control": "its outputs cannot be predicted well enough (fresh noise, edited "
     "latents, too few steps): preset='fast' asks for less, target_nfc for a number of "
     "full steps whatever the errors",
+    "threshold": "its input cannot be predicted well enough (fresh noise, edited "
+    "latents, too few steps): target_nfc asks for a number of full steps whatever the "
+    "errors, a larger threshold allows more of them",
     SAME_LATENT: "the model is called at several timesteps of one latent (time-step "
     "guidance), so its calls cannot be distinguished",
     SKIPPED: "its prompts or guidance branches take turns, so their errors do not "

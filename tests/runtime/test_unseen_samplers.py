@@ -78,9 +78,9 @@ def test_a_repeated_call_is_no_further_step() -> None:
 def test_fresh_noise_in_blocks_that_are_given_the_timestep(*, guided: bool) -> None:
     """Their input is predicted so badly that no step is cached."""
     model = blocks_alone()
-    with named(STEPS):
+    told = pytest.warns(rfc_compile.UncachedWarning, match="its input cannot be")
+    with told, named(STEPS):
         found = draw(model, "ddpm", 1, guided=guided)
-    assert "threshold" in {one.reason for one in rfc_compile.stats(model).decisions}
     assert torch.equal(found, draw(small_glyph(4), "ddpm", 1, guided=guided))
 
 
