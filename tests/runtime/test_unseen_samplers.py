@@ -162,3 +162,25 @@ def test_images_in_turn_that_no_block_can_tell_apart_are_told() -> None:
     model = compiled(build(Broken))
     with pytest.warns(rfc_compile.UncachedWarning, match="runs in a row of a block"):
         in_turn(model, range(3))
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+def test_fresh_noise_in_blocks_that_see_its_embedding_alone(
+    noise: float, *, known: bool
+) -> None:
+    """Steps whose input is not predicted are full, whether the run is named or not."""
+
+    @torch.no_grad()
+    def draw_with_noise(model: nn.Module) -> Tensor:
+        generator, x = torch.Generator().manual_seed(0), tokens()
+        for step in range(STEPS):
+            x = x - 0.05 * model(x, timesteps(1000 - 50 * step))
+            fresh = torch.randn(x.shape, generator=generator)
+            x = (1 - noise) ** 0.5 * x + noise**0.5 * fresh
+        return x
+
+    expected = draw_with_noise(build(Stack))
+    with named(STEPS) if known else nullcontext():
+        found = draw_with_noise(compiled(build(Broken)))
+    assert (found - expected).norm() < 0.01 * expected.norm()
