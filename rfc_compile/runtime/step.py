@@ -33,6 +33,10 @@ EVERY_STEP = frozenset({1})
 MANY_TIMESTEPS = 64
 """Above this number (one per token) only the least and the largest are compared."""
 
+DIGITS = 6
+"""Of a timestep: those that differ by rounding are the same. A line through two of them
+would go anywhere (KDPM2's stages, whose timesteps are interpolated)."""
+
 FIRST_INTERVAL = 2.0
 """Of the part of a run up to the second full step, as a weight of its error."""
 
@@ -310,11 +314,11 @@ class PlacedStep:
 def read_time(value: Any) -> Time:
     """The timesteps of a call on the host, one where all are the same."""
     if not isinstance(value, Tensor):
-        return (float(value),)
+        return (float(f"{float(value):.{DIGITS}g}"),)
     flat = value.reshape(-1)
     if not flat.numel():
         flat = flat.sum()[None]
     if flat.numel() > MANY_TIMESTEPS:
         flat = torch.stack([flat.min(), flat.max()])
-    values = tuple([float(x) for x in flat.tolist()])
+    values = tuple([float(f"{x:.{DIGITS}g}") for x in flat.tolist()])
     return values[:1] if len(set(values)) == 1 else values

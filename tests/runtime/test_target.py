@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from denoising import compiled, guided_steps, run, small_glyph
+from models import Stack, build, timesteps, tokens
 from paths import ROOT, SUPPORT
 from torch import Tensor
 
@@ -188,3 +189,19 @@ def test_the_same_calls_give_the_same_decisions() -> None:
         lines.append(str(full_steps(model)))
     assert found.stdout.splitlines() == lines
     assert len(set(lines)) == 2
+
+
+def test_timesteps_that_differ_by_rounding_are_the_same() -> None:
+    """A line through two full steps at them would go anywhere (KDPM2's stages)."""
+
+    @torch.no_grad()
+    def staged(apart: float) -> Tensor:
+        options = {"schedule": "mask", "full_steps": [0, 1, 2, 9, 10, 19, 20]}
+        model, x = compiled(build(Stack), **options), tokens()
+        with rfc_compile.trajectory("staged", num_steps=40):
+            for step in range(20):
+                for rounding in (apart, 0.0):
+                    x = x - 0.02 * model(x, timesteps(1000 - 50 * step + rounding))
+        return x
+
+    torch.testing.assert_close(staged(6e-5), staged(0.0), rtol=0, atol=1e-4)
