@@ -254,7 +254,7 @@ class TimestepDispatcher(Dispatcher):
                 if full:  # this branch's history is overwritten: drop it
                     call.trajectory.drop(call.branch)
                 return refused
-            if FULL < limit < CACHED and signal.error > limit:
+            if self.ranks is None and FULL < limit < CACHED and signal.error > limit:
                 full, done = True, self._run_step(call, inputs, full=True)
                 *outputs, _ = done.outputs
         schedule = self._schedule(call.trajectory)
