@@ -1,7 +1,7 @@
-"""Where a graph sees no latent with its output: what its stream says of a call.
+"""What the stream says of a call where a graph sees no latent with its output.
 
-nearest_first       of several branches that it may continue
-is_another_stage    of one at the timestep of the call before
+``nearest_first`` sorts the branches that a call may continue; ``is_another_stage``
+tells a further step at the timestep of the call before (Heun) from another branch.
 """
 
 from __future__ import annotations
