@@ -215,6 +215,15 @@ class GuidanceBranch:
         known = range(len(conditioning)) if self.clock is None else sorted(self.clock)
         return tuple(conditioning[i] for i in known)
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether its clock stood still at a step, as at Heun's second calls.
+
+        The second reading is the first that may come again.
+        """
+        steps = self.step - self.first_step + 1
+        return steps > len(self.clock_readings) or steps == 2
+
     def leaps(self, change: float) -> bool:
         """Whether the latent moves so much farther than ever that it may be another.
 

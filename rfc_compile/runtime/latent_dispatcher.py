@@ -136,8 +136,10 @@ def _refusal(
     if signal.change == 0 or (branch.jumps(signal.change) and not context.run_is_known):
         return "discontinuity"
     differing = branch.differing(signal)
-    if not differing:  # with a clock it is another stage at this timestep (Heun)
-        return "no_clock" if branch.clock is None else None
+    if not differing:  # another stage at this timestep (Heun), or another image
+        stage = branch.clock is not None
+        known = context.run_is_known or branch.has_stages
+        return None if stage and known else "no_clock"
     if branch.clock is not None and differing != branch.clock:
         return "conditioning"
     if branch.clock_reading(signal.conditioning) in branch.clock_readings:

@@ -47,10 +47,14 @@ def nearest_first(places: Sequence[Place], stream: Sequence[Tensor]) -> list[Pla
 def is_another_stage(standing: Place, stream: Sequence[Tensor]) -> bool:
     """Whether a timestep comes again with another stream (Heun's two calls a step).
 
-    All known branches have been called: a further one has other conditioning.
+    All known branches have been called: a further one has other conditioning. Heun
+    repeats the run's second timestep and all after it; where nobody has named the run,
+    one that comes again later is another image's.
     """
     run = standing.run
     if run.step == 0 or standing.branches or run.newest is None:
+        return False
+    if not (run.declared or run.step == 1 or run.has_stages):
         return False
     kept = run.newest.state.slots[: len(stream)]
     return bool(kept) and float(farthest_move(stream, kept)) > 0

@@ -203,6 +203,11 @@ class Trajectory:
         moves = zip(time, newest, before, strict=True)
         return any((to - at) * (at - past) < 0 for to, at, past in moves)
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether a step repeats the timestep of the one before, as Heun's do."""
+        return any(time == before for before, time in pairwise(self.times))
+
     def jumps_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest step by more than a stage of a solver.
 

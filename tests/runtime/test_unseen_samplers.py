@@ -184,3 +184,32 @@ def test_fresh_noise_in_blocks_that_see_its_embedding_alone(
     with named(STEPS) if known else nullcontext():
         found = draw_with_noise(compiled(build(Broken)))
     assert (found - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("timed", [False, True])
+@torch.no_grad()
+def test_another_image_at_the_timestep_of_a_run_is_no_stage_of_it(
+    *, timed: bool, known: bool
+) -> None:
+    """Heun repeats every timestep from the second on; a named run is one run."""
+    options = {"schedule": "mask", "full_steps": [0, 1]}
+    if timed:
+        model: Any = blocks_alone(**options)
+        x = initial_noise(len(LABELS), 0)
+    else:
+        model, x = compiled(build(Broken), **options), tokens()
+
+    def called(x: Tensor, t: Tensor) -> Tensor:
+        if not timed:
+            return model(x, t)
+        return model(x, timestep=t, class_labels=LABELS).sample
+
+    with named(STEPS) if known else nullcontext():
+        for step in range(6):
+            t = timesteps(1000 - 50 * step)
+            out = called(x, t)
+            x = x - 0.02 * out
+        assert not rfc_compile.stats(model).decisions[-1].full
+        called(x + 0.05 * out, t)
+    assert rfc_compile.stats(model).decisions[-1].full is not known
