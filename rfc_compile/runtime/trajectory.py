@@ -211,12 +211,15 @@ class Trajectory:
     def jumps_back(self, time: Time) -> bool:
         """Whether a time lies behind the newest step by more than a stage of a solver.
 
-        Several images in one named run, or noise that is added again.
+        Several images in one named run, or noise that is added again. One farther on
+        than all before is none, whatever the last move was (a step after noise).
         """
         moves = [b - a for a, b in pairwise(self.timesteps) if a != b]
         if not moves or not self.goes_back(time):
             return False
         now, most = mean_time(time), JUMP_BACK * max(map(abs, moves[-2:]))
+        if all((now - past) * moves[0] > 0 for past in self.timesteps):
+            return False
         at_first = (now - self.timesteps[0]) * moves[0] <= 0  # no stage is
         return at_first or abs(now - self.timesteps[-1]) > most
 

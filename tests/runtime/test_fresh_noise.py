@@ -124,13 +124,16 @@ CHURNED = 20
 
 
 @torch.no_grad()
-def churned(model: nn.Module) -> torch.Tensor:
-    """Heun's solver with fresh noise before each step: its timesteps go to and fro."""
+def churned(model: nn.Module, back: int = 20, first_at: int = 0) -> torch.Tensor:
+    """Heun's solver with fresh noise before steps: its timesteps go ``back`` there.
+
+    Steps before ``first_at`` have no fresh noise.
+    """
     kept = GLYPH_DIT.make_scheduler("ddim", CHURNED).alphas_cumprod
     generator, x = torch.Generator().manual_seed(1), initial_noise(2, 0)
     times = [999 - 999 * i // CHURNED for i in range(CHURNED)] + [0]
-    for now, after in pairwise(times):
-        start = min(999, now + 20)
+    for step, (now, after) in enumerate(pairwise(times)):
+        start = min(999, now + back * (step >= first_at))
         part = kept[start] / kept[now]
         fresh = torch.randn(x.shape, generator=generator)
         x = part**0.5 * x + (1 - part) ** 0.5 * fresh
@@ -162,6 +165,17 @@ def test_a_named_run_goes_on_where_stages_go_back_in_time(wanted: int | None) ->
         assert (found - expected).norm() < 0.02 * expected.norm()
     else:
         assert known.nfc == wanted
+
+
+@pytest.mark.parametrize("back", [45, 70])
+def test_a_named_run_goes_on_where_noise_sets_in_later(back: int) -> None:
+    """A move onward is longer than those before, after the first one that goes back."""
+    calls = 2 * CHURNED - 1
+    model = compiled()
+    with rfc_compile.trajectory("run", num_steps=calls, target_nfc=10):
+        churned(model, back, first_at=3)
+    known = rfc_compile.stats(model)
+    assert (len(known.decisions), known.nfc) == (calls, 10)
 
 
 @pytest.mark.parametrize("latents", [1, 2], ids=["alone", "in turn"])
