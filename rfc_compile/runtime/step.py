@@ -313,12 +313,14 @@ class PlacedStep:
 
 def read_time(value: Any) -> Time:
     """The timesteps of a call on the host, one where all are the same."""
-    if not isinstance(value, Tensor):
-        return (float(f"{float(value):.{DIGITS}g}"),)
-    flat = value.reshape(-1)
-    if not flat.numel():
-        flat = flat.sum()[None]
-    if flat.numel() > MANY_TIMESTEPS:
-        flat = torch.stack([flat.min(), flat.max()])
-    values = tuple([float(f"{x:.{DIGITS}g}") for x in flat.tolist()])
+    if isinstance(value, Tensor):
+        flat = value.reshape(-1)
+        if not flat.numel():
+            flat = flat.sum()[None]
+        if flat.numel() > MANY_TIMESTEPS:
+            flat = torch.stack([flat.min(), flat.max()])
+        numbers = flat.tolist()
+    else:
+        numbers = [float(value)]
+    values = tuple([float(f"{x:.{DIGITS}g}") for x in numbers])
     return values[:1] if len(set(values)) == 1 else values
