@@ -77,15 +77,16 @@ def looked_for(
     latents: Sequence[Any],
     as_conditioning: Sequence[int | None],
     time: Time,
-    largest: float = EXPLAINED,
+    *,
+    stream: bool = False,
 ) -> LatentPair | None:
     """The latent among the inputs of a call that may be it, and its output.
 
     ``as_conditioning`` are these inputs' indices among the conditioning, where they
-    were taken for references; ``largest`` is the residual that is small enough.
+    were taken for references; ``stream`` says that they may be a stream in the model.
     """
     guess = session.pairs.get(sizes_of(latents))
-    explained = _best(guess, session.live, latents, largest)
+    explained = _best(guess, session.live, latents, stream=stream)
     if explained is not None:
         found = replace(explained, confirmed=True)
     else:
@@ -120,15 +121,17 @@ def _best(
     guess: LatentPair | None,
     runs: Sequence[Trajectory],
     latents: Sequence[Any],
-    largest: float,
+    *,
+    stream: bool,
 ) -> LatentPair | None:
     """The pair that explains best how a call continues one of the runs."""
+    largest = OF_A_STREAM if stream else EXPLAINED
     candidates = [one for run in runs for one in _candidates(guess, run, latents)]
     read = read_all([gram for _, gram, _ in candidates])
     found = []
     for (pair, gram, outputs), values in zip(candidates, read, strict=True):
         # what rounding may hide of a stream's move counts against it
-        rounding = 0.0 if largest < EXPLAINED else rounding_of(latents[pair.index])
+        rounding = 0.0 if stream else rounding_of(latents[pair.index])
         known = np.reshape(values, gram.shape)
         fit = fit_of(known, outputs, rounding)
         if fit.residual <= largest and _follows_outputs(fit, known):

@@ -10,6 +10,13 @@ from torch import Tensor
 
 _HOST = torch.empty(0).cpu().device
 
+MANY_TIMESTEPS = 64
+"""Above this number (one per token) only the least and the largest are compared."""
+
+DIGITS = 6
+"""Of a timestep: those that differ by rounding are the same. A line through two of them
+would go anywhere (KDPM2's stages, whose timesteps are interpolated)."""
+
 
 def on_host(value: Any) -> bool:
     """Whether a value can be read without a copy from an accelerator."""
@@ -34,6 +41,21 @@ def read_all(tensors: Sequence[Tensor]) -> list[list[Any]]:
         (tensor if here else next(arrived)).reshape(-1).tolist()
         for tensor, here in zip(tensors, near, strict=True)
     ]
+
+
+def read_time(value: Any) -> tuple[float, ...]:
+    """The timesteps of a call on the host, one where all are the same."""
+    if isinstance(value, Tensor):
+        flat = value.reshape(-1)
+        if not flat.numel():
+            flat = flat.sum()[None]
+        if flat.numel() > MANY_TIMESTEPS:
+            flat = torch.stack([flat.min(), flat.max()])
+        numbers = flat.tolist()
+    else:
+        numbers = [float(value)]
+    values = tuple([float(f"{x:.{DIGITS}g}") for x in numbers])
+    return values[:1] if len(set(values)) == 1 else values
 
 
 class Readback:

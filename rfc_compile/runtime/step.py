@@ -30,13 +30,6 @@ from rfc_compile.schedules.even import distance
 EVERY_STEP = frozenset({1})
 """The gaps of a branch that skips no step."""
 
-MANY_TIMESTEPS = 64
-"""Above this number (one per token) only the least and the largest are compared."""
-
-DIGITS = 6
-"""Of a timestep: those that differ by rounding are the same. A line through two of them
-would go anywhere (KDPM2's stages, whose timesteps are interpolated)."""
-
 FIRST_INTERVAL = 2.0
 """Of the part of a run up to the second full step, as a weight of its error."""
 
@@ -309,18 +302,3 @@ class PlacedStep:
         known = [one.returned[0].latent for one in run.branches[:1] if one.returned]
         own = None if self.pair is None else self.latent
         return own is not None and any(torch.equal(own, latent) for latent in known)
-
-
-def read_time(value: Any) -> Time:
-    """The timesteps of a call on the host, one where all are the same."""
-    if isinstance(value, Tensor):
-        flat = value.reshape(-1)
-        if not flat.numel():
-            flat = flat.sum()[None]
-        if flat.numel() > MANY_TIMESTEPS:
-            flat = torch.stack([flat.min(), flat.max()])
-        numbers = flat.tolist()
-    else:
-        numbers = [float(value)]
-    values = tuple([float(f"{x:.{DIGITS}g}") for x in numbers])
-    return values[:1] if len(set(values)) == 1 else values

@@ -22,20 +22,20 @@ from rfc_compile.runtime.dispatcher import Dispatcher
 from rfc_compile.runtime.graph_inputs import GraphInputs
 from rfc_compile.runtime.guidance_branch import GuidanceBranch, Mismatch
 from rfc_compile.runtime.latent_pair import LatentPair, sizes_of
-from rfc_compile.runtime.latent_search import OF_A_STREAM, looked_for
+from rfc_compile.runtime.latent_search import looked_for
 from rfc_compile.runtime.linked_runs import begin_beside
 from rfc_compile.runtime.model_forward import ModelForward
 from rfc_compile.runtime.parameter_versions import ParameterVersion
 from rfc_compile.runtime.place import Place
 from rfc_compile.runtime.placement import places
+from rfc_compile.runtime.readback import read_time
 from rfc_compile.runtime.repayment import Done, repay
 from rfc_compile.runtime.returned_outputs import ReturnedOutputs, goes_by_fits
 from rfc_compile.runtime.run_fits import fits_by_branch, put_off
 from rfc_compile.runtime.run_notes import note_cut, note_unlinked
-from rfc_compile.runtime.sampler_fit import EXPLAINED
 from rfc_compile.runtime.session import LayerKey, Session
 from rfc_compile.runtime.state import BranchState
-from rfc_compile.runtime.step import PlacedStep, read_time
+from rfc_compile.runtime.step import PlacedStep
 from rfc_compile.runtime.trajectory import Time, Trajectory
 from rfc_compile.schedules.base import CACHED, FULL
 
@@ -164,16 +164,16 @@ class TimestepDispatcher(Dispatcher):
                 if not context.run_is_known:
                     note_unlinked(session.runs, self.report)
             place = Place(session.begin(context), 0, ())
+        run = place.run
         if place.restarts:
-            place.run.restart()
-        place.run.in_parts |= place.part
-        index = place.run.free_index
-        fresh = GuidanceBranch(index, state, place.step, name=context.branch)
+            run.restart()
+        run.in_parts |= place.part
+        fresh = GuidanceBranch(run.free_index, state, place.step, name=context.branch)
         call = self._call(make, context, place, fresh)
         call.refused = reason
-        if place.run.is_next and not place.run.times:
+        if run.is_next and not run.times:
             note_cut(session.runs, call.time, self.report)
-        if not place.run.times and self._returned.searches:
+        if not run.times and self._returned.searches:
             begin_beside(call)
         result = self._step(call)
         assert not isinstance(result, Mismatch), "a fresh branch accepts every call"
@@ -334,8 +334,8 @@ class TimestepDispatcher(Dispatcher):
             return None
         pair = session.pairs.get(sizes_of(latents))
         if self._returned.searches and not (pair is not None and pair.confirmed):
-            largest = OF_A_STREAM if self.follows else EXPLAINED
-            pair = looked_for(session, latents, self._as_conditioning, time, largest)
+            known = session, latents, self._as_conditioning, time
+            pair = looked_for(*known, stream=self.follows)
         seen = pair is None or not self.follows or pair.is_of_sampler(latents)
         return pair if seen else None
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from rfc_compile.estimators.step_signal import Signal, row_sizes
 from rfc_compile.passes.analysis.batch_dimension import Batch
 from rfc_compile.runtime.per_sample.rows import count_of
-from rfc_compile.runtime.readback import read_all
+from rfc_compile.runtime.readback import read_all, read_time
 
 _WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -62,7 +62,7 @@ def look_at(batch: Batch, timestep: int, arguments: Sequence[Any]) -> list[Row]:
     )
     return [
         Row(
-            timestep=_at(times, row),
+            timestep=read_time(_at(times, row))[0],
             conditioning=tuple([_at(values, row) for values in prints]),
             finite=bool(finite[row]),
         )
